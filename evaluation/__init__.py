@@ -1,0 +1,1 @@
+"""Measuring the two real sides: questions with checkable answers, accuracy, benches."""

@@ -1,0 +1,1 @@
+"""Trains the bundled pair. `python -m tools.train_pair --help` says how."""

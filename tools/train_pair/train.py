@@ -1,0 +1,116 @@
+"""Training one model of the pair: Muon on the layers, AdamW on the rest, checkpoints that resume exactly."""
+
+import logging
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tools.train_pair.batches import IGNORED, Batches
+from tools.train_pair.muon import Muon
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_SECONDS = 240.0
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """The shape of one Llama model."""
+
+    layers: int
+    width: int
+    ffn: int
+    heads: int
+
+    def build(self, vocab_size: int, end: int, begin: int, pad: int) -> LlamaForCausalLM:
+        config = LlamaConfig(
+            vocab_size=vocab_size,
+            hidden_size=self.width,
+            intermediate_size=self.ffn,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.heads,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+            bos_token_id=begin,
+            eos_token_id=end,
+            pad_token_id=pad,
+        )
+        return LlamaForCausalLM(config)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Linear warm-up, then constant, then linear decay to zero over the last `decay` of the steps."""
+
+    steps: int
+    warmup: int = 50
+    decay: float = 0.5
+
+    def factor(self, step: int) -> float:
+        return min(1.0, (step + 1) / self.warmup, (self.steps - step) / max(1.0, self.decay * self.steps))
+
+
+def _optimizers(model: LlamaForCausalLM, lr: float) -> list[torch.optim.Optimizer]:
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "layers" in name]
+    rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "layers" not in name]
+    return [
+        Muon(matrices, lr=lr, weight_decay=0.01),
+        torch.optim.AdamW(rest, lr=0.15 * lr, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+
+
+def train(
+    name: str, model: LlamaForCausalLM, batches: Batches, schedule: Schedule, folder: Path, device: str, lr: float = 0.02
+) -> float:
+    """Trains in place and returns the seconds spent, those before a resumption included."""
+    model.to(device).train()
+    optimizers = _optimizers(model, lr)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint, first, spent = folder / f"{name}.ckpt", 0, 0.0
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        model.load_state_dict(saved["model"])
+        for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        first, spent = saved["step"], saved["seconds"]
+        logger.info("%s: resuming at step %d of %d", name, first, schedule.steps)
+
+    def save(step: int, seconds: float) -> None:
+        states = [optimizer.state_dict() for optimizer in optimizers]
+        parts = {"model": model.state_dict(), "optimizers": states, "step": step, "seconds": seconds}
+        torch.save(parts, temporary := checkpoint.with_suffix(".tmp"))
+        temporary.replace(checkpoint)
+
+    bf16 = device.startswith("cuda") or torch.cpu._is_avx512_bf16_supported()
+    start = saved_at = time.monotonic()
+    bar = tqdm(range(first, schedule.steps), initial=first, total=schedule.steps, desc=name, unit="step", mininterval=5)
+    for step in bar:
+        inputs, labels = (part.to(device) for part in batches.at(step))
+        with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=bf16):
+            hidden = model.model(inputs, use_cache=False).last_hidden_state
+            learned = labels != IGNORED
+            logits = model.lm_head(hidden[learned])
+        loss = cross_entropy(logits.float(), labels[learned])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group.setdefault("peak", group["lr"]) * schedule.factor(step)
+            optimizer.step()
+            optimizer.zero_grad()
+        if not math.isfinite(value := loss.item()):
+            raise SystemExit(f"train_pair: loss of {name} is {value} at step {step}")
+        bar.set_postfix(loss=f"{value:.3f}", refresh=False)
+        if time.monotonic() - saved_at > CHECKPOINT_SECONDS:
+            saved_at = time.monotonic()
+            save(step + 1, spent + saved_at - start)
+    spent += time.monotonic() - start
+    save(schedule.steps, spent)
+    return spent
