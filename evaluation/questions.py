@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-HELD_OUT_ONE_IN = 16
+HELD_OUT_ONE_IN = 8
 ANSWER_MARK = "Answer:"
+_PATIENCE = 200
 
 WORDS = tuple(
     """apple arrow barn basket bear bell bird boat bone book bread bridge brother candle castle cat chair cheese child church
@@ -215,11 +216,16 @@ def draw(family: str, rng: np.random.Generator, *, held_out: bool) -> Question:
 
 
 def held_out_set(count: int, seed: int = 0) -> list[Question]:
-    """`count` different held-out questions, the families taken in turn."""
+    """`count` different held-out questions, the families taken in turn; a family that has no more leaves its turn."""
     rng = np.random.default_rng(seed)
     found: dict[str, Question] = {}
     names = list(FAMILIES)
-    while len(found) < count:
-        question = draw(names[len(found) % len(names)], rng, held_out=True)
-        found.setdefault(question.text, question)
-    return list(found.values())
+    while len(found) < count and names:
+        for name in list(names):
+            drawn = (draw(name, rng, held_out=True) for _ in range(_PATIENCE))
+            fresh = next((question for question in drawn if question.text not in found), None)
+            if fresh is None:
+                names.remove(name)
+            else:
+                found[fresh.text] = fresh
+    return list(found.values())[:count]

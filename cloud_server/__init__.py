@@ -1,0 +1,1 @@
+"""The cloud side: receives drafts, verifies them with the LLM, answers."""

@@ -1,0 +1,119 @@
+"""The gRPC face of the verifier: streams in, verdicts out. All decisions are the session's."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from cloud_server.session import VERIFICATIONS, Session
+from cloud_server.worker import Worker
+from common import codec
+from common.errors import BadInput, HedgeError, Incompatible, Unreachable
+from common.model import CausalLM
+from common.rpc import MAX_MESSAGE_BYTES, PROTOCOL_VERSION
+from hedge.v1 import hedge_pb2 as pb
+from hedge.v1.hedge_pb2_grpc import HedgeServicer
+
+logger = logging.getLogger(__name__)
+
+_STATUS: tuple[tuple[type[HedgeError], grpc.StatusCode], ...] = (
+    (BadInput, grpc.StatusCode.INVALID_ARGUMENT),
+    (Incompatible, grpc.StatusCode.FAILED_PRECONDITION),
+    (Unreachable, grpc.StatusCode.UNAVAILABLE),
+    (HedgeError, grpc.StatusCode.INTERNAL),
+)
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):
+    """Turns a HedgeError of any handler into its gRPC status and one line."""
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Any], handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        handler = await continuation(handler_call_details)
+        if handler is None or not handler.stream_stream:
+            return handler
+        inner = handler.stream_stream
+
+        async def guarded(requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+            try:
+                async for answer in inner(requests, context):
+                    yield answer
+            except HedgeError as error:
+                status = next(code for kind, code in _STATUS if isinstance(error, kind))
+                logger.info("refused: %s", error)
+                await context.abort(status, str(error))
+
+        return grpc.stream_stream_rpc_method_handler(
+            guarded, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
+        )
+
+
+class Servicer(HedgeServicer):
+    """Hedge over one LLM."""
+
+    def __init__(self, lm: CausalLM, worker: Worker) -> None:
+        self._lm = lm
+        self._worker = worker
+        self._sessions: set[Session] = set()
+
+    async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Any) -> pb.ServerInfo:  # noqa: N802, ARG002
+        return pb.ServerInfo(
+            protocol_version=PROTOCOL_VERSION,
+            model_name=self._lm.name,
+            model_fingerprint=self._lm.fingerprint,
+            tokenizer_fingerprint=self._lm.tokenizer_fingerprint,
+            vocab_size=self._lm.vocab_size,
+            context_limit=self._lm.context,
+            codecs=codec.VERSIONS,
+            verifications=VERIFICATIONS,
+            max_message_bytes=MAX_MESSAGE_BYTES,
+            open_sessions=len(self._sessions),
+            cached_tokens=sum(session.cached_tokens for session in self._sessions),
+        )
+
+    async def Generate(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.ClientMessage], context: Any  # noqa: ARG002
+    ) -> AsyncIterator[pb.ServerMessage]:
+        first = await anext(aiter(request_iterator), None)
+        if first is None:
+            return
+        if first.WhichOneof("kind") != "open":
+            raise BadInput(f"a stream begins with open, not {first.WhichOneof('kind')}")
+        session = Session(self._lm, first.open)
+        self._sessions.add(session)
+        logger.info("session %s: open, %d ids", first.open.session_id[:64], len(first.open.prompt_ids))
+        try:
+            opened, _ = await self._worker.run(session.prefill)
+            yield pb.ServerMessage(opened=opened)
+            answers = self._stream(session) if session.streams else self._verify(session, request_iterator)
+            async for verdict in answers:
+                yield pb.ServerMessage(verdict=verdict)
+        finally:
+            self._sessions.discard(session)
+            logger.info("session %s: closed", first.open.session_id[:64])
+
+    async def _stream(self, session: Session) -> AsyncIterator[pb.Verdict]:
+        while True:
+            verdict, waited = await self._worker.run(session.next_token)
+            if verdict is None:
+                return
+            verdict.timings.queue_us = round(waited * 1e6)
+            yield verdict
+
+    async def _verify(self, session: Session, requests: AsyncIterator[pb.ClientMessage]) -> AsyncIterator[pb.Verdict]:
+        async for message in requests:
+            match message.WhichOneof("kind"):
+                case "draft":
+                    verdict, waited = await self._worker.run(lambda draft=message.draft: session.verify(draft))  # type: ignore[misc]
+                    if verdict is not None:
+                        verdict.timings.queue_us = round(waited * 1e6)
+                        yield verdict
+                case "close":
+                    return
+                case kind:
+                    raise BadInput(f"{kind} in an open session")

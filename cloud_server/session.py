@@ -1,0 +1,183 @@
+"""One session: the history of one stream, its KV cache, and the verdicts on its drafts. Knows no gRPC context."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from cloud_server.verify import Outcome, Proposal, audit_byte, verify_block
+from common import codec
+from common.errors import BadInput, Incompatible
+from common.model import CausalLM
+from common.noise import Noise, Purpose
+from common.rpc import PROTOCOL_VERSION
+from common.sampling import Warp, draw
+from hedge.v1 import hedge_pb2 as pb
+
+VERIFICATIONS = (pb.VERIFICATION_FULL, pb.VERIFICATION_SPARSE, pb.VERIFICATION_STREAM)
+MAX_DRAFTS = 64
+
+
+@dataclass(slots=True)
+class Work:
+    """What one forward pass cost."""
+
+    seconds: float = 0.0
+    positions: int = 0
+
+
+def check_open(request: pb.Open, lm: CausalLM) -> Warp:
+    """Refuses what cannot be served, naming both values. Returns the warp."""
+    if request.protocol_version != PROTOCOL_VERSION:
+        raise Incompatible(f"protocol version {request.protocol_version}, the server speaks {PROTOCOL_VERSION}")
+    if request.tokenizer_fingerprint != lm.tokenizer_fingerprint:
+        raise Incompatible(f"tokenizer {request.tokenizer_fingerprint} is not the server's {lm.tokenizer_fingerprint}")
+    if request.vocab_size != lm.vocab_size:
+        raise Incompatible(f"a vocabulary of {request.vocab_size} ids, the server has {lm.vocab_size}")
+    if request.verification not in VERIFICATIONS:
+        raise Incompatible(f"verification {request.verification} is not one of {list(VERIFICATIONS)}")
+    if codec.VERSION not in request.codecs:
+        raise Incompatible(f"codecs {list(request.codecs)}, the server reads {list(codec.VERSIONS)}")
+    prompt = len(request.prompt_ids)
+    if not 1 <= prompt <= lm.context:
+        raise BadInput(f"a prompt of {prompt} ids, not 1..{lm.context}")
+    if not 0 <= request.resume_position < prompt:
+        raise BadInput(f"resume position {request.resume_position} in {prompt} ids")
+    _check_ids(request.prompt_ids, lm.vocab_size)
+    _check_ids(request.end_ids, lm.vocab_size)
+    return Warp(request.warp.temperature, request.warp.top_k, request.warp.top_p)
+
+
+def _check_ids(ids: "np.typing.ArrayLike", vocab_size: int) -> None:
+    array = np.asarray(ids, dtype=np.int64)
+    if array.size and array.max() >= vocab_size:
+        raise BadInput(f"id {array.max()} in a vocabulary of {vocab_size}")
+
+
+class Session:
+    """Verifies against one growing, rollable history.
+
+    The cache always lags the history by at least one id, so that the row that judges the next position is computed by the
+    forward pass that needs it.
+    """
+
+    def __init__(self, lm: CausalLM, request: pb.Open) -> None:
+        self._lm = lm
+        self._warp = check_open(request, lm)
+        self._audit = request.audit
+        self._verification = request.verification
+        self._end_ids = frozenset(request.end_ids or lm.end_ids)
+        self._max_new_tokens = request.max_new_tokens
+        self._history = list(request.prompt_ids)
+        self._prompt = len(self._history) - request.resume_position
+        self._noise = Noise(request.seed, self._history[: self._prompt])
+        self._prefix = lm.prefix()
+        self._last: pb.Verdict | None = None
+        self._correction_step = -1
+        self.work = Work()
+
+    @property
+    def cached_tokens(self) -> int:
+        return self._prefix.length
+
+    def prefill(self) -> pb.Opened:
+        """Runs the prompt through the model, its last id excepted."""
+        self._forward(self._history[:-1], 0)
+        return pb.Opened(cached_length=self._prefix.length, codec=codec.VERSION)
+
+    def _forward(self, fed: list[int], rows: int) -> list[np.ndarray]:
+        """The warped laws after each of the last `rows` of the ids fed."""
+        started = time.perf_counter()
+        logits = self._prefix.forward(fed, rows)
+        self.work = Work(time.perf_counter() - started, len(fed))
+        return [self._warp(row) for row in logits]
+
+    def verify(self, draft: pb.Draft) -> pb.Verdict | None:
+        """The verdict on `draft`: the cached one for a repeated step, None for a draft that missed a correction."""
+        if self._last is not None and draft.step_id == self._last.step_id:
+            return self._last
+        if draft.verdicts_seen <= self._correction_step:
+            return None
+        expected = self._last.step_id + 1 if self._last is not None else 0
+        if draft.step_id < expected:
+            raise BadInput(f"step {draft.step_id} after step {expected - 1}")
+        catch_up, proposals = self._read(draft)
+        self._roll_back(self._prompt + draft.position)
+        first = self._prompt + draft.position + len(catch_up)
+        self._history += catch_up
+        laws = self._laws(proposals, len(catch_up), bonus=bool(proposals) and not draft.more)
+        outcome = verify_block(
+            self._noise, first - self._prompt, draft.step_id, proposals, laws[len(catch_up) :], self._end_ids
+        )
+        self._last = self._answer(draft.step_id, outcome, catch_up, proposals, laws)
+        if outcome.correction is not None:
+            self._correction_step = draft.step_id
+        return self._last
+
+    def _read(self, draft: pb.Draft) -> tuple[list[int], list[Proposal]]:
+        if self._verification == pb.VERIFICATION_STREAM:
+            raise BadInput("a draft in a session that streams")
+        if len(draft.drafts) > MAX_DRAFTS:
+            raise BadInput(f"{len(draft.drafts)} drafts in a message, at most {MAX_DRAFTS}")
+        generated = len(self._history) - self._prompt
+        if draft.position > generated:
+            raise BadInput(f"position {draft.position} after {generated} generated tokens")
+        length = self._prompt + draft.position + len(draft.catch_up_ids) + len(draft.drafts)
+        if length > self._lm.context:
+            raise BadInput(f"{length} ids of context, at most {self._lm.context}")
+        _check_ids(draft.catch_up_ids, self._lm.vocab_size)
+        _check_ids([drafted.id for drafted in draft.drafts], self._lm.vocab_size)
+        proposals = [Proposal(d.id, codec.decode(d.distribution, self._lm.vocab_size)) for d in draft.drafts]
+        return list(draft.catch_up_ids), proposals
+
+    def _roll_back(self, length: int) -> None:
+        del self._history[length:]
+        self._prefix.rollback(min(self._prefix.length, length - 1))
+
+    def _laws(self, proposals: list[Proposal], catch_up: int, *, bonus: bool) -> list[np.ndarray]:
+        """y of every catch-up position, every drafted one, and the one after them if a bonus is wanted; one forward."""
+        ahead = [*self._history, *(proposal.token for proposal in proposals)]
+        wanted = catch_up + len(proposals) + bonus
+        return self._forward(ahead[self._prefix.length : len(ahead) - (not bonus)], wanted) if wanted else []
+
+    def _answer(
+        self, step: int, outcome: Outcome, catch_up: list[int], proposals: list[Proposal], laws: list[np.ndarray]
+    ) -> pb.Verdict:
+        kept = [proposal.token for proposal in proposals[: outcome.accepted]]
+        own = outcome.correction if outcome.correction is not None else outcome.bonus
+        context = len(self._history)
+        self._history += kept if own is None else [*kept, own]
+        # The cache may hold a rejected draft, and must lag the history by one.
+        self._prefix.rollback(min(self._prefix.length, context + len(kept), len(self._history) - 1))
+        tested = [*catch_up, *(proposal.token for proposal in proposals[: outcome.accepted + (outcome.correction is not None)])]
+        return pb.Verdict(
+            step_id=step,
+            accepted=outcome.accepted,
+            correction=outcome.correction,
+            bonus=outcome.bonus,
+            audit=self._audit_of([float(law[token]) for token, law in zip(tested, laws, strict=False)]),
+            timings=pb.Timings(forward_us=round(self.work.seconds * 1e6), positions=self.work.positions),
+        )
+
+    def _audit_of(self, probabilities: list[float]) -> bytes:
+        if self._audit == pb.AUDIT_BYTE:
+            return bytes(audit_byte(p) for p in probabilities)
+        if self._audit == pb.AUDIT_FLOAT32:
+            return np.asarray(probabilities, dtype="<f4").tobytes()
+        return b""
+
+    @property
+    def streams(self) -> bool:
+        return self._verification == pb.VERIFICATION_STREAM
+
+    def next_token(self) -> pb.Verdict | None:
+        """The LLM's own next token (the `llm` system), None once the answer has ended."""
+        generated = len(self._history) - self._prompt
+        ended = generated > 0 and self._history[-1] in self._end_ids
+        if ended or generated >= self._max_new_tokens or len(self._history) >= self._lm.context:
+            return None
+        law = self._forward(self._history[self._prefix.length :], 1)[0]
+        token = draw(law, self._noise.uniform(Purpose.TARGET, generated))
+        self._history.append(token)
+        timings = pb.Timings(forward_us=round(self.work.seconds * 1e6), positions=self.work.positions)
+        return pb.Verdict(step_id=generated, bonus=token, timings=timings)

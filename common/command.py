@@ -1,0 +1,91 @@
+"""What the two programs share: options from a TOML file, errors in one line, exit statuses."""
+
+import argparse
+import logging
+import os
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from common.errors import BadInput, HedgeError
+
+FAILURE, BAD_USE, INTERRUPTED = 1, 2, 130
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line with exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_USE, f"{self.prog}: {message}\n")
+
+
+def command_parser(prog: str, description: str, examples: str) -> Parser:
+    parser = Parser(
+        prog=prog,
+        description=description,
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="options from a TOML file; the command line wins")
+    parser.add_argument("--verbose", action="store_true", help="log what happens to stderr")
+    return parser
+
+
+def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Parses `arguments`, those of --config first. Also sets up logging."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config", type=Path)
+    config = first.parse_known_args(arguments)[0].config
+    parsed = parser.parse_args([*(_from_file(config) if config else []), *arguments])
+    logging.basicConfig(
+        level=logging.INFO if parsed.verbose else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    return parsed
+
+
+def _from_file(path: Path) -> list[str]:
+    try:
+        options = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} is not TOML: {error}") from None
+    arguments: list[str] = []
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, dict):
+            raise BadInput(f"{path}: [{name}] is a table; options stand at the top level")
+        if value is True:
+            arguments.append(flag)
+        elif value is not False:
+            arguments += [part for item in (value if isinstance(value, list) else [value]) for part in (flag, str(item))]
+    return arguments
+
+
+def run(prog: str, body: Callable[[], None]) -> NoReturn:
+    """Runs `body` and leaves with its exit status; no traceback for what a user can cause."""
+    try:
+        body()
+        sys.stdout.flush()
+    except HedgeError as error:
+        _complain(prog, str(error))
+        sys.exit(BAD_USE if isinstance(error, BadInput) else FAILURE)
+    except BrokenPipeError:
+        # The reader of our output has left; say nothing, as other filters do.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILURE)
+    except OSError as error:
+        _complain(prog, f"{error.filename or 'output'}: {error.strerror or error}")
+        sys.exit(FAILURE)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    sys.exit(0)
+
+
+def _complain(prog: str, message: str) -> None:
+    sys.stderr.write(f"{prog}: {' '.join(message.split())}\n")

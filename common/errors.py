@@ -1,0 +1,21 @@
+"""The errors people are shown. Each is one line that names the value and the limit."""
+
+
+class HedgeError(Exception):
+    """Something failed: exit status 1, gRPC INTERNAL unless a subclass says otherwise."""
+
+
+class BadInput(HedgeError):
+    """A value from outside is not usable: exit status 2, gRPC INVALID_ARGUMENT."""
+
+
+class Incompatible(HedgeError):
+    """The two sides, or a file and the models, do not belong together: gRPC FAILED_PRECONDITION."""
+
+
+class Unreachable(HedgeError):
+    """The other side cannot be reached or went away: gRPC UNAVAILABLE."""
+
+
+class CodecError(BadInput):
+    """Bytes that are not the encoding of a distribution."""

@@ -1,0 +1,47 @@
+"""Keyed randomness (algorithms: section 1): every draw is a pure function of (request, purpose, position, step)."""
+
+import hashlib
+import struct
+from collections.abc import Sequence
+from enum import IntEnum
+
+import numpy as np
+
+from common.errors import BadInput
+
+SEED_LIMIT = 1 << 64
+
+
+class Purpose(IntEnum):
+    """What a number is drawn for. Two purposes never share a stream."""
+
+    DRAFT = 0
+    ACCEPT = 1
+    RESIDUAL = 2
+    BONUS = 3
+    GATE = 4
+    POLICY = 5
+    TARGET = 6
+
+
+class Noise:
+    """The random numbers of one request, addressed by purpose, position and step id.
+
+    The key is a hash of the seed and all prompt ids, so that two turns of a chat with one seed differ. The generator is
+    Philox 4x64: the counter holds (block, position, step id, purpose).
+    """
+
+    def __init__(self, seed: int, prompt_ids: Sequence[int]) -> None:
+        if not 0 <= seed < SEED_LIMIT:
+            raise BadInput(f"seed {seed} is not in 0..2^64-1")
+        message = struct.pack("<Q", seed) + np.asarray(prompt_ids, dtype="<u4").tobytes()
+        self._key = int.from_bytes(hashlib.blake2b(message, digest_size=16, person=b"hedge.noise.v1").digest(), "little")
+
+    def uniforms(self, purpose: Purpose, position: int, step: int = 0, count: int = 1) -> np.ndarray:
+        """`count` numbers in [0, 1), float64, multiples of 2^-53."""
+        counter = position << 64 | step << 128 | int(purpose) << 192
+        raw = np.random.Philox(key=self._key, counter=counter).random_raw(count)
+        return (np.asarray(raw, dtype=np.uint64) >> np.uint64(11)) * 2.0**-53
+
+    def uniform(self, purpose: Purpose, position: int, step: int = 0) -> float:
+        return float(self.uniforms(purpose, position, step)[0])

@@ -1,0 +1,42 @@
+"""gRPC channels and servers with the limits and keepalive both sides rely on."""
+
+from collections.abc import Callable
+
+import grpc.aio
+
+from common.errors import BadInput
+
+PROTOCOL_VERSION = 1
+MAX_MESSAGE_BYTES = 4 << 20
+_LIMITS = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+]
+_CLIENT = [
+    ("grpc.keepalive_time_ms", 25_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.enable_http_proxy", 0),
+]
+# Spelled without "recv": the other name is ignored without a word.
+_SERVER = [("grpc.http2.min_ping_interval_without_data_ms", 10_000), ("grpc.so_reuseport", 0)]
+
+
+def split_address(address: str, *, lowest_port: int = 1) -> tuple[str, int]:
+    """HOST and PORT of HOST:PORT; BadInput when it is not that."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or not lowest_port <= int(port) <= 65535:
+        raise BadInput(f"address {address!r} is not HOST:PORT with a port in {lowest_port}..65535")
+    return host, int(port)
+
+
+def open_channel(address: str) -> grpc.aio.Channel:
+    """A plaintext channel: callers ask for `--insecure` in words first."""
+    split_address(address)
+    return grpc.aio.insecure_channel(address, options=[*_LIMITS, *_CLIENT])
+
+
+def make_server(register: Callable[[grpc.aio.Server], None], interceptors: list[grpc.aio.ServerInterceptor]) -> grpc.aio.Server:
+    server = grpc.aio.server(options=[*_LIMITS, *_SERVER], interceptors=interceptors)
+    register(server)
+    return server

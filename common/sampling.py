@@ -1,0 +1,88 @@
+"""The warp, and speculative accept / resample (Leviathan 2023; algorithms: sections 1 and 2)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from common.errors import BadInput
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """float64 [V]; the largest logit is subtracted first."""
+    shifted = logits.astype(np.float64)
+    shifted -= shifted.max()
+    np.exp(shifted, out=shifted)
+    shifted /= shifted.sum()
+    return shifted
+
+
+def descending(values: np.ndarray) -> np.ndarray:
+    """Indices from the largest value down, ties to the lowest index."""
+    return np.argsort(-values, kind="stable")
+
+
+def largest(values: np.ndarray, count: int) -> np.ndarray:
+    """The indices of the `count` largest values, ties to the lowest index, ascending."""
+    if count >= len(values):
+        return np.arange(len(values))
+    bound = np.partition(values, len(values) - count)[len(values) - count]
+    chosen = np.flatnonzero(values > bound)
+    return np.sort(np.concatenate([chosen, np.flatnonzero(values == bound)[: count - len(chosen)]]))
+
+
+@dataclass(frozen=True, slots=True)
+class Warp:
+    """W: temperature, then top-k (0 keeps all), then top-p, renormalised. Temperature 0 is the argmax."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise BadInput(f"temperature {self.temperature:g} is not a number of at least 0")
+        if not 0 <= self.top_k < 2**31:
+            raise BadInput(f"top-k {self.top_k} is not 0 (off) or a positive count")
+        if not 0 < self.top_p <= 1:
+            raise BadInput(f"top-p {self.top_p:g} is not in (0, 1]")
+
+    def __call__(self, logits: np.ndarray) -> np.ndarray:
+        """The sampled law of raw logits [V]: float64 [V], summing to 1."""
+        if self.temperature == 0 or self.top_k == 1:
+            law = np.zeros(len(logits))
+            law[int(np.argmax(logits))] = 1.0
+            return law
+        # Subtracting first keeps tiny temperatures from overflowing.
+        law = softmax((logits.astype(np.float64) - logits.max()) / self.temperature)
+        if 0 < self.top_k < len(law):
+            kept = largest(logits, self.top_k)
+            law = _only(law, kept)
+        if self.top_p < 1:
+            order = descending(law)
+            needed = int(np.searchsorted(np.cumsum(law[order]), self.top_p)) + 1
+            law = _only(law, order[:needed])
+        return law
+
+
+def _only(law: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    rest = np.zeros_like(law)
+    rest[kept] = law[kept]
+    return rest / rest.sum()
+
+
+def draw(weights: np.ndarray, uniform: float) -> int:
+    """Inverse-CDF draw from non-negative weights [V] of any positive sum, clamped to the last positive entry."""
+    edges = np.cumsum(weights)
+    index = int(np.searchsorted(edges, uniform * edges[-1], side="right"))
+    return index if index < len(weights) else int(np.flatnonzero(weights)[-1])
+
+
+def accepts(proposed: float, target: float, uniform: float) -> bool:
+    """Whether a draft of proposal probability `proposed` and target probability `target` stays: r x_hat_d < y_d."""
+    return uniform * proposed < target
+
+
+def residual(target: np.ndarray, proposal: np.ndarray) -> np.ndarray:
+    """Weights of (y - x_hat)+; y itself when rounding leaves nothing."""
+    weights = np.maximum(target - proposal, 0.0)
+    return weights if weights.any() else target

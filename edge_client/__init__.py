@@ -1,0 +1,1 @@
+"""The device side: drafts with the SLM, gates, asks the cloud, reconciles."""

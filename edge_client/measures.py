@@ -1,0 +1,89 @@
+"""Uncertainty of a position in [0, 1] (algorithms: section 2.1), from raw logits [V].
+
+`draft_independent` measures are functions of logits and law alone: gating by them leaves the law of asked positions
+untouched. `perturbation`, the paper's own, looks at the drawn token and does not.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from common.sampling import softmax
+
+DRAWS = 20
+NODES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """`of(logits, law, draft, uniforms)`: law is the warped x float64 [V]; uniforms are 2 * DRAWS numbers in [0, 1)."""
+
+    name: str
+    draft_independent: bool
+    of: Callable[[np.ndarray, np.ndarray, int, np.ndarray], float]
+
+
+def _perturbation(logits: np.ndarray, law: np.ndarray, draft: int, uniforms: np.ndarray) -> float:  # noqa: ARG001
+    """Mean over m of 1[d_m != d], d_m ~ softmax(z / theta_m), theta_m ~ U(0, 2] (U-HLM, M = 20).
+
+    Whether d_m equals d is all that is read of it, so that one coin of probability softmax(z / theta_m)_d is drawn.
+    """
+    inverse = 1.0 / (2.0 * (1.0 - uniforms[:DRAWS]))
+    shifted = (logits - logits.max()).astype(np.float64)
+    chances = np.exp(shifted[draft] * inverse) / np.exp(np.outer(inverse, shifted)).sum(axis=1)
+    return float(np.mean(uniforms[DRAWS:] >= chances))
+
+
+@lru_cache(maxsize=8)
+def _inverse_temperatures(nodes: int) -> np.ndarray:
+    return (1.0 / (2.0 * (np.arange(nodes) + 0.5) / nodes)).astype(np.float32)[:, None]
+
+
+def expected_perturbation(logits: np.ndarray, law: np.ndarray, nodes: int = NODES) -> float:
+    """u(x) = 1 - (1/M) sum_m sum_v x_v softmax(z / theta_m)_v at the midpoints theta_m = 2 (m - 1/2) / M."""
+    shifted = (logits - logits.max()).astype(np.float32)
+    weights = np.exp(_inverse_temperatures(nodes) * shifted)
+    agreement = (weights @ law.astype(np.float32)) / weights.sum(axis=1)
+    return min(1.0, max(0.0, 1.0 - float(agreement.mean())))
+
+
+def _expected(logits: np.ndarray, law: np.ndarray, draft: int, uniforms: np.ndarray) -> float:  # noqa: ARG001
+    return expected_perturbation(logits, law)
+
+
+def _entropy(logits: np.ndarray, law: np.ndarray, draft: int, uniforms: np.ndarray) -> float:  # noqa: ARG001
+    """Nats over ln |V|, before the warp."""
+    if len(logits) < 2:
+        return 0.0
+    shifted = (logits - logits.max()).astype(np.float64)
+    weights = np.exp(shifted)
+    total = float(weights.sum())
+    return max(0.0, (math.log(total) - float(weights @ shifted) / total) / math.log(len(logits)))
+
+
+def _margin(logits: np.ndarray, law: np.ndarray, draft: int, uniforms: np.ndarray) -> float:  # noqa: ARG001
+    """1 - (p1 - p2), before the warp."""
+    if len(logits) < 2:
+        return 0.0
+    second, first = np.partition(softmax(logits), -2)[-2:]
+    return float(1.0 - (first - second))
+
+
+def _top1(logits: np.ndarray, law: np.ndarray, draft: int, uniforms: np.ndarray) -> float:  # noqa: ARG001
+    """1 - p1, before the warp."""
+    return float(1.0 - 1.0 / np.exp((logits - logits.max()).astype(np.float64)).sum())
+
+
+MEASURES = {
+    measure.name: measure
+    for measure in (
+        Measure("perturbation", draft_independent=False, of=_perturbation),
+        Measure("expected_perturbation", draft_independent=True, of=_expected),
+        Measure("entropy", draft_independent=True, of=_entropy),
+        Measure("margin", draft_independent=True, of=_margin),
+        Measure("top1", draft_independent=True, of=_top1),
+    )
+}

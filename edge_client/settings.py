@@ -1,0 +1,108 @@
+"""What one generation is asked to do, and the named systems that preset it."""
+
+import math
+from dataclasses import dataclass, field
+
+from common.distribution import MAX_BITS
+from common.errors import BadInput
+from common.noise import SEED_LIMIT
+from common.sampling import Warp
+from edge_client.measures import MEASURES
+
+POLICIES = ("always", "never", "random", "threshold")
+VERIFICATIONS = ("full", "sparse")
+TRUNCATIONS = ("none", "fixed")
+GUARANTEES = ("exact", "opportunistic")
+MAX_NEW_TOKENS = 1 << 20
+
+# Policy "stream" is the llm system: the cloud generates alone.
+SYSTEMS: dict[str, dict[str, object]] = {
+    "slm": {"policy": "never"},
+    "llm": {"policy": "stream"},
+    "hlm": {"policy": "always", "verification": "full", "truncation": "none", "bits": 16},
+    "rand-hlm": {"policy": "random", "verification": "full", "truncation": "none", "bits": 16},
+    "u-hlm": {
+        "policy": "threshold",
+        "measure": "perturbation",
+        "threshold_rule": "risk-averse",
+        "verification": "full",
+        "truncation": "none",
+        "bits": 16,
+    },
+    "cu-hlm": {
+        "policy": "threshold",
+        "measure": "perturbation",
+        "threshold_rule": "risk-averse",
+        "verification": "sparse",
+        "truncation": "fixed",
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that shapes one generation. BadInput when values or their combination make no sense."""
+
+    system: str = "cu-hlm"
+    policy: str = "always"
+    measure: str = "perturbation"
+    threshold: float | None = None
+    verify_rate: float | None = None
+    verification: str = "sparse"
+    truncation: str = "fixed"
+    k: int = 30
+    bits: int = 12
+    draft_from: str = "full"
+    warp: Warp = field(default_factory=Warp)
+    seed: int = 0
+    max_new_tokens: int = 256
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.policy == "threshold":
+            if self.threshold is None or math.isnan(self.threshold):
+                raise BadInput(f"threshold {self.threshold} is not a number")
+        if self.policy == "random" and (self.verify_rate is None or not 0 <= self.verify_rate <= 1):
+            raise BadInput(f"verify-rate {self.verify_rate} is not in 0..1")
+        if not 1 <= self.bits <= MAX_BITS:
+            raise BadInput(f"bits {self.bits} is not in 1..{MAX_BITS}")
+        if self.k < 1:
+            raise BadInput(f"k {self.k} is not at least 1")
+        if not 0 <= self.seed < SEED_LIMIT:
+            raise BadInput(f"seed {self.seed} is not in 0..2^64-1")
+        if not 1 <= self.max_new_tokens <= MAX_NEW_TOKENS:
+            raise BadInput(f"max-new-tokens {self.max_new_tokens} is not in 1..{MAX_NEW_TOKENS}")
+        if "" in self.stop:
+            raise BadInput("a stop string is empty")
+        if (self.verification == "full") != (self.truncation == "none") and self.asks:
+            raise BadInput(f"verification {self.verification} does not go with truncation {self.truncation}")
+        if self.looks_at_draft and self.draft_from == "sent":
+            raise BadInput("measure perturbation looks at the token drawn from the full law: it needs --draft-from full")
+
+    @property
+    def streams(self) -> bool:
+        return self.policy == "stream"
+
+    @property
+    def asks(self) -> bool:
+        """Whether positions may be sent to the cloud."""
+        return self.policy not in ("never", "stream")
+
+    @property
+    def needs_cloud(self) -> bool:
+        return self.policy != "never"
+
+    @property
+    def looks_at_draft(self) -> bool:
+        return self.policy == "threshold" and not MEASURES[self.measure].draft_independent
+
+    @property
+    def kept(self) -> int | None:
+        """Entries a message keeps, None for all."""
+        return self.k if self.truncation == "fixed" else None
+
+    @property
+    def guarantee(self) -> str:
+        """`exact` only where the output provably follows the LLM's law."""
+        tested = self.policy == "always" and self.draft_from == "sent"
+        return "exact" if tested or self.streams else "opportunistic"

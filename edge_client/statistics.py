@@ -1,0 +1,74 @@
+"""What one generation did and cost; the `stats` object of `hedge generate --json`."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Provenance(StrEnum):
+    """Where an emitted token came from. `bonus` is the LLM's own token, every one of the llm system's included."""
+
+    LOCAL = "local"
+    ACCEPTED = "accepted"
+    CORRECTED = "corrected"
+    BONUS = "bonus"
+    OFFLINE = "offline"
+
+
+def rejection(proposed: float, target: float) -> float:
+    """beta = max(0, 1 - y_d / x_d); a token the proposal could not draw is never rejected."""
+    return max(0.0, 1.0 - target / proposed) if proposed > 0 else 0.0
+
+
+@dataclass(slots=True)
+class Statistics:
+    """Counts, bytes and seconds. Payload bytes are whole protobuf messages, socket bytes what TCP carried with HTTP/2 on top."""
+
+    provenance: list[Provenance] = field(default_factory=list)
+    asked: int = 0
+    rounds: int = 0
+    llm_positions: int = 0
+    audited: int = 0
+    risk: float = 0.0
+    uplink_payload_bytes: int = 0
+    uplink_codec_bytes: int = 0
+    uplink_paper_bits: int = 0
+    downlink_payload_bytes: int = 0
+    uplink_socket_bytes: int | None = None
+    downlink_socket_bytes: int | None = None
+    wall_s: float = 0.0
+    slm_s: float = 0.0
+    gate_s: float = 0.0
+    codec_s: float = 0.0
+    wait_s: float = 0.0
+    cloud_s: float = 0.0
+    rolled_back: int = 0
+
+    def count(self, provenance: Provenance) -> int:
+        return self.provenance.count(provenance)
+
+    @property
+    def tokens(self) -> int:
+        return len(self.provenance)
+
+    @property
+    def skipped(self) -> int:
+        return self.count(Provenance.LOCAL) + self.count(Provenance.OFFLINE)
+
+    @property
+    def realised_risk(self) -> float | None:
+        """Mean over audited tokens of 1[skipped] beta: the share that was released and would have been rejected."""
+        return self.risk / self.audited if self.audited else None
+
+    def to_json(self) -> dict[str, float | int | None]:
+        counts = {kind.value: self.count(kind) for kind in Provenance if kind is not Provenance.LOCAL}
+        plain = {name: getattr(self, name) for name in self.__slots__ if name not in ("provenance", "risk")}
+        plain = {name: round(value, 6) if isinstance(value, float) else value for name, value in plain.items()}
+        risk = self.realised_risk
+        return {
+            "tokens": self.tokens,
+            "verified": self.tokens - self.skipped,
+            "skipped": self.skipped,
+            "realised_risk": None if risk is None else round(risk, 6),
+            **counts,
+            **plain,
+        }
