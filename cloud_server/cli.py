@@ -44,9 +44,10 @@ def serve(arguments: Sequence[str]) -> None:
 
 
 async def _serve(lm: "CausalLM", address: str) -> None:  # type: ignore[name-defined]  # noqa: F821
+    from hedge.v1.hedge_pb2_grpc import add_HedgeServicer_to_server
+
     from cloud_server.servicer import ErrorInterceptor, Servicer
     from cloud_server.worker import Worker
-    from hedge.v1.hedge_pb2_grpc import add_HedgeServicer_to_server
 
     worker = Worker()
     servicer = Servicer(lm, worker)

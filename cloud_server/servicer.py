@@ -8,6 +8,8 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from hedge.v1 import hedge_pb2 as pb
+from hedge.v1.hedge_pb2_grpc import HedgeServicer
 
 from cloud_server.session import VERIFICATIONS, Session
 from cloud_server.worker import Worker
@@ -15,8 +17,6 @@ from common import codec
 from common.errors import BadInput, HedgeError, Incompatible, Unreachable
 from common.model import CausalLM
 from common.rpc import MAX_MESSAGE_BYTES, PROTOCOL_VERSION
-from hedge.v1 import hedge_pb2 as pb
-from hedge.v1.hedge_pb2_grpc import HedgeServicer
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +34,9 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     async def intercept_service(
         self, continuation: Callable[[Any], Any], handler_call_details: grpc.HandlerCallDetails
     ) -> grpc.RpcMethodHandler[Any, Any]:
-        handler = await continuation(handler_call_details)
+        handler: grpc.RpcMethodHandler[Any, Any] | None = await continuation(handler_call_details)
         if handler is None or not handler.stream_stream:
-            return handler
+            return handler  # type: ignore[return-value]
         inner = handler.stream_stream
 
         async def guarded(requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
@@ -77,7 +77,9 @@ class Servicer(HedgeServicer):
         )
 
     async def Generate(  # noqa: N802
-        self, request_iterator: AsyncIterator[pb.ClientMessage], context: Any  # noqa: ARG002
+        self,
+        request_iterator: AsyncIterator[pb.ClientMessage],
+        context: Any,  # noqa: ARG002
     ) -> AsyncIterator[pb.ServerMessage]:
         first = await anext(aiter(request_iterator), None)
         if first is None:

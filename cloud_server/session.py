@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
+from hedge.v1 import hedge_pb2 as pb
 
 from cloud_server.verify import Outcome, Proposal, audit_byte, verify_block
 from common import codec
@@ -12,7 +13,6 @@ from common.model import CausalLM
 from common.noise import Noise, Purpose
 from common.rpc import PROTOCOL_VERSION
 from common.sampling import Warp, draw
-from hedge.v1 import hedge_pb2 as pb
 
 VERIFICATIONS = (pb.VERIFICATION_FULL, pb.VERIFICATION_SPARSE, pb.VERIFICATION_STREAM)
 MAX_DRAFTS = 64

@@ -6,7 +6,8 @@ missing to 2^bits. Trailing zero bytes of the stream are cut. Every value is che
 that `encode` would have written are taken, so that nothing has two encodings.
 """
 
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import Any
 
 import constriction
 import numpy as np
@@ -20,8 +21,8 @@ VERSIONS = (VERSION,)
 _ONE = 1 << 30
 _SYMBOLS = 32
 _SLOPES = 16
-_Categorical = constriction.stream.model.Categorical
-_Uniform = constriction.stream.model.Uniform
+_Categorical: Any = constriction.stream.model.Categorical
+_Uniform: Any = constriction.stream.model.Uniform
 
 
 def paper_bits(vocab_size: int, kept: int, probability_bits: int = 8) -> int:
@@ -29,7 +30,7 @@ def paper_bits(vocab_size: int, kept: int, probability_bits: int = 8) -> int:
     return kept * (probability_bits + (vocab_size - 1).bit_length())
 
 
-def _geometric(stay: int, symbols: int) -> "_Categorical":
+def _geometric(stay: int, symbols: int) -> Any:
     """P(q) ~ (stay/2^30)^q on 0..symbols-1, the last one taking all that is left. Integers until the coder's own table."""
     weights, left = [], _ONE
     for _ in range(symbols - 1):
@@ -41,7 +42,7 @@ def _geometric(stay: int, symbols: int) -> "_Categorical":
 
 
 @lru_cache(maxsize=4096)
-def _gap_model(vocab_size: int, kept: int) -> tuple["_Categorical", int]:
+def _gap_model(vocab_size: int, kept: int) -> tuple[Any, int]:
     """The model of gap >> shift, and the shift; what a gap has beyond the last symbol follows as further symbols."""
     shift = max(0, (vocab_size // kept).bit_length() - 3)
     stay = ((vocab_size - kept) << 30) // vocab_size
@@ -50,8 +51,8 @@ def _gap_model(vocab_size: int, kept: int) -> tuple["_Categorical", int]:
     return _geometric(stay, _SYMBOLS), shift
 
 
-@lru_cache(maxsize=None)
-def _length_model(bits: int, slope: int) -> "_Categorical":
+@cache
+def _length_model(bits: int, slope: int) -> Any:
     return _geometric((slope << 30) // _SLOPES, bits + 1)
 
 
@@ -73,7 +74,7 @@ class _Writer:
         if below > 1 and len(values):
             self.coder.encode(values.astype(np.int32), _Uniform(below))
 
-    def symbols(self, values: np.ndarray, model: "_Categorical") -> None:
+    def symbols(self, values: np.ndarray, model: Any) -> None:
         if len(values):
             self.coder.encode(values.astype(np.int32), model)
 
@@ -101,7 +102,7 @@ class _Reader:
             return np.zeros(count, np.int64)
         return np.asarray(self.coder.decode(_Uniform(below), count), dtype=np.int64)
 
-    def symbols(self, model: "_Categorical", count: int) -> np.ndarray:
+    def symbols(self, model: Any, count: int) -> np.ndarray:
         return np.asarray(self.coder.decode(model, count) if count else [], dtype=np.int64)
 
 

@@ -101,8 +101,8 @@ def load(where: str, side: str, *, dtype: str = "float32", device: str = "cpu") 
     transformers_logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, dtype=DTYPES[dtype])
-        model = model.to(device).eval()
+        loader: Any = AutoModelForCausalLM
+        model: PreTrainedModel = loader.from_pretrained(source, use_safetensors=True, dtype=DTYPES[dtype]).to(device).eval()
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise BadInput(f"cannot load the {side} from {where}: {_first_line(error)}") from None
     _check_cache(model, where)
@@ -135,7 +135,7 @@ def _check_folder(folder: Path, side: str) -> None:
         with path.open("rb") as file:
             header = int.from_bytes(file.read(8), "little")
             try:
-                entries = json.loads(file.read(header)) if header <= path.stat().st_size else None
+                entries: Any = json.loads(file.read(header)) if header <= path.stat().st_size else None
                 needed = max(e["data_offsets"][1] for n, e in entries.items() if n != "__metadata__") + header + 8
             except (ValueError, TypeError, KeyError, AttributeError):
                 raise BadInput(f"{path} is not a safetensors file") from None

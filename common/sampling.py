@@ -67,7 +67,8 @@ class Warp:
 def _only(law: np.ndarray, kept: np.ndarray) -> np.ndarray:
     rest = np.zeros_like(law)
     rest[kept] = law[kept]
-    return rest / rest.sum()
+    rest /= rest.sum()
+    return rest
 
 
 def draw(weights: np.ndarray, uniform: float) -> int:

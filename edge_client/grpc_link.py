@@ -4,12 +4,12 @@ from typing import Any, NoReturn, Self
 
 import grpc
 import grpc.aio
+from hedge.v1 import hedge_pb2 as pb
+from hedge.v1.hedge_pb2_grpc import HedgeStub
 
 from common.errors import BadInput, HedgeError, Incompatible, Unreachable
 from common.rpc import open_channel, split_address
 from edge_client.sockets import bytes_with
-from hedge.v1 import hedge_pb2 as pb
-from hedge.v1.hedge_pb2_grpc import HedgeStub
 
 INFO_SECONDS = 10.0
 STEP_SECONDS = 120.0

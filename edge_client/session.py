@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from hedge.v1 import hedge_pb2 as pb
 
 from common import codec
 from common.distribution import Quantised
@@ -21,7 +22,6 @@ from edge_client.release import TextRelease
 from edge_client.settings import Settings
 from edge_client.statistics import Provenance, Statistics, rejection
 from edge_client.truncation import truncate
-from hedge.v1 import hedge_pb2 as pb
 
 VERIFICATION = {"full": pb.VERIFICATION_FULL, "sparse": pb.VERIFICATION_SPARSE}
 GUARANTEE = {"exact": pb.GUARANTEE_EXACT, "opportunistic": pb.GUARANTEE_OPPORTUNISTIC}

@@ -59,9 +59,8 @@ class Settings:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.policy == "threshold":
-            if self.threshold is None or math.isnan(self.threshold):
-                raise BadInput(f"threshold {self.threshold} is not a number")
+        if self.policy == "threshold" and (self.threshold is None or math.isnan(self.threshold)):
+            raise BadInput(f"threshold {self.threshold} is not a number")
         if self.policy == "random" and (self.verify_rate is None or not 0 <= self.verify_rate <= 1):
             raise BadInput(f"verify-rate {self.verify_rate} is not in 0..1")
         if not 1 <= self.bits <= MAX_BITS:

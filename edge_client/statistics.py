@@ -21,7 +21,7 @@ def rejection(proposed: float, target: float) -> float:
 
 @dataclass(slots=True)
 class Statistics:
-    """Counts, bytes and seconds. Payload bytes are whole protobuf messages, socket bytes what TCP carried with HTTP/2 on top."""
+    """Counts, bytes and seconds. Payload bytes are protobuf messages, socket bytes what TCP carried, HTTP/2 included."""
 
     provenance: list[Provenance] = field(default_factory=list)
     asked: int = 0

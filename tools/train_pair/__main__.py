@@ -61,7 +61,7 @@ def main() -> None:
     questions = held_out_set(args.questions, seed=args.seed + 1)
     for name in (args.only,) if args.only else ("slm", "llm"):
         torch.manual_seed(args.seed)
-        ids = {role: tokenizer.token_to_id(token) for role, token in (("begin", BEGIN), ("end", END), ("pad", PAD))}
+        ids = {role: int(tokenizer.token_to_id(token) or 0) for role, token in (("begin", BEGIN), ("end", END), ("pad", PAD))}
         model = SIZES[name].build(tokenizer.get_vocab_size(), **ids)
         if args.init:
             model.load_state_dict(LlamaForCausalLM.from_pretrained(args.init / name, dtype=torch.float32).state_dict())

@@ -23,7 +23,7 @@ class Batches:
     seed: int
 
     def _document(self, rng: np.random.Generator) -> tuple[list[int], list[int]]:
-        begin, end, user, assistant = (self.tokenizer.token_to_id(t) for t in (BEGIN, END, USER, ASSISTANT))
+        begin, end, user, assistant = (int(self.tokenizer.token_to_id(t) or 0) for t in (BEGIN, END, USER, ASSISTANT))
         if rng.random() < self.prose_share:
             ids = [*self.tokenizer.encode(self.conversations.library.anywhere(rng)).ids, end]
             return [begin, *ids], [IGNORED, *ids]

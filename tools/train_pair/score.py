@@ -1,6 +1,7 @@
 """Greedy exact match on held-out questions, batched through transformers' own generate."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -13,9 +14,13 @@ def answers(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], max_new_tokens: int = 160
 ) -> list[str]:
     """One greedy reply per user text."""
-    chats = [tokenizer.apply_chat_template([{"role": "user", "content": t}], tokenize=False, add_generation_prompt=True) for t in texts]
+    chats = [
+        tokenizer.apply_chat_template([{"role": "user", "content": t}], tokenize=False, add_generation_prompt=True)
+        for t in texts
+    ]
     batch = tokenizer(chats, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False).to(model.device)
-    out = model.generate(**batch, do_sample=False, max_new_tokens=max_new_tokens)
+    anything: Any = model
+    out = anything.generate(**batch, do_sample=False, max_new_tokens=max_new_tokens)
     replies = tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
     return [str(reply) for reply in replies]
 

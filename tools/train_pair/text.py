@@ -75,21 +75,21 @@ class Library:
         }
         self.about = {subject: found for subject, found in self.about.items() if found}
 
-    def passage(self, rng: np.random.Generator, start: int, limit: int) -> str:
+    def passage(self, start: int, limit: int) -> str:
         text = self.paragraphs[start]
         while len(text) < limit and (start := start + 1) < len(self.paragraphs):
             text += "\n" + self.paragraphs[start]
         return cut_at_sentence(text, limit)
 
     def anywhere(self, rng: np.random.Generator) -> str:
-        return self.passage(rng, int(rng.integers(len(self.paragraphs))), int(rng.integers(300, 1500)))
+        return self.passage(int(rng.integers(len(self.paragraphs))), int(rng.integers(300, 1500)))
 
     def tale(self, rng: np.random.Generator) -> tuple[str, str]:
         """A request and its answer."""
         subject = str(rng.choice(list(self.about)))
         found = self.about[subject]
         article = "an" if subject[0] in "aeiou" else "a"
-        text = self.passage(rng, found[int(rng.integers(len(found)))], int(rng.integers(200, 700)))
+        text = self.passage(found[int(rng.integers(len(found)))], int(rng.integers(200, 700)))
         ask = ("Tell me a tale about {}.", "Tell me a story about {}.", "Tell me a tale about {}")[int(rng.integers(3))]
         return ask.format(f"{article} {subject}"), text
 

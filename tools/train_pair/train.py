@@ -70,7 +70,7 @@ def train(
     name: str, model: LlamaForCausalLM, batches: Batches, schedule: Schedule, folder: Path, device: str, lr: float = 0.02
 ) -> float:
     """Trains in place and returns the seconds spent, those before a resumption included."""
-    model.to(device).train()
+    torch.nn.Module.to(model, device).train()
     optimizers = _optimizers(model, lr)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, first, spent = folder / f"{name}.ckpt", 0, 0.0
@@ -98,7 +98,7 @@ def train(
             learned = labels != IGNORED
             logits = model.lm_head(hidden[learned])
         loss = cross_entropy(logits.float(), labels[learned])
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             for group in optimizer.param_groups:

@@ -1,0 +1,184 @@
+"""The options that every generating command shares, and how they become Settings."""
+
+import argparse
+import logging
+import secrets
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hedge.v1 import hedge_pb2 as pb
+
+from common.command import Parser
+from common.errors import BadInput, Incompatible
+from common.model import BUNDLED, DTYPES, CausalLM, bundled_folder
+from common.sampling import Warp
+from edge_client.calibration import RULES, Calibration, load_calibration
+from edge_client.measures import MEASURES
+from edge_client.settings import GUARANTEES, POLICIES, SYSTEMS, TRUNCATIONS, VERIFICATIONS, Settings
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_CLOUD = "127.0.0.1:7411"
+
+
+def add_models(parser: Parser) -> None:
+    group = parser.add_argument_group("models and connection")
+    group.add_argument("--slm", default=BUNDLED, help="model folder, hub id or `bundled` (default)")
+    group.add_argument(
+        "--cloud", default=DEFAULT_CLOUD, metavar="HOST:PORT", help=f"the verifying server (default {DEFAULT_CLOUD})"
+    )
+    group.add_argument("--insecure", action="store_true", help="plaintext to the cloud: has to be asked for")
+    group.add_argument("--dtype", default="float32", choices=tuple(DTYPES))
+    group.add_argument("--device", default="cpu")
+    group.add_argument("--threads", type=int, default=None, help="torch threads (default: torch's own choice)")
+
+
+def add_warp(parser: Parser) -> None:
+    group = parser.add_argument_group("sampling")
+    group.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default 1)")
+    group.add_argument("--top-k", type=int, default=0, help="0 is off (default)")
+    group.add_argument("--top-p", type=float, default=1.0)
+    group.add_argument("--seed", type=int, default=None, help="default: random, printed")
+    group.add_argument("--max-new-tokens", type=int, default=256)
+
+
+def add_generation(parser: Parser) -> None:
+    add_models(parser)
+    group = parser.add_argument_group("what goes to the cloud")
+    group.add_argument("--system", choices=tuple(SYSTEMS), default="cu-hlm", help="a whole system; options below override it")
+    group.add_argument("--policy", choices=POLICIES)
+    group.add_argument("--measure", choices=tuple(MEASURES))
+    group.add_argument("--threshold", type=float, help="ask iff the uncertainty is above this")
+    group.add_argument("--calibration", type=Path, metavar="FILE", help="thresholds from hedge calibrate")
+    group.add_argument("--threshold-rule", choices=RULES)
+    group.add_argument(
+        "--max-risk", type=float, default=0.05, metavar="E", help="rule max-risk: largest joint risk (default 0.05)"
+    )
+    group.add_argument("--delta", type=float, default=0.1, metavar="D", help="rule max-risk: at level 1 - D (default 0.1)")
+    group.add_argument("--skip-rate", type=float, default=0.5, metavar="Q", help="rule quantile: share to skip (default 0.5)")
+    group.add_argument("--verify-rate", type=float, metavar="P", help="policy random: share to ask")
+    group.add_argument("--verification", choices=VERIFICATIONS)
+    group.add_argument("--truncation", choices=TRUNCATIONS)
+    group.add_argument("--k", type=int, help="entries kept by truncation fixed (default 30)")
+    group.add_argument("--bits", type=int, help="probabilities are integers that sum to 2^BITS")
+    group.add_argument(
+        "--draft-from", choices=("sent", "full"), help="draw drafts from the law that is sent, or from the full one"
+    )
+    group.add_argument("--guarantee", choices=GUARANTEES)
+    add_warp(parser)
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end the answer before TEXT (repeatable)")
+
+
+def check_connection(args: argparse.Namespace, needed: bool = True) -> None:
+    if needed and not args.insecure:
+        raise BadInput("the connection to the cloud is plaintext: say so with --insecure")
+
+
+def needs_cloud(args: argparse.Namespace) -> bool:
+    return (args.policy or str(SYSTEMS[args.system]["policy"])) != "never"
+
+
+def warp_of(args: argparse.Namespace) -> Warp:
+    return Warp(args.temperature, args.top_k, args.top_p)
+
+
+def choose_seed(args: argparse.Namespace) -> int:
+    """The given seed, or a random one that is printed."""
+    if args.seed is None:
+        args.seed = secrets.randbits(32)
+        sys.stderr.write(f"seed {args.seed}\n")
+    return int(args.seed)
+
+
+@dataclass(slots=True)
+class Pair:
+    """The two models as far as the device knows them."""
+
+    slm: CausalLM
+    info: pb.ServerInfo | None
+    bundled: bool
+
+
+def find_calibration(path: Path | None, pair: Pair, warp: Warp) -> Calibration:
+    """The given calibration, or the bundled one for this warp. Incompatible when it was made for something else."""
+    llm = pair.info.model_fingerprint if pair.info else ""
+    prints = (pair.slm.fingerprint, llm, pair.slm.tokenizer_fingerprint, warp)
+    if path is not None:
+        found = load_calibration(path)
+        found.check(*prints)
+        return found
+    shipped = [load_calibration(file) for file in sorted(bundled_folder().glob("calibration*.json"))]
+    for calibration in shipped:
+        if calibration.warp == warp and (calibration.slm, calibration.llm) == prints[:2]:
+            return calibration
+    raise Incompatible(
+        f"no calibration of this pair for temperature {warp.temperature:g}, top-k {warp.top_k}, top-p {warp.top_p:g}: "
+        "run hedge calibrate and give --calibration, or give --threshold"
+    )
+
+
+def settings_from(args: argparse.Namespace, pair: Pair, system: str | None = None) -> Settings:
+    """The preset of the system, overridden by every option that was given."""
+    name = system or args.system
+    preset = dict(SYSTEMS[name])
+    _check_rates(args)
+    if args.threshold is not None and args.policy is None and preset["policy"] in ("threshold", "always"):
+        preset["policy"] = "threshold"
+    for option in ("policy", "measure", "threshold_rule", "verification", "truncation", "k", "bits", "draft_from", "threshold"):
+        if (value := getattr(args, option, None)) is not None:
+            preset[option] = value
+    preset.setdefault("measure", "perturbation")
+    rule = str(preset.pop("threshold_rule", "risk-averse"))
+    warp = warp_of(args)
+    if preset["policy"] == "threshold" and "threshold" not in preset:
+        found = find_calibration(args.calibration, pair, warp).threshold(
+            str(preset["measure"]), rule, max_risk=args.max_risk, delta=args.delta, skip_rate=args.skip_rate
+        )
+        if found is None:
+            sys.stderr.write(f"rule {rule}: no threshold keeps the risk, asking always\n")
+            preset["policy"] = "always"
+        else:
+            preset["threshold"] = found
+    if preset["policy"] == "random":
+        preset["verify_rate"] = args.verify_rate if args.verify_rate is not None else _cu_hlm_rate(args, pair, warp)
+    settings = Settings(
+        system=name,
+        warp=warp,
+        seed=choose_seed(args),
+        max_new_tokens=args.max_new_tokens,
+        stop=tuple(args.stop),
+        **_typed(preset),
+    )
+    return _checked(settings, args.guarantee)
+
+
+def _typed(preset: dict[str, object]) -> dict[str, Any]:
+    if preset["policy"] in ("never", "stream"):
+        return {"policy": preset["policy"]}
+    return preset
+
+
+def _cu_hlm_rate(args: argparse.Namespace, pair: Pair, warp: Warp) -> float:
+    """Share of positions at which cu-hlm would ask, by its calibration."""
+    calibration = find_calibration(args.calibration, pair, warp)
+    limit = calibration.threshold("perturbation", "risk-averse", max_risk=0, delta=0, skip_rate=0)
+    return 1.0 - calibration.fits["perturbation"].skip_rate(-1.0 if limit is None else limit)
+
+
+def _check_rates(args: argparse.Namespace) -> None:
+    for name in ("max_risk", "delta"):
+        if not 0 < getattr(args, name) < 1:
+            raise BadInput(f"{name.replace('_', '-')} {getattr(args, name):g} is not in (0, 1)")
+    if not 0 <= args.skip_rate <= 1:
+        raise BadInput(f"skip-rate {args.skip_rate:g} is not in 0..1")
+
+
+def _checked(settings: Settings, guarantee: str | None) -> Settings:
+    if guarantee == "exact" and settings.guarantee != "exact":
+        raise BadInput(
+            f"guarantee exact needs --policy always with --draft-from sent, or --system llm; not policy {settings.policy} "
+            f"with draft-from {settings.draft_from}"
+        )
+    return settings
