@@ -8,15 +8,14 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 from hedge.v1 import hedge_pb2 as pb
 from hedge.v1.hedge_pb2_grpc import HedgeServicer
 
-from cloud_server.session import VERIFICATIONS, Session
+from cloud_server.session import Session, server_info
 from cloud_server.worker import Worker
-from common import codec
 from common.errors import BadInput, HedgeError, Incompatible, Unreachable
 from common.model import CausalLM
-from common.rpc import MAX_MESSAGE_BYTES, PROTOCOL_VERSION
 
 logger = logging.getLogger(__name__)
 
@@ -29,28 +28,35 @@ _STATUS: tuple[tuple[type[HedgeError], grpc.StatusCode], ...] = (
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Turns a HedgeError of any handler into its gRPC status and one line."""
+    """Turns a HedgeError of any stream into its gRPC status and one line; bytes that are no message included."""
 
     async def intercept_service(
         self, continuation: Callable[[Any], Any], handler_call_details: grpc.HandlerCallDetails
     ) -> grpc.RpcMethodHandler[Any, Any]:
-        handler: grpc.RpcMethodHandler[Any, Any] | None = await continuation(handler_call_details)
+        handler: Any = await continuation(handler_call_details)
         if handler is None or not handler.stream_stream:
-            return handler  # type: ignore[return-value]
-        inner = handler.stream_stream
+            return handler  # type: ignore[no-any-return]
 
-        async def guarded(requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        async def guarded(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
             try:
-                async for answer in inner(requests, context):
+                async for answer in handler.stream_stream(_parsed(requests, handler.request_deserializer), context):
                     yield answer
             except HedgeError as error:
                 status = next(code for kind, code in _STATUS if isinstance(error, kind))
                 logger.info("refused: %s", error)
                 await context.abort(status, str(error))
 
-        return grpc.stream_stream_rpc_method_handler(
-            guarded, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
-        )
+        behaviour: Any = guarded
+        return grpc.stream_stream_rpc_method_handler(behaviour, response_serializer=handler.response_serializer)
+
+
+async def _parsed(requests: AsyncIterator[bytes], parse: Callable[[bytes], Any]) -> AsyncIterator[Any]:
+    async for data in requests:
+        try:
+            message = parse(data)
+        except DecodeError:
+            raise BadInput(f"{len(data)} bytes that are no message of hedge.v1") from None
+        yield message
 
 
 class Servicer(HedgeServicer):
@@ -62,19 +68,7 @@ class Servicer(HedgeServicer):
         self._sessions: set[Session] = set()
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Any) -> pb.ServerInfo:  # noqa: N802, ARG002
-        return pb.ServerInfo(
-            protocol_version=PROTOCOL_VERSION,
-            model_name=self._lm.name,
-            model_fingerprint=self._lm.fingerprint,
-            tokenizer_fingerprint=self._lm.tokenizer_fingerprint,
-            vocab_size=self._lm.vocab_size,
-            context_limit=self._lm.context,
-            codecs=codec.VERSIONS,
-            verifications=VERIFICATIONS,
-            max_message_bytes=MAX_MESSAGE_BYTES,
-            open_sessions=len(self._sessions),
-            cached_tokens=sum(session.cached_tokens for session in self._sessions),
-        )
+        return server_info(self._lm, self._sessions)
 
     async def Generate(  # noqa: N802
         self,

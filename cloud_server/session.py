@@ -1,6 +1,7 @@
 """One session: the history of one stream, its KV cache, and the verdicts on its drafts. Knows no gRPC context."""
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from common import codec
 from common.errors import BadInput, Incompatible
 from common.model import CausalLM
 from common.noise import Noise, Purpose
-from common.rpc import PROTOCOL_VERSION
+from common.rpc import MAX_MESSAGE_BYTES, PROTOCOL_VERSION
 from common.sampling import Warp, draw
 
 VERIFICATIONS = (pb.VERIFICATION_FULL, pb.VERIFICATION_SPARSE, pb.VERIFICATION_STREAM)
@@ -181,3 +182,20 @@ class Session:
         self._history.append(token)
         timings = pb.Timings(forward_us=round(self.work.seconds * 1e6), positions=self.work.positions)
         return pb.Verdict(step_id=generated, bonus=token, timings=timings)
+
+
+def server_info(lm: CausalLM, sessions: Collection[Session] = ()) -> pb.ServerInfo:
+    """What the server says of itself before a session is opened."""
+    return pb.ServerInfo(
+        protocol_version=PROTOCOL_VERSION,
+        model_name=lm.name,
+        model_fingerprint=lm.fingerprint,
+        tokenizer_fingerprint=lm.tokenizer_fingerprint,
+        vocab_size=lm.vocab_size,
+        context_limit=lm.context,
+        codecs=codec.VERSIONS,
+        verifications=VERIFICATIONS,
+        max_message_bytes=MAX_MESSAGE_BYTES,
+        open_sessions=len(sessions),
+        cached_tokens=sum(session.cached_tokens for session in sessions),
+    )

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from common.errors import BadInput, HedgeError
 
+CONFIG_VARIABLE = "HEDGE_CONFIG"
 FAILURE, BAD_USE, INTERRUPTED = 1, 2, 130
 
 
@@ -29,7 +30,12 @@ def command_parser(prog: str, description: str, examples: str) -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="options from a TOML file; the command line wins")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="options from a TOML file, or from $HEDGE_CONFIG; the command line wins",
+    )
     parser.add_argument("--verbose", action="store_true", help="log what happens to stderr")
     return parser
 
@@ -38,8 +44,8 @@ def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
     """Parses `arguments`, those of --config first. Also sets up logging."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path)
-    config = first.parse_known_args(arguments)[0].config
-    parsed = parser.parse_args([*(_from_file(config) if config else []), *arguments])
+    config = first.parse_known_args(arguments)[0].config or os.environ.get(CONFIG_VARIABLE)
+    parsed = parser.parse_args([*(_from_file(Path(config)) if config else []), *arguments])
     logging.basicConfig(
         level=logging.INFO if parsed.verbose else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",

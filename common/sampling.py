@@ -6,6 +6,8 @@ import numpy as np
 
 from common.errors import BadInput
 
+_COLDEST = 1e-300
+
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """float64 [V]; the largest logit is subtracted first."""
@@ -52,8 +54,8 @@ class Warp:
             law = np.zeros(len(logits))
             law[int(np.argmax(logits))] = 1.0
             return law
-        # Subtracting first keeps tiny temperatures from overflowing.
-        law = softmax((logits.astype(np.float64) - logits.max()) / self.temperature)
+        # Subtracting first, and the floor, keep tiny temperatures from overflowing.
+        law = softmax((logits.astype(np.float64) - logits.max()) / max(self.temperature, _COLDEST))
         if 0 < self.top_k < len(law):
             kept = largest(logits, self.top_k)
             law = _only(law, kept)

@@ -153,4 +153,5 @@ def load_calibration(path: Path) -> Calibration:
 
 
 def _fit(data: dict[str, Any]) -> Fit:
-    return Fit(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+    return Fit(**values)

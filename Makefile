@@ -1,0 +1,62 @@
+# make demo, make test: need only Python 3.11+, venv and make.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: help demo test lint proto calibration bench-micro compose-test clean
+
+help:
+	@echo "make demo [PROMPT=\"...\"]  cloud and edge on this machine: a chat, or one answer"
+	@echo "make test                 the tests"
+	@echo "make lint                 ruff, mypy, freshness of the stubs"
+	@echo "make compose-test         the containers, on a Docker engine"
+	@echo "make bench-micro          speed, as ratios within one run"
+	@echo "make proto calibration    regenerate the stubs; recalibrate the bundled pair"
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11: make PYTHON=..."; exit 1; }
+	@echo "creating the virtual environment .venv"
+	@$(PYTHON) -m venv .venv || { echo "python venv is missing (Debian: apt install python3-venv)"; exit 1; }
+
+.venv/.run: .venv/bin/python pyproject.toml constraints.txt
+	@echo "installing Hedge into .venv (torch is large: minutes the first time)"
+	@$(PIP) -e .
+	@touch $@
+
+.venv/.test: .venv/.run
+	@echo "installing what the tests need"
+	@$(PIP) -e ".[test]"
+	@touch $@
+
+.venv/.lint: .venv/.test
+	@echo "installing the linters"
+	@$(PIP) -e ".[lint]"
+	@touch $@
+
+demo: .venv/.run
+	@$(BIN)/python -m tools.demo "$(PROMPT)"
+
+test: .venv/.test
+	@echo "running the tests"
+	@$(BIN)/python -m pytest
+
+lint: .venv/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tools.protos --check
+
+proto: .venv/.lint
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tools.protos
+
+calibration: .venv/.run
+	$(BIN)/python -m tools.calibrate_pair
+
+bench-micro: .venv/.test
+	$(BIN)/python -m evaluation.micro
+
+compose-test:
+	@sh tools/compose_test.sh
+
+clean:
+	rm -rf .venv build *.egg-info

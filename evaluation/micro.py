@@ -1,0 +1,146 @@
+"""python -m evaluation.micro: speed of the parts as ratios within one run, interleaved, on the bundled pair.
+
+Reports `hedge --system slm` against transformers' own generate, the cloud's time per asked token against the bare LLM
+forward, and the gate and codec against an SLM step.
+"""
+
+import asyncio
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from hedge.v1 import hedge_pb2 as pb
+
+from cloud_server.session import Session as CloudSession
+from common import codec
+from common.model import BUNDLED, CausalLM, load
+from common.noise import Noise, Purpose
+from common.rpc import PROTOCOL_VERSION
+from common.sampling import Warp
+from edge_client.measures import DRAWS, MEASURES
+from edge_client.session import Session
+from edge_client.settings import Settings
+from edge_client.truncation import truncate
+
+ROUNDS = 15
+TOKENS = 96
+PROMPT = "Tell me a tale about a king."
+
+
+def seconds(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def paired(*calls: Callable[[], object], rounds: int = ROUNDS) -> list[float]:
+    """The median seconds of each call, measured in turn so that all see the same machine."""
+    for call in calls:
+        call()
+    samples = [[seconds(call) for call in calls] for _ in range(rounds)]
+    return [statistics.median(column) for column in zip(*samples, strict=True)]
+
+
+def alone(slm: CausalLM, ids: list[int]) -> float:
+    """Tokens/s of --system slm over tokens/s of transformers' generate, both sampling TOKENS tokens at temperature 1."""
+    settings = Settings(system="slm", policy="never", max_new_tokens=TOKENS, seed=1)
+    endless = CausalLM(**{name: getattr(slm, name) for name in slm.__slots__} | {"end_ids": ()})
+    model: Any = slm.model
+    fed = torch.tensor([ids])
+
+    def ours() -> None:
+        session = Session(endless, ids, settings)
+
+        async def drain() -> None:
+            async for _ in session.tokens():
+                pass
+
+        asyncio.run(drain())
+        assert len(session.token_ids) == TOKENS
+
+    def theirs() -> None:
+        out = model.generate(
+            fed, attention_mask=torch.ones_like(fed), do_sample=True, top_k=0, max_new_tokens=TOKENS, min_new_tokens=TOKENS
+        )
+        assert out.shape[1] == len(ids) + TOKENS
+
+    mine, other = paired(ours, theirs)
+    return other / mine
+
+
+def cloud(llm: CausalLM, ids: list[int]) -> float:
+    """Seconds of verifying one asked token over those of the bare forward of the model, the same positions fed."""
+    request = pb.Open(
+        protocol_version=PROTOCOL_VERSION, prompt_ids=ids, warp=pb.Warp(temperature=1, top_p=1),
+        verification=pb.VERIFICATION_SPARSE, audit=pb.AUDIT_BYTE, tokenizer_fingerprint=llm.tokenizer_fingerprint,
+        vocab_size=llm.vocab_size, codecs=codec.VERSIONS,
+    )  # fmt: skip
+    session = CloudSession(llm, request)
+    session.prefill()
+    bare = llm.prefix()
+    bare.forward(ids[:-1], 0)
+    law = Warp()(llm.prefix().forward(ids, 1)[0])
+    sent = truncate(law, 30, 12)
+    drafted = pb.Drafted(id=int(sent.ids[0]), distribution=codec.encode(sent))
+    step = 0
+
+    def verify() -> None:
+        nonlocal step
+        session.verify(pb.Draft(step_id=step, verdicts_seen=step, position=0, drafts=[drafted], more=True))
+        step += 1
+
+    def forward() -> None:
+        with torch.inference_mode():
+            model: Any = llm.model
+            model(input_ids=torch.tensor([ids[-1:]]), past_key_values=bare._cache, use_cache=True)
+        bare._cache.crop(-1)
+
+    mine, other = paired(verify, forward, rounds=200)
+    return mine / other
+
+
+def overhead(slm: CausalLM, ids: list[int]) -> dict[str, float]:
+    """Gate every step + codec on the asked share, over an SLM step; for an asked share of one in four."""
+    prefix = slm.prefix()
+    logits = prefix.forward(ids, 1)[0]
+    law = Warp()(logits)
+    noise = Noise(1, ids)
+    found: dict[str, float] = {}
+    for name, measure in MEASURES.items():
+
+        def step() -> None:
+            prefix.forward([int(ids[-1])], 1)
+            prefix.rollback(len(ids))
+
+        def gate(measure: Any = measure) -> None:
+            coins = np.empty(0) if measure.draft_independent else noise.uniforms(Purpose.GATE, 3, count=2 * DRAWS)
+            measure.of(logits, law, 5, coins)
+
+        def code() -> None:
+            codec.encode(truncate(law, 30, 12))
+
+        slm_step, gated, coded = paired(step, gate, code, rounds=200)
+        found[f"gate {name} / slm step"] = gated / slm_step
+        found[f"(gate {name} + codec / 4) / slm step"] = (gated + coded / 4) / slm_step
+    return found
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    slm, llm = load(BUNDLED, "slm"), load(BUNDLED, "llm")
+    ids = slm.encode_chat([{"role": "user", "content": PROMPT}])
+    figures = {
+        "slm alone, tokens/s over transformers generate (bar: at least 1)": alone(slm, ids),
+        "cloud time per asked token over bare forward (bar: at most 1.25)": cloud(llm, ids),
+        **overhead(slm, ids),
+    }
+    sys.stdout.write(json.dumps({name: round(value, 4) for name, value in figures.items()}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hedge.v1 import hedge_pb2 as pb
+
+from cloud_server.session import MAX_DRAFTS, Session
+from common import codec
+from common.distribution import Quantised
+from common.errors import BadInput, Incompatible
+from common.model import CausalLM
+from common.rpc import PROTOCOL_VERSION
+
+PROMPT = [1, 2, 3]
+
+
+def opening(lm: CausalLM, **changes: object) -> pb.Open:
+    fields: dict[str, object] = {
+        "protocol_version": PROTOCOL_VERSION,
+        "prompt_ids": PROMPT,
+        "warp": pb.Warp(temperature=1, top_p=1),
+        "verification": pb.VERIFICATION_SPARSE,
+        "tokenizer_fingerprint": lm.tokenizer_fingerprint,
+        "vocab_size": lm.vocab_size,
+        "codecs": codec.VERSIONS,
+        "audit": pb.AUDIT_FLOAT32,
+        "end_ids": [11],
+    }
+    return pb.Open(**(fields | changes))  # type: ignore[arg-type]
+
+
+def sure_of(token: int, vocab: int = 12) -> pb.Drafted:
+    law = Quantised(vocab, 4, np.array([token]), np.array([16]))
+    return pb.Drafted(id=token, distribution=codec.encode(law))
+
+
+def greedy(lm: CausalLM, ids: list[int]) -> int:
+    return int(lm.prefix().forward(ids, 1)[0].argmax())
+
+
+@pytest.fixture(scope="module")
+def lm(make_lm: Callable[..., CausalLM]) -> CausalLM:
+    return make_lm(seed=3)
+
+
+@pytest.fixture
+def session(lm: CausalLM) -> Session:
+    made = Session(lm, opening(lm, warp=pb.Warp(temperature=0, top_p=1)))
+    made.prefill()
+    return made
+
+
+def test_a_retried_step_returns_the_cached_verdict(lm: CausalLM, session: Session) -> None:
+    draft = pb.Draft(step_id=0, drafts=[sure_of(5)], more=True)
+    first = session.verify(draft)
+    cached = session.cached_tokens
+    assert session.verify(draft) is first
+    assert session.cached_tokens == cached
+
+
+def test_blocks_catch_up_roll_back_and_correct_like_plain_greedy(lm: CausalLM, session: Session) -> None:
+    skipped, right = 4, greedy(lm, [*PROMPT, 4])
+    wrong = (greedy(lm, [*PROMPT, 4, right]) + 1) % 12
+    drafts = [sure_of(right), sure_of(wrong), sure_of(2)]
+    verdict = session.verify(pb.Draft(step_id=0, catch_up_ids=[skipped], drafts=drafts))
+    assert verdict is not None
+    assert verdict.accepted == 1
+    assert verdict.correction == greedy(lm, [*PROMPT, 4, right])
+    assert not verdict.HasField("bonus")
+    history = [*PROMPT, skipped, right, verdict.correction]
+    follow = session.verify(pb.Draft(step_id=1, verdicts_seen=1, position=3, drafts=[sure_of(greedy(lm, history))]))
+    assert follow is not None
+    assert follow.accepted == 1
+    assert follow.bonus == greedy(lm, [*history, greedy(lm, history)])
+
+
+def test_the_audit_covers_catch_up_and_tested_positions(lm: CausalLM) -> None:
+    session = Session(lm, opening(lm))
+    session.prefill()
+    verdict = session.verify(pb.Draft(step_id=0, catch_up_ids=[4, 7], drafts=[sure_of(5)], more=True))
+    assert verdict is not None
+    laws = lm.prefix().forward([*PROMPT, 4, 7])[2:]
+    expected = [np.exp(z.astype(np.float64)) / np.exp(z.astype(np.float64)).sum() for z in laws]
+    found = np.frombuffer(verdict.audit, "<f4")
+    assert np.allclose(found, [y[d] for y, d in zip(expected, (4, 7, 5), strict=True)], rtol=1e-4)
+
+
+def test_an_audit_without_drafts(lm: CausalLM, session: Session) -> None:
+    verdict = session.verify(pb.Draft(step_id=0, catch_up_ids=[4, 7], more=True))
+    assert verdict is not None
+    assert len(verdict.audit) == 8
+    assert verdict.accepted == 0
+
+
+def test_a_draft_that_missed_a_correction_is_dropped_unread(lm: CausalLM, session: Session) -> None:
+    wrong = (greedy(lm, PROMPT) + 1) % 12
+    first = session.verify(pb.Draft(step_id=0, drafts=[sure_of(wrong)], more=True))
+    assert first is not None
+    assert first.HasField("correction")
+    assert session.verify(pb.Draft(step_id=1, verdicts_seen=0, position=1, drafts=[pb.Drafted(id=0)], more=True)) is None
+    assert session.verify(pb.Draft(step_id=2, verdicts_seen=1, position=1, drafts=[sure_of(1)], more=True)) is not None
+
+
+def test_position_rolls_the_history_back(lm: CausalLM, session: Session) -> None:
+    session.verify(pb.Draft(step_id=0, catch_up_ids=[4, 4, 4, 4], more=True))
+    verdict = session.verify(pb.Draft(step_id=1, verdicts_seen=1, position=1, catch_up_ids=[7], drafts=[sure_of(0)], more=True))
+    assert verdict is not None
+    expected = greedy(lm, [*PROMPT, 4, 7])
+    assert (verdict.correction if verdict.HasField("correction") else 0) == expected
+
+
+def test_a_replayed_session_goes_on_where_the_first_one_was(lm: CausalLM) -> None:
+    """Same key, same positions: a server that never saw the session gives the verdict the first one would have."""
+    first, other = Session(lm, opening(lm, seed=8)), None
+    first.prefill()
+    done = first.verify(pb.Draft(step_id=0, drafts=[sure_of(5)], more=True))
+    assert done is not None
+    token = done.correction if done.HasField("correction") else 5
+    other = Session(lm, opening(lm, seed=8, prompt_ids=[*PROMPT, token], resume_position=1))
+    other.prefill()
+    draft = pb.Draft(step_id=1, verdicts_seen=1, position=1, drafts=[sure_of(6)], more=True)
+    again = other.verify(draft)
+    expected = first.verify(draft)
+    assert again is not None
+    assert expected is not None
+    assert (again.accepted, again.correction) == (expected.accepted, expected.correction)
+
+
+def test_the_stream_is_plain_decoding(lm: CausalLM) -> None:
+    request = opening(lm, verification=pb.VERIFICATION_STREAM, warp=pb.Warp(temperature=0, top_p=1), max_new_tokens=9)
+    session = Session(lm, request)
+    session.prefill()
+    found: list[int] = []
+    while (verdict := session.next_token()) is not None:
+        found.append(verdict.bonus)
+    history = list(PROMPT)
+    while len(history) < 12 and history[-1] != 11:
+        history.append(greedy(lm, history))
+    assert found == history[3:]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"protocol_version": 9}, Incompatible, "version 9"),
+        ({"tokenizer_fingerprint": "abc"}, Incompatible, "abc"),
+        ({"vocab_size": 99}, Incompatible, "99"),
+        ({"verification": 77}, Incompatible, "77"),
+        ({"codecs": [250]}, Incompatible, "250"),
+        ({"prompt_ids": []}, BadInput, "0 ids"),
+        ({"prompt_ids": [1] * 65}, BadInput, "65 ids"),
+        ({"prompt_ids": [12]}, BadInput, "id 12"),
+        ({"end_ids": [4_000_000_000]}, BadInput, "4000000000"),
+        ({"resume_position": 3}, BadInput, "resume position 3"),
+        ({"warp": pb.Warp(temperature=-1, top_p=1)}, BadInput, "temperature -1"),
+        ({"warp": pb.Warp(temperature=float("nan"), top_p=1)}, BadInput, "temperature nan"),
+        ({"warp": pb.Warp(temperature=1, top_p=0)}, BadInput, "top-p 0"),
+    ],
+)
+def test_bad_openings_name_the_value(lm: CausalLM, changes: dict[str, object], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        Session(lm, opening(lm, **changes))
+
+
+@pytest.mark.parametrize(
+    ("draft", "words"),
+    [
+        (pb.Draft(position=1), "position 1 after 0"),
+        (pb.Draft(catch_up_ids=[12]), "id 12"),
+        (pb.Draft(catch_up_ids=[1] * 62), "65 ids of context"),
+        (pb.Draft(drafts=[pb.Drafted(id=99, distribution=sure_of(1).distribution)]), "id 99"),
+        (pb.Draft(drafts=[pb.Drafted(id=1)]), "codec version missing"),
+        (pb.Draft(drafts=[pb.Drafted(id=1, distribution=b"\x01\xff\xff")]), "dis|ids|counts"),
+        (pb.Draft(drafts=[sure_of(1)] * (MAX_DRAFTS + 1)), "65 drafts"),
+    ],
+)
+def test_bad_drafts_name_the_value_and_change_nothing(session: Session, draft: pb.Draft, words: str) -> None:
+    before = session.cached_tokens
+    with pytest.raises(BadInput, match=words):
+        session.verify(draft)
+    assert session.cached_tokens == before
+    assert session.verify(pb.Draft(step_id=0, drafts=[sure_of(1)], more=True)) is not None
+
+
+def test_an_old_step_is_refused(session: Session) -> None:
+    session.verify(pb.Draft(step_id=5, drafts=[sure_of(1)], more=True))
+    with pytest.raises(BadInput, match="step 2 after step 5"):
+        session.verify(pb.Draft(step_id=2, verdicts_seen=6, drafts=[sure_of(1)], more=True))

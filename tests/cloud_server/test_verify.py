@@ -1,0 +1,112 @@
+"""Accept / resample leaves the target's law: 50,000 draws a case through the pure functions, toy vocabularies."""
+
+import numpy as np
+import pytest
+from scipy.stats import chisquare
+
+from cloud_server.verify import Proposal, audit_byte, verify_block
+from common.distribution import Quantised
+from common.noise import Noise, Purpose
+from common.sampling import Warp, draw
+from edge_client.truncation import truncate
+
+DRAWS = 50_000
+# Fixed seeds; a right implementation fails one case in 10,000 choices of them.
+ERROR_RATE = 1e-4
+ZEROS = np.array([0.5, 0.0, 0.3, 0.0, 0.2, 0.0])
+FLAT = np.full(6, 1 / 6)
+STEEP = np.array([0.7, 0.2, 0.06, 0.03, 0.01, 0.0])
+RISING = STEEP[::-1].copy()
+
+
+def emitted(noise: Noise, t: int, sent: Quantised, y: np.ndarray) -> int:
+    """One position, asked, drawn from what is sent."""
+    bucket, within = noise.uniforms(Purpose.DRAFT, t, count=2)
+    proposal = Proposal(sent.draw(bucket, within), sent)
+    outcome = verify_block(noise, t, 0, [proposal], [y])
+    return proposal.token if outcome.correction is None else outcome.correction
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "kept", "bits"),
+    [
+        (STEEP, RISING, None, 16),
+        (STEEP, RISING, 2, 3),
+        (STEEP, RISING, 1, 1),
+        (FLAT, STEEP, 3, 8),
+        (FLAT, ZEROS, 2, 4),
+        (ZEROS, FLAT, 3, 12),
+        (STEEP, ZEROS, None, 2),
+        (ZEROS, ZEROS, None, 20),
+        (STEEP, STEEP, 4, 5),
+        (FLAT, RISING, 6, 8),
+    ],
+)
+def test_every_asked_token_follows_the_target(x: np.ndarray, y: np.ndarray, kept: int | None, bits: int) -> None:
+    noise, sent = Noise(5, [kept or 0, bits]), truncate(x, kept, bits)
+    counts = np.bincount([emitted(noise, t, sent, y) for t in range(DRAWS)], minlength=len(y))
+    assert not counts[y == 0].any()
+    assert chisquare(counts[y > 0], DRAWS * y[y > 0]).pvalue > ERROR_RATE
+
+
+def test_drawing_from_the_full_law_but_testing_the_truncated_one_is_not_exact() -> None:
+    """The trap: the paper's draft-from full with a coarse x_hat. Shows that the test above has the power to see it."""
+    noise, sent = Noise(5, [1]), truncate(STEEP, 1, 1)
+    counts = np.zeros(6)
+    for t in range(DRAWS):
+        token = draw(STEEP, noise.uniform(Purpose.DRAFT, t))
+        outcome = verify_block(noise, t, 0, [Proposal(token, sent)], [RISING + 0.0])
+        counts[token if outcome.correction is None else outcome.correction] += 1
+    assert chisquare(counts[1:], counts.sum() * RISING[1:] / RISING[1:].sum()).pvalue < 1e-12
+
+
+def test_blocks_with_a_bonus_follow_the_targets_jointly() -> None:
+    """Two drafted positions and a bonus: the joint law of the first two tokens is y1 x y2."""
+    laws = [FLAT, STEEP, RISING]
+    sent = [truncate(STEEP, 2, 6), truncate(FLAT, 3, 6)]
+    first = np.zeros(6)
+    bonus = np.zeros(6)
+    for t in range(10_000):
+        noise = Noise(t, [9])
+        proposals = [Proposal(q.draw(*noise.uniforms(Purpose.DRAFT, i, count=2)), q) for i, q in enumerate(sent)]
+        outcome = verify_block(noise, 0, 0, proposals, laws)
+        first[outcome.correction if outcome.accepted == 0 else proposals[0].token] += 1  # type: ignore[index]
+        if outcome.bonus is not None:
+            assert outcome.accepted == 2
+            bonus[outcome.bonus] += 1
+    assert chisquare(first, first.sum() * FLAT).pvalue > ERROR_RATE
+    assert chisquare(bonus[1:], bonus.sum() * RISING[1:]).pvalue > ERROR_RATE
+    assert bonus[0] == 0
+
+
+def test_greedy_accepts_the_argmax_and_corrects_everything_else() -> None:
+    z = np.array([0.1, 2.0, 1.0])
+    y, noise = Warp(0.0)(z), Noise(0, [1])
+    for token in range(3):
+        x = np.eye(3)[token]
+        outcome = verify_block(noise, 0, 0, [Proposal(token, truncate(x, None, 8))], [y])
+        assert (outcome.accepted, outcome.correction) == ((1, None) if token == 1 else (0, 1))
+
+
+def test_an_accepted_end_token_ends_the_block_without_bonus() -> None:
+    y = np.array([0.0, 1.0, 0.0])
+    law = Quantised(3, 1, np.array([1]), np.array([2]))
+    outcome = verify_block(Noise(0, [1]), 0, 0, [Proposal(1, law), Proposal(1, law)], [y, y, y], frozenset({1}))
+    assert (outcome.accepted, outcome.correction, outcome.bonus) == (1, None, None)
+
+
+def test_an_end_token_is_not_accepted_by_force() -> None:
+    y = np.array([1.0, 0.0, 0.0])
+    law = Quantised(3, 1, np.array([1]), np.array([2]))
+    outcome = verify_block(Noise(0, [1]), 0, 0, [Proposal(1, law)], [y], frozenset({1}))
+    assert (outcome.accepted, outcome.correction) == (0, 0)
+
+
+def test_a_token_the_proposal_could_not_draw_stays_iff_the_target_has_it() -> None:
+    law = Quantised(3, 1, np.array([1]), np.array([2]))
+    assert verify_block(Noise(0, [1]), 0, 0, [Proposal(0, law)], [np.array([0.1, 0.9, 0])]).accepted == 1
+    assert verify_block(Noise(0, [1]), 0, 0, [Proposal(2, law)], [np.array([0.1, 0.9, 0])]).accepted == 0
+
+
+def test_audit_bytes() -> None:
+    assert [audit_byte(p) for p in (1.0, np.exp(-1), 1e-30, 0.0)] == [0, 16, 254, 255]

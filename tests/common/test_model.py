@@ -1,0 +1,117 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import MambaConfig, MambaForCausalLM, MistralConfig, MistralForCausalLM
+
+from common.errors import BadInput, Incompatible
+from common.model import CausalLM, load
+from tests.conftest import MakeFolder
+
+KINDS = ["llama", "qwen2", "gpt2", "gpt_neox"]
+IDS = [1, 5, 3, 2, 8, 4, 9, 7]
+
+
+def close(a: np.ndarray, b: np.ndarray) -> bool:
+    return np.allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rollback_equals_a_fresh_forward(kind: str, make_lm: Callable[..., CausalLM]) -> None:
+    lm = make_lm(kind=kind)
+    prefix = lm.prefix()
+    prefix.forward([*IDS[:4], 6, 6, 6])
+    prefix.rollback(4)
+    rolled = prefix.forward(IDS[4:])
+    assert close(rolled, lm.prefix().forward(IDS)[4:])
+    prefix.rollback(0)
+    assert close(prefix.forward(IDS), lm.prefix().forward(IDS))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_catching_up_in_one_forward_equals_step_by_step(kind: str, make_lm: Callable[..., CausalLM]) -> None:
+    lm = make_lm(kind=kind)
+    steps = lm.prefix()
+    assert close(np.concatenate([steps.forward([token]) for token in IDS]), lm.prefix().forward(IDS))
+
+
+def test_only_the_rows_asked_for_come_back(make_lm: Callable[..., CausalLM]) -> None:
+    lm = make_lm()
+    whole = lm.prefix().forward(IDS)
+    assert close(lm.prefix().forward(IDS, 2), whole[-2:])
+    assert lm.prefix().forward(IDS, 0).shape == (0, lm.vocab_size)
+    assert lm.prefix().forward([]).shape == (0, lm.vocab_size)
+
+
+def test_padded_rows_are_cut_off(make_lm: Callable[..., CausalLM]) -> None:
+    lm = make_lm(kind="qwen2", padding=5)
+    assert lm.vocab_size == 12
+    assert lm.prefix().forward(IDS).shape == (len(IDS), 12)
+
+
+def test_rollback_out_of_range_is_a_bug(make_lm: Callable[..., CausalLM]) -> None:
+    prefix = make_lm().prefix()
+    prefix.forward(IDS)
+    with pytest.raises(ValueError, match="roll"):
+        prefix.rollback(len(IDS) + 1)
+
+
+def test_fingerprints_name_the_weights(make_lm: Callable[..., CausalLM]) -> None:
+    one, same, other = make_lm(seed=1), make_lm(seed=1), make_lm(seed=2)
+    assert one.fingerprint == same.fingerprint != other.fingerprint
+    assert one.tokenizer_fingerprint == other.tokenizer_fingerprint != make_lm(vocab=13).tokenizer_fingerprint
+
+
+def test_a_sliding_window_is_refused(make_folder: MakeFolder, tmp_path: Path) -> None:
+    shape = {"vocab_size": 12, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = MistralForCausalLM(MistralConfig(num_key_value_heads=1, sliding_window=8, **shape))
+    _over(make_folder(), tmp_path, model)
+    with pytest.raises(Incompatible, match="SlidingWindow"):
+        load(str(tmp_path), "llm")
+
+
+def test_a_recurrent_cache_is_refused(make_folder: MakeFolder, tmp_path: Path) -> None:
+    model = MambaForCausalLM(MambaConfig(vocab_size=12, hidden_size=16, num_hidden_layers=1, state_size=4))
+    _over(make_folder(), tmp_path, model)
+    with pytest.raises(Incompatible, match="rolled back"):
+        load(str(tmp_path), "llm")
+
+
+def _over(folder: Path, target: Path, model: torch.nn.Module) -> None:
+    for file in folder.glob("tokenizer*"):
+        (target / file.name).write_bytes(file.read_bytes())
+    model.save_pretrained(target)  # type: ignore[operator]
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="nowhere"):
+        load(str(tmp_path / "nowhere"), "slm")
+
+
+def test_a_folder_without_config_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"config\.json"):
+        load(str(tmp_path), "slm")
+
+
+def test_pickled_weights_are_not_touched(make_folder: MakeFolder) -> None:
+    folder = make_folder()
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(BadInput, match="safetensors"):
+        load(str(folder), "slm")
+
+
+def test_truncated_weights_are_refused(make_folder: MakeFolder) -> None:
+    folder = make_folder()
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(BadInput, match="cut short"):
+        load(str(folder), "slm")
+
+
+def test_garbage_weights_are_refused(make_folder: MakeFolder) -> None:
+    folder = make_folder()
+    (folder / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0not json, at all")
+    with pytest.raises(BadInput, match="not a safetensors"):
+        load(str(folder), "slm")

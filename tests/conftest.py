@@ -1,0 +1,93 @@
+"""Tiny random models of every supported architecture, as real folders on disk."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from common.model import CausalLM, load
+from edge_client.link import Link
+from edge_client.session import Session
+from edge_client.settings import Settings
+
+torch.set_num_threads(1)
+CONTEXT = 64
+
+
+def _tokenizer(vocab: int) -> PreTrainedTokenizerFast:
+    # The last name is one that the Qwen2 tokenizer class would add by itself.
+    words = {f"w{i}": i for i in range(vocab - 1)} | {"<|endoftext|>": vocab - 1}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=None)
+
+
+def _build(kind: str, vocab: int, eos: int | None) -> torch.nn.Module:
+    common = {"vocab_size": vocab, "eos_token_id": eos, "bos_token_id": None, "pad_token_id": None}
+    if kind == "gpt2":
+        return GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=CONTEXT, initializer_range=0.6, **common))
+    shape = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "max_position_embeddings": CONTEXT,
+        "initializer_range": 0.6,
+    }
+    if kind == "gpt_neox":
+        return GPTNeoXForCausalLM(GPTNeoXConfig(**shape, **common))
+    if kind == "qwen2":
+        return Qwen2ForCausalLM(Qwen2Config(num_key_value_heads=1, **shape, **common))
+    return LlamaForCausalLM(LlamaConfig(num_key_value_heads=2, **shape, **common))
+
+
+MakeFolder = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def make_folder(tmp_path_factory: pytest.TempPathFactory) -> MakeFolder:
+    """make_folder(kind, seed, vocab, padding, eos): a model folder; equal arguments give equal weights."""
+
+    def make(kind: str = "llama", seed: int = 0, vocab: int = 12, padding: int = 0, eos: int | None = None) -> Path:
+        folder = tmp_path_factory.mktemp(f"{kind}-{seed}")
+        torch.manual_seed(seed)
+        model = _build(kind, vocab + padding, eos)
+        model.save_pretrained(folder)  # type: ignore[operator]
+        _tokenizer(vocab).save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_lm(make_folder: MakeFolder) -> Callable[..., CausalLM]:
+    def make(**arguments: object) -> CausalLM:
+        return load(str(make_folder(**arguments)), "model")
+
+    return make
+
+
+def run_session(slm: CausalLM, prompt: list[int], settings: Settings, link: Link | None = None, **more: object) -> Session:
+    """One answer, to its end."""
+    session = Session(slm, prompt, settings, link, **more)  # type: ignore[arg-type]
+
+    async def drain() -> None:
+        async for _ in session.tokens():
+            pass
+
+    asyncio.run(drain())
+    return session

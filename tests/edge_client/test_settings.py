@@ -1,0 +1,48 @@
+import pytest
+
+from common.errors import BadInput
+from common.noise import Noise
+from edge_client.policy import Constant, Random, Threshold
+from edge_client.settings import SYSTEMS, Settings
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"policy": "threshold", "threshold": float("nan")}, "nan"),
+        ({"policy": "threshold"}, "threshold None"),
+        ({"policy": "random", "verify_rate": 1.5}, "1.5"),
+        ({"k": 0}, "k 0"),
+        ({"bits": 0}, "bits 0"),
+        ({"bits": 21}, "bits 21"),
+        ({"seed": -1}, "seed -1"),
+        ({"max_new_tokens": 0}, "max-new-tokens 0"),
+        ({"stop": ("",)}, "empty"),
+        ({"verification": "full"}, "truncation fixed"),
+        ({"policy": "threshold", "threshold": 0.5, "draft_from": "sent"}, "perturbation"),
+    ],
+)
+def test_bad_settings_name_the_value(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(BadInput, match=words):
+        Settings(**changes)  # type: ignore[arg-type]
+
+
+def test_exact_is_claimed_only_where_every_position_is_tested_against_the_law_it_was_drawn_from() -> None:
+    assert Settings(policy="always", draft_from="sent").guarantee == "exact"
+    assert Settings(policy="always", draft_from="full").guarantee == "opportunistic"
+    assert Settings(policy="random", verify_rate=1.0, draft_from="sent").guarantee == "opportunistic"
+    assert Settings(policy="stream").guarantee == "exact"
+    assert Settings(policy="never").guarantee == "opportunistic"
+
+
+def test_policies() -> None:
+    assert Constant(True).asks(0.0, 0)
+    assert not Constant(False).asks(1.0, 0)
+    assert [Threshold(0.5).asks(u, 0) for u in (0.4, 0.5, 0.6)] == [False, False, True]
+    asked = [Random(0.3, Noise(1, [2])).asks(0.0, t) for t in range(4000)]
+    assert 0.27 < sum(asked) / 4000 < 0.33
+    assert asked == [Random(0.3, Noise(1, [2])).asks(1.0, t) for t in range(4000)]
+
+
+def test_the_table_of_systems() -> None:
+    assert set(SYSTEMS) == {"slm", "llm", "hlm", "rand-hlm", "u-hlm", "cu-hlm"}

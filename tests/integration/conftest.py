@@ -1,0 +1,73 @@
+"""Real processes on 127.0.0.1, on ports the system picks, ended by their fixtures."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+BIN = Path(sys.executable).parent
+TIMEOUT = 240
+ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+
+
+@dataclass
+class Cloud:
+    address: str
+    process: subprocess.Popen[str]
+
+
+StartCloud = Callable[..., Cloud]
+
+
+@pytest.fixture(scope="module")
+def start_cloud() -> Iterator[StartCloud]:
+    """start_cloud(*arguments): a running hedge-cloud serve."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str) -> Cloud:
+        command = [str(BIN / "hedge-cloud"), "serve", "--insecure", "--listen", "127.0.0.1:0", *arguments]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+        started.append(process)
+        assert process.stderr
+        for line in process.stderr:
+            if found := re.search(r"listening on (\S+)", line):
+                return Cloud(found[1], process)
+        raise AssertionError("the server ended before it listened")
+
+    yield start
+    for process in started:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stderr:
+            process.stderr.close()
+
+
+@pytest.fixture(scope="module")
+def cloud(start_cloud: StartCloud) -> Cloud:
+    """The bundled LLM."""
+    return start_cloud("--threads", "1")
+
+
+def hedge(*arguments: str, stdin: str = "", program: str = "hedge") -> subprocess.CompletedProcess[str]:
+    """Runs a program to its end."""
+    command = [str(BIN / program), *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=TIMEOUT, env=ENVIRONMENT, check=False)
+
+
+def one_line(done: subprocess.CompletedProcess[str], status: int, *words: str) -> None:
+    """The program failed as promised: the status, and one line on stderr that names what is wrong."""
+    said = [line for line in done.stderr.splitlines() if not line.startswith("seed ")]
+    assert done.returncode == status, done.stderr
+    assert len(said) == 1, done.stderr
+    for word in words:
+        assert word in said[0]

@@ -1,0 +1,181 @@
+"""What people get wrong, and what they are told: one line, a status, no traceback."""
+
+import asyncio
+import http.server
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc.aio
+import pytest
+
+from common.model import bundled_folder
+from edge_client.cli import main
+from tests.conftest import MakeFolder
+from tests.integration.conftest import Cloud, StartCloud, hedge, one_line
+
+ASK = ("generate", "--insecure", "--seed", "1", "--prompt", "Hello")
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--temperature", "-1"], "-1"),
+        (["--temperature", "nan"], "nan"),
+        (["--temperature", "x"], "invalid float"),
+        (["--top-p", "0"], "top-p 0"),
+        (["--top-p", "2"], "top-p 2"),
+        (["--top-k", "-3"], "top-k -3"),
+        (["--threads", "0"], "0 threads"),
+        (["--system", "nonsense"], "nonsense"),
+        (["--slm", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["--prompt", "  "], "empty"),
+        (["--config", "/nowhere.toml"], "/nowhere.toml"),
+        (["--unknown"], "--unknown"),
+    ],
+)
+def test_bad_options_are_named_before_the_cloud_is_asked(
+    arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["hedge", *ASK, *arguments])
+    with pytest.raises(SystemExit) as left:
+        main()
+    said = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("seed ")]
+    assert left.value.code in (1, 2)
+    assert len(said) == 1
+    assert words in said[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--k", "0"], "k 0"),
+        (["--k", "4097", "--threshold", "0.5"], "k 4097"),
+        (["--threshold", "nan"], "nan"),
+        (["--bits", "99"], "bits 99"),
+        (["--verify-rate", "2", "--policy", "random"], "verify-rate 2"),
+        (["--skip-rate", "7"], "skip-rate 7"),
+        (["--max-risk", "0"], "max-risk 0"),
+        (["--max-new-tokens", "0"], "max-new-tokens 0"),
+        (["--guarantee", "exact"], "guarantee exact"),
+        (["--calibration", "/nowhere.json"], "/nowhere.json"),
+        (["--prompt", "word " * 2000], "context of 1024"),
+    ],
+)
+def test_bad_generation_options_are_named(
+    arguments: list[str], words: str, cloud: Cloud, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["hedge", *ASK, "--cloud", cloud.address, *arguments])
+    with pytest.raises(SystemExit) as left:
+        main()
+    said = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("seed ")]
+    assert left.value.code == 2
+    assert len(said) == 1
+    assert words in said[0]
+
+
+def test_one_bad_prompt_of_many_is_reported_and_the_others_are_answered(cloud: Cloud, tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "Hello"}\n{"prompt": "' + "word " * 2000 + '"}\n{"prompt": "Goodbye"}\n')
+    done = hedge(
+        "generate", "--cloud", cloud.address, "--insecure", "--prompts", str(path), "--json", "--seed", "1",
+        "--temperature", "0",
+    )  # fmt: skip
+    first, second, third = done.stdout.splitlines()
+    assert '"error"' in second
+    assert '"error"' not in first + third
+    one_line(done, 1, "1 of 3 prompts failed")
+
+
+def test_a_prompt_that_fills_the_context_to_the_last_token_is_answered(cloud: Cloud) -> None:
+    """The template adds 4 tokens to the words; 1,023 leave room for one."""
+    fits = hedge(*ASK, "--prompt", "a" + " river" * 1018, "--cloud", cloud.address, "--system", "llm", "--json")
+    assert fits.returncode == 0, fits.stderr
+    assert '"tokens": 1,' in fits.stdout
+    over = hedge(*ASK, "--prompt", "a" + " river" * 1019, "--cloud", cloud.address, "--system", "llm", "--json")
+    one_line(over, 2, "1024")
+
+
+def test_an_unreachable_cloud(free_port: int) -> None:
+    one_line(hedge(*ASK, "--cloud", f"127.0.0.1:{free_port}"), 1, f"127.0.0.1:{free_port}")
+
+
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:99999", "127.0.0.1:0"])
+def test_an_address_that_is_none(address: str) -> None:
+    one_line(hedge(*ASK, "--cloud", address), 2, address)
+
+
+def test_insecure_has_to_be_said() -> None:
+    one_line(hedge("generate", "--prompt", "Hello"), 2, "--insecure")
+    one_line(hedge("serve", program="hedge-cloud"), 2, "--insecure")
+
+
+@pytest.fixture
+def web_server() -> Iterator[str]:
+    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_web_server_is_not_a_cloud(web_server: str) -> None:
+    one_line(hedge(*ASK, "--cloud", web_server), 1, web_server)
+
+
+def test_another_grpc_server_is_not_a_cloud() -> None:
+    async def ask() -> None:
+        server = grpc.aio.server()
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        done = await asyncio.to_thread(hedge, *ASK, "--cloud", f"127.0.0.1:{port}")
+        await server.stop(None)
+        one_line(done, 1, "not a Hedge cloud")
+
+    asyncio.run(ask())
+
+
+def test_a_server_with_another_tokenizer_is_refused_with_both_named(start_cloud: StartCloud, make_folder: MakeFolder) -> None:
+    server = start_cloud("--llm", str(make_folder()))
+    done = hedge(*ASK, "--cloud", server.address)
+    one_line(done, 1, "tokenizer", "bundled slm")
+
+
+def test_a_calibration_of_another_pair_is_an_error(start_cloud: StartCloud) -> None:
+    """The bundled SLM as its own cloud: same tokenizer, another LLM."""
+    server = start_cloud("--llm", str(bundled_folder() / "slm"), "--threads", "1")
+    calibration = bundled_folder() / "calibration.json"
+    done = hedge(*ASK, "--cloud", server.address, "--calibration", str(calibration))
+    one_line(done, 1, "calibration", "LLM")
+
+
+def test_a_broken_model_folder_stops_the_server_with_one_line(tmp_path: Path) -> None:
+    shutil.copytree(bundled_folder() / "slm", tmp_path / "m")
+    (tmp_path / "m" / "model.safetensors").write_bytes(b"\0" * 100)
+    one_line(hedge("serve", "--insecure", "--llm", str(tmp_path / "m"), program="hedge-cloud"), 2, "safetensors")
+
+
+def test_a_port_in_use(cloud: Cloud) -> None:
+    done = hedge("serve", "--insecure", "--listen", cloud.address, "--threads", "1", program="hedge-cloud")
+    one_line(done, 1, cloud.address, "in use")
+
+
+def test_a_full_disk_is_said(cloud: Cloud) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("/dev/full is Linux's")
+    done = hedge(
+        "evaluate", "--cloud", cloud.address, "--insecure", "--systems", "slm", "--questions", "2", "--seed", "1",
+        "--answers", "/dev/full", "--json",
+    )  # fmt: skip
+    one_line(done, 1, "No space left")

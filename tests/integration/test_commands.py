@@ -1,0 +1,149 @@
+"""Every command, once, as a person would run it."""
+
+import asyncio
+import json
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+from edge_client.grpc_link import GrpcLink
+from evaluation.questions import held_out_set
+from tests.integration.conftest import BIN, ENVIRONMENT, Cloud, StartCloud, hedge, one_line
+
+QUESTION = "What is 47 + 38?"
+
+
+def asked(cloud: Cloud, *arguments: str) -> list[dict[str, object]]:
+    done = hedge("generate", "--cloud", cloud.address, "--insecure", "--json", "--seed", "5", *arguments)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_generate_answers_with_provenance_and_statistics(cloud: Cloud) -> None:
+    (found,) = asked(cloud, "--prompt", QUESTION, "--temperature", "0")
+    stats = found["stats"]
+    assert isinstance(stats, dict)
+    assert str(found["text"]).endswith("Answer: 85")
+    assert len(found["provenance"]) == len(found["token_ids"]) == stats["tokens"]  # type: ignore[arg-type]
+    assert stats["verified"] + stats["skipped"] == stats["tokens"]
+    assert stats["accepted"] + stats["corrected"] == stats["asked"] == stats["rounds"] > 0
+    assert stats["uplink_socket_bytes"] > stats["uplink_payload_bytes"] > stats["uplink_codec_bytes"] > 0
+    assert found["finish_reason"] == "stop"
+    assert found["system"] == "cu-hlm"
+    assert found["guarantee"] == "opportunistic"
+
+
+def test_every_system_answers_a_file_of_prompts(cloud: Cloud, tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    questions = held_out_set(4)
+    path.write_text("".join(json.dumps({"prompt": q.text, "reference": q.answer}) + "\n" for q in questions))
+    for system in ("slm", "llm", "hlm", "rand-hlm", "u-hlm", "cu-hlm"):
+        found = asked(cloud, "--prompts", str(path), "--system", system)
+        assert [record["prompt"] for record in found] == [q.text for q in questions]
+        kinds = {kind for record in found for kind in record["provenance"]}  # type: ignore[attr-defined]
+        allowed = {"slm": {"local"}, "llm": {"bonus"}, "hlm": {"accepted", "corrected"}}
+        assert kinds <= allowed.get(system, {"local", "accepted", "corrected"})
+
+
+def test_same_seed_same_tokens_across_restarts_of_both_sides(start_cloud: StartCloud) -> None:
+    runs = []
+    for _ in range(2):
+        server = start_cloud("--threads", "1")
+        runs.append(asked(server, "--prompt", "Tell me a tale about a fox.", "--max-new-tokens", "60")[0])
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(20) == 0
+    assert runs[0]["token_ids"] == runs[1]["token_ids"]
+    assert runs[0]["provenance"] == runs[1]["provenance"]
+
+
+def test_greedy_asking_always_is_the_llm_alone(cloud: Cloud, tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text("".join(json.dumps({"prompt": q.text}) + "\n" for q in held_out_set(50, seed=4)))
+    common = ("--prompts", str(path), "--temperature", "0", "--max-new-tokens", "40")
+    alone = asked(cloud, "--system", "llm", *common)
+    tested = asked(cloud, "--policy", "always", "--draft-from", "sent", "--guarantee", "exact", *common)
+    assert [r["token_ids"] for r in tested] == [r["token_ids"] for r in alone]
+    assert {r["guarantee"] for r in tested} == {"exact"}
+
+
+def test_a_stop_string_ends_the_answer_and_is_cut_off(cloud: Cloud) -> None:
+    (found,) = asked(cloud, "--prompt", QUESTION, "--temperature", "0", "--stop", "Answer")
+    assert found["finish_reason"] == "stop"
+    assert "Answer" not in str(found["text"])
+    assert "=" in str(found["text"])
+
+
+def test_chat_off_a_terminal_is_plain_text_with_counts(cloud: Cloud) -> None:
+    lines = ["/help", QUESTION, "/system slm", "Hello", "/system nonsense", "/stats", "/reset", "/quit", "never read"]
+    done = hedge("chat", "--cloud", cloud.address, "--insecure", "--temperature", "0", "--seed", "1", stdin="\n".join(lines))
+    assert done.returncode == 0, done.stderr
+    assert "Answer: 85" in done.stdout
+    assert re.search(r"\d+ local", done.stdout)
+    assert "2 answers" in done.stdout
+    assert "no system 'nonsense'" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+def test_a_chat_that_outgrows_the_context_drops_its_oldest_turns(cloud: Cloud) -> None:
+    long_turn = "Say these words backwards: " + "river stone lamp " * 60
+    options = ("--cloud", cloud.address, "--insecure", "--system", "slm", "--seed", "1", "--max-new-tokens", "8")
+    done = hedge("chat", *options, stdin="\n".join([long_turn] * 6))
+    assert done.returncode == 0, done.stderr
+    assert "outgrown the context of 1024" in done.stdout
+
+
+def test_calibrate_writes_a_file_that_generate_uses_and_others_refuse(cloud: Cloud, tmp_path: Path) -> None:
+    prompts, out = tmp_path / "p.jsonl", tmp_path / "c.json"
+    prompts.write_text("".join(json.dumps({"prompt": q.text}) + "\n" for q in held_out_set(16, seed=9)))
+    common = ("--cloud", cloud.address, "--insecure", "--seed", "5")
+    done = hedge("calibrate", *common, "--prompts", str(prompts), "--out", str(out), "--max-new-tokens", "60")
+    assert done.returncode == 0, done.stderr
+    learned = json.loads(done.stdout)
+    assert learned["prompts"] == 16
+    assert set(learned["measures"]) == {"perturbation", "expected_perturbation", "entropy", "margin", "top1"}
+    quantile = ("--calibration", str(out), "--threshold-rule", "quantile", "--skip-rate", "0.6", "--measure", "entropy")
+    (found,) = asked(cloud, "--prompt", QUESTION, *quantile)
+    assert found["threshold"] is not None
+    other_warp = hedge("generate", *common, "--prompt", QUESTION, *quantile, "--temperature", "0.5")
+    one_line(other_warp, 1, "warp", "0.5")
+    certify = hedge("generate", *common, "--prompt", QUESTION, "--calibration", str(out), "--threshold-rule", "max-risk")
+    one_line(certify, 1, "16 calibration prompts")
+
+
+def test_evaluate_reports_exact_match_and_bytes(cloud: Cloud) -> None:
+    options = ("--cloud", cloud.address, "--insecure", "--questions", "8", "--temperature", "0", "--seed", "1")
+    done = hedge("evaluate", *options, "--systems", "slm,cu-hlm", "--json")
+    assert done.returncode == 0, done.stderr
+    slm, cu = (json.loads(line) for line in done.stdout.splitlines())
+    assert slm["uplink_payload_bytes_per_token"] == 0
+    assert cu["uplink_payload_bytes_per_token"] > 0
+    assert len(slm["families"]) == 8
+
+
+def test_options_come_from_a_toml_file_and_the_command_line_wins(cloud: Cloud, tmp_path: Path) -> None:
+    config = tmp_path / "edge.toml"
+    config.write_text(f'cloud = "{cloud.address}"\ninsecure = true\ntemperature = 0\nmax_new_tokens = 3\nseed = 4\n')
+    done = hedge("generate", "--config", str(config), "--prompt", QUESTION, "--json", "--max-new-tokens", "5")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["stats"]["tokens"] == 5
+
+
+def test_a_killed_client_frees_its_cache(cloud: Cloud) -> None:
+    command = [str(BIN / "hedge"), "generate", "--cloud", cloud.address, "--insecure", "--system", "llm"]
+    command += ["--prompt", "Tell me a tale about a wolf.", "--max-new-tokens", "900", "--seed", "3"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=ENVIRONMENT)
+    assert process.stdout
+    assert process.stdout.read(1)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+    async def drained() -> bool:
+        for _ in range(5000):
+            async with GrpcLink(cloud.address) as link:
+                if not link.info.open_sessions and not link.info.cached_tokens:
+                    return True
+        return False
+
+    assert asyncio.run(drained())

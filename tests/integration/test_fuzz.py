@@ -1,0 +1,112 @@
+"""20,000 hostile messages against a real server: each is answered with a proper status, and it goes on serving."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc.aio
+import numpy as np
+from hedge.v1 import hedge_pb2 as pb
+
+from common import codec
+from common.distribution import Quantised
+from common.model import CausalLM, load
+from edge_client.grpc_link import GrpcLink
+from edge_client.session import Session
+from edge_client.settings import Settings
+from tests.cloud_server.test_session import opening
+from tests.conftest import MakeFolder
+from tests.integration.conftest import StartCloud
+
+MESSAGES = 20_000
+AT_ONCE = 32
+PROPER = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.OK}
+
+
+def mutated(rng: np.random.Generator, data: bytes) -> bytes:
+    """Bytes flipped, cut, repeated or appended."""
+    broken = bytearray(data)
+    for _ in range(int(rng.integers(1, 4))):
+        at = int(rng.integers(0, len(broken) + 1))
+        match int(rng.integers(4)):
+            case 0 if at < len(broken):
+                broken[at] ^= int(rng.integers(1, 256))
+            case 1:
+                del broken[at:]
+            case 2:
+                broken[at:at] = broken[:at][-8:]
+            case _:
+                broken += rng.bytes(int(rng.integers(1, 12)))
+    return bytes(broken)
+
+
+def hostile(rng: np.random.Generator, honest_open: bytes) -> list[bytes]:
+    """One stream of hostile messages."""
+    law = Quantised(12, 8, np.array([1, 4, 7]), np.array([100, 50, 6]))
+    payload = codec.encode(law)
+    kind = int(rng.integers(7))
+    if kind == 0:
+        return [rng.bytes(int(rng.integers(0, 200)))]
+    if kind == 1:
+        return [mutated(rng, honest_open)]
+    if kind == 2:
+        return [pb.ClientMessage(draft=pb.Draft()).SerializeToString()]
+    draft = pb.Draft(step_id=0, drafts=[pb.Drafted(id=4, distribution=payload)], more=True)
+    if kind == 3:
+        draft.drafts[0].distribution = mutated(rng, payload)
+    elif kind == 4:
+        draft.drafts[0].distribution = rng.bytes(int(rng.integers(0, 400)))
+    elif kind == 5:
+        draft.position = int(rng.integers(0, 2**32))
+        draft.catch_up_ids.extend(int(i) for i in rng.integers(0, 2**32, int(rng.integers(0, 80))))
+        draft.drafts[0].id = int(rng.integers(0, 2**32))
+        draft.step_id = int(rng.integers(0, 2**63))
+        draft.verdicts_seen = int(rng.integers(0, 3))
+    message = pb.ClientMessage(draft=draft).SerializeToString()
+    if kind == 6:
+        return [honest_open, mutated(rng, message)]
+    return [honest_open, message]
+
+
+def test_the_server_survives_hostile_messages(start_cloud: StartCloud, make_folder: MakeFolder) -> None:
+    folder = str(make_folder(seed=3))
+    server = start_cloud("--llm", folder, "--threads", "1")
+    lm = load(folder, "llm")
+    honest_open = pb.ClientMessage(open=opening(lm)).SerializeToString()
+    seen: Counter[grpc.StatusCode] = Counter()
+
+    async def one(stub: Any, stream: list[bytes]) -> None:
+        async def requests() -> AsyncIterator[bytes]:
+            for message in stream:
+                yield message
+
+        call = stub(requests())
+        try:
+            async for _ in call:
+                pass
+        except grpc.aio.AioRpcError:
+            pass
+        seen[await call.code()] += 1
+
+    async def attack() -> None:
+        rng, sent = np.random.default_rng(0), 0
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            stub = channel.stream_stream("/hedge.v1.Hedge/Generate")
+            while sent < MESSAGES:
+                streams = [hostile(rng, honest_open) for _ in range(AT_ONCE)]
+                sent += sum(map(len, streams))
+                await asyncio.gather(*(one(stub, stream) for stream in streams))
+
+    asyncio.run(attack())
+    assert set(seen) <= PROPER, seen
+    assert seen[grpc.StatusCode.INVALID_ARGUMENT] > MESSAGES / 4
+
+    asyncio.run(still_serves(server.address, lm))
+
+
+async def still_serves(address: str, lm: CausalLM) -> None:
+    async with GrpcLink(address) as link:
+        assert (link.info.open_sessions, link.info.cached_tokens) == (0, 0)
+        session = Session(lm, [1, 2], Settings(policy="always", draft_from="sent", max_new_tokens=5, k=3), link)
+        assert len([token async for token in session.tokens()]) == 5

@@ -1,0 +1,25 @@
+"""python -m tools.demo [PROMPT]: starts a cloud on loopback, chats with it or asks it once, and stops it."""
+
+import subprocess
+import sys
+
+from tools.local_cloud import BIN, local_cloud
+
+
+def main() -> None:
+    prompt = " ".join(sys.argv[1:]).strip()
+    sys.stderr.write("starting the cloud: the large model, on this machine\n")
+    with local_cloud() as address:
+        sys.stderr.write(f"starting the edge: the small model, talking to {address}\n")
+        options = ["--cloud", address, "--insecure", "--temperature", "0", "--seed", "0"]
+        command = [str(BIN / "hedge"), *(("generate", "--prompt", prompt) if prompt else ("chat",)), *options]
+        try:
+            status = subprocess.run(command, check=False).returncode
+        except KeyboardInterrupt:
+            status = 130
+    sys.stderr.write("the cloud is stopped\n")
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()
