@@ -1,0 +1,159 @@
+"""What the edge does with a cloud that does not keep to the contract, and how it accounts for what it sent."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hedge.v1 import hedge_pb2 as pb
+
+from common import codec
+from common.errors import BadInput, Incompatible, Unreachable
+from common.model import CausalLM
+from edge_client.session import Session
+from edge_client.settings import Settings
+from edge_client.statistics import Provenance
+from evaluation.local import LocalLink, LocalStream
+from tests.conftest import CONTEXT, run_session
+
+PROMPT = [1, 2, 3]
+ALWAYS = Settings(policy="always", draft_from="sent", max_new_tokens=4, k=3)
+
+
+@dataclass
+class Tampered:
+    """A link whose verdicts pass through `change`; None ends the stream."""
+
+    link: LocalLink
+    change: Callable[[pb.Verdict], pb.Verdict | None]
+    drafts: list[pb.Draft] = field(default_factory=list)
+    closed: int = 0
+
+    @property
+    def info(self) -> pb.ServerInfo:
+        return self.link.info
+
+    async def open(self, request: pb.Open) -> "TamperedStream":
+        return TamperedStream(self, await self.link.open(request))
+
+    def socket_bytes(self) -> tuple[int, int] | None:
+        return None
+
+
+@dataclass
+class TamperedStream:
+    owner: Tampered
+    stream: LocalStream
+
+    @property
+    def opened(self) -> pb.Opened:
+        return self.stream.opened
+
+    @opened.setter
+    def opened(self, _: pb.Opened) -> None:
+        raise NotImplementedError
+
+    async def send(self, draft: pb.Draft) -> None:
+        self.owner.drafts.append(draft)
+        await self.stream.send(draft)
+
+    async def receive(self) -> pb.Verdict | None:
+        verdict = await self.stream.receive()
+        return self.owner.change(verdict) if verdict is not None else None
+
+    async def close(self) -> None:
+        self.owner.closed += 1
+
+
+@pytest.fixture(scope="module")
+def pair(make_lm: Callable[..., CausalLM]) -> tuple[CausalLM, CausalLM]:
+    return make_lm(seed=1), make_lm(seed=2)
+
+
+def altered(**changes: object) -> Callable[[pb.Verdict], pb.Verdict]:
+    def change(verdict: pb.Verdict) -> pb.Verdict:
+        copy = pb.Verdict()
+        copy.CopyFrom(verdict)
+        for name, value in changes.items():
+            setattr(copy, name, value)
+        return copy
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda _: None, "without a verdict on step 0"),
+        (altered(step_id=7), "without a verdict on step 0"),
+        (altered(accepted=0, correction=4096), "id 4096"),
+        (altered(audit=b""), "audited 0 of 1"),
+        (altered(audit=b"abcd"), "audited 4 of 1"),
+    ],
+)
+def test_a_lying_server_is_named_and_the_stream_is_closed(
+    change: Callable[[pb.Verdict], pb.Verdict | None], words: str, pair: tuple[CausalLM, CausalLM]
+) -> None:
+    link = Tampered(LocalLink(pair[1]), change)
+    with pytest.raises(Unreachable, match=words):
+        run_session(pair[0], PROMPT, ALWAYS, link)
+    assert link.closed == 1
+
+
+def test_skipped_ids_ride_on_the_next_message_and_bytes_are_counted(pair: tuple[CausalLM, CausalLM]) -> None:
+    link = Tampered(LocalLink(pair[1]), lambda verdict: verdict)
+    settings = replace(ALWAYS, policy="random", verify_rate=0.3, max_new_tokens=40, seed=2)
+    session = run_session(pair[0], PROMPT, settings, link)
+    kinds = session.statistics.provenance
+    carried = [token for draft in link.drafts for token in draft.catch_up_ids]
+    last = max(i for i, kind in enumerate(kinds) if kind is not Provenance.LOCAL)
+    assert carried == [session.token_ids[i] for i in range(last) if kinds[i] is Provenance.LOCAL]
+    assert [draft.step_id for draft in link.drafts] == list(range(len(link.drafts)))
+    positions = [draft.position + len(draft.catch_up_ids) for draft in link.drafts]
+    assert positions == [i for i, kind in enumerate(kinds) if kind is not Provenance.LOCAL]
+    stats = session.statistics
+    assert stats.asked == stats.rounds == len(link.drafts)
+    assert stats.uplink_codec_bytes == sum(len(d.drafts[0].distribution) for d in link.drafts)
+    assert stats.uplink_paper_bits == stats.asked * codec.paper_bits(12, 3)
+    # One forward per message, over everything since the last one.
+    assert stats.llm_positions == last + 1
+
+
+def test_the_end_token_ends_the_answer(make_lm: Callable[..., CausalLM]) -> None:
+    slm, llm = make_lm(seed=1, eos=4), make_lm(seed=2, eos=4)
+    ended = [run_session(slm, PROMPT, replace(ALWAYS, max_new_tokens=50, seed=seed), LocalLink(llm)) for seed in range(10)]
+    for session in ended:
+        assert (session.finish_reason == "stop") == (session.token_ids[-1] == 4)
+        assert 4 not in session.token_ids[:-1]
+    assert any(session.finish_reason == "stop" for session in ended)
+
+
+def test_the_context_ends_the_answer(pair: tuple[CausalLM, CausalLM]) -> None:
+    for settings in (ALWAYS, Settings(policy="never"), Settings(policy="stream")):
+        session = run_session(pair[0], [1] * (CONTEXT - 3), replace(settings, max_new_tokens=50), LocalLink(pair[1]))
+        assert len(session.token_ids) == 3
+        assert session.finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "settings", "words"),
+    [
+        ([], ALWAYS, "empty"),
+        ([1] * CONTEXT, ALWAYS, f"context of {CONTEXT}"),
+        ([1], replace(ALWAYS, k=13), "k 13"),
+    ],
+)
+def test_bad_requests_are_refused_before_anything_is_sent(
+    prompt: list[int], settings: Settings, words: str, pair: tuple[CausalLM, CausalLM]
+) -> None:
+    with pytest.raises(BadInput, match=words):
+        Session(pair[0], prompt, settings, LocalLink(pair[1]))
+
+
+def test_a_system_that_asks_needs_a_cloud(pair: tuple[CausalLM, CausalLM]) -> None:
+    with pytest.raises(BadInput, match="--cloud"):
+        Session(pair[0], PROMPT, ALWAYS)
+
+
+def test_another_tokenizer_is_refused(pair: tuple[CausalLM, CausalLM], make_lm: Callable[..., CausalLM]) -> None:
+    with pytest.raises(Incompatible, match="tokenizer"):
+        Session(pair[0], PROMPT, ALWAYS, LocalLink(make_lm(vocab=13)))
