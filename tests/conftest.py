@@ -1,9 +1,10 @@
 """Tiny random models of every supported architecture, as real folders on disk."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -79,6 +80,43 @@ def make_lm(make_folder: MakeFolder) -> Callable[..., CausalLM]:
         return load(str(make_folder(**arguments)), "model")
 
     return make
+
+
+class RememberingLM(CausalLM):
+    """A real model that computes the logits of each prefix once: thousands of sessions meet the same few prefixes."""
+
+    def __init__(self, lm: CausalLM) -> None:
+        super().__init__(**{name: getattr(lm, name) for name in CausalLM.__slots__})
+        self.rows: dict[tuple[int, ...], np.ndarray] = {}
+
+    def prefix(self) -> "RememberedPrefix":  # type: ignore[override]
+        return RememberedPrefix(self)
+
+    def row(self, ids: tuple[int, ...]) -> np.ndarray:
+        if ids not in self.rows:
+            self.rows[ids] = CausalLM.prefix(self).forward(ids, 1)[0]
+        return self.rows[ids]
+
+
+class RememberedPrefix:
+    """Prefix, by look-up."""
+
+    def __init__(self, lm: RememberingLM) -> None:
+        self._lm = lm
+        self._ids: tuple[int, ...] = ()
+
+    @property
+    def length(self) -> int:
+        return len(self._ids)
+
+    def forward(self, ids: Sequence[int], rows: int | None = None) -> np.ndarray:
+        self._ids += tuple(ids)
+        first = len(self._ids) - (len(ids) if rows is None else rows)
+        found = [self._lm.row(self._ids[: end + 1]) for end in range(first, len(self._ids))]
+        return np.stack(found) if found else np.empty((0, self._lm.vocab_size), np.float32)
+
+    def rollback(self, length: int) -> None:
+        self._ids = self._ids[:length]
 
 
 def run_session(slm: CausalLM, prompt: list[int], settings: Settings, link: Link | None = None, **more: object) -> Session:

@@ -11,7 +11,7 @@ from evaluation.questions import FAMILIES, draw
 from tools.local_cloud import BIN, local_cloud
 
 MODELS = Path(__file__).parent.parent / "models"
-PROMPTS = 400
+PROMPTS = 256
 
 
 def write_prompts(path: Path) -> None:
