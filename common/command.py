@@ -83,14 +83,20 @@ def run(prog: str, body: Callable[[], None]) -> NoReturn:
         sys.exit(BAD_USE if isinstance(error, BadInput) else FAILURE)
     except BrokenPipeError:
         # The reader of our output has left; say nothing, as other filters do.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         sys.exit(FAILURE)
     except OSError as error:
         _complain(prog, f"{error.filename or 'output'}: {error.strerror or error}")
+        _drop_output()
         sys.exit(FAILURE)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     sys.exit(0)
+
+
+def _drop_output() -> None:
+    """What is still buffered would fail once more when the interpreter flushes it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(prog: str, message: str) -> None:

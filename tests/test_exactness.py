@@ -111,6 +111,16 @@ def test_at_temperature_0_every_asked_token_is_plain_greedy_decoding(
         assert session.token_ids == history[len(prompt) :]
 
 
+@pytest.mark.parametrize("kind", ["qwen2", "gpt_neox"])
+def test_any_architecture_drafts(kind: str, make_lm: Callable[..., CausalLM]) -> None:
+    slm, llm = make_lm(kind=kind, seed=4, padding=3 if kind == "qwen2" else 0), make_lm(seed=5)
+    session = run_session(slm, PROMPT, replace(ALWAYS, warp=Warp(0.0), max_new_tokens=12), LocalLink(llm))
+    history = list(PROMPT)
+    while len(history) < len(PROMPT) + 12 and history[-1] not in slm.end_ids:
+        history.append(int(llm.prefix().forward(history, 1)[0].argmax()))
+    assert session.token_ids == history[len(PROMPT) :]
+
+
 def test_same_seed_same_tokens(pair: tuple[CausalLM, CausalLM]) -> None:
     slm, llm = pair
     settings = replace(ALWAYS, policy="random", verify_rate=0.5, max_new_tokens=20, seed=7)

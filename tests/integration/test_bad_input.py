@@ -4,6 +4,7 @@ import asyncio
 import http.server
 import shutil
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from common.model import bundled_folder
 from edge_client.cli import main
 from tests.conftest import MakeFolder
-from tests.integration.conftest import Cloud, StartCloud, hedge, one_line
+from tests.integration.conftest import BIN, Cloud, StartCloud, hedge, one_line
 
 ASK = ("generate", "--insecure", "--seed", "1", "--prompt", "Hello")
 
@@ -171,9 +172,18 @@ def test_a_port_in_use(cloud: Cloud) -> None:
     one_line(done, 1, cloud.address, "in use")
 
 
+needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
+
+
+@needs_full
+def test_a_full_disk_behind_stdout_is_said() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([BIN / "hedge", "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    one_line(done, 1, "No space left")
+
+
+@needs_full
 def test_a_full_disk_is_said(cloud: Cloud) -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("/dev/full is Linux's")
     done = hedge(
         "evaluate", "--cloud", cloud.address, "--insecure", "--systems", "slm", "--questions", "2", "--seed", "1",
         "--answers", "/dev/full", "--json",
