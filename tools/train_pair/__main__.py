@@ -18,7 +18,7 @@ from tools.train_pair.text import BEGIN, END, PAD, Conversations, Library, read_
 from tools.train_pair.tokens import save_tokenizer, train_tokenizer
 from tools.train_pair.train import Schedule, Size, train
 
-SIZES = {"slm": Size(layers=3, width=128, ffn=384, heads=4), "llm": Size(layers=9, width=256, ffn=704, heads=8)}
+SIZES = {"slm": Size(layers=2, width=160, ffn=448, heads=5), "llm": Size(layers=9, width=256, ffn=704, heads=8)}
 LENGTHS = (256, 512, 256, 1024)
 logger = logging.getLogger("train_pair")
 
@@ -29,8 +29,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("models"), help="where slm/ and llm/ are written (default: models)")
     parser.add_argument("--runs", type=Path, default=Path("runs/pair"), help="checkpoints; the same folder resumes a run")
     parser.add_argument("--only", choices=("slm", "llm"), help="train one of the two")
-    parser.add_argument("--slm-steps", type=int, default=1600)
-    parser.add_argument("--llm-steps", type=int, default=2400)
+    parser.add_argument("--slm-steps", type=int, default=1000)
+    parser.add_argument("--llm-steps", type=int, default=1000)
     parser.add_argument("--batch-tokens", type=int, default=4096, help="tokens per step")
     parser.add_argument("--lr", type=float, default=0.02, help="peak rate of Muon; AdamW runs at 0.15 of it")
     parser.add_argument("--prose-share", type=float, default=0.12, help="share of documents that are plain prose")
