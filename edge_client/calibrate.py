@@ -71,8 +71,9 @@ def command(arguments: Sequence[str]) -> None:
     check_connection(args)
     slm = load_slm(args)
     calibration = asyncio.run(_calibrate(args, slm, prompts))
-    calibration.save(args.out)
-    sys.stdout.write(json.dumps(summary(calibration, args.max_risk, args.delta), indent=1) + "\n")
+    learned = summary(calibration, args.max_risk, args.delta)
+    calibration.save(args.out, learned)
+    sys.stdout.write(json.dumps(learned, indent=1) + "\n")
 
 
 async def _calibrate(args: argparse.Namespace, slm: CausalLM, prompts: list[Prompt]) -> Calibration:

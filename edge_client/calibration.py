@@ -126,11 +126,11 @@ class Calibration:
     def to_json(self) -> dict[str, Any]:
         return {"version": VERSION, **asdict(self)}
 
-    def save(self, path: Path) -> None:
-        """Writes the file whole or not at all."""
+    def save(self, path: Path, summary: object = None) -> None:
+        """Writes the file whole or not at all; `summary` is for readers and not read back."""
         temporary = path.with_name(f".{path.name}.partial")
         try:
-            temporary.write_text(json.dumps(self.to_json(), indent=1) + "\n", "utf-8")
+            temporary.write_text(json.dumps({"summary": summary, **self.to_json()}, indent=1) + "\n", "utf-8")
             temporary.replace(path)
         except OSError as error:
             temporary.unlink(missing_ok=True)

@@ -67,7 +67,14 @@ def _optimizers(model: LlamaForCausalLM, lr: float) -> list[torch.optim.Optimize
 
 
 def train(
-    name: str, model: LlamaForCausalLM, batches: Batches, schedule: Schedule, folder: Path, device: str, lr: float = 0.02
+    name: str,
+    model: LlamaForCausalLM,
+    batches: Batches,
+    schedule: Schedule,
+    folder: Path,
+    device: str,
+    lr: float = 0.02,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> float:
     """Trains in place and returns the seconds spent, those before a resumption included."""
     torch.nn.Module.to(model, device).train()
@@ -108,7 +115,7 @@ def train(
         if not math.isfinite(value := loss.item()):
             raise SystemExit(f"train_pair: loss of {name} is {value} at step {step}")
         bar.set_postfix(loss=f"{value:.3f}", refresh=False)
-        if time.monotonic() - saved_at > CHECKPOINT_SECONDS:
+        if time.monotonic() - saved_at >= checkpoint_seconds:
             saved_at = time.monotonic()
             save(step + 1, spent + saved_at - start)
     spent += time.monotonic() - start
