@@ -1,5 +1,6 @@
 """The way to the cloud over gRPC."""
 
+import asyncio
 from typing import Any, NoReturn, Self
 
 import grpc
@@ -45,7 +46,7 @@ class GrpcStream:
             await self._call.write(pb.ClientMessage(draft=draft))
         except grpc.aio.AioRpcError as error:
             _raise(self._address, error)
-        except grpc.aio.UsageError:
+        except (grpc.aio.UsageError, asyncio.InvalidStateError):
             # The server has already ended the call; the reason comes with the next read.
             return
 

@@ -7,6 +7,8 @@ import signal
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from edge_client.grpc_link import GrpcLink
 from evaluation.questions import held_out_set
 from tests.integration.conftest import BIN, ENVIRONMENT, Cloud, StartCloud, hedge, one_line
@@ -127,6 +129,21 @@ def test_options_come_from_a_toml_file_and_the_command_line_wins(cloud: Cloud, t
     done = hedge("generate", "--config", str(config), "--prompt", QUESTION, "--json", "--max-new-tokens", "5")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["stats"]["tokens"] == 5
+
+
+@pytest.mark.parametrize("system", ["llm", "hlm"])
+def test_a_server_killed_in_the_middle_is_one_line(system: str, start_cloud: StartCloud) -> None:
+    server = start_cloud("--threads", "1")
+    command = [str(BIN / "hedge"), "generate", "--cloud", server.address, "--insecure", "--system", system, "--seed", "3"]
+    command += ["--prompt", "Tell me a tale about a wolf.", "--max-new-tokens", "900", "--stop", "never said"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    assert process.stdout
+    assert process.stdout.read(1)
+    server.process.kill()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert len(said.splitlines()) == 1
+    assert server.address in said
 
 
 def test_a_killed_client_frees_its_cache(cloud: Cloud) -> None:
