@@ -22,10 +22,10 @@ def write_prompts(path: Path) -> None:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder, local_cloud() as address:
+    with tempfile.TemporaryDirectory() as folder, local_cloud("--threads", "1") as address:
         write_prompts(prompts := Path(folder, "prompts.jsonl"))
         for name, temperature in (("calibration.json", "1"), ("calibration-greedy.json", "0")):
-            command = [str(BIN / "hedge"), "calibrate", "--cloud", address, "--insecure", "--seed", "1"]
+            command = [str(BIN / "hedge"), "calibrate", "--cloud", address, "--insecure", "--seed", "1", "--threads", "1"]
             command += ["--prompts", str(prompts), "--out", str(MODELS / name), "--temperature", temperature]
             subprocess.run(command, check=True)
 

@@ -9,9 +9,9 @@ from tools.local_cloud import BIN, local_cloud
 def main() -> None:
     prompt = " ".join(sys.argv[1:]).strip()
     sys.stderr.write("starting the cloud: the large model, on this machine\n")
-    with local_cloud() as address:
+    with local_cloud("--threads", "1") as address:
         sys.stderr.write(f"starting the edge: the small model, talking to {address}\n")
-        options = ["--cloud", address, "--insecure", "--temperature", "0", "--seed", "0"]
+        options = ["--cloud", address, "--insecure", "--temperature", "0", "--seed", "0", "--threads", "1"]
         command = [str(BIN / "hedge"), *(("generate", "--prompt", prompt) if prompt else ("chat",)), *options]
         try:
             status = subprocess.run(command, check=False).returncode
