@@ -30,7 +30,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, default=Path("runs/pair"), help="checkpoints; the same folder resumes a run")
     parser.add_argument("--only", choices=("slm", "llm"), help="train one of the two")
     parser.add_argument("--slm-steps", type=int, default=620)
-    parser.add_argument("--llm-steps", type=int, default=900)
+    parser.add_argument("--llm-steps", type=int, default=990)
     parser.add_argument("--batch-tokens", type=int, default=4096, help="tokens per step")
     parser.add_argument("--lr", type=float, default=0.02, help="peak rate of Muon; AdamW runs at 0.15 of it")
     parser.add_argument("--prose-share", type=float, default=0.12, help="share of documents that are plain prose")
@@ -74,6 +74,8 @@ def main() -> None:
         else:
             seconds = train(name, model, batches, Schedule(steps), args.runs, args.device, args.lr)
         model.eval().to(torch.bfloat16).save_pretrained(args.out / name)
+        # safetensors writes files that only their owner may read.
+        (args.out / name / "model.safetensors").chmod(0o644)
         fast = save_tokenizer(tokenizer, args.out / name)
         started = time.monotonic()
         # What is scored is what was written: the rounded weights, run in float32.
