@@ -1,10 +1,14 @@
 """gRPC channels and servers with the limits and keepalive both sides rely on."""
 
+import os
 from collections.abc import Callable
 
-import grpc.aio
+# Read when grpc is imported: its core would put a line of its own beside the one that says what failed.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-from common.errors import BadInput
+import grpc.aio  # noqa: E402
+
+from common.errors import BadInput  # noqa: E402
 
 PROTOCOL_VERSION = 1
 MAX_MESSAGE_BYTES = 4 << 20

@@ -60,7 +60,7 @@ class Warp:
             kept = largest(logits, self.top_k)
             law = _only(law, kept)
         if self.top_p < 1:
-            order = descending(law)
+            order = descending(logits)
             needed = int(np.searchsorted(np.cumsum(law[order]), self.top_p)) + 1
             law = _only(law, order[:needed])
         return law
