@@ -185,5 +185,5 @@ def use_threads(count: int | None) -> None:
     """Sets torch's threads, when given."""
     if count is not None:
         if count < 1:
-            raise HedgeError(f"{count} threads, at least 1")
+            raise BadInput(f"{count} threads, at least 1")
         torch.set_num_threads(count)

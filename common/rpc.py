@@ -6,9 +6,9 @@ from collections.abc import Callable
 # Read when grpc is imported: its core would put a line of its own beside the one that says what failed.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-import grpc.aio  # noqa: E402
+import grpc.aio
 
-from common.errors import BadInput  # noqa: E402
+from common.errors import BadInput
 
 PROTOCOL_VERSION = 1
 MAX_MESSAGE_BYTES = 4 << 20

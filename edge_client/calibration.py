@@ -47,11 +47,10 @@ def fit_measure(uncertainty: Sequence[np.ndarray], rejection: Sequence[np.ndarra
     total = float(beta.var())
     pearson = covariance / math.sqrt(spread * total) if spread > 0 and total > 0 else 0.0
     levels = np.quantile(u, np.linspace(0, 1, LEVELS), method="inverted_cdf")
-    risk = [
-        float(np.mean([np.where(u_p <= level, b_p, 0.0).mean() for u_p, b_p in zip(uncertainty, rejection, strict=True)]))
-        for level in levels
-    ]
-    return Fit(a, b, pearson**2, pearson, tuple(map(float, levels)), tuple(risk))
+    weights = np.concatenate([b_p / (len(b_p) * len(rejection)) for b_p in rejection])
+    order = np.argsort(u)
+    risk = np.append(0.0, np.cumsum(weights[order]))[np.searchsorted(u[order], levels, side="right")]
+    return Fit(a, b, pearson**2, pearson, tuple(map(float, levels)), tuple(map(float, risk)))
 
 
 def hoeffding_bentkus(mean: float, count: int, limit: float) -> float:

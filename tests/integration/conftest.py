@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from edge_client.cli import main
+
 BIN = Path(sys.executable).parent
 TIMEOUT = 240
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
@@ -23,9 +25,10 @@ class Cloud:
 
 
 StartCloud = Callable[..., Cloud]
+Run = Callable[..., "subprocess.CompletedProcess[str] | Done"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def start_cloud() -> Iterator[StartCloud]:
     """start_cloud(*arguments): a running hedge-cloud serve."""
     started: list[subprocess.Popen[str]] = []
@@ -52,7 +55,7 @@ def start_cloud() -> Iterator[StartCloud]:
             process.stderr.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cloud(start_cloud: StartCloud) -> Cloud:
     """The bundled LLM."""
     return start_cloud("--threads", "1")
@@ -64,7 +67,28 @@ def hedge(*arguments: str, stdin: str = "", program: str = "hedge") -> subproces
     return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=TIMEOUT, env=ENVIRONMENT, check=False)
 
 
-def one_line(done: subprocess.CompletedProcess[str], status: int, *words: str) -> None:
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """here(*arguments): `hedge` inside this process: a new one takes seconds to import torch."""
+
+    def call(*arguments: str) -> Done:
+        monkeypatch.setattr("sys.argv", ["hedge", *arguments])
+        with pytest.raises(SystemExit) as left:
+            main()
+        assert isinstance(left.value.code, int)
+        return Done(left.value.code, *capsys.readouterr())
+
+    return call
+
+
+def one_line(done: subprocess.CompletedProcess[str] | Done, status: int, *words: str) -> None:
     """The program failed as promised: the status, and one line on stderr that names what is wrong."""
     said = [line for line in done.stderr.splitlines() if not line.startswith("seed ")]
     assert done.returncode == status, done.stderr

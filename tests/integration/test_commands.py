@@ -11,13 +11,13 @@ import pytest
 
 from edge_client.grpc_link import GrpcLink
 from evaluation.questions import held_out_set
-from tests.integration.conftest import BIN, ENVIRONMENT, Cloud, StartCloud, hedge, one_line
+from tests.integration.conftest import BIN, ENVIRONMENT, Cloud, Run, StartCloud, hedge, one_line
 
 QUESTION = "What is 47 + 38?"
 
 
-def asked(cloud: Cloud, *arguments: str) -> list[dict[str, object]]:
-    done = hedge("generate", "--cloud", cloud.address, "--insecure", "--json", "--seed", "5", *arguments)
+def asked(cloud: Cloud, *arguments: str, run: Run = hedge) -> list[dict[str, object]]:
+    done = run("generate", "--cloud", cloud.address, "--insecure", "--json", "--seed", "5", *arguments)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -36,12 +36,12 @@ def test_generate_answers_with_provenance_and_statistics(cloud: Cloud) -> None:
     assert found["guarantee"] == "opportunistic"
 
 
-def test_every_system_answers_a_file_of_prompts(cloud: Cloud, tmp_path: Path) -> None:
+def test_every_system_answers_a_file_of_prompts(cloud: Cloud, here: Run, tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     questions = held_out_set(4)
     path.write_text("".join(json.dumps({"prompt": q.text, "reference": q.answer}) + "\n" for q in questions))
     for system in ("slm", "llm", "hlm", "rand-hlm", "u-hlm", "cu-hlm"):
-        found = asked(cloud, "--prompts", str(path), "--system", system)
+        found = asked(cloud, "--prompts", str(path), "--system", system, run=here)
         assert [record["prompt"] for record in found] == [q.text for q in questions]
         kinds = {kind for record in found for kind in record["provenance"]}  # type: ignore[attr-defined]
         allowed = {"slm": {"local"}, "llm": {"bonus"}, "hlm": {"accepted", "corrected"}}
@@ -59,18 +59,18 @@ def test_same_seed_same_tokens_across_restarts_of_both_sides(start_cloud: StartC
     assert runs[0]["provenance"] == runs[1]["provenance"]
 
 
-def test_greedy_asking_always_is_the_llm_alone(cloud: Cloud, tmp_path: Path) -> None:
+def test_greedy_asking_always_is_the_llm_alone(cloud: Cloud, here: Run, tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text("".join(json.dumps({"prompt": q.text}) + "\n" for q in held_out_set(50, seed=4)))
     common = ("--prompts", str(path), "--temperature", "0", "--max-new-tokens", "40")
-    alone = asked(cloud, "--system", "llm", *common)
-    tested = asked(cloud, "--policy", "always", "--draft-from", "sent", "--guarantee", "exact", *common)
+    alone = asked(cloud, "--system", "llm", *common, run=here)
+    tested = asked(cloud, "--policy", "always", "--draft-from", "sent", "--guarantee", "exact", *common, run=here)
     assert [r["token_ids"] for r in tested] == [r["token_ids"] for r in alone]
     assert {r["guarantee"] for r in tested} == {"exact"}
 
 
-def test_a_stop_string_ends_the_answer_and_is_cut_off(cloud: Cloud) -> None:
-    (found,) = asked(cloud, "--prompt", QUESTION, "--temperature", "0", "--stop", "Answer")
+def test_a_stop_string_ends_the_answer_and_is_cut_off(cloud: Cloud, here: Run) -> None:
+    (found,) = asked(cloud, "--prompt", QUESTION, "--temperature", "0", "--stop", "Answer", run=here)
     assert found["finish_reason"] == "stop"
     assert "Answer" not in str(found["text"])
     assert "=" in str(found["text"])
