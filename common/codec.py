@@ -74,6 +74,12 @@ class _Writer:
         if below > 1 and len(values):
             self.coder.encode(values.astype(np.int32), _Uniform(below))
 
+    def mantissas(self, values: np.ndarray, lengths: np.ndarray) -> None:
+        longer = lengths > 0
+        if longer.any():
+            sizes = np.left_shift(1, lengths[longer])
+            self.coder.encode((values[longer] - sizes).astype(np.int32), _Uniform(), sizes.astype(np.int32))
+
     def symbols(self, values: np.ndarray, model: Any) -> None:
         if len(values):
             self.coder.encode(values.astype(np.int32), model)
@@ -101,6 +107,13 @@ class _Reader:
         if below <= 1 or not count:
             return np.zeros(count, np.int64)
         return np.asarray(self.coder.decode(_Uniform(below), count), dtype=np.int64)
+
+    def mantissas(self, lengths: np.ndarray) -> np.ndarray:
+        sizes, longer = np.left_shift(1, lengths), lengths > 0
+        values: np.ndarray = sizes.copy()
+        if longer.any():
+            values[longer] += self.coder.decode(_Uniform(), sizes[longer].astype(np.int32))
+        return values
 
     def symbols(self, model: Any, count: int) -> np.ndarray:
         return np.asarray(self.coder.decode(model, count) if count else [], dtype=np.int64)
@@ -133,13 +146,14 @@ def encode(law: Quantised) -> bytes:
     writer, kept = _Writer(), len(law.ids)
     writer.number(law.bits - 1, MAX_BITS)
     writer.number(kept - 1, law.vocab_size)
-    _write_gaps(writer, np.diff(law.ids, prepend=-1) - 1, law.vocab_size)
+    gaps = law.ids.copy()
+    gaps[1:] -= law.ids[:-1] + 1
+    _write_gaps(writer, gaps, law.vocab_size)
     lengths = np.frexp(law.counts)[1].astype(np.int64) - 1
     slope = _slope_for(lengths)
     writer.number(slope, _SLOPES)
     writer.symbols(lengths, _length_model(law.bits, slope))
-    for length in np.unique(lengths):
-        writer.numbers(law.counts[lengths == length] - (1 << int(length)), 1 << int(length))
+    writer.mantissas(law.counts, lengths)
     return bytes([VERSION]) + writer.to_bytes()
 
 
@@ -173,8 +187,4 @@ def _read(reader: _Reader, vocab_size: int) -> Quantised:
     lengths = reader.symbols(_length_model(bits, slope), kept)
     if int(np.left_shift(1, lengths).sum()) > 1 << bits:
         raise CodecError(f"counts beyond a total of 2^{bits}")
-    counts = np.left_shift(1, lengths)
-    for length in np.unique(lengths):
-        chosen = lengths == length
-        counts[chosen] += reader.numbers(1 << int(length), int(chosen.sum()))
-    return Quantised(vocab_size, bits, ids, counts)
+    return Quantised(vocab_size, bits, ids, reader.mantissas(lengths))

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreT
 from transformers.cache_utils import DynamicLayer
 from transformers.utils import logging as transformers_logging
 
-from common.errors import BadInput, HedgeError, Incompatible
+from common.errors import BadInput, Incompatible
 
 logger = logging.getLogger(__name__)
 
