@@ -33,8 +33,10 @@ help:
 	@$(PIP) -e ".[lint]"
 	@touch $@
 
+# As it was typed: neither make nor the shell expands it.
+demo: export HEDGE_PROMPT = $(value PROMPT)
 demo: .venv/.run
-	@$(BIN)/python -m tools.demo "$(PROMPT)"
+	@$(BIN)/python -m tools.demo "$$HEDGE_PROMPT"
 
 test: .venv/.test
 	@echo "running the tests"

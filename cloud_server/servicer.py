@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -59,6 +60,15 @@ async def _parsed(requests: AsyncIterator[bytes], parse: Callable[[bytes], Any])
         yield message
 
 
+async def _closed(requests: AsyncIterator[pb.ClientMessage]) -> None:
+    """Returns at Close; a client that only stops writing still wants its answer."""
+    async for message in requests:
+        if message.WhichOneof("kind") == "close":
+            return
+        raise BadInput(f"{message.WhichOneof('kind')} in a session that streams")
+    await asyncio.Event().wait()
+
+
 class Servicer(HedgeServicer):
     """Hedge over one LLM."""
 
@@ -86,20 +96,25 @@ class Servicer(HedgeServicer):
         try:
             opened, _ = await self._worker.run(session.prefill)
             yield pb.ServerMessage(opened=opened)
-            answers = self._stream(session) if session.streams else self._verify(session, request_iterator)
+            answers = self._stream(session, request_iterator) if session.streams else self._verify(session, request_iterator)
             async for verdict in answers:
                 yield pb.ServerMessage(verdict=verdict)
         finally:
             self._sessions.discard(session)
             logger.info("session %s: closed", first.open.session_id[:64])
 
-    async def _stream(self, session: Session) -> AsyncIterator[pb.Verdict]:
-        while True:
-            verdict, waited = await self._worker.run(session.next_token)
-            if verdict is None:
-                return
-            verdict.timings.queue_us = round(waited * 1e6)
-            yield verdict
+    async def _stream(self, session: Session, requests: AsyncIterator[pb.ClientMessage]) -> AsyncIterator[pb.Verdict]:
+        closing = asyncio.create_task(_closed(requests))
+        try:
+            while not closing.done():
+                verdict, waited = await self._worker.run(session.next_token)
+                if verdict is None:
+                    return
+                verdict.timings.queue_us = round(waited * 1e6)
+                yield verdict
+            await closing
+        finally:
+            closing.cancel()
 
     async def _verify(self, session: Session, requests: AsyncIterator[pb.ClientMessage]) -> AsyncIterator[pb.Verdict]:
         async for message in requests:

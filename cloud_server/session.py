@@ -17,11 +17,14 @@ from common.sampling import Warp, draw
 
 VERIFICATIONS = (pb.VERIFICATION_FULL, pb.VERIFICATION_SPARSE, pb.VERIFICATION_STREAM)
 MAX_DRAFTS = 64
+MAX_END_IDS = 64
+# Laws of |V| float64 each are held for so many catch-up positions at a time.
+CHUNK = 64
 
 
 @dataclass(slots=True)
 class Work:
-    """What one forward pass cost."""
+    """What the forward passes of one verdict cost."""
 
     seconds: float = 0.0
     positions: int = 0
@@ -39,6 +42,10 @@ def check_open(request: pb.Open, lm: CausalLM) -> Warp:
         raise Incompatible(f"verification {request.verification} is not one of {list(VERIFICATIONS)}")
     if codec.VERSION not in request.codecs:
         raise Incompatible(f"codecs {list(request.codecs)}, the server reads {list(codec.VERSIONS)}")
+    if request.audit not in pb.Audit.values() or request.guarantee not in pb.Guarantee.values():
+        raise Incompatible(f"audit {request.audit} or guarantee {request.guarantee} is not known to this server")
+    if len(request.end_ids) > MAX_END_IDS:
+        raise BadInput(f"{len(request.end_ids)} end ids, at most {MAX_END_IDS}")
     prompt = len(request.prompt_ids)
     if not 1 <= prompt <= lm.context:
         raise BadInput(f"a prompt of {prompt} ids, not 1..{lm.context}")
@@ -90,7 +97,8 @@ class Session:
         """The warped laws after each of the last `rows` of the ids fed."""
         started = time.perf_counter()
         logits = self._prefix.forward(fed, rows)
-        self.work = Work(time.perf_counter() - started, len(fed))
+        self.work.seconds += time.perf_counter() - started
+        self.work.positions += len(fed)
         return [self._warp(row) for row in logits]
 
     def verify(self, draft: pb.Draft) -> pb.Verdict | None:
@@ -105,12 +113,18 @@ class Session:
         catch_up, proposals = self._read(draft)
         self._roll_back(self._prompt + draft.position)
         first = self._prompt + draft.position + len(catch_up)
+        self.work = Work()
+        judged: list[float] = []
+        while len(catch_up) > CHUNK:
+            head, catch_up = catch_up[:CHUNK], catch_up[CHUNK:]
+            self._history += head
+            judged += _of(head, self._laws([], CHUNK, bonus=False))
         self._history += catch_up
         laws = self._laws(proposals, len(catch_up), bonus=bool(proposals) and not draft.more)
         outcome = verify_block(
             self._noise, first - self._prompt, draft.step_id, proposals, laws[len(catch_up) :], self._end_ids
         )
-        self._last = self._answer(draft.step_id, outcome, catch_up, proposals, laws)
+        self._last = self._answer(draft.step_id, outcome, catch_up, proposals, laws, judged)
         if outcome.correction is not None:
             self._correction_step = draft.step_id
         return self._last
@@ -142,8 +156,9 @@ class Session:
         return self._forward(ahead[self._prefix.length : len(ahead) - (not bonus)], wanted) if wanted else []
 
     def _answer(
-        self, step: int, outcome: Outcome, catch_up: list[int], proposals: list[Proposal], laws: list[np.ndarray]
-    ) -> pb.Verdict:
+        self, step: int, outcome: Outcome, catch_up: list[int], proposals: list[Proposal], laws: list[np.ndarray],
+        judged: list[float],
+    ) -> pb.Verdict:  # fmt: skip
         kept = [proposal.token for proposal in proposals[: outcome.accepted]]
         own = outcome.correction if outcome.correction is not None else outcome.bonus
         context = len(self._history)
@@ -156,7 +171,7 @@ class Session:
             accepted=outcome.accepted,
             correction=outcome.correction,
             bonus=outcome.bonus,
-            audit=self._audit_of([float(law[token]) for token, law in zip(tested, laws, strict=False)]),
+            audit=self._audit_of(judged + _of(tested, laws)),
             timings=pb.Timings(forward_us=round(self.work.seconds * 1e6), positions=self.work.positions),
         )
 
@@ -177,11 +192,17 @@ class Session:
         ended = generated > 0 and self._history[-1] in self._end_ids
         if ended or generated >= self._max_new_tokens or len(self._history) >= self._lm.context:
             return None
+        self.work = Work()
         law = self._forward(self._history[self._prefix.length :], 1)[0]
         token = draw(law, self._noise.uniform(Purpose.TARGET, generated))
         self._history.append(token)
         timings = pb.Timings(forward_us=round(self.work.seconds * 1e6), positions=self.work.positions)
         return pb.Verdict(step_id=generated, bonus=token, timings=timings)
+
+
+def _of(tokens: list[int], laws: list[np.ndarray]) -> list[float]:
+    """y_d of each token."""
+    return [float(law[token]) for token, law in zip(tokens, laws, strict=False)]
 
 
 def server_info(lm: CausalLM, sessions: Collection[Session] = ()) -> pb.ServerInfo:

@@ -42,7 +42,7 @@ def command_parser(prog: str, description: str, examples: str) -> Parser:
 
 def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
     """Parses `arguments`, those of --config first. Also sets up logging."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first = Parser(prog=parser.prog, add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path)
     config = first.parse_known_args(arguments)[0].config or os.environ.get(CONFIG_VARIABLE)
     parsed = parser.parse_args([*(_from_file(Path(config)) if config else []), *arguments])
@@ -69,7 +69,7 @@ def _from_file(path: Path) -> list[str]:
         if value is True:
             arguments.append(flag)
         elif value is not False:
-            arguments += [part for item in (value if isinstance(value, list) else [value]) for part in (flag, str(item))]
+            arguments += [f"{flag}={item}" for item in (value if isinstance(value, list) else [value])]
     return arguments
 
 

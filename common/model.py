@@ -3,7 +3,6 @@
 import hashlib
 import importlib.resources
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 from transformers.utils import logging as transformers_logging
 
 from common.errors import BadInput, Incompatible
-
-logger = logging.getLogger(__name__)
 
 BUNDLED = "bundled"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -48,14 +45,26 @@ class CausalLM:
         return Prefix(self)
 
     def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        """Prompt ids of a conversation, by the tokenizer's chat template; plain text where it has none."""
+        """Prompt ids of a conversation, by the tokenizer's chat template, or plain text. BadInput when refused."""
+        for message in messages:
+            _check_unicode(message["content"])
         if self.tokenizer.chat_template:
-            text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+            try:
+                text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+            except (TemplateError, ValueError, TypeError) as error:
+                raise BadInput(f"the chat template of {self.name} refuses this conversation: {_first_line(error)}") from None
             return list(self.tokenizer.encode(str(text), add_special_tokens=False))
         return list(self.tokenizer.encode("\n".join(message["content"] for message in messages)))
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadInput(f"the prompt is not Unicode: {text[error.start]!a} at character {error.start}") from None
 
 
 class Prefix:
@@ -102,9 +111,14 @@ def load(where: str, side: str, *, dtype: str = "float32", device: str = "cpu") 
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         loader: Any = AutoModelForCausalLM
-        model: PreTrainedModel = loader.from_pretrained(source, use_safetensors=True, dtype=DTYPES[dtype]).to(device).eval()
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        loaded, report = loader.from_pretrained(
+            source, use_safetensors=True, dtype=DTYPES[dtype], trust_remote_code=False, output_loading_info=True
+        )
+        model: PreTrainedModel = loaded.to(device).eval()
+    except Exception as error:
+        # A config.json can be wrong in as many ways as transformers has exceptions.
         raise BadInput(f"cannot load the {side} from {where}: {_first_line(error)}") from None
+    _check_weights(report, where)
     _check_cache(model, where)
     vocab = tokenizer.get_vocab()
     vocab_size = max(vocab.values()) + 1
@@ -119,7 +133,7 @@ def load(where: str, side: str, *, dtype: str = "float32", device: str = "cpu") 
         tokenizer_fingerprint=_digest(json.dumps(sorted(vocab.items()), ensure_ascii=True).encode()),
         vocab_size=vocab_size,
         context=_context(model),
-        end_ids=_end_ids(model, tokenizer),
+        end_ids=tuple(token for token in _end_ids(model, tokenizer) if token < vocab_size),
     )
 
 
@@ -141,6 +155,13 @@ def _check_folder(folder: Path, side: str) -> None:
                 raise BadInput(f"{path} is not a safetensors file") from None
         if path.stat().st_size < needed:
             raise BadInput(f"{path} is cut short: {path.stat().st_size} of {needed} bytes")
+
+
+def _check_weights(report: dict[str, Any], where: str) -> None:
+    """What the file lacks would be random, and what it has too much of would be left out."""
+    for what in ("missing", "unexpected", "mismatched"):
+        if names := sorted(map(str, report.get(f"{what}_keys") or ())):
+            raise BadInput(f"the weights of {where} do not fit its config.json: {len(names)} {what}, such as {names[0]}")
 
 
 def _check_cache(model: PreTrainedModel, where: str) -> None:

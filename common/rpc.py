@@ -23,7 +23,14 @@ _CLIENT = [
     ("grpc.enable_http_proxy", 0),
 ]
 # Spelled without "recv": the other name is ignored without a word.
-_SERVER = [("grpc.http2.min_ping_interval_without_data_ms", 10_000), ("grpc.so_reuseport", 0)]
+_SERVER = [
+    # A device that lost its power ends its stream, and frees its cache, within a minute and a half.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.so_reuseport", 0),
+]
 
 
 def split_address(address: str, *, lowest_port: int = 1) -> tuple[str, int]:

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +16,12 @@ from common.command import command_parser, parse
 from common.errors import BadInput, HedgeError
 from common.model import CausalLM
 from common.noise import Noise, Purpose
-from edge_client.calibration import Calibration, fit_measure
+from edge_client.bound import ETA, THETA, flattening, grid
+from edge_client.calibration import Calibration, fit_measure, with_bound
 from edge_client.connect import connected, load_slm
 from edge_client.link import Link
 from edge_client.measures import DRAWS, MEASURES
-from edge_client.options import add_models, add_warp, check_connection, choose_seed, warp_of
+from edge_client.options import add_models, add_warp, check_connection, check_rates, choose_seed, warp_of
 from edge_client.prompts import Prompt, read_prompts
 from edge_client.session import Session
 from edge_client.settings import Settings
@@ -34,14 +36,19 @@ class Sample:
     def __init__(self) -> None:
         self.uncertainty: dict[str, list[np.ndarray]] = {name: [] for name in MEASURES}
         self.rejection: list[np.ndarray] = []
+        self.drafted: list[float] = []
+        self.distances: list[np.ndarray] = []
 
     async def add(self, slm: CausalLM, prompt: Prompt, settings: Settings, link: Link) -> None:
         ids = slm.encode_chat(prompt.messages)
         noise = Noise(settings.seed, ids)
         seen: list[list[float]] = []
+        ks = grid(slm.vocab_size)
 
         def watch(position: int, logits: np.ndarray, law: np.ndarray, token: int) -> None:
             coins = noise.uniforms(Purpose.GATE, position, count=2 * DRAWS)
+            self.drafted.append(float(law[token]))
+            self.distances.append(flattening(law, ks).astype(np.float32))
             seen.append([measure.of(logits, law, token, coins) for measure in MEASURES.values()])
 
         session = Session(slm, ids, settings, link, audit=pb.AUDIT_FLOAT32, watch=watch)
@@ -63,15 +70,23 @@ def command(arguments: Sequence[str]) -> None:
     add_warp(parser)
     parser.add_argument("--max-risk", type=float, default=0.05, metavar="E", help="risk of the threshold that is printed")
     parser.add_argument("--delta", type=float, default=0.1, metavar="D", help="its level is 1 - D")
+    parser.add_argument(
+        "--theta", type=float, default=THETA, help="bound on the mean U_TV of the k* that is printed (default 0.1)"
+    )
+    parser.add_argument("--eta", type=float, default=ETA, help="eta of U_TV (default 1)")
     args = parse(parser, arguments)
+    for name in ("theta", "eta"):
+        if not 0 < getattr(args, name) < math.inf:
+            raise BadInput(f"{name} {getattr(args, name):g} is not above 0")
     prompts = read_prompts(args.prompts)
-    if not args.out.parent.is_dir():
-        raise BadInput(f"no folder {args.out.parent} for --out")
+    if args.out.is_dir() or not args.out.parent.is_dir():
+        raise BadInput(f"--out {args.out} is not a file in an existing folder")
+    check_rates(args)
     warp_of(args)
     check_connection(args)
     slm = load_slm(args)
     calibration = asyncio.run(_calibrate(args, slm, prompts))
-    learned = summary(calibration, args.max_risk, args.delta)
+    learned = summary(calibration, args.max_risk, args.delta, args.theta)
     calibration.save(args.out, learned)
     sys.stdout.write(json.dumps(learned, indent=1) + "\n")
 
@@ -84,20 +99,29 @@ async def _calibrate(args: argparse.Namespace, slm: CausalLM, prompts: list[Prom
     sample = Sample()
     async with connected(args, slm, cloud=True) as (link, _):
         assert link is not None
+        for number, prompt in enumerate(prompts, 1):
+            if (length := len(slm.encode_chat(prompt.messages))) >= min(slm.context, link.info.context_limit):
+                raise BadInput(f"prompt {number} of {args.prompts} has {length} tokens, too many for the context")
         for prompt in tqdm(prompts, desc="calibrating", unit="prompt", disable=None):
             await sample.add(slm, prompt, settings, link)
         llm = link.info.model_fingerprint
     every = np.concatenate(sample.rejection)
     fits = {name: fit_measure(found, sample.rejection) for name, found in sample.uncertainty.items()}
+    drafted, distances = np.array(sample.drafted), np.array(sample.distances)
+    fits = {
+        name: with_bound(fit, np.concatenate(sample.uncertainty[name]), drafted, distances, args.eta)
+        for name, fit in fits.items()
+    }
     if all(fit.a <= 0 for fit in fits.values()):
         raise HedgeError(f"no measure predicts rejection on these {len(prompts)} prompts: every slope is 0 or below")
     return Calibration(
         slm=slm.fingerprint, llm=llm, tokenizer=slm.tokenizer_fingerprint, warp=settings.warp, prompts=len(prompts),
-        tokens=len(every), overshoot=float(np.mean(every > 0)), fits=fits,
+        tokens=len(every), overshoot=float(np.mean(every > 0)), eta=args.eta,
+        vocab_size=slm.vocab_size, fits=fits,
     )  # fmt: skip
 
 
-def summary(calibration: Calibration, max_risk: float, delta: float) -> dict[str, object]:
+def summary(calibration: Calibration, max_risk: float, delta: float, theta: float) -> dict[str, object]:
     """What was learned, with sample sizes: the fit and every rule's threshold per measure."""
     measures: dict[str, object] = {}
     for name, fit in calibration.fits.items():
@@ -111,12 +135,15 @@ def summary(calibration: Calibration, max_risk: float, delta: float) -> dict[str
             thresholds[rule] = (
                 "ask always" if found is None else {"u_th": round(found, 4), "skips": round(fit.skip_rate(found), 3)}
             )
-        measures[name] = {key: round(getattr(fit, key), 4) for key in ("a", "b", "r2", "pearson")} | thresholds
+        learned = {key: round(getattr(fit, key), 4) for key in ("a", "b", "r2", "pearson")}
+        measures[name] = learned | thresholds | {"k_star": calibration.smallest_k(name, theta, calibration.eta)}
     return {
         "prompts": calibration.prompts,
         "tokens": calibration.tokens,
         "max_risk": max_risk,
         "delta": delta,
+        "theta": theta,
+        "eta": calibration.eta,
         "mean_rejection": round(next(iter(calibration.fits.values())).joint_risk[-1], 4),
         "measures": measures,
     }

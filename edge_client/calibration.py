@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import numpy as np
 
 from common.errors import BadInput, HedgeError, Incompatible
 from common.sampling import Warp
+from edge_client.bound import grid, strictness
 
-VERSION = 1
+VERSION = 2
 LEVELS = 201
 RULES = ("risk-averse", "risk-prone", "max-risk", "quantile")
 
@@ -22,7 +23,7 @@ class Fit:
     """beta = a u + b for one measure, and how u and the joint risk are distributed over the calibration tokens.
 
     `levels` are the u at evenly spaced skip rates 0..1; `joint_risk[i]` is the mean over prompts of
-    L_p = mean over tokens of 1[u <= levels[i]] beta.
+    L_p = mean over tokens of 1[u <= levels[i]] beta. `bound[i]` is the mean U_TV at the i-th k of `bound.grid`.
     """
 
     a: float
@@ -31,6 +32,7 @@ class Fit:
     pearson: float
     levels: tuple[float, ...]
     joint_risk: tuple[float, ...]
+    bound: tuple[float, ...] = ()
 
     def skip_rate(self, threshold: float) -> float:
         """Share of calibration tokens with u <= threshold, to the resolution of `levels`."""
@@ -51,6 +53,12 @@ def fit_measure(uncertainty: Sequence[np.ndarray], rejection: Sequence[np.ndarra
     order = np.argsort(u)
     risk = np.append(0.0, np.cumsum(weights[order]))[np.searchsorted(u[order], levels, side="right")]
     return Fit(a, b, pearson**2, pearson, tuple(map(float, levels)), tuple(map(float, risk)))
+
+
+def with_bound(fit: Fit, uncertainty: np.ndarray, drafted: np.ndarray, distances: np.ndarray, eta: float) -> Fit:
+    """Adds the mean U_TV(k) over tokens: u and x_d [n], `flattening` at the k of the grid [n, grid]."""
+    beta = np.clip(fit.a * uncertainty + fit.b, 0, 1)
+    return replace(fit, bound=tuple(map(float, (1 / strictness(drafted, beta, eta)) @ distances / len(drafted))))
 
 
 def hoeffding_bentkus(mean: float, count: int, limit: float) -> float:
@@ -80,6 +88,8 @@ class Calibration:
     prompts: int
     tokens: int
     overshoot: float
+    eta: float
+    vocab_size: int
     fits: dict[str, Fit]
 
     def check(self, slm: str, llm: str, tokenizer: str, warp: Warp) -> None:
@@ -121,6 +131,13 @@ class Calibration:
             if hoeffding_bentkus(risk, self.prompts, limit) <= delta
         ]
         return max(passing) if passing else None
+
+    def smallest_k(self, measure: str, theta: float, eta: float) -> int:
+        """k* of truncation `offline`: the smallest of the grid whose mean U_TV over the calibration is within theta."""
+        if eta != self.eta:
+            raise Incompatible(f"the calibration has its bound for eta {self.eta:g}, not {eta:g}: run hedge calibrate --eta")
+        within = np.asarray(self.fits[measure].bound) <= theta
+        return int(grid(self.vocab_size)[int(np.argmax(within))])
 
     def to_json(self) -> dict[str, Any]:
         return {"version": VERSION, **asdict(self)}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from common.command import command_parser, parse
-from common.errors import BadInput, HedgeError
+from common.errors import HedgeError
 from common.model import CausalLM
 from edge_client.connect import connected, load_slm
 from edge_client.grpc_link import GrpcLink
@@ -49,7 +49,7 @@ class Chat:
 
     def obey(self, line: str) -> bool:
         """Runs a /command; False when it was /quit."""
-        name, *rest = line[1:].split()
+        name, *rest = line[1:].split() or [""]
         match name, rest:
             case "quit", []:
                 return False
@@ -89,29 +89,26 @@ class Chat:
         share = f"{skipped / tokens:.0%}" if tokens else "none"
         self._say(f"{len(done)} answers, {tokens} tokens, {share} kept on the device, {up} B up, {down} B down")
 
-    def _prompt_ids(self) -> list[int]:
-        """The conversation's ids; the oldest turns go when it has outgrown the context."""
+    def _fitted(self, messages: list[dict[str, str]]) -> tuple[list[dict[str, str]], list[int]]:
+        """The conversation and its ids; the oldest turns go when it has outgrown the context."""
         context = min(self._slm.context, self._link.info.context_limit if self._link else self._slm.context)
         dropped = 0
         while True:
-            ids = self._slm.encode_chat(self._messages)
+            ids = self._slm.encode_chat(messages)
             # Room for an answer as long as asked for, half of the context at most.
-            if len(ids) + min(self._settings.max_new_tokens, context // 2) <= context or len(self._messages) == 1:
+            if len(ids) + min(self._settings.max_new_tokens, context // 2) <= context or len(messages) == 1:
                 break
-            del self._messages[: 2 if len(self._messages) > 2 else 1]
+            messages = messages[2 if len(messages) > 2 else 1 :]
             dropped += 1
         if dropped:
             self._say(f"the conversation has outgrown the context of {context} tokens: {dropped} oldest turns dropped")
-        return ids
+        return messages, ids
 
     async def reply(self, line: str) -> None:
         """Answers one user turn, word by word."""
-        self._messages.append({"role": "user", "content": line})
-        try:
-            session = Session(self._slm, self._prompt_ids(), self._settings, self._link)
-        except HedgeError:
-            self._messages.pop()
-            raise
+        messages, ids = self._fitted([*self._messages, {"role": "user", "content": line}])
+        session = Session(self._slm, ids, self._settings, self._link)
+        self._messages = messages
         try:
             async for emitted in session.tokens():
                 print_piece(self._console, emitted)
@@ -168,5 +165,5 @@ def _converse(runner: asyncio.Runner, chat: Chat) -> None:
         except KeyboardInterrupt:
             # Ctrl-C ends the answer; at the prompt it ends the program.
             sys.stderr.write("stopped\n")
-        except BadInput as error:
+        except HedgeError as error:
             sys.stderr.write(f"hedge chat: {error}\n")

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from common.model import BUNDLED, CausalLM, load, use_threads
+from common.model import CausalLM, load, use_threads
 from edge_client.grpc_link import GrpcLink
 from edge_client.options import Pair, check_connection, needs_cloud
 from edge_client.session import check_server
@@ -23,8 +23,8 @@ async def connected(
     wanted = needs_cloud(args) if cloud is None else cloud
     check_connection(args, wanted)
     if not wanted:
-        yield None, Pair(slm, None, args.slm == BUNDLED)
+        yield None, Pair(slm, None)
         return
     async with GrpcLink(args.cloud) as link:
         check_server(link.info, slm)
-        yield link, Pair(slm, link.info, args.slm == BUNDLED)
+        yield link, Pair(slm, link.info)

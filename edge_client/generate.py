@@ -61,7 +61,7 @@ async def _generate(args: Any, slm: CausalLM, prompts: list[Prompt]) -> int:
 def _report_error(prompt: Prompt, settings: Settings, error: HedgeError, *, as_json: bool) -> None:
     if as_json:
         record = {"prompt": prompt.text, "system": settings.system, "seed": settings.seed, "error": str(error)}
-        sys.stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(record) + "\n")
     else:
         sys.stderr.write(f"hedge generate: {error}\n")
 

@@ -64,7 +64,7 @@ class GrpcStream:
 
 async def _read(address: str, call: Any) -> pb.ServerMessage | None:
     try:
-        message = await call.read()
+        message = await asyncio.wait_for(call.read(), STEP_SECONDS)
         if message is grpc.aio.EOF:
             if await call.code() is not grpc.StatusCode.OK:
                 raise Unreachable(f"{address} ended the stream: {await call.code()} {await call.details()}")
@@ -73,6 +73,8 @@ async def _read(address: str, call: Any) -> pb.ServerMessage | None:
         return message
     except grpc.aio.AioRpcError as error:
         _raise(address, error)
+    except TimeoutError:
+        raise Unreachable(f"{address} has not answered for {STEP_SECONDS:g} s") from None
 
 
 class GrpcLink:

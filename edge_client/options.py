@@ -1,7 +1,6 @@
 """The options that every generating command shares, and how they become Settings."""
 
 import argparse
-import logging
 import secrets
 import sys
 from dataclasses import dataclass
@@ -14,24 +13,28 @@ from common.command import Parser
 from common.errors import BadInput, Incompatible
 from common.model import BUNDLED, DTYPES, CausalLM, bundled_folder
 from common.sampling import Warp
+from edge_client.bound import ETA, THETA
 from edge_client.calibration import RULES, Calibration, load_calibration
 from edge_client.measures import MEASURES
 from edge_client.settings import GUARANTEES, POLICIES, SYSTEMS, TRUNCATIONS, VERIFICATIONS, Settings
 
-logger = logging.getLogger(__name__)
-
 DEFAULT_CLOUD = "127.0.0.1:7411"
 
 
-def add_models(parser: Parser) -> None:
-    group = parser.add_argument_group("models and connection")
+def add_slm(parser: Parser) -> None:
+    group = parser.add_argument_group("the device's model")
     group.add_argument("--slm", default=BUNDLED, help="model folder, hub id or `bundled` (default)")
+    group.add_argument("--dtype", default="float32", choices=tuple(DTYPES))
+    group.add_argument("--device", default="cpu")
+
+
+def add_models(parser: Parser) -> None:
+    add_slm(parser)
+    group = parser.add_argument_group("connection")
     group.add_argument(
         "--cloud", default=DEFAULT_CLOUD, metavar="HOST:PORT", help=f"the verifying server (default {DEFAULT_CLOUD})"
     )
     group.add_argument("--insecure", action="store_true", help="plaintext to the cloud: has to be asked for")
-    group.add_argument("--dtype", default="float32", choices=tuple(DTYPES))
-    group.add_argument("--device", default="cpu")
     group.add_argument("--threads", type=int, default=None, help="torch threads (default: torch's own choice)")
 
 
@@ -46,6 +49,11 @@ def add_warp(parser: Parser) -> None:
 
 def add_generation(parser: Parser) -> None:
     add_models(parser)
+    add_system(parser)
+    add_warp(parser)
+
+
+def add_system(parser: Parser) -> None:
     group = parser.add_argument_group("what goes to the cloud")
     group.add_argument("--system", choices=tuple(SYSTEMS), default="cu-hlm", help="a whole system; options below override it")
     group.add_argument("--policy", choices=POLICIES)
@@ -62,13 +70,14 @@ def add_generation(parser: Parser) -> None:
     group.add_argument("--verification", choices=VERIFICATIONS)
     group.add_argument("--truncation", choices=TRUNCATIONS)
     group.add_argument("--k", type=int, help="entries kept by truncation fixed (default 30)")
+    group.add_argument("--theta", type=float, help="truncation offline and online: bound on U_TV (default 0.1)")
+    group.add_argument("--eta", type=float, help="sharpness of U_TV (default 1)")
     group.add_argument("--bits", type=int, help="probabilities are integers that sum to 2^BITS")
     group.add_argument(
         "--draft-from", choices=("sent", "full"), help="draw drafts from the law that is sent, or from the full one"
     )
     group.add_argument("--guarantee", choices=GUARANTEES)
-    add_warp(parser)
-    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end the answer before TEXT (repeatable)")
+    group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end the answer before TEXT (repeatable)")
 
 
 def check_connection(args: argparse.Namespace, needed: bool = True) -> None:
@@ -98,7 +107,6 @@ class Pair:
 
     slm: CausalLM
     info: pb.ServerInfo | None
-    bundled: bool
 
 
 def find_calibration(path: Path | None, pair: Pair, warp: Warp) -> Calibration:
@@ -123,10 +131,22 @@ def settings_from(args: argparse.Namespace, pair: Pair, system: str | None = Non
     """The preset of the system, overridden by every option that was given."""
     name = system or args.system
     preset = dict(SYSTEMS[name])
-    _check_rates(args)
+    check_rates(args)
     if args.threshold is not None and args.policy is None and preset["policy"] in ("threshold", "always"):
         preset["policy"] = "threshold"
-    for option in ("policy", "measure", "threshold_rule", "verification", "truncation", "k", "bits", "draft_from", "threshold"):
+    for option in (
+        "policy",
+        "measure",
+        "threshold_rule",
+        "verification",
+        "truncation",
+        "k",
+        "bits",
+        "draft_from",
+        "threshold",
+        "theta",
+        "eta",
+    ):
         if (value := getattr(args, option, None)) is not None:
             preset[option] = value
     preset.setdefault("measure", "perturbation")
@@ -141,6 +161,8 @@ def settings_from(args: argparse.Namespace, pair: Pair, system: str | None = Non
             preset["policy"] = "always"
         else:
             preset["threshold"] = found
+    if preset.get("truncation") in ("offline", "online"):
+        preset |= _truncation(args, pair, warp, preset)
     if preset["policy"] == "random":
         preset["verify_rate"] = args.verify_rate if args.verify_rate is not None else _cu_hlm_rate(args, pair, warp)
     settings = Settings(
@@ -152,6 +174,15 @@ def settings_from(args: argparse.Namespace, pair: Pair, system: str | None = Non
         **_typed(preset),
     )
     return _checked(settings, args.guarantee)
+
+
+def _truncation(args: argparse.Namespace, pair: Pair, warp: Warp, preset: dict[str, Any]) -> dict[str, object]:
+    """What the calibration says about k: k* once and for all, or the fit that sets it token by token."""
+    calibration = find_calibration(args.calibration, pair, warp)
+    if preset["truncation"] == "online":
+        fit = calibration.fits[preset["measure"]]
+        return {"slope": fit.a, "intercept": fit.b}
+    return {"k": calibration.smallest_k(preset["measure"], preset.get("theta", THETA), preset.get("eta", ETA))}
 
 
 def _typed(preset: dict[str, object]) -> dict[str, Any]:
@@ -167,11 +198,12 @@ def _cu_hlm_rate(args: argparse.Namespace, pair: Pair, warp: Warp) -> float:
     return 1.0 - calibration.fits["perturbation"].skip_rate(-1.0 if limit is None else limit)
 
 
-def _check_rates(args: argparse.Namespace) -> None:
+def check_rates(args: argparse.Namespace) -> None:
+    """BadInput for a risk, level or share that is none."""
     for name in ("max_risk", "delta"):
         if not 0 < getattr(args, name) < 1:
             raise BadInput(f"{name.replace('_', '-')} {getattr(args, name):g} is not in (0, 1)")
-    if not 0 <= args.skip_rate <= 1:
+    if "skip_rate" in args and not 0 <= args.skip_rate <= 1:
         raise BadInput(f"skip-rate {args.skip_rate:g} is not in 0..1")
 
 

@@ -29,7 +29,7 @@ def from_text(text: str) -> Prompt:
 def read_prompts(path: Path) -> list[Prompt]:
     """`{"prompt": str}` or `{"messages": [...]}` per line, `reference` optional. BadInput names the line."""
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8").split("\n")
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -43,7 +43,7 @@ def read_prompts(path: Path) -> list[Prompt]:
 def _parse(line: str, where: str) -> Prompt:
     try:
         data: Any = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{where}: not JSON: {error}") from None
     if not isinstance(data, dict):
         raise BadInput(f"{where}: not an object")

@@ -30,6 +30,11 @@ def legend(kinds: Iterable[Provenance] = Provenance) -> Text:
 
 
 def print_piece(console: Console, emitted: Emitted) -> None:
+    if not console.is_terminal:
+        # Rich would expand tabs.
+        console.file.write(emitted.text)
+        console.file.flush()
+        return
     console.print(Text(emitted.text, STYLES[emitted.provenance]), end="", soft_wrap=True)
 
 

@@ -1,9 +1,12 @@
 """One answer on the device: draft, gate, ask, reconcile. The order of the steps is the order of the code."""
 
+import asyncio
+import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from hedge.v1 import hedge_pb2 as pb
@@ -15,13 +18,16 @@ from common.model import CausalLM, Prefix
 from common.noise import Noise, Purpose
 from common.rpc import PROTOCOL_VERSION
 from common.sampling import draw
+from edge_client.bound import flattening
 from edge_client.link import Link, Stream
 from edge_client.measures import DRAWS, MEASURES
 from edge_client.policy import Constant, Policy, Random, Threshold
 from edge_client.release import TextRelease
 from edge_client.settings import Settings
-from edge_client.statistics import Provenance, Statistics, rejection
+from edge_client.statistics import Provenance, Round, Statistics, rejection
 from edge_client.truncation import truncate
+
+logger = logging.getLogger(__name__)
 
 VERIFICATION = {"full": pb.VERIFICATION_FULL, "sparse": pb.VERIFICATION_SPARSE}
 GUARANTEE = {"exact": pb.GUARANTEE_EXACT, "opportunistic": pb.GUARANTEE_OPPORTUNISTIC}
@@ -34,6 +40,15 @@ class Emitted:
     token: int
     provenance: Provenance
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What the gate found at a position; `early` is the draft if the measure had to look at it."""
+
+    uncertainty: float
+    early: int | None
+    asks: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +101,11 @@ class Session:
             raise BadInput("the prompt is empty")
         if len(self._prompt) >= self.context:
             raise BadInput(f"a prompt of {len(self._prompt)} tokens leaves no room in a context of {self.context}")
-        if self._settings.truncation == "fixed" and self._settings.asks and self._settings.k > self._slm.vocab_size:
+        if (
+            self._settings.truncation in ("fixed", "offline")
+            and self._settings.asks
+            and self._settings.k > self._slm.vocab_size
+        ):
             raise BadInput(f"k {self._settings.k} is more than the vocabulary of {self._slm.vocab_size}")
         if self._settings.needs_cloud:
             if self._link is None:
@@ -154,11 +173,11 @@ class Session:
             max_new_tokens=self._limit if settings.streams else 0,
             end_ids=self._slm.end_ids,
         )
-        self.statistics.uplink_payload_bytes += request.ByteSize()
+        self.statistics.uplink_payload_bytes += pb.ClientMessage(open=request).ByteSize()
         waiting = time.perf_counter()
         stream = await self._link.open(request)
         self.statistics.wait_s += time.perf_counter() - waiting
-        self.statistics.downlink_payload_bytes += stream.opened.ByteSize()
+        self.statistics.downlink_payload_bytes += pb.ServerMessage(opened=stream.opened).ByteSize()
         if stream.opened.codec not in codec.VERSIONS:
             raise Incompatible(f"the server wants codec {stream.opened.codec}, this client writes {list(codec.VERSIONS)}")
         return stream
@@ -168,29 +187,34 @@ class Session:
         verdict = await stream.receive()
         self.statistics.wait_s += time.perf_counter() - waiting
         if verdict is not None:
-            self.statistics.rounds += 1
-            self.statistics.llm_positions += verdict.timings.positions
-            self.statistics.cloud_s += verdict.timings.forward_us / 1e6
-            self.statistics.downlink_payload_bytes += verdict.ByteSize()
+            self.statistics.downlink_payload_bytes += pb.ServerMessage(verdict=verdict).ByteSize()
         return verdict
+
+    def _log_round(self, verdict: pb.Verdict, drafted: int = 0, entries: int = 0, uplink_bytes: int = 0) -> None:
+        timings = verdict.timings
+        self.statistics.log.append(Round(drafted, entries, uplink_bytes, timings.positions, timings.forward_us / 1e6))
 
     async def _streamed(self, stream: Stream | None) -> AsyncIterator[tuple[int, Provenance]]:
         """The llm system: the cloud's own tokens."""
         assert stream is not None
         while (verdict := await self._receive(stream)) is not None:
-            yield self._checked(verdict.bonus), Provenance.BONUS
+            self._log_round(verdict)
+            yield self._token_of(verdict, "bonus"), Provenance.BONUS
 
     async def _drafted(self, stream: Stream | None) -> AsyncIterator[tuple[int, Provenance]]:
         prefix = self._slm.prefix()
         fed = self._prompt
         while True:
+            # Only here can a skipping answer be cancelled.
+            await asyncio.sleep(0)
             position = len(self.token_ids)
             logits = self._step_slm(prefix, fed)
-            law, early, asks = self._gate(logits, position)
-            if asks:
-                token, provenance = await self._ask(stream, position, logits, law, early)
+            law = self._warped(logits)
+            gate = self._gate(logits, law, position)
+            if gate.asks:
+                token, provenance = await self._ask(stream, position, logits, law, gate)
             else:
-                token, provenance = self._draw(law, position) if early is None else early, Provenance.LOCAL
+                token, provenance = self._draw(law, position) if gate.early is None else gate.early, Provenance.LOCAL
                 self._pending.append(Drafted(token, float(law[token]), asked=False))
             yield token, provenance
             fed = [token]
@@ -204,38 +228,46 @@ class Session:
     def _draw(self, law: np.ndarray, position: int) -> int:
         return draw(law, self._noise.uniform(Purpose.DRAFT, position, self._step))
 
-    def _gate(self, logits: np.ndarray, position: int) -> tuple[np.ndarray, int | None, bool]:
-        """The warped law, the token if the measure had to look at it, and whether to ask."""
+    def _warped(self, logits: np.ndarray) -> np.ndarray:
         started = time.perf_counter()
         law = self._settings.warp(logits)
+        self.statistics.gate_s += time.perf_counter() - started
+        return law
+
+    def _gate(self, logits: np.ndarray, law: np.ndarray, position: int) -> Gate:
+        started = time.perf_counter()
         early, uncertainty = None, 0.0
         if self._settings.looks_at_draft:
             early = self._draw(law, position)
             uncertainty = self._measure.of(logits, law, early, self._noise.uniforms(Purpose.GATE, position, count=2 * DRAWS))
-        elif self._settings.policy == "threshold":
+        elif self._settings.measures:
             uncertainty = self._measure.of(logits, law, -1, _NO_COINS)
         asks = self._policy.asks(uncertainty, position)
         self.statistics.gate_s += time.perf_counter() - started
-        return law, early, asks
+        return Gate(uncertainty, early, asks)
 
-    def _propose(self, law: np.ndarray, position: int, early: int | None) -> tuple[int, Quantised]:
-        """The draft and the law that goes with it; with draft-from `sent` it is drawn from the quantised law itself."""
-        sent = truncate(law, self._settings.kept, self._settings.bits)
-        if early is not None:
-            return early, sent
-        if self._settings.draft_from == "full":
-            return self._draw(law, position), sent
+    def _propose(self, law: np.ndarray, position: int, gate: Gate) -> tuple[int, int, Quantised]:
+        """The draft, k, and the law that is sent; with draft-from `sent` the draft is drawn from that law itself."""
+        settings = self._settings
+        if settings.draft_from == "full":
+            token = self._draw(law, position) if gate.early is None else gate.early
+            kept = settings.kept(law, float(law[token]), gate.uncertainty)
+            return token, kept, truncate(law, kept, settings.bits)
+        kept = settings.kept(law)
+        sent = truncate(law, kept, settings.bits)
         bucket, within = self._noise.uniforms(Purpose.DRAFT, position, self._step, count=2)
-        return sent.draw(float(bucket), float(within)), sent
+        return sent.draw(float(bucket), float(within)), kept, sent
 
     async def _ask(
-        self, stream: Stream | None, position: int, logits: np.ndarray, law: np.ndarray, early: int | None
+        self, stream: Stream | None, position: int, logits: np.ndarray, law: np.ndarray, gate: Gate
     ) -> tuple[int, Provenance]:
         assert stream is not None
         started = time.perf_counter()
-        token, sent = self._propose(law, position, early)
+        token, kept, sent = self._propose(law, position, gate)
         payload = codec.encode(sent)
         self.statistics.codec_s += time.perf_counter() - started
+        if logger.isEnabledFor(logging.INFO):
+            self._log_truncation(position, law, token, kept, sent, gate)
         if self._watch:
             self._watch(position, logits, law, token)
         draft = pb.Draft(
@@ -246,26 +278,39 @@ class Session:
             drafts=[pb.Drafted(id=token, distribution=payload)],
             more=True,
         )
-        self._count_uplink(draft, len(payload))
+        size = pb.ClientMessage(draft=draft).ByteSize()
+        self._count_uplink(size, kept, len(payload))
         await stream.send(draft)
         verdict = await self._receive(stream)
         if verdict is None or verdict.step_id != self._step:
             raise Unreachable(f"the server ended the stream without a verdict on step {self._step}")
+        self._log_round(verdict, len(self._pending) + 1, kept, size)
         self._take_audit(verdict, [*self._pending, Drafted(token, float(law[token]), asked=True)])
         self._pending.clear()
         self._step += 1
+        if verdict.accepted > 1:
+            raise Unreachable(f"the server accepted {verdict.accepted} of 1 draft")
         if verdict.accepted:
             return token, Provenance.ACCEPTED
-        return self._checked(verdict.correction), Provenance.CORRECTED
+        return self._token_of(verdict, "correction"), Provenance.CORRECTED
 
-    def _count_uplink(self, draft: pb.Draft, codec_bytes: int) -> None:
-        kept = self._settings.kept or self._slm.vocab_size
-        self.statistics.asked += 1
+    def _log_truncation(self, position: int, law: np.ndarray, token: int, kept: int, sent: Quantised, gate: Gate) -> None:
+        limit = self._settings.strictness(float(law[token]), gate.uncertainty)
+        bound = float(flattening(law, np.array([kept]))[0]) / limit
+        distance = 0.5 * float(np.abs(law - sent.dense()).sum())
+        logger.info(
+            "position %d: u %.3f, k %d, U_TV %.4f, TV(x, x_hat) %.4f", position, gate.uncertainty, kept, bound, distance
+        )
+
+    def _count_uplink(self, size: int, kept: int, codec_bytes: int) -> None:
         self.statistics.uplink_paper_bits += codec.paper_bits(self._slm.vocab_size, kept)
         self.statistics.uplink_codec_bytes += codec_bytes
-        self.statistics.uplink_payload_bytes += draft.ByteSize()
+        self.statistics.uplink_payload_bytes += size
 
-    def _checked(self, token: int) -> int:
+    def _token_of(self, verdict: pb.Verdict, kind: Literal["bonus", "correction"]) -> int:
+        token: int = getattr(verdict, kind)
+        if not verdict.HasField(kind):
+            raise Unreachable(f"the server's verdict on step {verdict.step_id} lacks its {kind}")
         if token >= self._slm.vocab_size:
             raise Unreachable(f"the server answered id {token} in a vocabulary of {self._slm.vocab_size}")
         return token

@@ -3,15 +3,18 @@
 import math
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from common.distribution import MAX_BITS
 from common.errors import BadInput
 from common.noise import SEED_LIMIT
 from common.sampling import Warp
+from edge_client.bound import ETA, THETA, smallest_k, strictness
 from edge_client.measures import MEASURES
 
 POLICIES = ("always", "never", "random", "threshold")
 VERIFICATIONS = ("full", "sparse")
-TRUNCATIONS = ("none", "fixed")
+TRUNCATIONS = ("none", "fixed", "offline", "online")
 GUARANTEES = ("exact", "opportunistic")
 MAX_NEW_TOKENS = 1 << 20
 
@@ -41,7 +44,10 @@ SYSTEMS: dict[str, dict[str, object]] = {
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that shapes one generation. BadInput when values or their combination make no sense."""
+    """Everything that shapes one generation. BadInput when values or their combination make no sense.
+
+    `slope` and `intercept` are the calibrated beta = a u + b of the measure, read by truncation `online`.
+    """
 
     system: str = "cu-hlm"
     policy: str = "always"
@@ -52,6 +58,10 @@ class Settings:
     truncation: str = "fixed"
     k: int = 30
     bits: int = 12
+    theta: float = THETA
+    eta: float = ETA
+    slope: float = 0.0
+    intercept: float = 0.0
     draft_from: str = "full"
     warp: Warp = field(default_factory=Warp)
     seed: int = 0
@@ -59,14 +69,18 @@ class Settings:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.policy == "threshold" and (self.threshold is None or math.isnan(self.threshold)):
-            raise BadInput(f"threshold {self.threshold} is not a number")
+        if self.policy == "threshold" and (self.threshold is None or not math.isfinite(self.threshold)):
+            raise BadInput(f"threshold {self.threshold} is not a finite number")
         if self.policy == "random" and (self.verify_rate is None or not 0 <= self.verify_rate <= 1):
             raise BadInput(f"verify-rate {self.verify_rate} is not in 0..1")
         if not 1 <= self.bits <= MAX_BITS:
             raise BadInput(f"bits {self.bits} is not in 1..{MAX_BITS}")
         if self.k < 1:
             raise BadInput(f"k {self.k} is not at least 1")
+        if not 0 < self.theta < math.inf:
+            raise BadInput(f"theta {self.theta} is not above 0")
+        if not 0 < self.eta < math.inf:
+            raise BadInput(f"eta {self.eta} is not above 0")
         if not 0 <= self.seed < SEED_LIMIT:
             raise BadInput(f"seed {self.seed} is not in 0..2^64-1")
         if not 1 <= self.max_new_tokens <= MAX_NEW_TOKENS:
@@ -92,13 +106,26 @@ class Settings:
         return self.policy != "never"
 
     @property
-    def looks_at_draft(self) -> bool:
-        return self.policy == "threshold" and not MEASURES[self.measure].draft_independent
+    def measures(self) -> bool:
+        """Whether the uncertainty of every position is needed."""
+        return self.policy == "threshold" or (self.truncation == "online" and self.draft_from == "full" and self.asks)
 
     @property
-    def kept(self) -> int | None:
-        """Entries a message keeps, None for all."""
-        return self.k if self.truncation == "fixed" else None
+    def looks_at_draft(self) -> bool:
+        return self.measures and not MEASURES[self.measure].draft_independent
+
+    def strictness(self, drafted: float, uncertainty: float) -> float:
+        """The denominator of U_TV for a draft of probability `drafted`."""
+        beta = min(1.0, max(0.0, self.slope * uncertainty + self.intercept))
+        return float(strictness(drafted, beta, self.eta))
+
+    def kept(self, law: np.ndarray, drafted: float = 0.0, uncertainty: float = 0.0) -> int:
+        """k, the entries a message keeps. Without a draft (`drafted` 0) it is enough for any."""
+        if self.truncation == "none":
+            return len(law)
+        if self.truncation == "online":
+            return smallest_k(law, self.theta * self.strictness(drafted, uncertainty))
+        return self.k
 
     @property
     def guarantee(self) -> str:

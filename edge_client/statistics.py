@@ -19,14 +19,23 @@ def rejection(proposed: float, target: float) -> float:
     return max(0.0, 1.0 - target / proposed) if proposed > 0 else 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One verdict: tokens drafted since the last one, k of the asked position (0 for none), bytes, and the cloud's work."""
+
+    drafted: int
+    entries: int
+    uplink_bytes: int
+    positions: int
+    forward_s: float
+
+
 @dataclass(slots=True)
 class Statistics:
     """Counts, bytes and seconds. Payload bytes are protobuf messages, socket bytes what TCP carried, HTTP/2 included."""
 
     provenance: list[Provenance] = field(default_factory=list)
-    asked: int = 0
-    rounds: int = 0
-    llm_positions: int = 0
+    log: list[Round] = field(default_factory=list)
     audited: int = 0
     risk: float = 0.0
     uplink_payload_bytes: int = 0
@@ -40,11 +49,26 @@ class Statistics:
     gate_s: float = 0.0
     codec_s: float = 0.0
     wait_s: float = 0.0
-    cloud_s: float = 0.0
     rolled_back: int = 0
 
     def count(self, provenance: Provenance) -> int:
         return self.provenance.count(provenance)
+
+    @property
+    def rounds(self) -> int:
+        return len(self.log)
+
+    @property
+    def asked(self) -> int:
+        return sum(round_.entries > 0 for round_ in self.log)
+
+    @property
+    def llm_positions(self) -> int:
+        return sum(round_.positions for round_ in self.log)
+
+    @property
+    def cloud_s(self) -> float:
+        return sum(round_.forward_s for round_ in self.log)
 
     @property
     def tokens(self) -> int:
@@ -61,7 +85,8 @@ class Statistics:
 
     def to_json(self) -> dict[str, float | int | None]:
         counts = {kind.value: self.count(kind) for kind in Provenance if kind is not Provenance.LOCAL}
-        plain = {name: getattr(self, name) for name in self.__slots__ if name not in ("provenance", "risk")}
+        plain = {name: getattr(self, name) for name in self.__slots__ if name not in ("provenance", "risk", "log")}
+        plain |= {name: getattr(self, name) for name in ("asked", "rounds", "llm_positions", "cloud_s")}
         plain = {name: round(value, 6) if isinstance(value, float) else value for name, value in plain.items()}
         risk = self.realised_risk
         return {

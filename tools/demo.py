@@ -1,5 +1,6 @@
 """python -m tools.demo [PROMPT]: starts a cloud on loopback, chats with it or asks it once, and stops it."""
 
+import signal
 import subprocess
 import sys
 
@@ -13,10 +14,10 @@ def main() -> None:
         sys.stderr.write(f"starting the edge: the small model, talking to {address}\n")
         options = ["--cloud", address, "--insecure", "--temperature", "0", "--seed", "0", "--threads", "1"]
         command = [str(BIN / "hedge"), *(("generate", "--prompt", prompt) if prompt else ("chat",)), *options]
-        try:
-            status = subprocess.run(command, check=False).returncode
-        except KeyboardInterrupt:
-            status = 130
+        edge = subprocess.Popen(command)
+        # Ctrl-C is the edge's: it ends an answer, and at the prompt the chat.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        status = edge.wait()
     sys.stderr.write("the cloud is stopped\n")
     sys.exit(status)
 

@@ -74,15 +74,18 @@ def test_blocks_catch_up_roll_back_and_correct_like_plain_greedy(lm: CausalLM, s
     assert follow.bonus == greedy(lm, [*history, greedy(lm, history)])
 
 
-def test_the_audit_covers_catch_up_and_tested_positions(lm: CausalLM) -> None:
+@pytest.mark.parametrize("chunk", [1, 2, 64])
+def test_the_audit_covers_catch_up_and_tested_positions(lm: CausalLM, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a catch-up is, few laws are held at a time."""
+    monkeypatch.setattr("cloud_server.session.CHUNK", chunk)
     session = Session(lm, opening(lm))
     session.prefill()
-    verdict = session.verify(pb.Draft(step_id=0, catch_up_ids=[4, 7], drafts=[sure_of(5)], more=True))
+    verdict = session.verify(pb.Draft(step_id=0, catch_up_ids=[4, 7, 2], drafts=[sure_of(5)], more=True))
     assert verdict is not None
-    laws = lm.prefix().forward([*PROMPT, 4, 7])[2:]
+    laws = lm.prefix().forward([*PROMPT, 4, 7, 2])[2:]
     expected = [np.exp(z.astype(np.float64)) / np.exp(z.astype(np.float64)).sum() for z in laws]
     found = np.frombuffer(verdict.audit, "<f4")
-    assert np.allclose(found, [y[d] for y, d in zip(expected, (4, 7, 5), strict=True)], rtol=1e-4)
+    assert np.allclose(found, [y[d] for y, d in zip(expected, (4, 7, 2, 5), strict=True)], rtol=1e-4)
 
 
 def test_an_audit_without_drafts(lm: CausalLM, session: Session) -> None:

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,6 +101,40 @@ def test_pickled_weights_are_not_touched(make_folder: MakeFolder) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(BadInput, match="safetensors"):
         load(str(folder), "slm")
+
+
+@pytest.mark.parametrize(("layers", "word"), [(3, "missing"), (1, "unexpected")])
+def test_weights_that_do_not_fit_their_config_are_refused(make_folder: MakeFolder, layers: int, word: str) -> None:
+    """Missing ones would be random, another model at every load."""
+    folder = make_folder()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": layers}))
+    with pytest.raises(BadInput, match=word):
+        load(str(folder), "llm")
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", '{"model_type": "llama", "hidden_size": "x"}', '{"model_type": "llama", "num_attention_heads": 0}']
+)
+def test_a_nonsense_config_is_one_line(make_folder: MakeFolder, content: str) -> None:
+    folder = make_folder()
+    (folder / "config.json").write_text(content)
+    with pytest.raises(BadInput, match="cannot load the llm"):
+        load(str(folder), "llm")
+
+
+def test_an_end_id_beyond_the_tokenizer_is_left_out(make_lm: Callable[..., CausalLM]) -> None:
+    assert make_lm(padding=4, eos=13).end_ids == ()
+    assert make_lm(padding=4, eos=3).end_ids == (3,)
+
+
+def test_half_a_character_and_a_refusing_template_are_bad_input(make_lm: Callable[..., CausalLM]) -> None:
+    lm = make_lm()
+    with pytest.raises(BadInput, match="not Unicode"):
+        lm.encode_chat([{"role": "user", "content": "a\udce9"}])
+    lm.tokenizer.chat_template = "{{ raise_exception('no such role') }}"
+    with pytest.raises(BadInput, match="no such role"):
+        lm.encode_chat([{"role": "user", "content": "a"}])
 
 
 def test_truncated_weights_are_refused(make_folder: MakeFolder) -> None:

@@ -25,7 +25,7 @@ def made(prompts: int = 400) -> Calibration:
     us, betas = sample(prompts)
     every = np.concatenate(betas)
     return Calibration(
-        "s", "l", "t", Warp(), prompts, len(every), float((every > 0).mean()), {"entropy": fit_measure(us, betas)}
+        "s", "l", "t", Warp(), prompts, len(every), float((every > 0).mean()), 1.0, 8, {"entropy": fit_measure(us, betas)}
     )
 
 
@@ -68,7 +68,7 @@ def test_max_risk_holds_on_fresh_prompts_as_often_as_it_says() -> None:
     fresh_u, fresh_beta = sample(4000, seed=999)
     for run in range(runs):
         us, betas = sample(200, seed=run)
-        calibration = Calibration("s", "l", "t", Warp(), 200, 0, 0.5, {"entropy": fit_measure(us, betas)})
+        calibration = Calibration("s", "l", "t", Warp(), 200, 0, 0.5, 1.0, 8, {"entropy": fit_measure(us, betas)})
         limit = threshold(calibration, "max-risk", max_risk=epsilon, delta=delta)
         assert limit is not None
         risk = np.mean([np.where(u <= limit, b, 0).mean() for u, b in zip(fresh_u, fresh_beta, strict=True)])

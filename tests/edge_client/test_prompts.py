@@ -29,6 +29,19 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
         read_prompts(path)
 
 
+def test_a_line_ends_at_a_newline_and_nowhere_else(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "a\u2028b\u0085c"}\r\n{"prompt": "d"}')
+    assert [prompt.text for prompt in read_prompts(path)] == ["a\u2028b\u0085c", "d"]
+
+
+def test_endless_nesting_is_a_bad_line(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text("[" * 100_000)
+    with pytest.raises(BadInput, match=r"p\.jsonl:1"):
+        read_prompts(path)
+
+
 def test_missing_and_empty_files(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="nowhere"):
         read_prompts(tmp_path / "nowhere")

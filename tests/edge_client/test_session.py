@@ -74,7 +74,7 @@ def altered(**changes: object) -> Callable[[pb.Verdict], pb.Verdict]:
         copy = pb.Verdict()
         copy.CopyFrom(verdict)
         for name, value in changes.items():
-            setattr(copy, name, value)
+            copy.ClearField(name) if value is None else setattr(copy, name, value)
         return copy
 
     return change
@@ -86,6 +86,8 @@ def altered(**changes: object) -> Callable[[pb.Verdict], pb.Verdict]:
         (lambda _: None, "without a verdict on step 0"),
         (altered(step_id=7), "without a verdict on step 0"),
         (altered(accepted=0, correction=4096), "id 4096"),
+        (altered(accepted=0, correction=None), "lacks its correction"),
+        (altered(accepted=2), "accepted 2 of 1"),
         (altered(audit=b""), "audited 0 of 1"),
         (altered(audit=b"abcd"), "audited 4 of 1"),
     ],

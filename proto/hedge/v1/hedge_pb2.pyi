@@ -257,7 +257,7 @@ class Open(_message.Message):
     tokenizer_fingerprint: _builtins.str
     vocab_size: _builtins.int
     max_new_tokens: _builtins.int
-    """VERIFICATION_STREAM only: most tokens to stream, and the ids that end the answer."""
+    """VERIFICATION_STREAM only: most tokens to stream."""
     @_builtins.property
     def prompt_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The prompt, followed by what was already generated when a session is replayed."""
@@ -269,7 +269,9 @@ class Open(_message.Message):
         """Codec versions the client can write, best first."""
 
     @_builtins.property
-    def end_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def end_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The ids that end an answer, at most 64; empty for the server's own."""
+
     def __init__(
         self,
         *,

@@ -1,0 +1,92 @@
+"""The simulator's virtual clock: tau_SLM + payload / C + tau_LLM (algorithms: section 2), replayed over recorded rounds."""
+
+import math
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from common.codec import paper_bits
+from common.errors import BadInput
+from edge_client.statistics import Round
+from wireless.channel import Uplink
+
+ACCOUNTS = ("paper", "payload")
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Seconds of an SLM step, and of an LLM pass: base + per_position x positions."""
+
+    slm: float
+    llm: float
+    llm_position: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise BadInput(f"tau {name} {getattr(self, name):g} s is not a number of at least 0")
+
+
+def read_profile(path: Path) -> Times:
+    """slm_s, llm_s and llm_position_s of a TOML device profile."""
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+        return Times(float(data["slm_s"]), float(data["llm_s"]), float(data.get("llm_position_s", 0.0)))
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise BadInput(f"{path} is no device profile with slm_s and llm_s: {error}") from None
+
+
+def measured(slm_seconds: Sequence[float], log: Iterable[Round]) -> Times:
+    """The times of recorded runs: medians for one SLM step and one LLM pass of one position, and a slope for further ones."""
+    passes = [(round_.positions, round_.forward_s) for round_ in log if round_.positions]
+    if not passes or not slm_seconds:
+        raise BadInput("nothing was measured: give --tau-slm and --tau-llm")
+    positions, seconds = np.array(passes).T
+    levels = [(p, float(np.median(seconds[positions == p]))) for p in np.unique(positions) if (positions == p).sum() >= 20]
+    if len(levels) < 2:
+        return Times(float(np.median(slm_seconds)), float(np.median(seconds)))
+    counts = np.array([(positions == p).sum() for p, _ in levels])
+    sizes, medians = np.array(levels).T
+    slope, base = np.polyfit(sizes, medians, 1, w=np.sqrt(counts))
+    return Times(float(np.median(slm_seconds)), max(0.0, float(base)), max(0.0, float(slope)))
+
+
+def bits_of(round_: Round, account: str, vocab_size: int, accounted: int) -> float:
+    """Uplink bits: the paper's k (b_prob + b_index) as if |V| were `accounted`, or the bytes of the message."""
+    if account == "payload":
+        return 8.0 * round_.uplink_bytes
+    entries = accounted if round_.entries >= vocab_size else round_.entries
+    return float(paper_bits(accounted, entries))
+
+
+@dataclass(slots=True)
+class Clock:
+    """Seconds since the first token; the downlink is free, as in the papers."""
+
+    times: Times
+    uplink: Uplink
+    now: float = 0.0
+
+    def draft(self, tokens: int) -> None:
+        self.now += tokens * self.times.slm
+
+    def ask(self, bits: float, positions: int) -> None:
+        if bits:
+            self.now += self.uplink.send(bits, self.now)
+        self.now += self.times.llm + positions * self.times.llm_position
+
+
+def replay(clock: Clock, log: Sequence[Round], bits: Sequence[float], tokens: int, drafts: bool) -> float:
+    """Seconds of one answer of `tokens` tokens from its rounds; the tokens after the last round are drafted alone."""
+    started = clock.now
+    for round_, size in zip(log, bits, strict=True):
+        clock.draft(round_.drafted)
+        clock.ask(size, round_.positions)
+    if drafts:
+        clock.draft(tokens - sum(round_.drafted for round_ in log))
+    return clock.now - started

@@ -1,0 +1,63 @@
+"""How good answers are: exact match, accuracy relative to the LLM, fidelity, perplexity, chrF."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from common.model import CausalLM
+from common.sampling import Warp, softmax
+from evaluation.record import Answer
+
+RESAMPLES = 2000
+LEVEL = 0.95
+
+
+def interval(numerator: np.ndarray, denominator: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of sum(numerator) / sum(denominator) over paired items; NaN where a resample has none."""
+    rng = np.random.default_rng(seed)
+    picked = rng.integers(0, len(numerator), (RESAMPLES, len(numerator)))
+    below = denominator[picked].sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = numerator[picked].sum(axis=1) / below
+    low, high = np.quantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def relative_accuracy(own: Sequence[Answer], llm: Sequence[Answer]) -> tuple[float, float, float] | None:
+    """Accuracy over the LLM's on the same tasks, with a paired 95 % interval; None where the LLM is never right."""
+    theirs = {answer.task: answer.correct for answer in llm}
+    pairs = [(a.correct, theirs[a.task]) for a in own if a.correct is not None and theirs.get(a.task) is not None]
+    right = np.array(pairs, dtype=float).reshape(-1, 2)
+    if not right[:, 1].sum():
+        return None
+    return float(right[:, 0].sum() / right[:, 1].sum()), *interval(right[:, 0], right[:, 1])
+
+
+def chrf(answers: Sequence[Answer]) -> float | None:
+    """Corpus chrF (sacrebleu) of whole replies against references; None without references."""
+    from sacrebleu.metrics.chrf import CHRF
+
+    judged = [answer for answer in answers if answer.reference is not None]
+    if not judged:
+        return None
+    return float(CHRF().corpus_score([a.text for a in judged], [[a.reference or "" for a in judged]]).score)
+
+
+def judge(slm: CausalLM, llm: CausalLM, answers: Sequence[Answer], warp: Warp) -> tuple[float, float]:
+    """Fidelity and LLM perplexity of answers.
+
+    Fidelity is 1 - the mean over positions of the distance between the law a token was drawn from and the LLM's warped
+    law: TV(x, y) where it was released untested, 0 where the LLM tested it. Perplexity is of the unwarped LLM.
+    """
+    distance, surprise, count = 0.0, 0.0, 0
+    for answer in answers:
+        history = answer.prompt_ids + answer.token_ids
+        rows = len(answer.token_ids)
+        theirs = llm.prefix().forward(history[:-1], rows)
+        if untested := [i for i, kind in enumerate(answer.provenance) if kind in ("local", "offline")]:
+            mine = slm.prefix().forward(history[:-1], rows)
+            distance += sum(0.5 * float(np.abs(warp(mine[i]) - warp(theirs[i])).sum()) for i in untested)
+        for token, logits in zip(answer.token_ids, theirs, strict=True):
+            surprise -= float(np.log(max(softmax(logits)[token], 1e-300)))
+        count += rows
+    return 1 - distance / count, float(np.exp(surprise / count))

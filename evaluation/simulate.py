@@ -1,0 +1,241 @@
+"""hedge simulate: the real edge session and the real verifier in one process, on the papers' channel and a virtual clock.
+
+The tokens of these policies do not depend on the channel: the models run once per system and seed, and the clock is
+replayed over SNR x bandwidth.
+"""
+
+import argparse
+import copy
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from cloud_server.session import server_info
+from common.command import command_parser, parse
+from common.errors import BadInput
+from common.model import BUNDLED
+from edge_client.options import Pair as Known
+from edge_client.options import add_slm, add_system, add_warp, choose_seed, settings_from
+from edge_client.settings import SYSTEMS, Settings
+from evaluation.clock import ACCOUNTS, Clock, Times, bits_of, measured, read_profile, replay
+from evaluation.quality import interval
+from evaluation.record import Answer, Journal, answers_of
+from evaluation.tasks import Task, tasks
+from evaluation.workers import CHUNK, Job, Pair, answers
+from wireless.channel import FADINGS, Channel, open_uplink, snr_at
+
+DEFAULT_SYSTEMS = (
+    "slm", "llm", "hlm", "rand-hlm", "u-hlm", "u-hlm:threshold-rule=risk-prone",
+    "cu-hlm", "cu-hlm:truncation=offline", "cu-hlm:truncation=online",
+)  # fmt: skip
+EXAMPLES = """  hedge simulate --questions 200 --temperature 0 --snr -10 0 10 --bandwidth 1e6 10e6
+  hedge simulate --systems hlm cu-hlm:measure=margin,threshold-rule=quantile,skip-rate=0.76 --fading token --out runs/a
+  hedge simulate --slm ./small --llm ./large --prompts mine.jsonl --calibration mine.json --tau-slm 0.02 --tau-llm 0.1"""
+
+
+def command(arguments: Sequence[str]) -> None:
+    parser = command_parser("hedge simulate", "Token throughput of whole systems on the channel of the papers.", EXAMPLES)
+    add_slm(parser)
+    parser.add_argument("--llm", default=BUNDLED, help="model folder, hub id or `bundled` (default)")
+    add_system(parser)
+    add_warp(parser)
+    group = parser.add_argument_group("runs")
+    group.add_argument(
+        "--systems",
+        nargs="+",
+        default=list(DEFAULT_SYSTEMS),
+        metavar="NAME[:OPTION=VALUE,...]",
+        help="default: all of the paper",
+    )
+    group.add_argument("--prompts", type=Path, metavar="FILE", help="JSONL with references (default: held-out questions)")
+    group.add_argument("--questions", type=int, default=200, help="how many; 0 for all of --prompts (default 200)")
+    group.add_argument("--question-seed", type=int, default=0)
+    group.add_argument("--seeds", type=int, default=1, help="runs per system, with seeds --seed, --seed + 1, ... (default 1)")
+    group.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="answers and rows as JSONL")
+    group.add_argument("--resume", action="store_true", help="go on with what the folder holds")
+    group.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
+    group.add_argument("--json", action="store_true", help="the rows on stdout instead of a table")
+    group = parser.add_argument_group("channel and clock")
+    group.add_argument("--snr", type=float, nargs="+", default=[-10.0, 0.0, 10.0, 20.0], metavar="DB")
+    group.add_argument("--distance", type=float, nargs="+", metavar="M", help="instead of --snr: 3GPP path loss at 23 dBm")
+    group.add_argument("--bandwidth", type=float, nargs="+", default=[1e6, 10e6], metavar="HZ")
+    group.add_argument("--fading", choices=FADINGS, default="none")
+    group.add_argument("--coherence", type=float, default=0.01, metavar="S", help="length of a fading block (default 0.01 s)")
+    group.add_argument("--outage", type=float, default=0.0, metavar="BIT/S/HZ", help="nothing is carried below (default 0)")
+    group.add_argument("--account", choices=ACCOUNTS, default="paper", help="bits of a message (default: the paper's)")
+    group.add_argument("--vocab", type=int, help="|V| of the paper's account (default: the pair's)")
+    group.add_argument("--tau-slm", type=float, metavar="S", help="seconds of an SLM step (default: measured)")
+    group.add_argument("--tau-llm", type=float, metavar="S", help="seconds of an LLM pass (default: measured)")
+    group.add_argument("--profile", type=Path, metavar="FILE", help="both from a TOML device profile")
+    args = parse(parser, arguments)
+    channels, given = channels_of(args), times_of(args)
+    for name in ("seeds", "jobs"):
+        if getattr(args, name) < 1:
+            raise BadInput(f"{name} {getattr(args, name)} is not at least 1")
+    if args.vocab is not None and args.vocab < 2:
+        raise BadInput(f"vocab {args.vocab} is not at least 2")
+    choose_seed(args)
+    asked = tasks(args.prompts, args.questions, args.question_seed)
+    runs, header = plan(args)
+    journals = {
+        name: Journal(args.out / f"answers-{_file_name(name)}.jsonl", header | _run(name, settings), resume=args.resume)
+        for name, settings in runs.items()
+    }
+    run_models(args, runs, asked, journals)
+    found = {name: answers_of(journal.path, journal.entries) for name, journal in journals.items()}
+    times = given or measured_over(list(found.values()))
+    rows = Journal(args.out / "rows.jsonl", {"kind": "rows", "fading": args.fading} | header, resume=args.resume)
+    sweep(args, runs, found, channels, times, rows)
+    if args.json:
+        sys.stdout.write("".join(json.dumps(row) + "\n" for row in rows.entries))
+    else:
+        show(rows.entries)
+
+
+def channels_of(args: argparse.Namespace) -> list[Channel]:
+    """The grid, checked before any model is loaded."""
+    grid = [
+        (bandwidth, snr)
+        for bandwidth in args.bandwidth
+        for snr in (
+            args.snr if args.distance is None else [snr_at(d, bandwidth) if bandwidth > 0 else 0 for d in args.distance]
+        )
+    ]
+    return [Channel(bandwidth, snr, args.fading, args.coherence, args.outage) for bandwidth, snr in grid]
+
+
+def times_of(args: argparse.Namespace) -> Times | None:
+    if args.profile:
+        return read_profile(args.profile)
+    if (args.tau_slm is None) != (args.tau_llm is None):
+        raise BadInput("--tau-slm and --tau-llm go together")
+    return None if args.tau_slm is None else Times(args.tau_slm, args.tau_llm)
+
+
+def plan(args: argparse.Namespace) -> tuple[dict[str, Settings], dict[str, Any]]:
+    """The settings of every run, and what all runs share."""
+    slm, llm = Pair(args.slm, args.llm, args.dtype, args.device).load()
+    known = Known(slm, server_info(llm))
+    runs: dict[str, Settings] = {}
+    for spec in args.systems:
+        chosen = options_of(spec, args)
+        for seed in range(args.seed, args.seed + args.seeds):
+            chosen.seed = seed
+            runs[f"{spec} #{seed}"] = settings_from(chosen, known)
+    header = {
+        "slm": slm.fingerprint, "llm": llm.fingerprint, "vocab_size": slm.vocab_size, "questions": args.questions,
+        "question_seed": args.question_seed, "prompts": str(args.prompts or ""),
+    }  # fmt: skip
+    return runs, header
+
+
+def options_of(spec: str, args: argparse.Namespace) -> argparse.Namespace:
+    """The options of NAME:OPTION=VALUE,... over those of the command line."""
+    name, _, rest = spec.partition(":")
+    if name not in SYSTEMS:
+        raise BadInput(f"no system {name!r}; there are {', '.join(SYSTEMS)}")
+    parser = command_parser(f"hedge simulate --systems {spec}", "", "")
+    add_system(parser)
+    words = ["--system", name]
+    for part in rest.split(",") if rest else []:
+        option, mark, value = part.partition("=")
+        if not mark:
+            raise BadInput(f"{spec}: {part!r} is not OPTION=VALUE")
+        words += [f"--{option.replace('_', '-')}={value}"]
+    return parser.parse_args(words, copy.copy(args))
+
+
+def _run(name: str, settings: Settings) -> dict[str, Any]:
+    return {"kind": "answers", "run": name, "settings": asdict(settings)}
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.=-]+", "_", name)
+
+
+def run_models(args: argparse.Namespace, runs: dict[str, Settings], asked: list[Task], journals: dict[str, Journal]) -> None:
+    """Answers what the journals lack; every finished chunk is on disk at once."""
+    jobs = []
+    for name, settings in runs.items():
+        done = {entry["task"] for entry in journals[name].entries}
+        left = [(index, task) for index, task in enumerate(asked) if index not in done]
+        jobs += [Job(name, settings, tuple(left[i : i + CHUNK])) for i in range(0, len(left), CHUNK)]
+    total = sum(len(job.tasks) for job in jobs)
+    with tqdm(total=total, desc="answering", unit="answer", disable=None) as bar:
+        for run, found in answers(Pair(args.slm, args.llm, args.dtype, args.device), jobs, args.jobs):
+            for answer in found:
+                journals[run].append(answer.to_json())
+            bar.update(len(found))
+
+
+def measured_over(runs: Sequence[Sequence[Answer]]) -> Times:
+    """One pair of times for all systems, so that they differ only in what they do."""
+    every = [answer for run in runs for answer in run]
+    steps = [a.slm_s / len(a.token_ids) for a in every if a.slm_s]
+    return measured(steps, (round_ for answer in every for round_ in answer.log))
+
+
+def sweep(
+    args: argparse.Namespace, runs: dict[str, Settings], found: dict[str, list[Answer]], channels: list[Channel],
+    times: Times, rows: Journal,
+) -> None:  # fmt: skip
+    done = {(row["run"], row["snr_db"], row["bandwidth_hz"], row["account"], row["vocab"]) for row in rows.entries}
+    vocab_size = int(json.loads(rows.path.open(encoding="utf-8").readline())["vocab_size"])
+    accounted = args.vocab or vocab_size
+    for channel in tqdm(channels, desc="clock", unit="channel", disable=None):
+        for name, settings in runs.items():
+            key = (name, channel.snr_db, channel.bandwidth_hz, args.account, accounted)
+            if key not in done:
+                about = dict(zip(("run", "snr_db", "bandwidth_hz", "account", "vocab"), key, strict=True))
+                rows.append(about | row_of(found[name], settings, channel, times, args.account, vocab_size, accounted))
+
+
+def row_of(
+    run: list[Answer], settings: Settings, channel: Channel, times: Times, account: str, vocab_size: int, accounted: int
+) -> dict[str, Any]:
+    """Throughput with its 95 % interval over answers, and what the channel does not change."""
+    seconds, sent = [], 0.0
+    for answer in run:
+        bits = [bits_of(r, account, vocab_size, accounted) if r.entries else 0.0 for r in answer.log]
+        clock = Clock(times, open_uplink(channel, np.random.default_rng([settings.seed, answer.task])))
+        seconds.append(replay(clock, answer.log, bits, len(answer.token_ids), drafts=not settings.streams))
+        sent += sum(bits)
+    tokens = np.array([len(answer.token_ids) for answer in run], dtype=float)
+    low, high = interval(tokens, np.array(seconds))
+    judged = [answer.correct for answer in run if answer.correct is not None]
+    audited = sum(answer.audited for answer in run)
+    return {
+        "system": settings.system, "seed": settings.seed, "temperature": settings.warp.temperature, "fading": channel.fading,
+        "answers": len(run), "tokens": int(tokens.sum()), "tokens_per_s": float(tokens.sum() / sum(seconds)),
+        "low": low, "high": high, "uplink_bytes_per_token": sent / 8 / float(tokens.sum()),
+        "share_skipped": sum(answer.skipped for answer in run) / float(tokens.sum()),
+        "exact_match": sum(judged) / len(judged) if judged else None,
+        "risk": sum(answer.risk for answer in run) / audited if audited else None,
+        "tau_slm": times.slm, "tau_llm": times.llm, "tau_llm_position": times.llm_position,
+    }  # fmt: skip
+
+
+def show(rows: Sequence[dict[str, Any]]) -> None:
+    """Tokens/s, one line a run, one column a channel."""
+    channels = sorted({(row["bandwidth_hz"], row["snr_db"]) for row in rows})
+    table = Table(title=f"tokens/s, uplink by the {rows[0]['account']} account, |V| = {rows[0]['vocab']}")
+    for name in ("run", "skipped", "exact match", "bytes/token"):
+        table.add_column(name, justify="left" if name == "run" else "right")
+    for bandwidth, snr in channels:
+        table.add_column(f"{snr:g} dB\n{bandwidth / 1e6:g} MHz", justify="right")
+    for name in dict.fromkeys(row["run"] for row in rows):
+        mine = {(row["bandwidth_hz"], row["snr_db"]): row for row in rows if row["run"] == name}
+        first = next(iter(mine.values()))
+        match = "-" if first["exact_match"] is None else f"{first['exact_match']:.1%}"
+        cells = [f"{mine[channel]['tokens_per_s']:.3g}" if channel in mine else "-" for channel in channels]
+        table.add_row(name, f"{first['share_skipped']:.1%}", match, f"{first['uplink_bytes_per_token']:.4g}", *cells)
+    Console(highlight=False).print(table)

@@ -1,0 +1,83 @@
+"""Runs tasks on both models in worker processes, the real edge session against the real verifier, in small chunks."""
+
+import asyncio
+import multiprocessing
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from common.errors import HedgeError
+from common.model import CausalLM, load, use_threads
+from edge_client.session import Session
+from edge_client.settings import Settings
+from evaluation.local import LocalLink
+from evaluation.record import Answer, from_session
+from evaluation.tasks import Task
+
+CHUNK = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Where the models are, and how to load them."""
+
+    slm: str
+    llm: str
+    dtype: str = "float32"
+    device: str = "cpu"
+
+    def load(self) -> tuple[CausalLM, CausalLM]:
+        options = {"dtype": self.dtype, "device": self.device}
+        return load(self.slm, "slm", **options), load(self.llm, "llm", **options)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Some tasks of one run."""
+
+    run: str
+    settings: Settings
+    tasks: tuple[tuple[int, Task], ...]
+
+
+_models: list[Any] = []
+
+
+def _start(pair: Pair) -> None:
+    # Ctrl-C is for the parent, which keeps what is finished.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    use_threads(1)
+    slm, llm = pair.load()
+    _models[:] = [slm, LocalLink(llm)]
+
+
+def _do(job: Job) -> tuple[str, list[Answer] | str]:
+    slm, link = _models
+    try:
+        return job.run, [_answer(slm, link, job.settings, index, task) for index, task in job.tasks]
+    except HedgeError as error:
+        return job.run, f"{job.run}: {error}"
+
+
+def _answer(slm: CausalLM, link: LocalLink, settings: Settings, index: int, task: Task) -> Answer:
+    ids = slm.encode_chat(task.prompt.messages)
+    session = Session(slm, ids, settings, link)
+
+    async def drain() -> None:
+        async for _ in session.tokens():
+            pass
+
+    asyncio.run(drain())
+    return from_session(index, task, ids, session)
+
+
+def answers(pair: Pair, jobs: Sequence[Job], processes: int) -> Iterator[tuple[str, list[Answer]]]:
+    """The answers of every job, in the order they are done. HedgeError ends it; what came before stays good."""
+    if not jobs:
+        return
+    with multiprocessing.get_context("spawn").Pool(processes, _start, (pair,)) as pool:
+        for run, found in pool.imap_unordered(_do, jobs):
+            if isinstance(found, str):
+                raise HedgeError(found)
+            yield run, found
