@@ -69,7 +69,7 @@ class Journal:
 
     def __init__(self, path: Path, header: dict[str, Any], *, resume: bool) -> None:
         """BadInput when the file exists without `resume`, or is of another run, version or kind."""
-        self.path = path
+        self.path, self.header = path, header
         self.entries: list[dict[str, Any]] = []
         known = {"version": VERSION, **json.loads(json.dumps(header))}
         if path.exists() and path.stat().st_size:

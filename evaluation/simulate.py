@@ -37,6 +37,7 @@ DEFAULT_SYSTEMS = (
     "slm", "llm", "hlm", "rand-hlm", "u-hlm", "u-hlm:threshold-rule=risk-prone",
     "cu-hlm", "cu-hlm:truncation=offline", "cu-hlm:truncation=online",
 )  # fmt: skip
+KEY = ("run", "bandwidth_hz", "snr_db", "fading", "coherence_s", "outage", "account", "vocab")
 EXAMPLES = """  hedge simulate --questions 200 --temperature 0 --snr -10 0 10 --bandwidth 1e6 10e6
   hedge simulate --systems hlm cu-hlm:measure=margin,threshold-rule=quantile,skip-rate=0.76 --fading token --out runs/a
   hedge simulate --slm ./small --llm ./large --prompts mine.jsonl --calibration mine.json --tau-slm 0.02 --tau-llm 0.1"""
@@ -93,7 +94,7 @@ def command(arguments: Sequence[str]) -> None:
     run_models(args, runs, asked, journals)
     found = {name: answers_of(journal.path, journal.entries) for name, journal in journals.items()}
     times = given or measured_over(list(found.values()))
-    rows = Journal(args.out / "rows.jsonl", {"kind": "rows", "fading": args.fading} | header, resume=args.resume)
+    rows = Journal(args.out / "rows.jsonl", {"kind": "rows"} | header, resume=args.resume)
     sweep(args, runs, found, channels, times, rows)
     if args.json:
         sys.stdout.write("".join(json.dumps(row) + "\n" for row in rows.entries))
@@ -188,15 +189,14 @@ def sweep(
     args: argparse.Namespace, runs: dict[str, Settings], found: dict[str, list[Answer]], channels: list[Channel],
     times: Times, rows: Journal,
 ) -> None:  # fmt: skip
-    done = {(row["run"], row["snr_db"], row["bandwidth_hz"], row["account"], row["vocab"]) for row in rows.entries}
-    vocab_size = int(json.loads(rows.path.open(encoding="utf-8").readline())["vocab_size"])
+    vocab_size = int(rows.header["vocab_size"])
     accounted = args.vocab or vocab_size
+    done = {tuple(row[name] for name in KEY) for row in rows.entries}
     for channel in tqdm(channels, desc="clock", unit="channel", disable=None):
         for name, settings in runs.items():
-            key = (name, channel.snr_db, channel.bandwidth_hz, args.account, accounted)
-            if key not in done:
-                about = dict(zip(("run", "snr_db", "bandwidth_hz", "account", "vocab"), key, strict=True))
-                rows.append(about | row_of(found[name], settings, channel, times, args.account, vocab_size, accounted))
+            key = {"run": name, **asdict(channel), "account": args.account, "vocab": accounted}
+            if tuple(key[field] for field in KEY) not in done:
+                rows.append(key | row_of(found[name], settings, channel, times, args.account, vocab_size, accounted))
 
 
 def row_of(
@@ -214,7 +214,7 @@ def row_of(
     judged = [answer.correct for answer in run if answer.correct is not None]
     audited = sum(answer.audited for answer in run)
     return {
-        "system": settings.system, "seed": settings.seed, "temperature": settings.warp.temperature, "fading": channel.fading,
+        "system": settings.system, "seed": settings.seed, "temperature": settings.warp.temperature,
         "answers": len(run), "tokens": int(tokens.sum()), "tokens_per_s": float(tokens.sum() / sum(seconds)),
         "low": low, "high": high, "uplink_bytes_per_token": sent / 8 / float(tokens.sum()),
         "share_skipped": sum(answer.skipped for answer in run) / float(tokens.sum()),
@@ -225,17 +225,27 @@ def row_of(
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
-    """Tokens/s, one line a run, one column a channel."""
-    channels = sorted({(row["bandwidth_hz"], row["snr_db"]) for row in rows})
-    table = Table(title=f"tokens/s, uplink by the {rows[0]['account']} account, |V| = {rows[0]['vocab']}")
-    for name in ("run", "skipped", "exact match", "bytes/token"):
-        table.add_column(name, justify="left" if name == "run" else "right")
-    for bandwidth, snr in channels:
-        table.add_column(f"{snr:g} dB\n{bandwidth / 1e6:g} MHz", justify="right")
-    for name in dict.fromkeys(row["run"] for row in rows):
-        mine = {(row["bandwidth_hz"], row["snr_db"]): row for row in rows if row["run"] == name}
-        first = next(iter(mine.values()))
-        match = "-" if first["exact_match"] is None else f"{first['exact_match']:.1%}"
-        cells = [f"{mine[channel]['tokens_per_s']:.3g}" if channel in mine else "-" for channel in channels]
-        table.add_row(name, f"{first['share_skipped']:.1%}", match, f"{first['uplink_bytes_per_token']:.4g}", *cells)
-    Console(highlight=False).print(table)
+    """What each run is, and its tokens/s on every channel."""
+    names = {name: f"[{number}]" for number, name in enumerate(dict.fromkeys(row["run"] for row in rows), 1)}
+    about = Table(title=f"uplink by the {rows[-1]['account']} account, |V| = {rows[-1]['vocab']}")
+    for heading in ("", "run", "skipped", "exact match", "bytes/token"):
+        about.add_column(heading, justify="left" if heading == "run" else "right")
+    first = {row["run"]: row for row in reversed(rows)}
+    for name, number in names.items():
+        row = first[name]
+        match = "-" if row["exact_match"] is None else f"{row['exact_match']:.1%}"
+        about.add_row(number, name, f"{row['share_skipped']:.1%}", match, f"{row['uplink_bytes_per_token']:.4g}")
+    speed = Table(title="tokens/s")
+    for heading in ("channel", *names.values()):
+        speed.add_column(heading, justify="right")
+    found = {(_channel_name(row), row["run"]): f"{row['tokens_per_s']:.3g}" for row in rows}
+    for channel in dict.fromkeys(_channel_name(row) for row in rows):
+        speed.add_row(channel, *(found.get((channel, name), "-") for name in names))
+    console = Console(highlight=False)
+    console.print(about)
+    console.print(speed)
+
+
+def _channel_name(row: dict[str, Any]) -> str:
+    fading = "" if row["fading"] == "none" else f" {row['fading']}"
+    return f"{row['snr_db']:g} dB {row['bandwidth_hz'] / 1e6:g} MHz{fading}"
