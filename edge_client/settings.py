@@ -1,7 +1,8 @@
 """What one generation is asked to do, and the named systems that preset it."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -91,6 +92,9 @@ class Settings:
             raise BadInput(f"verification {self.verification} does not go with truncation {self.truncation}")
         if self.looks_at_draft and self.draft_from == "sent":
             raise BadInput("measure perturbation looks at the token drawn from the full law: it needs --draft-from full")
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
     @property
     def streams(self) -> bool:

@@ -1,4 +1,4 @@
-"""hedge evaluate: exact match, share skipped and bytes, system by system, on the held-out questions."""
+"""hedge evaluate: how good and how dear each system's answers are, over a live cloud."""
 
 import argparse
 import asyncio
@@ -12,110 +12,152 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from common.codec import paper_bits
 from common.command import command_parser, parse
-from common.errors import BadInput
-from common.model import CausalLM
+from common.errors import BadInput, Incompatible
+from common.model import BUNDLED, CausalLM, load
 from edge_client.connect import connected, load_slm
-from edge_client.generate import answer
 from edge_client.options import add_generation, check_connection, settings_from, warp_of
-from edge_client.prompts import from_text
 from edge_client.session import Session
-from edge_client.settings import SYSTEMS
-from evaluation.questions import Question, held_out_set, is_correct
+from edge_client.settings import SYSTEMS, Settings
+from evaluation.quality import chrf, judge, relative_accuracy
+from evaluation.record import Answer, Journal, answers_of, from_session
+from evaluation.tasks import Task, tasks
 
+NO_JUDGE = "none"
 EXAMPLES = """  hedge evaluate --insecure --systems slm,llm,cu-hlm --questions 200 --temperature 0
-  hedge evaluate --insecure --systems cu-hlm --measure entropy --threshold-rule max-risk --json"""
+  hedge evaluate --insecure --systems llm,cu-hlm --measure entropy --threshold-rule max-risk --json
+  hedge evaluate --insecure --prompts mine.jsonl --llm ./my-llm --answers answers/ --resume"""
 
 
 def command(arguments: Sequence[str]) -> None:
     parser = command_parser(
-        "hedge evaluate", "Exact match per family on generated questions no model was trained on.", EXAMPLES
+        "hedge evaluate", "Exact match, fidelity, perplexity, share skipped and bytes, system by system.", EXAMPLES
     )
     parser.add_argument("--systems", default="slm,llm,cu-hlm", help="comma-separated (default slm,llm,cu-hlm)")
-    parser.add_argument("--questions", type=int, default=200)
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help="JSONL with references (default: held-out questions)")
+    parser.add_argument("--questions", type=int, default=200, help="how many; 0 for all of --prompts (default 200)")
     parser.add_argument("--question-seed", type=int, default=0)
+    parser.add_argument(
+        "--llm", default=BUNDLED, help="the cloud's model, loaded here to judge: fidelity and perplexity (`none`: without)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object per system on stdout")
-    parser.add_argument("--answers", type=Path, metavar="FILE", help="also write every answer as JSONL")
+    parser.add_argument("--answers", type=Path, metavar="FOLDER", help="also write every answer as JSONL")
+    parser.add_argument("--resume", action="store_true", help="go on with what the folder of --answers holds")
     add_generation(parser)
     args = parse(parser, arguments)
     systems = args.systems.split(",")
     for system in systems:
         if system not in SYSTEMS:
             raise BadInput(f"no system {system!r}; there are {', '.join(SYSTEMS)}")
-    if args.questions < 1:
-        raise BadInput(f"questions {args.questions} is not at least 1")
+    if args.resume and not args.answers:
+        raise BadInput("--resume needs --answers")
     warp_of(args)
     check_connection(args)
+    asked = tasks(args.prompts, args.questions, args.question_seed)
     slm = load_slm(args)
-    asyncio.run(_evaluate(args, slm, systems, held_out_set(args.questions, args.question_seed)))
-
-
-async def _evaluate(args: argparse.Namespace, slm: CausalLM, systems: list[str], questions: list[Question]) -> None:
-    rows = []
-    written = args.answers.open("w", encoding="utf-8") if args.answers else None
-    try:
-        async with connected(args, slm, cloud=True) as (link, pair):
-            for system in systems:
-                settings = settings_from(args, pair, system)
-                done: list[tuple[Question, Session]] = []
-                for question in tqdm(questions, desc=system, unit="question", disable=None):
-                    session = await answer(slm, from_text(question.text), settings, link)
-                    done.append((question, session))
-                    if written:
-                        entry = {"system": system, "question": question.text, "answer": question.answer, "text": session.text}
-                        written.write(json.dumps(entry | {"correct": is_correct(question, session.text)}) + "\n")
-                rows.append(summarise(system, done))
-                if args.json:
-                    sys.stdout.write(json.dumps(rows[-1]) + "\n")
-                    sys.stdout.flush()
-    finally:
-        if written:
-            written.close()
-    if not args.json:
+    llm = None if args.llm == NO_JUDGE else load(args.llm, "llm", dtype=args.dtype, device=args.device)
+    found = asyncio.run(_evaluate(args, slm, llm, systems, asked))
+    rows = [
+        summarise(name, found[name], found.get("llm"), slm.vocab_size) | _judged(args, slm, llm, found[name])
+        for name in systems
+    ]
+    if args.json:
+        sys.stdout.write("".join(json.dumps(row) + "\n" for row in rows))
+    else:
         _print(rows)
 
 
-def summarise(system: str, done: Sequence[tuple[Question, Session]]) -> dict[str, Any]:
-    """Exact match per family and overall; shares and bytes are per emitted token."""
+async def _evaluate(
+    args: argparse.Namespace, slm: CausalLM, llm: CausalLM | None, systems: list[str], asked: list[Task]
+) -> dict[str, list[Answer]]:
+    found: dict[str, list[Answer]] = {}
+    async with connected(args, slm, cloud=True) as (link, pair):
+        if llm and pair.info and llm.fingerprint != pair.info.model_fingerprint:
+            raise Incompatible(f"--llm {args.llm} ({llm.fingerprint}) is not the cloud's model ({pair.info.model_fingerprint})")
+        for system in systems:
+            settings = settings_from(args, pair, system)
+            journal = _journal(args, system, settings)
+            found[system] = answers_of(journal.path, journal.entries) if journal else []
+            done = {answer.task for answer in found[system]}
+            left = [(index, task) for index, task in enumerate(asked) if index not in done]
+            for index, task in tqdm(left, desc=system, unit="answer", disable=None):
+                ids = slm.encode_chat(task.prompt.messages)
+                session = Session(slm, ids, settings, link)
+                async for _ in session.tokens():
+                    pass
+                found[system].append(from_session(index, task, ids, session))
+                if journal:
+                    journal.append(found[system][-1].to_json())
+    return found
+
+
+def _journal(args: argparse.Namespace, system: str, settings: Settings) -> Journal | None:
+    if args.answers is None:
+        return None
+    header = {
+        "kind": "answers", "run": system, "settings": settings.to_json(), "questions": args.questions,
+        "question_seed": args.question_seed, "prompts": str(args.prompts or ""),
+    }  # fmt: skip
+    return Journal(args.answers / f"answers-{system}.jsonl", header, resume=args.resume)
+
+
+def summarise(system: str, run: Sequence[Answer], llm: Sequence[Answer] | None, vocab_size: int) -> dict[str, Any]:
+    """Exact match per family and overall, relative to the LLM's; shares and bytes are per emitted token."""
     right: dict[str, list[bool]] = {}
-    for question, session in done:
-        right.setdefault(question.family, []).append(is_correct(question, session.text))
-    statistics = [session.statistics for _, session in done]
-    tokens = sum(s.tokens for s in statistics)
-
-    def per_token(name: str) -> float | None:
-        values = [getattr(s, name) for s in statistics]
-        return None if None in values else round(sum(values) / tokens, 3)
-
-    audited = sum(s.audited for s in statistics)
+    for answer in run:
+        if answer.correct is not None:
+            right.setdefault(answer.family, []).append(answer.correct)
     hits = [hit for family in right.values() for hit in family]
-    return {
+    tokens = sum(len(answer.token_ids) for answer in run)
+    audited = sum(answer.audited for answer in run)
+    relative = relative_accuracy(run, llm) if llm else None
+    score = chrf(run)
+    row: dict[str, Any] = {
         "system": system,
-        "questions": len(done),
-        "exact_match": round(sum(hits) / len(hits), 4),
+        "questions": len(run),
+        "exact_match": round(sum(hits) / len(hits), 4) if hits else None,
         "families": {family: round(sum(found) / len(found), 4) for family, found in sorted(right.items())},
+        "relative_accuracy": [round(value, 4) for value in relative] if relative else None,
+        "chrf": None if score is None else round(score, 2),
         "tokens": tokens,
-        "share_skipped": round(sum(s.skipped for s in statistics) / tokens, 4),
-        "realised_risk": round(sum(s.risk for s in statistics) / audited, 5) if audited else None,
-        "uplink_payload_bytes_per_token": per_token("uplink_payload_bytes"),
-        "uplink_socket_bytes_per_token": per_token("uplink_socket_bytes"),
-        "downlink_payload_bytes_per_token": per_token("downlink_payload_bytes"),
-        "downlink_socket_bytes_per_token": per_token("downlink_socket_bytes"),
-        "paper_bytes_per_token": round(sum(s.uplink_paper_bits for s in statistics) / 8 / tokens, 3),
-        "tokens_per_second": round(tokens / sum(s.wall_s for s in statistics), 1),
+        "share_skipped": round(sum(answer.skipped for answer in run) / tokens, 4),
+        "realised_risk": round(sum(answer.risk for answer in run) / audited, 5) if audited else None,
     }
+    for index, way in enumerate(("uplink", "downlink")):
+        sockets = [answer.socket_bytes for answer in run]
+        row[f"{way}_payload_bytes_per_token"] = round(sum(answer.payload_bytes[index] for answer in run) / tokens, 3)
+        whole = None if None in sockets else round(sum(pair[index] for pair in sockets if pair) / tokens, 3)
+        row[f"{way}_socket_bytes_per_token"] = whole
+    paper = sum(paper_bits(vocab_size, round_.entries) for answer in run for round_ in answer.log)
+    row["paper_bytes_per_token"] = round(paper / 8 / tokens, 3)
+    row["tokens_per_second"] = round(tokens / sum(answer.wall_s for answer in run), 1)
+    return row
+
+
+def _judged(args: argparse.Namespace, slm: CausalLM, llm: CausalLM | None, run: Sequence[Answer]) -> dict[str, Any]:
+    if llm is None:
+        return {"fidelity": None, "llm_perplexity": None}
+    fidelity, perplexity = judge(slm, llm, run, warp_of(args))
+    return {"fidelity": round(fidelity, 5), "llm_perplexity": round(perplexity, 4)}
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    table = Table(title=f"{rows[0]['questions']} held-out questions")
+    table = Table(title=f"{rows[0]['questions']} prompts")
     table.add_column("")
     for row in rows:
         table.add_column(row["system"], justify="right")
     for family in rows[0]["families"]:
         table.add_row(family, *(f"{row['families'][family]:.0%}" for row in rows))
     for name in ("exact_match", "share_skipped"):
-        table.add_row(name.replace("_", " "), *(f"{row[name]:.1%}" for row in rows), style="bold")
+        table.add_row(name.replace("_", " "), *("-" if row[name] is None else f"{row[name]:.1%}" for row in rows), style="bold")
+    spans = [row["relative_accuracy"] for row in rows]
+    table.add_row(
+        "accuracy over the LLM's, 95 %", *("-" if s is None else f"{s[0]:.1%} ({s[1]:.1%}..{s[2]:.1%})" for s in spans)
+    )
     for name in rows[0]:
-        if name.endswith("_per_token") or name in ("realised_risk", "tokens_per_second"):
+        if name.endswith("_per_token") or name in (
+            "realised_risk", "fidelity", "llm_perplexity", "chrf", "tokens_per_second"
+        ):  # fmt: skip
             table.add_row(name.replace("_", " "), *("-" if row[name] is None else f"{row[name]:g}" for row in rows))
     Console(highlight=False).print(table)

@@ -1,8 +1,10 @@
 """Answers on disk: one JSONL file per run, a header and then one line per answer, appended as they come."""
 
+import fcntl
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -102,6 +104,22 @@ class Journal:
             if self.path.is_file():
                 os.truncate(self.path, before)
             raise HedgeError(f"cannot write {self.path}: {error.strerror}") from None
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Holds a folder for this process: two runs in one would answer everything twice."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise HedgeError(f"cannot write {folder}: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise HedgeError(f"another run is writing to {folder}") from None
+        yield
 
 
 def _read(path: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]], int]:

@@ -28,7 +28,7 @@ from edge_client.options import add_slm, add_system, add_warp, choose_seed, sett
 from edge_client.settings import SYSTEMS, Settings
 from evaluation.clock import ACCOUNTS, Clock, Times, bits_of, measured, read_profile, replay
 from evaluation.quality import interval
-from evaluation.record import Answer, Journal, answers_of
+from evaluation.record import Answer, Journal, answers_of, only_writer
 from evaluation.tasks import Task, tasks
 from evaluation.workers import CHUNK, Job, Pair, answers
 from wireless.channel import FADINGS, Channel, open_uplink, snr_at
@@ -86,6 +86,11 @@ def command(arguments: Sequence[str]) -> None:
         raise BadInput(f"vocab {args.vocab} is not at least 2")
     choose_seed(args)
     asked = tasks(args.prompts, args.questions, args.question_seed)
+    with only_writer(args.out):
+        _simulate(args, asked, channels, given)
+
+
+def _simulate(args: argparse.Namespace, asked: list[Task], channels: list[Channel], given: Times | None) -> None:
     runs, header = plan(args)
     journals = {
         name: Journal(args.out / f"answers-{_file_name(name)}.jsonl", header | _run(name, settings), resume=args.resume)
@@ -156,7 +161,7 @@ def options_of(spec: str, args: argparse.Namespace) -> argparse.Namespace:
 
 
 def _run(name: str, settings: Settings) -> dict[str, Any]:
-    return {"kind": "answers", "run": name, "settings": asdict(settings)}
+    return {"kind": "answers", "run": name, "settings": settings.to_json()}
 
 
 def _file_name(name: str) -> str:

@@ -2,7 +2,9 @@
 
 import asyncio
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,9 +49,17 @@ _models: list[Any] = []
 def _start(pair: Pair) -> None:
     # Ctrl-C is for the parent, which keeps what is finished.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     use_threads(1)
     slm, llm = pair.load()
     _models[:] = [slm, LocalLink(llm)]
+
+
+def _end_with_parent() -> None:
+    # A parent that was killed cannot end its pool.
+    if parent := multiprocessing.parent_process():
+        parent.join()
+    os._exit(1)
 
 
 def _do(job: Job) -> tuple[str, list[Answer] | str]:

@@ -10,8 +10,8 @@ from tools.local_cloud import BIN
 ROOT = Path(__file__).parent.parent
 RUNS = ROOT / "runs"
 GRID = ("--vocab", "32000", "--bandwidth", "1e6", "5e6", "10e6", "--snr", "-10", "-5", "0", "5", "10", "20")
-SHARES = (0.3, 0.5, 0.65, 0.76, 0.85, 0.95)
-FRONTIER_MEASURES = ("perturbation", "expected_perturbation", "margin", "entropy")
+SHARES = (0.3, 0.5, 0.76, 0.85, 0.95)
+FRONTIER_MEASURES = ("perturbation", "expected_perturbation", "margin")
 PROPOSED = "cu-hlm:measure=margin,threshold-rule=quantile,skip-rate=0.76"
 
 
@@ -26,11 +26,11 @@ SIMULATIONS = {
         "--temperature", "1", "--questions", "200", "--systems", "slm", "llm", "hlm", "rand-hlm", "u-hlm",
         "u-hlm:threshold-rule=risk-prone", "cu-hlm", "cu-hlm:truncation=offline", "cu-hlm:truncation=online", PROPOSED,
     ),
+    "tokens": ("--temperature", "1", "--questions", "600", "--question-seed", "1", "--systems", "llm"),
     "frontier": (
         "--temperature", "0", "--questions", "200", "--systems", "llm",
         *(quantile(measure, share) for measure in FRONTIER_MEASURES for share in SHARES),
     ),
-    "tokens": ("--temperature", "1", "--questions", "800", "--question-seed", "1", "--systems", "llm"),
 }  # fmt: skip
 
 

@@ -115,12 +115,16 @@ def test_calibrate_writes_a_file_that_generate_uses_and_others_refuse(cloud: Clo
 
 def test_evaluate_reports_exact_match_and_bytes(cloud: Cloud) -> None:
     options = ("--cloud", cloud.address, "--insecure", "--questions", "8", "--temperature", "0", "--seed", "1")
-    done = hedge("evaluate", *options, "--systems", "slm,cu-hlm", "--json")
+    done = hedge("evaluate", *options, "--systems", "slm,llm,cu-hlm", "--json")
     assert done.returncode == 0, done.stderr
-    slm, cu = (json.loads(line) for line in done.stdout.splitlines())
+    slm, llm, cu = (json.loads(line) for line in done.stdout.splitlines())
     assert slm["uplink_payload_bytes_per_token"] == 0
     assert cu["uplink_payload_bytes_per_token"] > 0
     assert len(slm["families"]) == 8
+    assert llm["fidelity"] == 1.0
+    assert slm["fidelity"] <= cu["fidelity"] <= 1
+    assert slm["llm_perplexity"] >= llm["llm_perplexity"] >= 1
+    assert llm["relative_accuracy"] == [1.0, 1.0, 1.0]
 
 
 def test_options_come_from_a_toml_file_and_the_command_line_wins(cloud: Cloud, tmp_path: Path) -> None:
