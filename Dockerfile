@@ -18,6 +18,7 @@ COPY common common
 COPY edge_client edge_client
 COPY cloud_server cloud_server
 COPY evaluation evaluation
+COPY wireless wireless
 COPY models models
 RUN /opt/hedge/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation .
 ENV PATH=/opt/hedge/bin:$PATH PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1

@@ -219,9 +219,10 @@ def row_of(
     judged = [answer.correct for answer in run if answer.correct is not None]
     audited = sum(answer.audited for answer in run)
     return {
-        "system": settings.system, "seed": settings.seed, "temperature": settings.warp.temperature,
-        "answers": len(run), "tokens": int(tokens.sum()), "tokens_per_s": float(tokens.sum() / sum(seconds)),
-        "low": low, "high": high, "uplink_bytes_per_token": sent / 8 / float(tokens.sum()),
+        "system": settings.system, "measure": settings.measure, "threshold": settings.threshold, "seed": settings.seed,
+        "temperature": settings.warp.temperature, "answers": len(run), "tokens": int(tokens.sum()),
+        "tokens_per_s": float(tokens.sum() / sum(seconds)), "low": low, "high": high,
+        "uplink_bytes_per_token": sent / 8 / float(tokens.sum()),
         "share_skipped": sum(answer.skipped for answer in run) / float(tokens.sum()),
         "exact_match": sum(judged) / len(judged) if judged else None,
         "risk": sum(answer.risk for answer in run) / audited if audited else None,

@@ -5,6 +5,14 @@ import sys
 import time
 from pathlib import Path
 
+from tqdm import tqdm
+
+from common.model import BUNDLED, bundled_folder, load, use_threads
+from common.sampling import Warp
+from edge_client.calibration import load_calibration
+from evaluation.record import Journal, answers_of, read_journal
+from evaluation.study import KS, Context, study
+from tools import results_tables
 from tools.local_cloud import BIN
 
 ROOT = Path(__file__).parent.parent
@@ -12,6 +20,9 @@ RUNS = ROOT / "runs"
 GRID = ("--vocab", "32000", "--bandwidth", "1e6", "5e6", "10e6", "--snr", "-10", "-5", "0", "5", "10", "20")
 SHARES = (0.3, 0.5, 0.76, 0.85, 0.95)
 FRONTIER_MEASURES = ("perturbation", "expected_perturbation", "margin")
+SPEEDS = ("headline", "paper")
+MEASURE = "perturbation"
+TRUNCATED = 150
 PROPOSED = "cu-hlm:measure=margin,threshold-rule=quantile,skip-rate=0.76"
 
 
@@ -44,10 +55,62 @@ def main() -> None:
     started = time.monotonic()
     for name, options in SIMULATIONS.items():
         simulate(name, *options)
-        if name in ("headline", "paper"):
+        if name in SPEEDS:
             simulate(name, *options, "--fading", "token")
             simulate(name, *options, "--account", "payload")
-    sys.stderr.write(f"{time.monotonic() - started:.0f} s\n")
+    if not (RUNS / "tokens.jsonl").exists():
+        study_tokens()
+    plots()
+    tables()
+    sys.stderr.write(f"docs/results.md and docs/plots are up to date: {time.monotonic() - started:.0f} s\n")
+
+
+def study_tokens() -> None:
+    """Both models on the LLM's answers, into runs/tokens.jsonl, whole or not at all."""
+    use_threads(1)
+    path, seed = RUNS / "tokens.jsonl", 1
+    header, entries = read_journal(RUNS / "tokens" / "answers-llm_1.jsonl", "answers")
+    calibration = load_calibration(bundled_folder() / "calibration.json")
+    slm, llm = load(BUNDLED, "slm"), load(BUNDLED, "llm")
+    context = Context(slm, llm, Warp(), seed, MEASURE, calibration.fits[MEASURE])
+    answers = answers_of(path, entries)
+    partial = path.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    journal = Journal(partial, {"kind": "tokens", "slm": header["slm"], "llm": header["llm"], "ks": KS}, resume=False)
+    for entry in tqdm(study(context, answers, TRUNCATED), total=len(answers), desc="study", unit="answer", disable=None):
+        journal.append(entry)
+    partial.replace(path)
+
+
+def plots() -> None:
+    for kind, files in {
+        "uncertainty": ["tokens.jsonl"], "roc": ["tokens.jsonl"], "truncation": ["tokens.jsonl"],
+        "frontier": ["frontier/rows.jsonl"], "throughput": ["paper/rows.jsonl"], "payload": ["paper/rows.jsonl"],
+        "skips": [f"headline/{file.name}" for file in sorted((RUNS / "headline").glob("answers-cu-hlm*.jsonl"))],
+    }.items():  # fmt: skip
+        command = [
+            str(BIN / "hedge"),
+            "plot",
+            kind,
+            *(str(RUNS / file) for file in files),
+            "--out",
+            str(ROOT / "docs" / "plots"),
+        ]
+        subprocess.run(command, check=True)
+
+
+def tables() -> None:
+    still = [(-10.0, 1e6, "none"), (0.0, 1e6, "none"), (10.0, 1e6, "none"), (0.0, 10e6, "none"), (0.0, 1e6, "token")]
+    results_tables.write(
+        ROOT / "docs" / "results.md",
+        {
+            **{name: results_tables.systems(RUNS / name) for name in SPEEDS},
+            **{f"{name} speed": results_tables.speeds(RUNS / name, still) for name in SPEEDS},
+            "frontier": results_tables.frontier(RUNS / "frontier"),
+            "measures": results_tables.measures(RUNS / "tokens.jsonl"),
+            "risk": results_tables.risk(RUNS / "tokens.jsonl"),
+        },
+    )
 
 
 if __name__ == "__main__":

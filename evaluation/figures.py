@@ -1,0 +1,189 @@
+"""The figures of `hedge plot`, one function each; told apart in grey by marker, line and shade."""
+
+from collections.abc import Sequence
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from edge_client.calibration import fit_measure
+from evaluation.record import Answer
+from evaluation.study import KEPT, KS, auc, column
+
+Entries = Sequence[dict[str, Any]]
+MEASURES = ("perturbation", "expected_perturbation", "entropy", "margin", "top1")
+_BINS = 36
+_SKIP_BINS = 20
+
+
+def _styles() -> Any:
+    marks = cycle("os^vDPX*<>")
+    lines = cycle(["-", "--", "-.", ":"])
+    shades = cycle(["0.0", "0.35", "0.55"])
+    return ({"marker": m, "linestyle": s, "color": c, "markersize": 5} for m, s, c in zip(marks, lines, shades, strict=False))
+
+
+def _figure(panels: int, width: float = 4.2) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(width * panels, 3.8), layout="constrained")
+    return figure, [figure.add_subplot(1, panels, i + 1) for i in range(panels)]
+
+
+def uncertainty(entries: Entries) -> Figure:
+    """Mean rejection probability in bins of u, the least-squares fit over all tokens and its R^2; every measure."""
+    figure, panels = _figure(len(MEASURES), 3.2)
+    beta = column(entries, "beta")
+    for axes, measure in zip(panels, MEASURES, strict=True):
+        us = column(entries, "u", measure)
+        u, b, fit = np.concatenate(us), np.concatenate(beta), fit_measure(us, beta)
+        groups = [g for g in np.array_split(np.argsort(u, kind="stable"), _BINS) if len(g)]
+        means = [(u[g].mean(), b[g].mean()) for g in groups]
+        x, y = np.array(means).T
+        axes.scatter(x, y, s=18, color="0.45", label="mean of 1/36 of the tokens")
+        span = np.array([u.min(), u.max()])
+        axes.plot(span, np.clip(fit.a * span + fit.b, 0, 1), "k--", label=f"{fit.a:.2f} u {fit.b:+.3f}")
+        axes.set(title=f"{measure}\n$R^2$ = {fit.r2:.2f}", xlabel="u", ylim=(-0.02, 1.02))
+        axes.legend(fontsize=7)
+    panels[0].set_ylabel(r"rejection probability $\beta$")
+    return figure
+
+
+def roc(entries: Entries) -> Figure:
+    """Asking the most uncertain first: share of rejections found against share of accepted tokens asked in vain."""
+    figure, (axes,) = _figure(1, 5.0)
+    rejected = np.concatenate(column(entries, "rejected"))
+    for measure, style in zip(MEASURES, _styles(), strict=False):
+        u = np.concatenate(column(entries, "u", measure))
+        order = np.argsort(-u, kind="stable")
+        last = np.append(np.diff(u[order]) != 0, True)
+        hit, miss = np.cumsum(rejected[order])[last], np.cumsum(1 - rejected[order])[last]
+        x, y = np.append(0, miss / miss[-1]), np.append(0, hit / hit[-1])
+        axes.plot(x, y, **style | {"markevery": max(1, len(x) // 9)}, label=f"{measure}, AUC {auc(u, rejected):.3f}")
+    axes.plot([0, 1], [0, 1], color="0.8", lw=1)
+    axes.set(xlabel="accepted tokens asked", ylabel="rejected tokens asked", title="which measure finds rejections")
+    axes.legend(fontsize=8, loc="lower right")
+    return figure
+
+
+def frontier(rows: Entries) -> Figure:
+    """Threshold, risk and accuracy over the share skipped, one line a measure."""
+    figure, panels = _figure(3)
+    llm = next((row["exact_match"] for row in rows if row["system"] == "llm"), None)
+    gated = [row for row in _one_channel(rows) if row.get("threshold") is not None and row["exact_match"] is not None]
+    for measure, style in zip(dict.fromkeys(row["measure"] for row in gated), _styles(), strict=False):
+        mine = sorted((row for row in gated if row["measure"] == measure), key=lambda row: float(row["share_skipped"]))
+        skipped = [row["share_skipped"] for row in mine]
+        panels[0].plot(skipped, [row["threshold"] for row in mine], **style, label=measure)
+        panels[1].plot(skipped, [row["risk"] for row in mine], **style, label=measure)
+        panels[2].plot(
+            skipped, [row["exact_match"] / llm if llm else row["exact_match"] for row in mine], **style, label=measure
+        )
+    panels[0].set(ylabel="threshold $u_{th}$")
+    panels[0].set_yscale("symlog", linthresh=1e-3)
+    panels[1].set(ylabel="realised joint risk per token")
+    panels[2].set(ylabel="accuracy over the LLM's" if llm else "exact match")
+    panels[2].axhline(0.974, color="0.7", lw=1)
+    panels[2].axvline(0.748, color="0.7", lw=1)
+    for axes in panels:
+        axes.set(xlabel="share of tokens skipped")
+        axes.legend(fontsize=8)
+    return figure
+
+
+def truncation(entries: Entries) -> Figure:
+    """The published bound against true distances, and the acceptance, over k."""
+    figure, panels = _figure(2, 5.0)
+    measured = [np.asarray(entry["k"]) for entry in entries if "k" in entry]
+    mean = np.mean(measured, axis=0)
+    ks = KS[: len(mean)]
+    names = {
+        "bound": r"published bound $U_{TV}$, $\eta$ = 1", "residuals": "true TV of the redraw laws",
+        "flattening": r"half of $\sum|x-\hat x|$ (holds)", "tested": "true TV of a tested token",
+    }  # fmt: skip
+    for (name, label), style in zip(names.items(), _styles(), strict=False):
+        panels[0].plot(ks, np.maximum(mean[:, KEPT.index(name)], 1e-9), **style, label=label)
+    panels[1].plot(ks, mean[:, KEPT.index("acceptance")], "ko-", markersize=5)
+    panels[0].set(xscale="log", yscale="log", xlabel="k", ylabel="distance, mean over tokens")
+    panels[1].set(xscale="log", xlabel="k", ylabel="acceptance probability")
+    panels[0].legend(fontsize=8)
+    return figure
+
+
+def throughput(rows: Entries) -> Figure:
+    """Tokens/s over SNR, one panel a bandwidth and kind of fading, one line a system."""
+    paper = [row for row in rows if row["account"] == "paper"] or list(rows)
+    kinds = sorted({(row["bandwidth_hz"], row["fading"]) for row in paper})
+    figure, panels = _figure(len(kinds), 3.6)
+    for axes, (bandwidth, fading) in zip(panels, kinds, strict=True):
+        for run, style in zip(dict.fromkeys(row["run"] for row in paper), _styles(), strict=False):
+            mine = [r for r in paper if (r["run"], r["bandwidth_hz"], r["fading"]) == (run, bandwidth, fading)]
+            mine.sort(key=lambda row: float(row["snr_db"]))
+            snr, speed = [row["snr_db"] for row in mine], np.array([row["tokens_per_s"] for row in mine])
+            axes.errorbar(
+                snr, speed, **style, label=short(run), lw=1,
+                yerr=np.maximum(0, [speed - [r["low"] for r in mine], [r["high"] for r in mine] - speed]),
+            )  # fmt: skip
+        axes.set(yscale="log", xlabel="SNR, dB", title=f"{bandwidth / 1e6:g} MHz, fading {fading}")
+    panels[0].set_ylabel("tokens/s")
+    panels[-1].legend(fontsize=6, loc="lower right")
+    return figure
+
+
+def payload(rows: Entries) -> Figure:
+    """Uplink bytes per token by system: the paper's account and the messages themselves."""
+    figure, (axes,) = _figure(1, 7.0)
+    runs = list(dict.fromkeys(row["run"] for row in rows))
+    accounts = list(dict.fromkeys((row["account"], row["vocab"]) for row in rows))
+    for i, (account, vocab) in enumerate(accounts):
+        mine = {row["run"]: row["uplink_bytes_per_token"] for row in rows if (row["account"], row["vocab"]) == (account, vocab)}
+        at = np.arange(len(runs)) + (i - (len(accounts) - 1) / 2) * 0.8 / len(accounts)
+        label = f"the paper's account, |V| = {vocab}" if account == "paper" else "messages as sent"
+        bars = axes.barh(
+            at, [mine.get(run, 0) for run in runs], 0.8 / len(accounts), label=label, color=("0.25", "0.75", "0.5")[i % 3],
+            hatch=("", "//", "..")[i % 3], edgecolor="black",
+        )  # fmt: skip
+        axes.bar_label(bars, fmt="{:.3g}", fontsize=7, padding=2)
+    axes.set(
+        xscale="symlog", xlabel="uplink bytes per token", yticks=range(len(runs)), yticklabels=[short(run) for run in runs]
+    )
+    axes.margins(x=0.12)
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", labelsize=7)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def skips(runs: dict[str, list[Answer]]) -> Figure:
+    """How the share skipped is spread over answers."""
+    figure, (axes,) = _figure(1, 5.5)
+    fills: Any = cycle([{"color": "0.2"}, {"color": "0.7", "hatch": "//"}, {"color": "0.95", "hatch": ".."}])
+    gated = {name: run for name, run in runs.items() if 0 < sum(a.skipped for a in run) < sum(len(a.token_ids) for a in run)}
+    shares = [[answer.skipped / len(answer.token_ids) for answer in run] for run in gated.values()]
+    edges, width = np.linspace(0, 1, _SKIP_BINS + 1), 0.9 / _SKIP_BINS / max(1, len(shares))
+    for i, (name, share, fill) in enumerate(zip(gated, shares, fills, strict=False)):
+        axes.bar(
+            edges[:-1] + i * width,
+            np.histogram(share, edges)[0],
+            width,
+            align="edge",
+            label=short(name),
+            edgecolor="black",
+            **fill,
+        )
+    axes.set(xlabel="share of an answer's tokens skipped", ylabel="answers")
+    axes.legend(fontsize=7)
+    return figure
+
+
+def _one_channel(rows: Entries) -> list[dict[str, Any]]:
+    """What does not depend on the channel, once a run."""
+    return list({row["run"]: row for row in rows}.values())
+
+
+def short(run: str) -> str:
+    """A run's name, without its seed and the longest words of its options."""
+    name = run.rpartition(" #")[0] or run
+    for word in ("threshold-rule=", "truncation=", "measure="):
+        name = name.replace(word, "")
+    return name.replace("quantile,skip-rate=", "skip ")

@@ -1,0 +1,64 @@
+"""hedge plot: figures of what `hedge simulate` and the token study wrote, as PNG and SVG."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.command import command_parser, parse
+from common.errors import BadInput, HedgeError
+from evaluation.record import answers_of, read_journal
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ROWS = ("frontier", "throughput", "payload")
+TOKENS = ("uncertainty", "roc", "truncation")
+KINDS = (*TOKENS, *ROWS, "skips")
+EXAMPLES = """  hedge plot throughput runs/paper/rows.jsonl --out plots
+  hedge plot uncertainty runs/tokens.jsonl --out plots
+  hedge plot skips runs/headline/answers-*.jsonl --out plots"""
+
+
+def command(arguments: Sequence[str]) -> None:
+    parser = command_parser("hedge plot", "Draws PNG and SVG, readable in grey.", EXAMPLES)
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="rows, answers (skips) or tokens, as JSONL")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    args = parse(parser, arguments)
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        raise HedgeError("hedge plot needs matplotlib: pip install 'hedge-hlm[bench]'") from None
+    # Fixed ids and no date: a plot drawn twice is the same file.
+    mpl.rcParams["svg.hashsalt"] = "hedge"
+    save(draw(args.kind, args.files), args.kind, args.out)
+
+
+def draw(kind: str, files: Sequence[Path]) -> "Figure":
+    """BadInput when a file is of another kind, or lacks what the figure shows."""
+    from evaluation import figures
+
+    function: Callable[[Any], Figure] = getattr(figures, kind)
+    if kind == "skips":
+        runs: dict[str, Any] = {}
+        for file in files:
+            header, entries = read_journal(file, "answers")
+            runs[str(header["run"])] = answers_of(file, entries)
+        content: Any = runs
+    else:
+        content = [entry for file in files for entry in read_journal(file, "tokens" if kind in TOKENS else "rows")[1]]
+    if not content:
+        raise BadInput(f"nothing to draw in {', '.join(map(str, files))}")
+    try:
+        return function(content)
+    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+        raise BadInput(f"{', '.join(map(str, files))} cannot be drawn as {kind}: {error!r}") from None
+
+
+def save(figure: "Figure", name: str, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        figure.savefig(folder / f"{name}.png", dpi=130)
+        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+    except OSError as error:
+        raise HedgeError(f"cannot write to {folder}: {error.strerror}") from None

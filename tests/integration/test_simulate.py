@@ -1,0 +1,87 @@
+"""hedge simulate and hedge plot, as a researcher runs them."""
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import BIN, ENVIRONMENT, Run, hedge, one_line
+
+SYSTEMS = ("slm", "llm", "hlm", "cu-hlm:measure=margin,threshold=0.05", "cu-hlm:truncation=online")
+OPTIONS = (
+    "--questions", "24", "--temperature", "0", "--seed", "3", "--snr", "-10", "10", "--bandwidth", "1e6", "--fading", "block",
+    "--tau-slm", "0.002", "--tau-llm", "0.009", "--systems", *SYSTEMS,
+)  # fmt: skip
+
+
+def answered(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for file in folder.glob("answers-*.jsonl") for line in file.read_text().splitlines()[1:]]
+
+
+def test_an_interrupted_sweep_goes_on_and_is_drawn(tmp_path: Path, here: Run) -> None:
+    folder = tmp_path / "runs"
+    command = [BIN / "hedge", "simulate", *OPTIONS, "--out", str(folder), "--jobs", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=ENVIRONMENT)
+    assert process.stderr
+    while process.poll() is None and not (folder.is_dir() and answered(folder)):
+        pass
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in said
+    kept = answered(folder)
+    assert 0 < len(kept) < 24 * len(SYSTEMS)
+    one_line(here("simulate", *OPTIONS, "--out", str(folder)), 2, "--resume")
+
+    done = hedge("simulate", *OPTIONS, "--out", str(folder), "--resume", "--json")
+    assert done.returncode == 0, done.stderr
+    found = answered(folder)
+    assert all(entry in found for entry in kept)
+    assert len(found) == 24 * len(SYSTEMS)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    speed = {(row["run"].split(" #")[0], row["snr_db"]): row["tokens_per_s"] for row in rows}
+    assert len(rows) == len(SYSTEMS) * 2
+    assert speed["slm", -10.0] == speed["slm", 10.0] == pytest.approx(500)
+    assert speed["hlm", -10.0] < speed["hlm", 10.0] < speed["cu-hlm:measure=margin,threshold=0.05", 10.0] < 500
+
+    again = here("simulate", *OPTIONS, "--out", str(folder), "--resume", "--json")
+    assert again.stdout == done.stdout
+    for kind, files in (("throughput", "rows.jsonl"), ("frontier", "rows.jsonl"), ("skips", "answers-cu*.jsonl")):
+        drawn = here("plot", kind, *map(str, folder.glob(files)), "--out", str(tmp_path / "plots"))
+        assert drawn.returncode == 0, drawn.stderr
+        assert (tmp_path / "plots" / f"{kind}.png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in (tmp_path / "plots" / f"{kind}.svg").read_text()
+    one_line(here("plot", "roc", str(folder / "rows.jsonl"), "--out", str(tmp_path)), 2, "'rows'", "tokens")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--snr", "nan"], "SNR nan"),
+        (["--snr=-inf"], "SNR -inf"),
+        (["--bandwidth", "0"], "bandwidth 0"),
+        (["--distance", "0"], "distance 0"),
+        (["--questions", "0"], "questions 0"),
+        (["--seeds", "0"], "seeds 0"),
+        (["--tau-slm", "1"], "--tau-llm"),
+        (["--tau-slm=-1", "--tau-llm", "1"], "-1"),
+        (["--profile", "/nowhere.toml"], "/nowhere.toml"),
+        (["--vocab", "1"], "vocab 1"),
+        (["--systems", "nonsense"], "nonsense"),
+        (["--systems", "cu-hlm:k"], "OPTION=VALUE"),
+        (["--systems", "cu-hlm:theta=0"], "theta 0"),
+        (["--systems", "cu-hlm:nonsense=1"], "nonsense"),
+    ],
+)
+def test_bad_sweeps_are_named(arguments: list[str], words: str, here: Run, tmp_path: Path) -> None:
+    one_line(here("simulate", "--out", str(tmp_path / "x"), "--seed", "1", *arguments), 2, words)
+
+
+def test_only_one_run_writes_to_a_folder(here: Run, tmp_path: Path) -> None:
+    import fcntl
+
+    with (tmp_path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        one_line(here("simulate", "--out", str(tmp_path), "--seed", "1"), 1, "another run")
