@@ -40,8 +40,9 @@ def joint_law(lm: CausalLM, warp: Warp) -> np.ndarray:
     [
         ALWAYS,
         replace(ALWAYS, verification="full", truncation="none", bits=4, warp=Warp(0.8, 4, 0.95)),
+        replace(ALWAYS, truncation="online", theta=0.8),
     ],
-    ids=["sparse", "full"],
+    ids=["sparse", "full", "online"],
 )
 def test_with_every_token_asked_the_output_follows_the_llm(settings: Settings, pair: tuple[CausalLM, CausalLM]) -> None:
     slm, llm = pair

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from common.errors import BadInput
@@ -11,6 +12,9 @@ from edge_client.settings import SYSTEMS, Settings
     [
         ({"policy": "threshold", "threshold": float("nan")}, "nan"),
         ({"policy": "threshold"}, "threshold None"),
+        ({"policy": "threshold", "threshold": float("inf")}, "threshold inf"),
+        ({"theta": 0}, "theta 0"),
+        ({"eta": float("inf")}, "eta inf"),
         ({"policy": "random", "verify_rate": 1.5}, "1.5"),
         ({"k": 0}, "k 0"),
         ({"bits": 0}, "bits 0"),
@@ -33,6 +37,17 @@ def test_exact_is_claimed_only_where_every_position_is_tested_against_the_law_it
     assert Settings(policy="random", verify_rate=1.0, draft_from="sent").guarantee == "opportunistic"
     assert Settings(policy="stream").guarantee == "exact"
     assert Settings(policy="never").guarantee == "opportunistic"
+
+
+def test_how_many_entries_a_message_keeps() -> None:
+    law = np.array([0.9, 0.06, 0.03, 0.005, 0.005])
+    assert Settings(k=3).kept(law) == Settings(truncation="offline", k=3).kept(law) == 3
+    assert Settings(verification="full", truncation="none").kept(law) == 5
+    online = Settings(truncation="online", theta=0.1, slope=1.0, intercept=0.0)
+    # The flattening is 0.08 for k = 1, 0.033 for k = 2, 0 for k = 3; theta l is 0.066 with the draft and 0.031 without.
+    assert online.kept(law, drafted=0.9, uncertainty=0.0) == 2
+    assert online.kept(law) == 3
+    assert Settings(truncation="online", theta=1.0).kept(law) == 1
 
 
 def test_policies() -> None:

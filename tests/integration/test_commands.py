@@ -95,7 +95,7 @@ def test_a_chat_that_outgrows_the_context_drops_its_oldest_turns(cloud: Cloud) -
     assert "outgrown the context of 1024" in done.stdout
 
 
-def test_calibrate_writes_a_file_that_generate_uses_and_others_refuse(cloud: Cloud, tmp_path: Path) -> None:
+def test_calibrate_writes_a_file_that_generate_uses_and_others_refuse(cloud: Cloud, here: Run, tmp_path: Path) -> None:
     prompts, out = tmp_path / "p.jsonl", tmp_path / "c.json"
     prompts.write_text("".join(json.dumps({"prompt": q.text}) + "\n" for q in held_out_set(16, seed=9)))
     common = ("--cloud", cloud.address, "--insecure", "--seed", "5")
@@ -107,6 +107,10 @@ def test_calibrate_writes_a_file_that_generate_uses_and_others_refuse(cloud: Clo
     quantile = ("--calibration", str(out), "--threshold-rule", "quantile", "--skip-rate", "0.6", "--measure", "entropy")
     (found,) = asked(cloud, "--prompt", QUESTION, *quantile)
     assert found["threshold"] is not None
+    for truncation in ("offline", "online"):
+        (found,) = asked(cloud, "--prompt", QUESTION, *quantile, "--truncation", truncation, "--theta", "0.2", run=here)
+        assert found["stats"]["asked"] > 0  # type: ignore[index]
+    one_line(here("generate", *common, "--prompt", QUESTION, *quantile, "--truncation", "offline", "--eta", "2"), 1, "eta")
     other_warp = hedge("generate", *common, "--prompt", QUESTION, *quantile, "--temperature", "0.5")
     one_line(other_warp, 1, "warp", "0.5")
     certify = hedge("generate", *common, "--prompt", QUESTION, "--calibration", str(out), "--threshold-rule", "max-risk")
