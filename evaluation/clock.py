@@ -42,18 +42,24 @@ def read_profile(path: Path) -> Times:
 
 
 def measured(slm_seconds: Sequence[float], log: Iterable[Round]) -> Times:
-    """The times of recorded runs: medians for one SLM step and one LLM pass of one position, and a slope for further ones."""
+    """The times of recorded runs: the median SLM step, and a line through the median LLM passes of each length.
+
+    What no run did takes no time.
+    """
     passes = [(round_.positions, round_.forward_s) for round_ in log if round_.positions]
-    if not passes or not slm_seconds:
+    if not passes and not slm_seconds:
         raise BadInput("nothing was measured: give --tau-slm and --tau-llm")
+    slm = float(np.median(slm_seconds)) if slm_seconds else 0.0
+    if not passes:
+        return Times(slm, 0.0)
     positions, seconds = np.array(passes).T
     levels = [(p, float(np.median(seconds[positions == p]))) for p in np.unique(positions) if (positions == p).sum() >= 20]
     if len(levels) < 2:
-        return Times(float(np.median(slm_seconds)), float(np.median(seconds)))
+        return Times(slm, float(np.median(seconds)))
     counts = np.array([(positions == p).sum() for p, _ in levels])
     sizes, medians = np.array(levels).T
     slope, base = np.polyfit(sizes, medians, 1, w=np.sqrt(counts))
-    return Times(float(np.median(slm_seconds)), max(0.0, float(base)), max(0.0, float(slope)))
+    return Times(slm, max(0.0, float(base)), max(0.0, float(slope)))
 
 
 def bits_of(round_: Round, account: str, vocab_size: int, accounted: int) -> float:

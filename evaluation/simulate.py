@@ -100,11 +100,13 @@ def _simulate(args: argparse.Namespace, asked: list[Task], channels: list[Channe
     found = {name: answers_of(journal.path, journal.entries) for name, journal in journals.items()}
     times = given or measured_over(list(found.values()))
     rows = Journal(args.out / "rows.jsonl", {"kind": "rows"} | header, resume=args.resume)
-    sweep(args, runs, found, channels, times, rows)
+    wanted = sweep(args, runs, found, channels, times, rows)
+    asked_for = {_key(row) for row in wanted}
+    shown = [row for row in rows.entries if _key(row) in asked_for]
     if args.json:
-        sys.stdout.write("".join(json.dumps(row) + "\n" for row in rows.entries))
+        sys.stdout.write("".join(json.dumps(row) + "\n" for row in shown))
     else:
-        show(rows.entries)
+        show(shown)
 
 
 def channels_of(args: argparse.Namespace) -> list[Channel]:
@@ -193,15 +195,22 @@ def measured_over(runs: Sequence[Sequence[Answer]]) -> Times:
 def sweep(
     args: argparse.Namespace, runs: dict[str, Settings], found: dict[str, list[Answer]], channels: list[Channel],
     times: Times, rows: Journal,
-) -> None:  # fmt: skip
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Appends the rows that are missing. Returns the keys of all that were asked for."""
     vocab_size = int(rows.header["vocab_size"])
     accounted = args.vocab or vocab_size
-    done = {tuple(row[name] for name in KEY) for row in rows.entries}
+    done, wanted = {_key(row) for row in rows.entries}, []
     for channel in tqdm(channels, desc="clock", unit="channel", disable=None):
         for name, settings in runs.items():
             key = {"run": name, **asdict(channel), "account": args.account, "vocab": accounted}
-            if tuple(key[field] for field in KEY) not in done:
+            wanted.append(key)
+            if _key(key) not in done:
                 rows.append(key | row_of(found[name], settings, channel, times, args.account, vocab_size, accounted))
+    return wanted
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in KEY)
 
 
 def row_of(

@@ -50,6 +50,7 @@ def test_times_are_fitted_from_rounds() -> None:
     log = [Round(p, 1, 1, p, 0.5 + 0.1 * p) for p in (1, 2, 5) for _ in range(30)]
     times = measured([0.2, 0.3, 0.4], log)
     assert (times.slm, times.llm, times.llm_position) == pytest.approx((0.3, 0.5, 0.1))
+    assert measured([], log).slm == measured([0.2], []).llm == 0
     with pytest.raises(BadInput, match="nothing was measured"):
         measured([], [])
 
