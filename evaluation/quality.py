@@ -7,6 +7,7 @@ import numpy as np
 from common.model import CausalLM
 from common.sampling import Warp, softmax
 from evaluation.record import Answer
+from evaluation.tasks import FILE_FAMILY
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -34,10 +35,10 @@ def relative_accuracy(own: Sequence[Answer], llm: Sequence[Answer]) -> tuple[flo
 
 
 def chrf(answers: Sequence[Answer]) -> float | None:
-    """Corpus chrF (sacrebleu) of whole replies against references; None without references."""
+    """Corpus chrF (sacrebleu) of whole replies against the references of a prompt file; None without any."""
     from sacrebleu.metrics.chrf import CHRF
 
-    judged = [answer for answer in answers if answer.reference is not None]
+    judged = [answer for answer in answers if answer.family == FILE_FAMILY and answer.reference is not None]
     if not judged:
         return None
     return float(CHRF().corpus_score([a.text for a in judged], [[a.reference or "" for a in judged]]).score)
