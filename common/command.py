@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,6 +17,11 @@ FAILURE, BAD_USE, INTERRUPTED = 1, 2, 130
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line with exit status 2."""
+
+    @property
+    def lists(self) -> frozenset[str]:
+        """The flags that take several values at once."""
+        return frozenset(flag for action in self._actions if action.nargs == "+" for flag in action.option_strings)
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_USE, f"{self.prog}: {message}\n")
@@ -45,7 +50,7 @@ def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
     first = Parser(prog=parser.prog, add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path)
     config = first.parse_known_args(arguments)[0].config or os.environ.get(CONFIG_VARIABLE)
-    parsed = parser.parse_args([*(_from_file(Path(config)) if config else []), *arguments])
+    parsed = parser.parse_args([*(_from_file(Path(config), parser.lists) if config else []), *arguments])
     logging.basicConfig(
         level=logging.INFO if parsed.verbose else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -54,7 +59,7 @@ def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
     return parsed
 
 
-def _from_file(path: Path) -> list[str]:
+def _from_file(path: Path, lists: Collection[str]) -> list[str]:
     try:
         options = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
@@ -68,6 +73,8 @@ def _from_file(path: Path) -> list[str]:
             raise BadInput(f"{path}: [{name}] is a table; options stand at the top level")
         if value is True:
             arguments.append(flag)
+        elif flag in lists:
+            arguments += [flag, *map(str, value if isinstance(value, list) else [value])]
         elif value is not False:
             arguments += [f"{flag}={item}" for item in (value if isinstance(value, list) else [value])]
     return arguments

@@ -1,7 +1,7 @@
 """The figures of `hedge plot`, one function each; told apart in grey by marker, line and shade."""
 
 from collections.abc import Sequence
-from itertools import cycle
+from itertools import cycle, product
 from typing import Any
 
 import numpy as np
@@ -25,9 +25,9 @@ def _styles() -> Any:
     return ({"marker": m, "linestyle": s, "color": c, "markersize": 5} for m, s, c in zip(marks, lines, shades, strict=False))
 
 
-def _figure(panels: int, width: float = 4.2) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width * panels, 3.8), layout="constrained")
-    return figure, [figure.add_subplot(1, panels, i + 1) for i in range(panels)]
+def _figure(columns: int, width: float = 4.2, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(width * columns, 3.8 * rows), layout="constrained")
+    return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(rows * columns)]
 
 
 def uncertainty(entries: Entries) -> Figure:
@@ -99,7 +99,7 @@ def truncation(entries: Entries) -> Figure:
     ks = KS[: len(mean)]
     names = {
         "bound": r"published bound $U_{TV}$, $\eta$ = 1", "residuals": "true TV of the redraw laws",
-        "flattening": r"half of $\sum|x-\hat x|$ (holds)", "tested": "true TV of a tested token",
+        "flattening": r"half of $\sum|x-\hat x|$: bounds the tested token", "tested": "true TV of a tested token",
     }  # fmt: skip
     for (name, label), style in zip(names.items(), _styles(), strict=False):
         panels[0].plot(ks, np.maximum(mean[:, KEPT.index(name)], 1e-9), **style, label=label)
@@ -113,9 +113,9 @@ def truncation(entries: Entries) -> Figure:
 def throughput(rows: Entries) -> Figure:
     """Tokens/s over SNR, one panel a bandwidth and kind of fading, one line a system."""
     paper = [row for row in rows if row["account"] == "paper"] or list(rows)
-    kinds = sorted({(row["bandwidth_hz"], row["fading"]) for row in paper})
-    figure, panels = _figure(len(kinds), 3.6)
-    for axes, (bandwidth, fading) in zip(panels, kinds, strict=True):
+    bandwidths, fadings = sorted({row["bandwidth_hz"] for row in paper}), sorted({row["fading"] for row in paper})
+    figure, panels = _figure(len(bandwidths), 4.2, len(fadings))
+    for axes, (fading, bandwidth) in zip(panels, product(fadings, bandwidths), strict=True):
         for run, style in zip(dict.fromkeys(row["run"] for row in paper), _styles(), strict=False):
             mine = [r for r in paper if (r["run"], r["bandwidth_hz"], r["fading"]) == (run, bandwidth, fading)]
             mine.sort(key=lambda row: float(row["snr_db"]))
@@ -124,9 +124,10 @@ def throughput(rows: Entries) -> Figure:
                 snr, speed, **style, label=short(run), lw=1,
                 yerr=np.maximum(0, [speed - [r["low"] for r in mine], [r["high"] for r in mine] - speed]),
             )  # fmt: skip
-        axes.set(yscale="log", xlabel="SNR, dB", title=f"{bandwidth / 1e6:g} MHz, fading {fading}")
-    panels[0].set_ylabel("tokens/s")
-    panels[-1].legend(fontsize=6, loc="lower right")
+        fades = "no fading" if fading == "none" else f"Rayleigh per {fading}"
+        axes.set(yscale="log", xlabel="SNR, dB", ylabel="tokens/s", title=f"{bandwidth / 1e6:g} MHz, {fades}")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, loc="outside lower center", ncols=5)
     return figure
 
 
@@ -143,7 +144,12 @@ def payload(rows: Entries) -> Figure:
             at, [mine.get(run, 0) for run in runs], 0.8 / len(accounts), label=label, color=("0.25", "0.75", "0.5")[i % 3],
             hatch=("", "//", "..")[i % 3], edgecolor="black",
         )  # fmt: skip
-        axes.bar_label(bars, fmt="{:.3g}", fontsize=7, padding=2)
+        axes.bar_label(
+            bars,
+            labels=[f"{bar.get_width():,.3g}" if bar.get_width() < 1000 else f"{bar.get_width():,.0f}" for bar in bars],
+            fontsize=7,
+            padding=2,
+        )
     axes.set(
         xscale="symlog", xlabel="uplink bytes per token", yticks=range(len(runs)), yticklabels=[short(run) for run in runs]
     )

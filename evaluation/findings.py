@@ -17,7 +17,7 @@ def predictors(entries: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]
     """Per measure: Pearson with TV(x, y) and with the draft's beta, AUC for rejection, and its cost over perturbation's."""
     beta, tv = column(entries, "beta"), column(entries, "tv")
     rejected = np.concatenate(column(entries, "rejected"))
-    seconds = {name: sum(entry["seconds"][name] for entry in entries) for name in MEASURES}
+    seconds = {name: float(np.median([entry["seconds"][name] for entry in entries])) for name in MEASURES}
     found = {}
     for name in MEASURES:
         us = column(entries, "u", name)

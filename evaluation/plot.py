@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from common.command import command_parser, parse
 from common.errors import BadInput, HedgeError
 from evaluation.record import answers_of, read_journal
+from evaluation.simulate import POINT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,6 +48,9 @@ def draw(kind: str, files: Sequence[Path]) -> "Figure":
         content: Any = runs
     else:
         content = [entry for file in files for entry in read_journal(file, "tokens" if kind in TOKENS else "rows")[1]]
+        if kind in ROWS:
+            # Of a point replayed with several times, the last.
+            content = list({tuple(row.get(name) for name in POINT): row for row in content}.values())
     if not content:
         raise BadInput(f"nothing to draw in {', '.join(map(str, files))}")
     try:

@@ -37,7 +37,8 @@ DEFAULT_SYSTEMS = (
     "slm", "llm", "hlm", "rand-hlm", "u-hlm", "u-hlm:threshold-rule=risk-prone",
     "cu-hlm", "cu-hlm:truncation=offline", "cu-hlm:truncation=online",
 )  # fmt: skip
-KEY = ("run", "bandwidth_hz", "snr_db", "fading", "coherence_s", "outage", "account", "vocab")
+POINT = ("run", "bandwidth_hz", "snr_db", "fading", "coherence_s", "outage", "account", "vocab")
+TAUS = ("tau_slm", "tau_llm", "tau_llm_position")
 EXAMPLES = """  hedge simulate --questions 200 --temperature 0 --snr -10 0 10 --bandwidth 1e6 10e6
   hedge simulate --systems hlm cu-hlm:measure=margin,threshold-rule=quantile,skip-rate=0.76 --fading token --out runs/a
   hedge simulate --slm ./small --llm ./large --prompts mine.jsonl --calibration mine.json --tau-slm 0.02 --tau-llm 0.1"""
@@ -199,10 +200,11 @@ def sweep(
     """Appends the rows that are missing. Returns the keys of all that were asked for."""
     vocab_size = int(rows.header["vocab_size"])
     accounted = args.vocab or vocab_size
+    taus = dict(zip(TAUS, (times.slm, times.llm, times.llm_position), strict=True))
     done, wanted = {_key(row) for row in rows.entries}, []
     for channel in tqdm(channels, desc="clock", unit="channel", disable=None):
         for name, settings in runs.items():
-            key = {"run": name, **asdict(channel), "account": args.account, "vocab": accounted}
+            key = {"run": name, **asdict(channel), "account": args.account, "vocab": accounted} | taus
             wanted.append(key)
             if _key(key) not in done:
                 rows.append(key | row_of(found[name], settings, channel, times, args.account, vocab_size, accounted))
@@ -210,7 +212,7 @@ def sweep(
 
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[name] for name in KEY)
+    return tuple(row[name] for name in (*POINT, *TAUS))
 
 
 def row_of(
@@ -235,7 +237,6 @@ def row_of(
         "share_skipped": sum(answer.skipped for answer in run) / float(tokens.sum()),
         "exact_match": sum(judged) / len(judged) if judged else None,
         "risk": sum(answer.risk for answer in run) / audited if audited else None,
-        "tau_slm": times.slm, "tau_llm": times.llm, "tau_llm_position": times.llm_position,
     }  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from edge_client.statistics import rejection
 from evaluation.record import Answer
 
 KS = (1, 2, 4, 8, 16, 30, 64, 128, 256, 512, 1024)
+NO_COINS = np.empty(0)
 KEPT = ("bound", "flattening", "residuals", "tested", "acceptance")
 
 
@@ -51,16 +52,16 @@ def study(context: Context, answers: Sequence[Answer], truncated: int) -> Iterat
             "tv": [],
             "u": {name: [] for name in MEASURES},
         }
-        entry["seconds"] = dict.fromkeys(MEASURES, 0.0)
+        seconds: dict[str, list[float]] = {name: [] for name in MEASURES}
         effects = []
         for t, (z, z_llm) in enumerate(zip(mine, theirs, strict=True)):
             x, y = context.warp(z), context.warp(z_llm)
             d = draw(x, noise.uniform(Purpose.DRAFT, t))
-            coins = noise.uniforms(Purpose.GATE, t, count=2 * DRAWS)
             for name, measure in MEASURES.items():
                 started = time.perf_counter()
+                coins = NO_COINS if measure.draft_independent else noise.uniforms(Purpose.GATE, t, count=2 * DRAWS)
                 u = measure.of(z, x, d, coins)
-                entry["seconds"][name] += time.perf_counter() - started
+                seconds[name].append(time.perf_counter() - started)
                 entry["u"][name].append(round(u, 6))
             beta = rejection(float(x[d]), float(y[d]))
             entry["beta"].append(round(beta, 6))
@@ -69,6 +70,7 @@ def study(context: Context, answers: Sequence[Answer], truncated: int) -> Iterat
             if number < truncated:
                 expected = float(np.clip(context.fit.a * entry["u"][context.measure][-1] + context.fit.b, 0, 1))
                 effects.append(effect(x, y, float(x[d]), expected))
+        entry["seconds"] = {name: float(np.median(found)) for name, found in seconds.items()}
         if effects:
             entry["k"] = np.mean(effects, axis=0).round(7).tolist()
         yield entry

@@ -31,6 +31,10 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *lines))
 
 
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def _relative(run: Sequence[Answer], llm: Sequence[Answer]) -> str:
     found = relative_accuracy(run, llm)
     return "-" if found is None else f"{found[0]:.1%} ({found[1]:.1%} to {found[2]:.1%})"
@@ -47,7 +51,7 @@ def systems(folder: Path) -> str:
         lines.append([
             short(name), f"{paper['answers']}", f"{paper['share_skipped']:.1%}", f"{paper['exact_match']:.1%}",
             _relative(runs[name], llm), "-" if paper["risk"] is None else f"{paper['risk']:.3%}",
-            f"{paper['uplink_bytes_per_token']:.4g}", "-" if payload is None else f"{payload['uplink_bytes_per_token']:.3g}",
+            f"{paper['uplink_bytes_per_token']:,.1f}", "-" if payload is None else f"{payload['uplink_bytes_per_token']:,.1f}",
         ])  # fmt: skip
     head = (
         "system", "answers", "skipped", "exact match", "accuracy over the LLM's (95 %)", "realised risk",
@@ -65,7 +69,7 @@ def speeds(folder: Path, channels: Sequence[tuple[float, float, str]], base: str
         cells = []
         for channel in channels:
             speed, reference = found[name, *channel]["tokens_per_s"], found[base, *channel]["tokens_per_s"]
-            cells.append(f"{speed:.3g} ({speed / reference:.3g}x)")
+            cells.append(f"{_short(speed)} ({_short(speed / reference)}x)")
         lines.append([short(name), *cells])
     heads = [
         f"{snr:g} dB, {hz / 1e6:g} MHz" + ("" if fading == "none" else f", Rayleigh per {fading}")

@@ -48,6 +48,13 @@ def test_an_interrupted_sweep_goes_on_and_is_drawn(tmp_path: Path, here: Run) ->
 
     again = here("simulate", *OPTIONS, "--out", str(folder), "--resume", "--json")
     assert again.stdout == done.stdout
+    config = tmp_path / "slower.toml"
+    config.write_text('tau_slm = 0.004\ntau_llm = 0.009\nsnr = [-10, 10]\nsystems = ["slm", "llm"]\n')
+    slower = here("simulate", *OPTIONS[:6], *OPTIONS[9:13], "--config", str(config), "--out", str(folder), "--resume", "--json")
+    assert slower.returncode == 0, slower.stderr
+    rows = [json.loads(line) for line in slower.stdout.splitlines()]
+    assert [row["tokens_per_s"] for row in rows if row["system"] == "slm"] == pytest.approx([250, 250])
+    assert len(rows) == 4
     for kind, files in (("throughput", "rows.jsonl"), ("frontier", "rows.jsonl"), ("skips", "answers-cu*.jsonl")):
         drawn = here("plot", kind, *map(str, folder.glob(files)), "--out", str(tmp_path / "plots"))
         assert drawn.returncode == 0, drawn.stderr
