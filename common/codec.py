@@ -19,6 +19,7 @@ VERSION = 1
 VERSIONS = (VERSION,)
 
 _ONE = 1 << 30
+_WORD = 1 << 32
 _SYMBOLS = 32
 _SLOPES = 16
 _Categorical: Any = constriction.stream.model.Categorical
@@ -85,14 +86,17 @@ class _Writer:
             self.coder.encode(values.astype(np.int32), model)
 
     def to_bytes(self) -> bytes:
-        """The words already fixed, then the roundest number in the coder's interval; trailing zeros are implied."""
+        """The roundest number in the coder's interval; trailing zeros are implied."""
         fixed, (lower, width) = self.coder.pos()
-        head = self.coder.get_compressed()[:fixed].astype(">u4").tobytes()
+        # What is sealed here lies at the low end of the interval, and may have carried into the words before it.
+        carried = lower + _WORD > 1 << 64
+        head = int.from_bytes(self.coder.get_compressed()[:fixed].astype(">u4").tobytes(), "big") - carried
+        lowest = head << 64 | lower
         for zeros in range(64, -1, -8):
-            point = -(-lower >> zeros) << zeros
-            if point < min(lower + width, 1 << 64):
+            point = -(-lowest >> zeros) << zeros
+            if point < lowest + width:
                 break
-        return bytes(head + point.to_bytes(8, "big")).rstrip(b"\0")
+        return point.to_bytes(4 * fixed + 8, "big").rstrip(b"\0")
 
 
 class _Reader:
