@@ -7,18 +7,27 @@ from dataclasses import dataclass
 import numpy as np
 from hedge.v1 import hedge_pb2 as pb
 
-from cloud_server.verify import Outcome, Proposal, audit_byte, verify_block
-from common import codec
+from cloud_server.verify import Couple, Outcome, Proposal, Resample, Rule, audit_byte, verify_block
+from common import codec, ids
+from common.coupling import coupled_draw
+from common.distribution import MAX_BITS
 from common.errors import BadInput, Incompatible
 from common.model import CausalLM
-from common.noise import Noise, Purpose
+from common.noise import Noise
 from common.rpc import MAX_MESSAGE_BYTES, PROTOCOL_VERSION
-from common.sampling import Warp, draw
+from common.sampling import Warp
+from common.split import decode_share
 
-VERIFICATIONS = (pb.VERIFICATION_FULL, pb.VERIFICATION_SPARSE, pb.VERIFICATION_STREAM)
+VERIFICATIONS = (
+    pb.VERIFICATION_FULL,
+    pb.VERIFICATION_SPARSE,
+    pb.VERIFICATION_STREAM,
+    pb.VERIFICATION_SPLIT,
+    pb.VERIFICATION_COUPLED,
+)
 MAX_DRAFTS = 64
 MAX_END_IDS = 64
-# Laws of |V| float64 each are held for so many catch-up positions at a time.
+# Laws of |V| float64 each are held for so many untested positions at a time.
 CHUNK = 64
 
 
@@ -42,6 +51,10 @@ def check_open(request: pb.Open, lm: CausalLM) -> Warp:
         raise Incompatible(f"verification {request.verification} is not one of {list(VERIFICATIONS)}")
     if codec.VERSION not in request.codecs:
         raise Incompatible(f"codecs {list(request.codecs)}, the server reads {list(codec.VERSIONS)}")
+    if not _id_codecs(request, lm):
+        raise Incompatible(f"id codecs {list(request.id_codecs)}, the server reads {list(ids.versions(lm.primer))}")
+    if request.verification == pb.VERIFICATION_SPLIT and not 1 <= request.bits <= MAX_BITS:
+        raise BadInput(f"{request.bits} bits per share, not 1..{MAX_BITS}")
     if request.audit not in pb.Audit.values() or request.guarantee not in pb.Guarantee.values():
         raise Incompatible(f"audit {request.audit} or guarantee {request.guarantee} is not known to this server")
     if len(request.end_ids) > MAX_END_IDS:
@@ -54,6 +67,12 @@ def check_open(request: pb.Open, lm: CausalLM) -> Warp:
     _check_ids(request.prompt_ids, lm.vocab_size)
     _check_ids(request.end_ids, lm.vocab_size)
     return Warp(request.warp.temperature, request.warp.top_k, request.warp.top_p)
+
+
+def _id_codecs(request: pb.Open, lm: CausalLM) -> list[int]:
+    """The id codecs both sides have, the client's best first. A primer has to be the same on both."""
+    known = ids.versions(lm.primer if request.id_primer == lm.primer_fingerprint else ())
+    return [version for version in request.id_codecs if version in known]
 
 
 def _check_ids(ids: "np.typing.ArrayLike", vocab_size: int) -> None:
@@ -74,13 +93,20 @@ class Session:
         self._warp = check_open(request, lm)
         self._audit = request.audit
         self._verification = request.verification
+        self._exact = request.guarantee == pb.GUARANTEE_EXACT
+        self._bits = request.bits
+        self._bonus = request.bonus
         self._end_ids = frozenset(request.end_ids or lm.end_ids)
         self._max_new_tokens = request.max_new_tokens
         self._history = list(request.prompt_ids)
         self._prompt = len(self._history) - request.resume_position
         self._noise = Noise(request.seed, self._history[: self._prompt])
+        self._id_version = _id_codecs(request, lm)[0]
+        self._ids = ids.id_codec(self._id_version, lm.vocab_size, lm.primer)
         self._prefix = lm.prefix()
         self._last: pb.Verdict | None = None
+        self._next_step = 0
+        self._seen, self._more = 0, False
         self._correction_step = -1
         self.work = Work()
 
@@ -88,10 +114,14 @@ class Session:
     def cached_tokens(self) -> int:
         return self._prefix.length
 
+    @property
+    def _generated(self) -> int:
+        return len(self._history) - self._prompt
+
     def prefill(self) -> pb.Opened:
         """Runs the prompt through the model, its last id excepted."""
         self._forward(self._history[:-1], 0)
-        return pb.Opened(cached_length=self._prefix.length, codec=codec.VERSION)
+        return pb.Opened(cached_length=self._prefix.length, codec=codec.VERSION, id_codec=self._id_version)
 
     def _forward(self, fed: list[int], rows: int) -> list[np.ndarray]:
         """The warped laws after each of the last `rows` of the ids fed."""
@@ -103,60 +133,79 @@ class Session:
 
     def verify(self, draft: pb.Draft) -> pb.Verdict | None:
         """The verdict on `draft`: the cached one for a repeated step, None for a draft that missed a correction."""
-        if self._last is not None and draft.step_id == self._last.step_id:
+        step = draft.step_id if draft.HasField("step_id") else self._next_step
+        if self._last is not None and step == self._last.step_id:
             return self._last
-        if draft.verdicts_seen <= self._correction_step:
+        if step < self._next_step:
+            raise BadInput(f"step {step} after step {self._next_step - 1}")
+        seen = self._seen if self._more else self._next_step
+        if draft.HasField("verdicts_seen"):
+            seen = draft.verdicts_seen
+        if seen <= self._correction_step:
+            self._next_step, self._more = step + 1, draft.more
             return None
-        expected = self._last.step_id + 1 if self._last is not None else 0
-        if draft.step_id < expected:
-            raise BadInput(f"step {draft.step_id} after step {expected - 1}")
-        catch_up, proposals = self._read(draft)
-        self._roll_back(self._prompt + draft.position)
-        first = self._prompt + draft.position + len(catch_up)
+        position, untested, proposals = self._read(draft)
+        self._next_step, self._seen, self._more = step + 1, seen, draft.more
+        self._roll_back(self._prompt + position)
+        first = position + len(untested)
         self.work = Work()
         judged: list[float] = []
-        while len(catch_up) > CHUNK:
-            head, catch_up = catch_up[:CHUNK], catch_up[CHUNK:]
+        while len(untested) > CHUNK:
+            head, untested = untested[:CHUNK], untested[CHUNK:]
             self._history += head
             judged += _of(head, self._laws([], CHUNK, bonus=False))
-        self._history += catch_up
-        laws = self._laws(proposals, len(catch_up), bonus=bool(proposals) and not draft.more)
-        outcome = verify_block(
-            self._noise, first - self._prompt, draft.step_id, proposals, laws[len(catch_up) :], self._end_ids
-        )
-        self._last = self._answer(draft.step_id, outcome, catch_up, proposals, laws, judged)
-        if outcome.correction is not None:
-            self._correction_step = draft.step_id
+        self._history += untested
+        laws = self._laws(proposals, len(untested), bonus=bool(proposals) and self._bonus and not draft.more)
+        outcome = verify_block(self._rule(step), first, proposals, laws[len(untested) :], self._end_ids)
+        self._last = self._answer(step, outcome, untested, proposals, laws, judged)
+        if outcome.correction is not None or outcome.law is not None:
+            self._correction_step = step
         return self._last
 
-    def _read(self, draft: pb.Draft) -> tuple[list[int], list[Proposal]]:
+    def _rule(self, step: int) -> Rule:
+        return Couple(self._noise) if self._verification == pb.VERIFICATION_COUPLED else Resample(self._noise, step)
+
+    def _read(self, draft: pb.Draft) -> tuple[int, list[int], list[Proposal]]:
+        """Position, untested ids and proposals of a message, every number checked."""
         if self._verification == pb.VERIFICATION_STREAM:
             raise BadInput("a draft in a session that streams")
-        if len(draft.drafts) > MAX_DRAFTS:
-            raise BadInput(f"{len(draft.drafts)} drafts in a message, at most {MAX_DRAFTS}")
-        generated = len(self._history) - self._prompt
-        if draft.position > generated:
-            raise BadInput(f"position {draft.position} after {generated} generated tokens")
-        length = self._prompt + draft.position + len(draft.catch_up_ids) + len(draft.drafts)
-        if length > self._lm.context:
-            raise BadInput(f"{length} ids of context, at most {self._lm.context}")
-        _check_ids(draft.catch_up_ids, self._lm.vocab_size)
-        _check_ids([drafted.id for drafted in draft.drafts], self._lm.vocab_size)
-        proposals = [Proposal(d.id, codec.decode(d.distribution, self._lm.vocab_size)) for d in draft.drafts]
-        return list(draft.catch_up_ids), proposals
+        position = draft.position if draft.HasField("position") else self._generated
+        if position > self._generated:
+            raise BadInput(f"position {position} after {self._generated} generated tokens")
+        start = self._prompt + position
+        tokens = self._ids.decode(self._history[:start], draft.ids, self._lm.context - start)
+        if draft.untested > len(tokens):
+            raise BadInput(f"{draft.untested} untested ids of {len(tokens)}")
+        untested, tested = tokens[: draft.untested], tokens[draft.untested :]
+        if len(tested) > MAX_DRAFTS:
+            raise BadInput(f"{len(tested)} drafts in a message, at most {MAX_DRAFTS}")
+        # After a rejection in `split` the client's own draw comes untested.
+        if self._exact and len(untested) > (self._verification == pb.VERIFICATION_SPLIT):
+            raise BadInput(f"{len(untested)} untested ids in a session whose guarantee is exact")
+        if self._verification == pb.VERIFICATION_COUPLED:
+            return position, untested, [Proposal(token) for token in tested]
+        if len(draft.proposals) != len(tested):
+            raise BadInput(f"{len(draft.proposals)} proposals for {len(tested)} drafts")
+        return position, untested, [self._proposal(*pair) for pair in zip(tested, draft.proposals, strict=True)]
+
+    def _proposal(self, token: int, data: bytes) -> Proposal:
+        if self._verification == pb.VERIFICATION_SPLIT:
+            return Proposal(token, decode_share(data, self._lm.vocab_size, self._bits).probability)
+        law = codec.decode(data, self._lm.vocab_size)
+        return Proposal(token, law.probability(token), law)
 
     def _roll_back(self, length: int) -> None:
         del self._history[length:]
         self._prefix.rollback(min(self._prefix.length, length - 1))
 
-    def _laws(self, proposals: list[Proposal], catch_up: int, *, bonus: bool) -> list[np.ndarray]:
-        """y of every catch-up position, every drafted one, and the one after them if a bonus is wanted; one forward."""
+    def _laws(self, proposals: list[Proposal], untested: int, *, bonus: bool) -> list[np.ndarray]:
+        """y of every untested position, every drafted one, and the one after them if a bonus is wanted; one forward."""
         ahead = [*self._history, *(proposal.token for proposal in proposals)]
-        wanted = catch_up + len(proposals) + bonus
+        wanted = untested + len(proposals) + bonus
         return self._forward(ahead[self._prefix.length : len(ahead) - (not bonus)], wanted) if wanted else []
 
     def _answer(
-        self, step: int, outcome: Outcome, catch_up: list[int], proposals: list[Proposal], laws: list[np.ndarray],
+        self, step: int, outcome: Outcome, untested: list[int], proposals: list[Proposal], laws: list[np.ndarray],
         judged: list[float],
     ) -> pb.Verdict:  # fmt: skip
         kept = [proposal.token for proposal in proposals[: outcome.accepted]]
@@ -165,14 +214,16 @@ class Session:
         self._history += kept if own is None else [*kept, own]
         # The cache may hold a rejected draft, and must lag the history by one.
         self._prefix.rollback(min(self._prefix.length, context + len(kept), len(self._history) - 1))
-        tested = [*catch_up, *(proposal.token for proposal in proposals[: outcome.accepted + (outcome.correction is not None)])]
+        rejected = outcome.correction is not None or outcome.law is not None
+        judged += _of([*untested, *(proposal.token for proposal in proposals[: outcome.accepted + rejected])], laws)
         return pb.Verdict(
             step_id=step,
             accepted=outcome.accepted,
             correction=outcome.correction,
             bonus=outcome.bonus,
-            audit=self._audit_of(judged + _of(tested, laws)),
+            audit=self._audit_of(judged),
             timings=pb.Timings(forward_us=round(self.work.seconds * 1e6), positions=self.work.positions),
+            law=None if outcome.law is None else _law(outcome.law),
         )
 
     def _audit_of(self, probabilities: list[float]) -> bytes:
@@ -188,13 +239,14 @@ class Session:
 
     def next_token(self) -> pb.Verdict | None:
         """The LLM's own next token (the `llm` system), None once the answer has ended."""
-        generated = len(self._history) - self._prompt
+        generated = self._generated
         ended = generated > 0 and self._history[-1] in self._end_ids
         if ended or generated >= self._max_new_tokens or len(self._history) >= self._lm.context:
             return None
         self.work = Work()
         law = self._forward(self._history[self._prefix.length :], 1)[0]
-        token = draw(law, self._noise.uniform(Purpose.TARGET, generated))
+        # The draw of `coupled`, so that the two systems give the same answer.
+        token = coupled_draw(self._noise, generated, law)
         self._history.append(token)
         timings = pb.Timings(forward_us=round(self.work.seconds * 1e6), positions=self.work.positions)
         return pb.Verdict(step_id=generated, bonus=token, timings=timings)
@@ -203,6 +255,12 @@ class Session:
 def _of(tokens: list[int], laws: list[np.ndarray]) -> list[float]:
     """y_d of each token."""
     return [float(law[token]) for token, law in zip(tokens, laws, strict=False)]
+
+
+def _law(law: np.ndarray) -> pb.Law:
+    kept = np.flatnonzero(law)
+    named = b"" if len(kept) == len(law) else kept.astype("<u4").tobytes()
+    return pb.Law(probabilities=law[kept].astype("<f4").tobytes(), ids=named)
 
 
 def server_info(lm: CausalLM, sessions: Collection[Session] = ()) -> pb.ServerInfo:
@@ -215,6 +273,7 @@ def server_info(lm: CausalLM, sessions: Collection[Session] = ()) -> pb.ServerIn
         vocab_size=lm.vocab_size,
         context_limit=lm.context,
         codecs=codec.VERSIONS,
+        id_codecs=ids.versions(lm.primer),
         verifications=VERIFICATIONS,
         max_message_bytes=MAX_MESSAGE_BYTES,
         open_sessions=len(sessions),

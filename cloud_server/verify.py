@@ -3,9 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
+from common.coupling import coupled_draw
 from common.distribution import Quantised
 from common.noise import Noise, Purpose
 from common.sampling import accepts, draw, residual
@@ -13,45 +15,91 @@ from common.sampling import accepts, draw, residual
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A drafted id and the law it was drawn from."""
+    """A drafted id, and what the client says it was drawn from: x_hat_d, and x_hat where it was sent."""
 
     token: int
-    law: Quantised
+    proposed: float = 0.0
+    law: Quantised | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How many drafts stay, and the LLM's own token: the correction at the first rejection, else the bonus if wanted."""
+    """How many drafts stay, and what follows them.
+
+    The LLM's token at the first rejection, or its law there where the client draws that token; else the bonus if wanted.
+    """
 
     accepted: int
     correction: int | None = None
     bonus: int | None = None
+    law: np.ndarray | None = None
+
+
+class Rule(Protocol):
+    """One verification: what becomes of the draft at position `at`, number `index` of its block, where y is `target` [V]."""
+
+    def test(self, at: int, index: int, draft: Proposal, target: np.ndarray) -> Outcome | None:
+        """None: it stays."""
+        ...
+
+    def bonus(self, at: int, target: np.ndarray) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Resample:
+    """`full` and `sparse`: accept with probability min(1, y_d / x_hat_d), otherwise draw from (y - x_hat)+.
+
+    `split`: the same test of a draft without its law; the client knows x_hat, and draws from (y - x_hat)+ itself.
+    """
+
+    noise: Noise
+    step: int
+
+    def test(self, at: int, index: int, draft: Proposal, target: np.ndarray) -> Outcome | None:
+        if accepts(draft.proposed, float(target[draft.token]), self.noise.uniform(Purpose.ACCEPT, at, self.step)):
+            return None
+        if draft.law is None:
+            return Outcome(index, law=target)
+        weights = residual(target, draft.law.dense())
+        return Outcome(index, correction=draw(weights, self.noise.uniform(Purpose.RESIDUAL, at, self.step)))
+
+    def bonus(self, at: int, target: np.ndarray) -> int:
+        return draw(target, self.noise.uniform(Purpose.BONUS, at, self.step))
+
+
+@dataclass(frozen=True, slots=True)
+class Couple:
+    """`coupled`: the LLM's own token under the shared noise, whatever was drafted."""
+
+    noise: Noise
+
+    def test(self, at: int, index: int, draft: Proposal, target: np.ndarray) -> Outcome | None:
+        own = self.bonus(at, target)
+        return None if own == draft.token else Outcome(index, correction=own)
+
+    def bonus(self, at: int, target: np.ndarray) -> int:
+        return coupled_draw(self.noise, at, target)
 
 
 def verify_block(
-    noise: Noise,
+    rule: Rule,
     position: int,
-    step: int,
     proposals: Sequence[Proposal],
     laws: Sequence[np.ndarray],
     end_ids: frozenset[int] = frozenset(),
 ) -> Outcome:
-    """Accepts or resamples the drafts at `position`, `position` + 1, ...
+    """Judges the drafts at `position`, `position` + 1, ...
 
     `laws` are the warped y of those positions, float64 [V], and one more when a bonus is wanted. An accepted end token ends
     the block: what was drafted after it is dropped untested.
     """
     for index, (proposal, target) in enumerate(zip(proposals, laws, strict=False)):
-        at = position + index
-        uniform = noise.uniform(Purpose.ACCEPT, at, step)
-        if not accepts(proposal.law.probability(proposal.token), float(target[proposal.token]), uniform):
-            weights = residual(target, proposal.law.dense())
-            return Outcome(index, correction=draw(weights, noise.uniform(Purpose.RESIDUAL, at, step)))
+        if (outcome := rule.test(position + index, index, proposal, target)) is not None:
+            return outcome
         if proposal.token in end_ids:
             return Outcome(index + 1)
     if len(laws) > len(proposals):
-        at = position + len(proposals)
-        return Outcome(len(proposals), bonus=draw(laws[-1], noise.uniform(Purpose.BONUS, at, step)))
+        return Outcome(len(proposals), bonus=rule.bonus(position + len(proposals), laws[-1]))
     return Outcome(len(proposals))
 
 

@@ -96,7 +96,7 @@ class _Writer:
             point = -(-lowest >> zeros) << zeros
             if point < lowest + width:
                 break
-        return point.to_bytes(4 * fixed + 8, "big").rstrip(b"\0")
+        return bytes(point.to_bytes(4 * fixed + 8, "big").rstrip(b"\0"))
 
 
 class _Reader:

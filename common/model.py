@@ -5,6 +5,7 @@ import importlib.resources
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 from common.errors import BadInput, Incompatible
 
 BUNDLED = "bundled"
+PRIMER = "primer.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SAMPLE = 1 << 16
 _SAMPLES = 64
@@ -40,6 +42,12 @@ class CausalLM:
     vocab_size: int
     context: int
     end_ids: tuple[int, ...]
+    # Ids that what is said will resemble; both sides start the coding of ids from them.
+    primer: tuple[int, ...] = ()
+
+    @property
+    def primer_fingerprint(self) -> str:
+        return _digest(json.dumps(self.primer).encode()) if self.primer else ""
 
     def prefix(self) -> "Prefix":
         return Prefix(self)
@@ -125,16 +133,29 @@ def load(where: str, side: str, *, dtype: str = "float32", device: str = "cpu") 
     if vocab_size > model.config.get_text_config().vocab_size:
         rows = model.config.get_text_config().vocab_size
         raise BadInput(f"the tokenizer of {where} has {vocab_size} ids, its model only {rows}")
+    tokenizer_fingerprint = _digest(json.dumps(sorted(vocab.items()), ensure_ascii=True).encode())
     return CausalLM(
         model=model,
         tokenizer=tokenizer,
         name=f"{BUNDLED} {side}" if where == BUNDLED else folder.name or source,
         fingerprint=_fingerprint(model),
-        tokenizer_fingerprint=_digest(json.dumps(sorted(vocab.items()), ensure_ascii=True).encode()),
+        tokenizer_fingerprint=tokenizer_fingerprint,
         vocab_size=vocab_size,
         context=_context(model),
         end_ids=tuple(token for token in _end_ids(model, tokenizer) if token < vocab_size),
+        primer=_primer(tokenizer_fingerprint),
     )
+
+
+@cache
+def _primers() -> dict[str, tuple[int, ...]]:
+    data = json.loads((bundled_folder() / PRIMER).read_text("utf-8"))
+    return {data["tokenizer"]: tuple(data["ids"])}
+
+
+def _primer(tokenizer_fingerprint: str) -> tuple[int, ...]:
+    """What ships for this tokenizer, whichever model has it."""
+    return _primers().get(tokenizer_fingerprint, ())
 
 
 def _check_folder(folder: Path, side: str) -> None:

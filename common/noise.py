@@ -10,6 +10,7 @@ import numpy as np
 from common.errors import BadInput
 
 SEED_LIMIT = 1 << 64
+_LANES = 4
 
 
 class Purpose(IntEnum):
@@ -42,6 +43,13 @@ class Noise:
         counter = position << 64 | step << 128 | int(purpose) << 192
         raw = np.random.Philox(key=self._key, counter=counter).random_raw(count)
         return (np.asarray(raw, dtype=np.uint64) >> np.uint64(11)) * 2.0**-53
+
+    def integers(self, purpose: Purpose, position: int, start: int, count: int) -> np.ndarray:
+        """Numbers `start` to `start + count` of a stream that can be entered anywhere: uint64 below 2^52."""
+        skipped = start % _LANES
+        counter = start // _LANES | position << 64 | int(purpose) << 192
+        raw = np.random.Philox(key=self._key, counter=counter).random_raw(skipped + count)
+        return np.asarray(raw, dtype=np.uint64)[skipped:] >> np.uint64(12)
 
     def uniform(self, purpose: Purpose, position: int, step: int = 0) -> float:
         return float(self.uniforms(purpose, position, step)[0])

@@ -10,7 +10,7 @@ import grpc.aio
 
 from common.errors import BadInput
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_MESSAGE_BYTES = 4 << 20
 _LIMITS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),

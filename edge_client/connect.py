@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from common.model import CausalLM, load, use_threads
 from edge_client.grpc_link import GrpcLink
 from edge_client.options import Pair, check_connection, needs_cloud
-from edge_client.session import check_server
+from edge_client.wire import check_server
 
 
 def load_slm(args: argparse.Namespace) -> CausalLM:

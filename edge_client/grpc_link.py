@@ -40,6 +40,7 @@ class GrpcStream:
 
     def __init__(self, address: str, call: Any, opened: pb.Opened) -> None:
         self._address, self._call, self.opened = address, call, opened
+        self._reading: asyncio.Task[pb.ServerMessage | None] | None = None
 
     async def send(self, draft: pb.Draft) -> None:
         try:
@@ -51,14 +52,28 @@ class GrpcStream:
             return
 
     async def receive(self) -> pb.Verdict | None:
-        message = await _read(self._address, self._call)
+        try:
+            message = await self._read()
+        finally:
+            self._reading = None
         if message is None:
             return None
         if message.WhichOneof("kind") != "verdict":
             raise Unreachable(f"{self._address} answered {message.WhichOneof('kind')} where a verdict was due")
         return message.verdict
 
+    def arrived(self) -> bool:
+        return self._read().done()
+
+    def _read(self) -> "asyncio.Task[pb.ServerMessage | None]":
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(_read(self._address, self._call))
+        return self._reading
+
     async def close(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
         self._call.cancel()
 
 

@@ -16,6 +16,10 @@ class Stream(Protocol):
         """The next verdict; None when the server has ended the stream."""
         ...
 
+    def arrived(self) -> bool:
+        """Whether `receive` would return at once."""
+        ...
+
     async def close(self) -> None: ...
 
 

@@ -19,6 +19,8 @@ from edge_client.measures import MEASURES
 from edge_client.settings import GUARANTEES, POLICIES, SYSTEMS, TRUNCATIONS, VERIFICATIONS, Settings
 
 DEFAULT_CLOUD = "127.0.0.1:7411"
+# Asks about a sixth of the bundled pair's tokens.
+DEFAULT_THRESHOLD = 0.15
 
 
 def add_slm(parser: Parser) -> None:
@@ -55,7 +57,9 @@ def add_generation(parser: Parser) -> None:
 
 def add_system(parser: Parser) -> None:
     group = parser.add_argument_group("what goes to the cloud")
-    group.add_argument("--system", choices=tuple(SYSTEMS), default="cu-hlm", help="a whole system; options below override it")
+    group.add_argument(
+        "--system", choices=tuple(SYSTEMS), default="hedge", help="a whole system; options below override it (default hedge)"
+    )
     group.add_argument("--policy", choices=POLICIES)
     group.add_argument("--measure", choices=tuple(MEASURES))
     group.add_argument("--threshold", type=float, help="ask iff the uncertainty is above this")
@@ -65,7 +69,7 @@ def add_system(parser: Parser) -> None:
         "--max-risk", type=float, default=0.05, metavar="E", help="rule max-risk: largest joint risk (default 0.05)"
     )
     group.add_argument("--delta", type=float, default=0.1, metavar="D", help="rule max-risk: at level 1 - D (default 0.1)")
-    group.add_argument("--skip-rate", type=float, default=0.5, metavar="Q", help="rule quantile: share to skip (default 0.5)")
+    group.add_argument("--skip-rate", type=float, metavar="Q", help="rule quantile: share to skip (default 0.5; hedge 0.85)")
     group.add_argument("--verify-rate", type=float, metavar="P", help="policy random: share to ask")
     group.add_argument("--verification", choices=VERIFICATIONS)
     group.add_argument("--truncation", choices=TRUNCATIONS)
@@ -76,7 +80,10 @@ def add_system(parser: Parser) -> None:
     group.add_argument(
         "--draft-from", choices=("sent", "full"), help="draw drafts from the law that is sent, or from the full one"
     )
-    group.add_argument("--guarantee", choices=GUARANTEES)
+    group.add_argument(
+        "--guarantee", choices=GUARANTEES, help="exact: every token is tested before it is shown; the gate only ends blocks"
+    )
+    group.add_argument("--max-in-flight", type=int, metavar="N", help="messages sent ahead of their verdicts; 1 waits for each")
     group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end the answer before TEXT (repeatable)")
 
 
@@ -132,7 +139,7 @@ def settings_from(args: argparse.Namespace, pair: Pair, system: str | None = Non
     name = system or args.system
     preset = dict(SYSTEMS[name])
     check_rates(args)
-    if args.threshold is not None and args.policy is None and preset["policy"] in ("threshold", "always"):
+    if args.threshold is not None and args.policy is None and preset["policy"] == "always":
         preset["policy"] = "threshold"
     for option in (
         "policy",
@@ -146,26 +153,28 @@ def settings_from(args: argparse.Namespace, pair: Pair, system: str | None = Non
         "threshold",
         "theta",
         "eta",
+        "max_in_flight",
+        "skip_rate",
     ):
         if (value := getattr(args, option, None)) is not None:
             preset[option] = value
+    if args.guarantee is not None:
+        preset["exact"] = args.guarantee == "exact"
+    if preset.get("verification") == "coupled" and preset["policy"] not in ("never", "stream"):
+        for option in ("truncation", "k", "bits", "draft_from", "theta", "eta"):
+            if getattr(args, option, None) is not None:
+                raise BadInput(f"--{option.replace('_', '-')} does not apply to verification coupled, which sends ids alone")
     preset.setdefault("measure", "perturbation")
     rule = str(preset.pop("threshold_rule", "risk-averse"))
     warp = warp_of(args)
-    if preset["policy"] == "threshold" and "threshold" not in preset:
-        found = find_calibration(args.calibration, pair, warp).threshold(
-            str(preset["measure"]), rule, max_risk=args.max_risk, delta=args.delta, skip_rate=args.skip_rate
-        )
-        if found is None:
-            sys.stderr.write(f"rule {rule}: no threshold keeps the risk, asking always\n")
-            preset["policy"] = "always"
-        else:
-            preset["threshold"] = found
+    skip_rate = float(preset.pop("skip_rate", 0.5))  # type: ignore[arg-type]
+    if preset["policy"] in ("threshold", "adaptive") and "threshold" not in preset:
+        preset |= _threshold(args, pair, warp, preset, rule, skip_rate)
     if preset.get("truncation") in ("offline", "online"):
         preset |= _truncation(args, pair, warp, preset)
     if preset["policy"] == "random":
         preset["verify_rate"] = args.verify_rate if args.verify_rate is not None else _cu_hlm_rate(args, pair, warp)
-    settings = Settings(
+    return Settings(
         system=name,
         warp=warp,
         seed=choose_seed(args),
@@ -173,7 +182,23 @@ def settings_from(args: argparse.Namespace, pair: Pair, system: str | None = Non
         stop=tuple(args.stop),
         **_typed(preset),
     )
-    return _checked(settings, args.guarantee)
+
+
+def _threshold(
+    args: argparse.Namespace, pair: Pair, warp: Warp, preset: dict[str, object], rule: str, skip_rate: float
+) -> dict[str, object]:
+    try:
+        calibration = find_calibration(args.calibration, pair, warp)
+    except Incompatible:
+        if not preset.get("exact") or args.calibration is not None:
+            raise
+        # Here the gate sets only the pace: an uncalibrated one is no less exact.
+        return {"threshold": DEFAULT_THRESHOLD}
+    found = calibration.threshold(str(preset["measure"]), rule, max_risk=args.max_risk, delta=args.delta, skip_rate=skip_rate)
+    if found is None:
+        sys.stderr.write(f"rule {rule}: no threshold keeps the risk, asking always\n")
+        return {"policy": "always"}
+    return {"threshold": found}
 
 
 def _truncation(args: argparse.Namespace, pair: Pair, warp: Warp, preset: dict[str, Any]) -> dict[str, object]:
@@ -186,8 +211,10 @@ def _truncation(args: argparse.Namespace, pair: Pair, warp: Warp, preset: dict[s
 
 
 def _typed(preset: dict[str, object]) -> dict[str, Any]:
-    if preset["policy"] in ("never", "stream"):
-        return {"policy": preset["policy"]}
+    if preset["policy"] == "never":
+        return {"policy": "never", "exact": preset.get("exact", False)}
+    if preset["policy"] == "stream":
+        return {"policy": "stream"}
     return preset
 
 
@@ -203,14 +230,5 @@ def check_rates(args: argparse.Namespace) -> None:
     for name in ("max_risk", "delta"):
         if not 0 < getattr(args, name) < 1:
             raise BadInput(f"{name.replace('_', '-')} {getattr(args, name):g} is not in (0, 1)")
-    if "skip_rate" in args and not 0 <= args.skip_rate <= 1:
+    if getattr(args, "skip_rate", None) is not None and not 0 <= args.skip_rate <= 1:
         raise BadInput(f"skip-rate {args.skip_rate:g} is not in 0..1")
-
-
-def _checked(settings: Settings, guarantee: str | None) -> Settings:
-    if guarantee == "exact" and settings.guarantee != "exact":
-        raise BadInput(
-            f"guarantee exact needs --policy always with --draft-from sent, or --system llm; not policy {settings.policy} "
-            f"with draft-from {settings.draft_from}"
-        )
-    return settings

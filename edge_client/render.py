@@ -46,7 +46,8 @@ def counts_line(statistics: Statistics) -> Text:
 
 def statistics_line(session: Session) -> str:
     s = session.statistics
-    parts = [f"{s.tokens} tokens", f"{s.skipped / max(1, s.tokens):.0%} kept on the device", f"{s.asked} asked"]
+    kept = "all tested" if session.exact else f"{s.skipped / max(1, s.tokens):.0%} kept on the device, {s.asked} asked"
+    parts = [f"{s.tokens} tokens", kept, f"{s.rounds} rounds"]
     if s.realised_risk is not None:
         parts.append(f"risk taken {s.realised_risk:.4f}")
     if s.uplink_payload_bytes:

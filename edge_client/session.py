@@ -1,36 +1,28 @@
-"""One answer on the device: draft, gate, ask, reconcile. The order of the steps is the order of the code."""
+"""One answer on the device: draft, gate, send, reconcile. The order of the steps is the order of the code."""
 
 import asyncio
-import logging
 import time
-import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 from hedge.v1 import hedge_pb2 as pb
 
 from common import codec
-from common.distribution import Quantised
-from common.errors import BadInput, Incompatible, Unreachable
-from common.model import CausalLM, Prefix
+from common.errors import BadInput, Unreachable
+from common.model import CausalLM
 from common.noise import Noise, Purpose
-from common.rpc import PROTOCOL_VERSION
-from common.sampling import draw
-from edge_client.bound import flattening
+from common.sampling import draw, residual
+from edge_client.drafting import Drafted, Drafter, Watcher
 from edge_client.link import Link, Stream
-from edge_client.measures import DRAWS, MEASURES
-from edge_client.policy import Constant, Policy, Random, Threshold
+from edge_client.pace import MAX_BLOCK, Adaptive, Pace, Steady, Unverified
 from edge_client.release import TextRelease
 from edge_client.settings import Settings
 from edge_client.statistics import Provenance, Round, Statistics, rejection
-from edge_client.truncation import truncate
+from edge_client.wire import audited, check_server, id_codec_of, law_of, opening
 
-logger = logging.getLogger(__name__)
-
-VERIFICATION = {"full": pb.VERIFICATION_FULL, "sparse": pb.VERIFICATION_SPARSE}
-GUARANTEE = {"exact": pb.GUARANTEE_EXACT, "opportunistic": pb.GUARANTEE_OPPORTUNISTIC}
+MAX_UNTESTED = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,25 +35,26 @@ class Emitted:
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
-    """What the gate found at a position; `early` is the draft if the measure had to look at it."""
+class Said:
+    """What the server expects of the next Draft: its step, unless another is said, and no word of a correction."""
 
-    uncertainty: float
-    early: int | None
-    asks: bool
+    step: int = 0
+    correction: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Drafted:
-    """A position whose draft the cloud will see, now or with the next message."""
+class Message:
+    """A Draft in flight: untested tokens, then the tested ones from position `start`.
 
-    token: int
-    proposed: float
-    asked: bool
+    Without `more` none follows before its verdict, which may bring a bonus.
+    """
 
-
-# Called with (position, raw logits, warped law, draft) of every asked position, before the verdict.
-Watcher = Callable[[int, np.ndarray, np.ndarray, int], None]
+    step: int
+    start: int
+    untested: list[Drafted]
+    tested: list[Drafted]
+    more: bool
+    sent_at: float
 
 
 class Session:
@@ -74,20 +67,27 @@ class Session:
         settings: Settings,
         link: Link | None = None,
         *,
-        audit: "pb.Audit.ValueType" = pb.AUDIT_BYTE,
+        audit: "pb.Audit.ValueType | None" = None,
         watch: Watcher | None = None,
     ) -> None:
         self._slm, self._prompt, self._settings, self._link = slm, list(prompt_ids), settings, link
-        self._audit, self._watch = audit, watch
+        # Where every token is tested, nothing is left to audit.
+        self._audit = audit if audit is not None else pb.AUDIT_NONE if settings.exact else pb.AUDIT_BYTE
         self.context = min(slm.context, link.info.context_limit) if link else slm.context
         self._check()
         self._noise = Noise(settings.seed, self._prompt)
-        self._measure = MEASURES[settings.measure]
-        self._policy = self._make_policy()
-        self._pending: list[Drafted] = []
+        self._pace: Pace = (Adaptive if settings.policy == "adaptive" else Steady)(settings.max_in_flight)
+        # Everything that has been drafted or received, final or not; its tail that is not final; of that, what is unsent.
+        self._history = list(self._prompt)
+        self._ahead: deque[Drafted] = deque()
+        self._block: list[Drafted] = []
+        self._flight: deque[Message] = deque()
         self._step = 0
+        self._said = Said()
+        self._logged_steps = self._unlogged_bytes = 0
         self._release = TextRelease(slm.decode, settings.stop)
         self.statistics = Statistics()
+        self._drafter = Drafter(slm, len(self._prompt), settings, self._noise, self.statistics, watch)
         self.token_ids: list[int] = []
         self.finish_reason = "length"
         self.rejections: list[float] = []
@@ -95,6 +95,11 @@ class Session:
     @property
     def text(self) -> str:
         return self._release.text
+
+    @property
+    def exact(self) -> bool:
+        """Whether every token is the LLM's or was tested by it before release."""
+        return self._settings.guarantee == "exact"
 
     def _check(self) -> None:
         if not self._prompt:
@@ -104,6 +109,7 @@ class Session:
         if (
             self._settings.truncation in ("fixed", "offline")
             and self._settings.asks
+            and not self._settings.coupled
             and self._settings.k > self._slm.vocab_size
         ):
             raise BadInput(f"k {self._settings.k} is more than the vocabulary of {self._slm.vocab_size}")
@@ -111,14 +117,6 @@ class Session:
             if self._link is None:
                 raise BadInput(f"system {self._settings.system} needs a cloud: give --cloud HOST:PORT")
             check_server(self._link.info, self._slm)
-
-    def _make_policy(self) -> Policy:
-        settings = self._settings
-        if settings.policy == "random":
-            return Random(settings.verify_rate or 0.0, self._noise)
-        if settings.policy == "threshold":
-            return Threshold(settings.threshold or 0.0)
-        return Constant(settings.policy == "always")
 
     async def tokens(self) -> AsyncIterator[Emitted]:
         """The answer, token by token, as it becomes final."""
@@ -157,29 +155,13 @@ class Session:
 
     async def _open(self) -> Stream:
         assert self._link is not None
-        settings, warp = self._settings, self._settings.warp
-        request = pb.Open(
-            session_id=uuid.uuid4().hex,
-            protocol_version=PROTOCOL_VERSION,
-            prompt_ids=self._prompt,
-            warp=pb.Warp(temperature=warp.temperature, top_k=warp.top_k, top_p=warp.top_p),
-            seed=settings.seed,
-            verification=pb.VERIFICATION_STREAM if settings.streams else VERIFICATION[settings.verification],
-            guarantee=GUARANTEE[settings.guarantee],
-            audit=self._audit,
-            tokenizer_fingerprint=self._slm.tokenizer_fingerprint,
-            vocab_size=self._slm.vocab_size,
-            codecs=codec.VERSIONS,
-            max_new_tokens=self._limit if settings.streams else 0,
-            end_ids=self._slm.end_ids,
-        )
+        request = opening(self._slm, self._prompt, self._settings, self._audit, self._limit)
         self.statistics.uplink_payload_bytes += pb.ClientMessage(open=request).ByteSize()
         waiting = time.perf_counter()
         stream = await self._link.open(request)
         self.statistics.wait_s += time.perf_counter() - waiting
         self.statistics.downlink_payload_bytes += pb.ServerMessage(opened=stream.opened).ByteSize()
-        if stream.opened.codec not in codec.VERSIONS:
-            raise Incompatible(f"the server wants codec {stream.opened.codec}, this client writes {list(codec.VERSIONS)}")
+        self._ids = id_codec_of(stream.opened, self._slm)
         return stream
 
     async def _receive(self, stream: Stream) -> pb.Verdict | None:
@@ -190,10 +172,6 @@ class Session:
             self.statistics.downlink_payload_bytes += pb.ServerMessage(verdict=verdict).ByteSize()
         return verdict
 
-    def _log_round(self, verdict: pb.Verdict, drafted: int = 0, entries: int = 0, uplink_bytes: int = 0) -> None:
-        timings = verdict.timings
-        self.statistics.log.append(Round(drafted, entries, uplink_bytes, timings.positions, timings.forward_us / 1e6))
-
     async def _streamed(self, stream: Stream | None) -> AsyncIterator[tuple[int, Provenance]]:
         """The llm system: the cloud's own tokens."""
         assert stream is not None
@@ -202,110 +180,177 @@ class Session:
             yield self._token_of(verdict, "bonus"), Provenance.BONUS
 
     async def _drafted(self, stream: Stream | None) -> AsyncIterator[tuple[int, Provenance]]:
-        prefix = self._slm.prefix()
-        fed = self._prompt
+        """Drafts while it may, reads verdicts as they come, gives the tokens that have become final."""
         while True:
-            # Only here can a skipping answer be cancelled.
-            await asyncio.sleep(0)
-            position = len(self.token_ids)
-            logits = self._step_slm(prefix, fed)
-            law = self._warped(logits)
-            gate = self._gate(logits, law, position)
-            if gate.asks:
-                token, provenance = await self._ask(stream, position, logits, law, gate)
+            while self._ahead and (provenance := self._ahead[0].provenance):
+                yield self._ahead.popleft().token, provenance
+            if self._is_due() and self._may_send():
+                assert stream is not None
+                await self._send(stream)
+            elif self._may_draft():
+                self._draft()
             else:
-                token, provenance = self._draw(law, position) if gate.early is None else gate.early, Provenance.LOCAL
-                self._pending.append(Drafted(token, float(law[token]), asked=False))
-            yield token, provenance
-            fed = [token]
+                assert stream is not None
+                await self._reconcile(stream)
+            # Verdicts come in, and an answer that needs no cloud can be cancelled, only here.
+            await asyncio.sleep(0)
+            while self._flight and stream and stream.arrived():
+                await self._reconcile(stream)
 
-    def _step_slm(self, prefix: Prefix, fed: Sequence[int]) -> np.ndarray:
+    @property
+    def _position(self) -> int:
+        """Index of the next token."""
+        return len(self._history) - len(self._prompt)
+
+    def _may_draft(self) -> bool:
+        if self._at_end():
+            return False
+        if self._flight and not self._flight[-1].more and not (self._settings.exact and self._settings.coupled):
+            # A bonus will take the next position. Only a coupled one is what the draft's own test would say.
+            return False
+        if self._is_due() and not (self._settings.exact and len(self._block) < MAX_BLOCK):
+            return False
+        asked = sum(drafted.asked for drafted in self._ahead)
+        return self._pace.goes_on(Unverified(len(self._flight), asked, len(self._ahead) - asked))
+
+    def _may_send(self) -> bool:
+        return not self._flight or (self._flight[-1].more and len(self._flight) < self._pace.in_flight)
+
+    def _at_end(self) -> bool:
+        """Whether what has been drafted ends the answer, unless a verdict changes it."""
+        return self._position >= self._limit or (self._position > 0 and self._history[-1] in self._slm.end_ids)
+
+    def _is_due(self) -> bool:
+        """Whether the block is to be sent, now or as soon as another message may be in flight."""
+        tested = [drafted for drafted in self._block if drafted.proposal]
+        if tested:
+            return any(drafted.asked for drafted in tested) or self._at_end() or len(tested) >= self._pace.longest
+        return self._settings.asks and len(self._block) >= MAX_UNTESTED
+
+    def _draft(self) -> None:
         started = time.perf_counter()
-        logits: np.ndarray = prefix.forward(fed, 1)[0]
-        self.statistics.slm_s += time.perf_counter() - started
-        return logits
+        drafted = self._drafter.draft(self._history, self._step)
+        self._pace.stepped(time.perf_counter() - started)
+        self._history.append(drafted.token)
+        self._ahead.append(drafted)
+        self._block.append(drafted)
 
-    def _draw(self, law: np.ndarray, position: int) -> int:
-        return draw(law, self._noise.uniform(Purpose.DRAFT, position, self._step))
-
-    def _warped(self, logits: np.ndarray) -> np.ndarray:
+    async def _send(self, stream: Stream) -> None:
+        """The block as one Draft. What an ordered stream lets the server expect is left out."""
         started = time.perf_counter()
-        law = self._settings.warp(logits)
-        self.statistics.gate_s += time.perf_counter() - started
-        return law
-
-    def _gate(self, logits: np.ndarray, law: np.ndarray, position: int) -> Gate:
-        started = time.perf_counter()
-        early, uncertainty = None, 0.0
-        if self._settings.looks_at_draft:
-            early = self._draw(law, position)
-            uncertainty = self._measure.of(logits, law, early, self._noise.uniforms(Purpose.GATE, position, count=2 * DRAWS))
-        elif self._settings.measures:
-            uncertainty = self._measure.of(logits, law, -1, _NO_COINS)
-        asks = self._policy.asks(uncertainty, position)
-        self.statistics.gate_s += time.perf_counter() - started
-        return Gate(uncertainty, early, asks)
-
-    def _propose(self, law: np.ndarray, position: int, gate: Gate) -> tuple[int, int, Quantised]:
-        """The draft, k, and the law that is sent; with draft-from `sent` the draft is drawn from that law itself."""
-        settings = self._settings
-        if settings.draft_from == "full":
-            token = self._draw(law, position) if gate.early is None else gate.early
-            kept = settings.kept(law, float(law[token]), gate.uncertainty)
-            return token, kept, truncate(law, kept, settings.bits)
-        kept = settings.kept(law)
-        sent = truncate(law, kept, settings.bits)
-        bucket, within = self._noise.uniforms(Purpose.DRAFT, position, self._step, count=2)
-        return sent.draw(float(bucket), float(within)), kept, sent
-
-    async def _ask(
-        self, stream: Stream | None, position: int, logits: np.ndarray, law: np.ndarray, gate: Gate
-    ) -> tuple[int, Provenance]:
-        assert stream is not None
-        started = time.perf_counter()
-        token, kept, sent = self._propose(law, position, gate)
-        payload = codec.encode(sent)
-        self.statistics.codec_s += time.perf_counter() - started
-        if logger.isEnabledFor(logging.INFO):
-            self._log_truncation(position, law, token, kept, sent, gate)
-        if self._watch:
-            self._watch(position, logits, law, token)
+        tested = [drafted for drafted in self._block if drafted.proposal]
+        untested = self._block[: len(self._block) - len(tested)]
+        more = self._pace.in_flight > 1 and not self._at_end()
+        before = self._history[: len(self._history) - len(self._block)]
         draft = pb.Draft(
-            step_id=self._step,
-            verdicts_seen=self._step,
-            position=position - len(self._pending),
-            catch_up_ids=[skipped.token for skipped in self._pending],
-            drafts=[pb.Drafted(id=token, distribution=payload)],
-            more=True,
+            step_id=self._step if self._said.step != self._step else None,
+            verdicts_seen=self._said.correction,
+            ids=self._ids.encode(before, [drafted.token for drafted in self._block]),
+            untested=len(untested),
+            proposals=[drafted.proposal.payload for drafted in tested if drafted.proposal and drafted.proposal.payload],
+            more=more,
         )
-        size = pb.ClientMessage(draft=draft).ByteSize()
-        self._count_uplink(size, kept, len(payload))
-        await stream.send(draft)
-        verdict = await self._receive(stream)
-        if verdict is None or verdict.step_id != self._step:
-            raise Unreachable(f"the server ended the stream without a verdict on step {self._step}")
-        self._log_round(verdict, len(self._pending) + 1, kept, size)
-        self._take_audit(verdict, [*self._pending, Drafted(token, float(law[token]), asked=True)])
-        self._pending.clear()
+        self.statistics.codec_s += time.perf_counter() - started
+        self._count_uplink(draft, tested)
+        start = self._position - len(tested)
+        self._flight.append(Message(self._step, start, untested, tested, more, time.perf_counter()))
+        self._block = []
         self._step += 1
-        if verdict.accepted > 1:
-            raise Unreachable(f"the server accepted {verdict.accepted} of 1 draft")
-        if verdict.accepted:
-            return token, Provenance.ACCEPTED
-        return self._token_of(verdict, "correction"), Provenance.CORRECTED
+        self._said = Said(self._step)
+        await stream.send(draft)
 
-    def _log_truncation(self, position: int, law: np.ndarray, token: int, kept: int, sent: Quantised, gate: Gate) -> None:
-        limit = self._settings.strictness(float(law[token]), gate.uncertainty)
-        bound = float(flattening(law, np.array([kept]))[0]) / limit
-        distance = 0.5 * float(np.abs(law - sent.dense()).sum())
-        logger.info(
-            "position %d: u %.3f, k %d, U_TV %.4f, TV(x, x_hat) %.4f", position, gate.uncertainty, kept, bound, distance
-        )
-
-    def _count_uplink(self, size: int, kept: int, codec_bytes: int) -> None:
-        self.statistics.uplink_paper_bits += codec.paper_bits(self._slm.vocab_size, kept)
-        self.statistics.uplink_codec_bytes += codec_bytes
+    def _count_uplink(self, draft: pb.Draft, tested: Sequence[Drafted]) -> None:
+        size = pb.ClientMessage(draft=draft).ByteSize()
+        self._unlogged_bytes += size
         self.statistics.uplink_payload_bytes += size
+        self.statistics.uplink_codec_bytes += len(draft.ids) + sum(map(len, draft.proposals))
+        for drafted in tested:
+            if drafted.proposal:
+                self.statistics.uplink_paper_bits += codec.paper_bits(self._slm.vocab_size, drafted.proposal.entries)
+
+    def _log_round(self, verdict: pb.Verdict, tested: Sequence[Drafted] = ()) -> None:
+        s, timings = self.statistics, verdict.timings
+        entries = sum(drafted.proposal.entries for drafted in tested if drafted.proposal)
+        s.log.append(
+            Round(s.steps - self._logged_steps, entries, self._unlogged_bytes, timings.positions, timings.forward_us / 1e6)
+        )
+        self._logged_steps, self._unlogged_bytes = s.steps, 0
+
+    async def _reconcile(self, stream: Stream) -> None:
+        """Reads the verdict on the oldest message in flight, and makes the history what it says."""
+        message = self._flight[0]
+        verdict = await self._receive(stream)
+        if verdict is None or verdict.step_id != message.step:
+            raise Unreachable(f"the server ended the stream without a verdict on step {message.step}")
+        if verdict.accepted > len(message.tested):
+            raise Unreachable(f"the server accepted {verdict.accepted} of {len(message.tested)} drafts")
+        self._flight.popleft()
+        timings, kept = verdict.timings, message.tested[: verdict.accepted]
+        cloud = (timings.queue_us + timings.forward_us) / 1e6
+        self._log_round(verdict, message.tested)
+        rejected = verdict.accepted < len(message.tested)
+        lost = message.tested[verdict.accepted].asked if rejected else None
+        self._pace.judged(time.perf_counter() - message.sent_at, cloud, [drafted.asked for drafted in kept], lost)
+        self._take_audit(verdict, [*message.untested, *message.tested[: verdict.accepted + rejected]])
+        for drafted in kept:
+            drafted.provenance = Provenance.ACCEPTED
+        if rejected:
+            self._correct(verdict, message)
+        elif verdict.HasField("bonus"):
+            self._take_bonus(verdict)
+
+    def _take_bonus(self, verdict: pb.Verdict) -> None:
+        """The LLM's token after a whole block: new, or the verdict on a position that was drafted meanwhile."""
+        token = self._token_of(verdict, "bonus")
+        if self._flight or not self._settings.exact:
+            raise Unreachable(f"the server's verdict on step {verdict.step_id} has a bonus that was not wanted")
+        if self._at_end() and not self._block:
+            return
+        if not self._block:
+            self._history.append(token)
+            self._ahead.append(Drafted(token, Provenance.BONUS))
+        elif self._block[0].token == token:
+            self._block.pop(0).provenance = Provenance.ACCEPTED
+        else:
+            self._replace(self._block[0], token)
+            self._block = []
+
+    def _correct(self, verdict: pb.Verdict, message: Message) -> None:
+        """Puts the LLM's token in the place of the rejected draft; what was sent after it is void."""
+        wrong = message.tested[verdict.accepted]
+        split = self._settings.verification == "split"
+        own = (
+            self._own_draw(verdict, message.start + verdict.accepted, wrong) if split else self._token_of(verdict, "correction")
+        )
+        corrected = self._replace(wrong, own)
+        # The cloud has not seen a token that was drawn here.
+        self._block = [corrected] if split else []
+        self._flight.clear()
+        if message.more:
+            self._said = Said(self._said.step, verdict.step_id + 1)
+
+    def _replace(self, wrong: Drafted, token: int) -> Drafted:
+        """Rolls back to a draft that was wrong, and goes on from the LLM's token."""
+        after = self._ahead.index(wrong)
+        end = len(self._history) - (len(self._ahead) - after)
+        self.statistics.rolled_back += len(self._ahead) - after - 1
+        while len(self._ahead) > after:
+            self._ahead.pop()
+        self._ahead.append(Drafted(token, Provenance.CORRECTED))
+        self._history[end:] = [token]
+        self._drafter.roll_back(end)
+        if self._block:
+            # Draws of the discarded block must not be used again.
+            self._step += not self._settings.coupled
+        return self._ahead[-1]
+
+    def _own_draw(self, verdict: pb.Verdict, position: int, wrong: Drafted) -> int:
+        """`split`: from (y - x_hat)+ of the y that came."""
+        assert wrong.proposal
+        assert wrong.proposal.law
+        target = law_of(verdict.law, self._slm.vocab_size)
+        uniform = self._noise.uniform(Purpose.RESIDUAL, position, verdict.step_id)
+        return draw(residual(target, wrong.proposal.law.dense()), uniform)
 
     def _token_of(self, verdict: pb.Verdict, kind: Literal["bonus", "correction"]) -> int:
         token: int = getattr(verdict, kind)
@@ -317,36 +362,15 @@ class Session:
 
     def _take_audit(self, verdict: pb.Verdict, drafted: Sequence[Drafted]) -> None:
         """Computes beta of every token the cloud has now judged, asked or not (algorithms: section 3)."""
-        targets = _audited(verdict.audit, self._audit)
+        if self._audit == pb.AUDIT_NONE:
+            return
+        targets = audited(verdict.audit, self._audit)
         if len(targets) != len(drafted):
             raise Unreachable(f"the server audited {len(targets)} of {len(drafted)} tokens")
         for draft, target in zip(drafted, targets, strict=True):
             beta = rejection(draft.proposed, float(target))
             self.statistics.audited += 1
-            if draft.asked:
+            if draft.proposal:
                 self.rejections.append(beta)
             else:
                 self.statistics.risk += beta
-
-
-_NO_COINS = np.empty(0)
-
-
-def _audited(data: bytes, form: "pb.Audit.ValueType") -> np.ndarray:
-    """y_d per token, from either form of the audit."""
-    if form == pb.AUDIT_FLOAT32:
-        return np.frombuffer(data[: len(data) // 4 * 4], dtype="<f4").astype(np.float64)
-    codes = np.frombuffer(data, dtype=np.uint8)
-    return np.where(codes == 255, 0.0, np.exp(codes / -16.0))
-
-
-def check_server(info: pb.ServerInfo, slm: CausalLM) -> None:
-    """Refuses a server that cannot judge this model's tokens, naming both values."""
-    if info.protocol_version != PROTOCOL_VERSION:
-        raise Incompatible(f"the server speaks protocol {info.protocol_version}, this client {PROTOCOL_VERSION}")
-    if info.tokenizer_fingerprint != slm.tokenizer_fingerprint:
-        raise Incompatible(
-            f"the server's tokenizer {info.tokenizer_fingerprint} is not {slm.name}'s {slm.tokenizer_fingerprint}"
-        )
-    if info.vocab_size != slm.vocab_size:
-        raise Incompatible(f"the server has a vocabulary of {info.vocab_size} ids, {slm.name} has {slm.vocab_size}")

@@ -13,11 +13,12 @@ from common.sampling import Warp
 from edge_client.bound import ETA, THETA, smallest_k, strictness
 from edge_client.measures import MEASURES
 
-POLICIES = ("always", "never", "random", "threshold")
-VERIFICATIONS = ("full", "sparse")
+POLICIES = ("always", "never", "random", "threshold", "adaptive")
+VERIFICATIONS = ("full", "sparse", "split", "coupled")
 TRUNCATIONS = ("none", "fixed", "offline", "online")
 GUARANTEES = ("exact", "opportunistic")
 MAX_NEW_TOKENS = 1 << 20
+MAX_IN_FLIGHT = 64
 
 # Policy "stream" is the llm system: the cloud generates alone.
 SYSTEMS: dict[str, dict[str, object]] = {
@@ -40,6 +41,15 @@ SYSTEMS: dict[str, dict[str, object]] = {
         "verification": "sparse",
         "truncation": "fixed",
     },
+    "hedge": {
+        "policy": "adaptive",
+        "measure": "expected_perturbation",
+        "threshold_rule": "quantile",
+        "skip_rate": 0.85,
+        "verification": "coupled",
+        "exact": True,
+        "max_in_flight": 4,
+    },
 }
 
 
@@ -47,7 +57,8 @@ SYSTEMS: dict[str, dict[str, object]] = {
 class Settings:
     """Everything that shapes one generation. BadInput when values or their combination make no sense.
 
-    `slope` and `intercept` are the calibrated beta = a u + b of the measure, read by truncation `online`.
+    `slope` and `intercept` are the calibrated beta = a u + b of the measure, read by truncation `online`. With
+    `exact` every drafted position is tested before release, and the gate decides only when: it ends blocks.
     """
 
     system: str = "cu-hlm"
@@ -64,13 +75,15 @@ class Settings:
     slope: float = 0.0
     intercept: float = 0.0
     draft_from: str = "full"
+    exact: bool = False
+    max_in_flight: int = 1
     warp: Warp = field(default_factory=Warp)
     seed: int = 0
     max_new_tokens: int = 256
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.policy == "threshold" and (self.threshold is None or not math.isfinite(self.threshold)):
+        if self.gated and (self.threshold is None or not math.isfinite(self.threshold)):
             raise BadInput(f"threshold {self.threshold} is not a finite number")
         if self.policy == "random" and (self.verify_rate is None or not 0 <= self.verify_rate <= 1):
             raise BadInput(f"verify-rate {self.verify_rate} is not in 0..1")
@@ -88,10 +101,20 @@ class Settings:
             raise BadInput(f"max-new-tokens {self.max_new_tokens} is not in 1..{MAX_NEW_TOKENS}")
         if "" in self.stop:
             raise BadInput("a stop string is empty")
-        if (self.verification == "full") != (self.truncation == "none") and self.asks:
+        if not 1 <= self.max_in_flight <= MAX_IN_FLIGHT:
+            raise BadInput(f"max-in-flight {self.max_in_flight} is not in 1..{MAX_IN_FLIGHT}")
+        if self.sends_law and (self.verification == "full") != (self.truncation == "none") and self.asks:
             raise BadInput(f"verification {self.verification} does not go with truncation {self.truncation}")
-        if self.looks_at_draft and self.draft_from == "sent":
-            raise BadInput("measure perturbation looks at the token drawn from the full law: it needs --draft-from full")
+        if self.exact and not (self.asks and self._lossless):
+            raise BadInput(
+                f"guarantee exact needs --verification coupled or --draft-from sent, and a policy that asks; not verification "
+                f"{self.verification} with draft-from {self.draft_from} and policy {self.policy}"
+            )
+        if self.looks_at_draft and self._lossless and not self.exact:
+            raise BadInput(
+                f"measure {self.measure} looks at the drawn token: with verification coupled or draft-from sent it "
+                "goes only with --guarantee exact"
+            )
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -106,13 +129,39 @@ class Settings:
         return self.policy not in ("never", "stream")
 
     @property
+    def gated(self) -> bool:
+        """Whether a threshold decides."""
+        return self.policy in ("threshold", "adaptive")
+
+    @property
+    def coupled(self) -> bool:
+        return self.verification == "coupled"
+
+    @property
+    def sends_law(self) -> bool:
+        """Whether tested positions come with the law they were drawn from."""
+        return self.verification in ("full", "sparse")
+
+    @property
+    def _lossless(self) -> bool:
+        """Whether a tested token follows the LLM's law."""
+        return self.coupled or self.draft_from == "sent"
+
+    @property
+    def guarantee(self) -> str:
+        """`exact` only where the output provably follows the LLM's law."""
+        tested = self.exact or (self.policy == "always" and self._lossless)
+        return "exact" if tested or self.streams else "opportunistic"
+
+    @property
     def needs_cloud(self) -> bool:
         return self.policy != "never"
 
     @property
     def measures(self) -> bool:
         """Whether the uncertainty of every position is needed."""
-        return self.policy == "threshold" or (self.truncation == "online" and self.draft_from == "full" and self.asks)
+        online = self.truncation == "online" and self.draft_from == "full" and not self.coupled and self.asks
+        return self.gated or online
 
     @property
     def looks_at_draft(self) -> bool:
@@ -130,9 +179,3 @@ class Settings:
         if self.truncation == "online":
             return smallest_k(law, self.theta * self.strictness(drafted, uncertainty))
         return self.k
-
-    @property
-    def guarantee(self) -> str:
-        """`exact` only where the output provably follows the LLM's law."""
-        tested = self.policy == "always" and self.draft_from == "sent"
-        return "exact" if tested or self.streams else "opportunistic"

@@ -21,7 +21,7 @@ def rejection(proposed: float, target: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One verdict: tokens drafted since the last one, k of the asked position (0 for none), bytes, and the cloud's work."""
+    """One verdict: SLM steps and bytes sent since the last one, entries of the laws it judged, and the cloud's work."""
 
     drafted: int
     entries: int
@@ -32,10 +32,15 @@ class Round:
 
 @dataclass(slots=True)
 class Statistics:
-    """Counts, bytes and seconds. Payload bytes are protobuf messages, socket bytes what TCP carried, HTTP/2 included."""
+    """Counts, bytes and seconds; `steps` are forward passes of the SLM.
+
+    Payload bytes are protobuf messages, socket bytes what TCP carried, HTTP/2 included.
+    """
 
     provenance: list[Provenance] = field(default_factory=list)
     log: list[Round] = field(default_factory=list)
+    steps: int = 0
+    asked: int = 0
     audited: int = 0
     risk: float = 0.0
     uplink_payload_bytes: int = 0
@@ -57,10 +62,6 @@ class Statistics:
     @property
     def rounds(self) -> int:
         return len(self.log)
-
-    @property
-    def asked(self) -> int:
-        return sum(round_.entries > 0 for round_ in self.log)
 
     @property
     def llm_positions(self) -> int:
@@ -86,7 +87,7 @@ class Statistics:
     def to_json(self) -> dict[str, float | int | None]:
         counts = {kind.value: self.count(kind) for kind in Provenance if kind is not Provenance.LOCAL}
         plain = {name: getattr(self, name) for name in self.__slots__ if name not in ("provenance", "risk", "log")}
-        plain |= {name: getattr(self, name) for name in ("asked", "rounds", "llm_positions", "cloud_s")}
+        plain |= {name: getattr(self, name) for name in ("rounds", "llm_positions", "cloud_s")}
         plain = {name: round(value, 6) if isinstance(value, float) else value for name, value in plain.items()}
         risk = self.realised_risk
         return {

@@ -87,12 +87,11 @@ class Clock:
         self.now += self.times.llm + positions * self.times.llm_position
 
 
-def replay(clock: Clock, log: Sequence[Round], bits: Sequence[float], tokens: int, drafts: bool) -> float:
-    """Seconds of one answer of `tokens` tokens from its rounds; the tokens after the last round are drafted alone."""
+def replay(clock: Clock, log: Sequence[Round], bits: Sequence[float], steps: int) -> float:
+    """Seconds of one answer of `steps` SLM steps from its rounds; the steps after the last round are drafted alone."""
     started = clock.now
     for round_, size in zip(log, bits, strict=True):
         clock.draft(round_.drafted)
         clock.ask(size, round_.positions)
-    if drafts:
-        clock.draft(tokens - sum(round_.drafted for round_ in log))
+    clock.draft(steps - sum(round_.drafted for round_ in log))
     return clock.now - started

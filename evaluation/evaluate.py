@@ -25,7 +25,7 @@ from evaluation.record import Answer, Journal, answers_of, from_session
 from evaluation.tasks import Task, tasks
 
 NO_JUDGE = "none"
-EXAMPLES = """  hedge evaluate --insecure --systems slm,llm,cu-hlm --questions 200 --temperature 0
+EXAMPLES = """  hedge evaluate --insecure --systems slm,llm,cu-hlm,hedge --questions 200 --temperature 0
   hedge evaluate --insecure --systems llm,cu-hlm --measure entropy --threshold-rule max-risk --json
   hedge evaluate --insecure --prompts mine.jsonl --llm ./my-llm --answers answers/ --resume"""
 
@@ -34,7 +34,7 @@ def command(arguments: Sequence[str]) -> None:
     parser = command_parser(
         "hedge evaluate", "Exact match, fidelity, perplexity, share skipped and bytes, system by system.", EXAMPLES
     )
-    parser.add_argument("--systems", default="slm,llm,cu-hlm", help="comma-separated (default slm,llm,cu-hlm)")
+    parser.add_argument("--systems", default="slm,llm,cu-hlm,hedge", help="comma-separated (default slm,llm,cu-hlm,hedge)")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="JSONL with references (default: held-out questions)")
     parser.add_argument("--questions", type=int, default=200, help="how many; 0 for all of --prompts (default 200)")
     parser.add_argument("--question-seed", type=int, default=0)

@@ -9,10 +9,11 @@ from common.model import CausalLM
 
 
 class LocalStream:
-    """One session, answered on receive."""
+    """One session, answered on receive. A verdict arrives when it has been looked for `lag` times, or is waited for."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, lag: int = 0) -> None:
         self.session = session
+        self._lag, self._looks = lag, 0
         self.opened = session.prefill()
         self._sent: deque[pb.Draft] = deque()
 
@@ -21,6 +22,7 @@ class LocalStream:
         self._sent.append(pb.Draft.FromString(draft.SerializeToString()))
 
     async def receive(self) -> pb.Verdict | None:
+        self._looks = 0
         if self.session.streams:
             return self.session.next_token()
         while self._sent:
@@ -28,19 +30,23 @@ class LocalStream:
                 return verdict
         return None
 
+    def arrived(self) -> bool:
+        self._looks += 1
+        return bool(self._sent) and self._looks > self._lag
+
     async def close(self) -> None:
         self._sent.clear()
 
 
 class LocalLink:
-    """A server over `lm` that is never out of reach."""
+    """A server over `lm` that is never out of reach; `lag` as in its streams."""
 
-    def __init__(self, lm: CausalLM) -> None:
-        self._lm = lm
+    def __init__(self, lm: CausalLM, lag: int = 0) -> None:
+        self._lm, self._lag = lm, lag
         self.info = server_info(lm)
 
     async def open(self, request: pb.Open) -> LocalStream:
-        return LocalStream(Session(self._lm, pb.Open.FromString(request.SerializeToString())))
+        return LocalStream(Session(self._lm, pb.Open.FromString(request.SerializeToString())), self._lag)
 
     def socket_bytes(self) -> tuple[int, int] | None:
         return None

@@ -18,6 +18,7 @@ from hedge.v1 import hedge_pb2 as pb
 
 from cloud_server.session import Session as CloudSession
 from common import codec
+from common.ids import FIXED, FixedIds
 from common.model import BUNDLED, CausalLM, bundled_folder, load
 from common.noise import Noise, Purpose
 from common.rpc import PROTOCOL_VERSION
@@ -79,7 +80,7 @@ def cloud(llm: CausalLM, ids: list[int]) -> float:
     request = pb.Open(
         protocol_version=PROTOCOL_VERSION, prompt_ids=ids, warp=pb.Warp(temperature=1, top_p=1),
         verification=pb.VERIFICATION_SPARSE, audit=pb.AUDIT_BYTE, tokenizer_fingerprint=llm.tokenizer_fingerprint,
-        vocab_size=llm.vocab_size, codecs=codec.VERSIONS,
+        vocab_size=llm.vocab_size, codecs=codec.VERSIONS, id_codecs=[FIXED],
     )  # fmt: skip
     session = CloudSession(llm, request)
     session.prefill()
@@ -87,12 +88,12 @@ def cloud(llm: CausalLM, ids: list[int]) -> float:
     bare.forward(ids[:-1], 0)
     law = Warp()(llm.prefix().forward(ids, 1)[0])
     sent = truncate(law, 30, 12)
-    drafted = pb.Drafted(id=int(sent.ids[0]), distribution=codec.encode(sent))
+    coded, payload = FixedIds(llm.vocab_size).encode([], [int(sent.ids[0])]), codec.encode(sent)
     step = 0
 
     def verify() -> None:
         nonlocal step
-        session.verify(pb.Draft(step_id=step, verdicts_seen=step, position=0, drafts=[drafted], more=True))
+        session.verify(pb.Draft(step_id=step, verdicts_seen=step, position=0, ids=coded, proposals=[payload]))
         step += 1
 
     def forward() -> None:

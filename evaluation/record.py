@@ -14,7 +14,7 @@ from edge_client.session import Session
 from edge_client.statistics import Round
 from evaluation.tasks import Task
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ class Answer:
     token_ids: list[int]
     provenance: list[str]
     log: list[Round]
+    steps: int
     audited: int
     risk: float
     slm_s: float
@@ -55,9 +56,9 @@ def from_session(index: int, task: Task, prompt_ids: list[int], session: Session
     return Answer(
         task=index, family=task.family, prompt=task.prompt.text, reference=task.reference, text=session.text,
         correct=task.is_correct(session.text), prompt_ids=prompt_ids, token_ids=session.token_ids,
-        provenance=[kind.value for kind in s.provenance], log=s.log, audited=s.audited, risk=s.risk, slm_s=s.slm_s,
-        wall_s=s.wall_s, codec_bytes=s.uplink_codec_bytes, payload_bytes=(s.uplink_payload_bytes, s.downlink_payload_bytes),
-        socket_bytes=sockets,
+        provenance=[kind.value for kind in s.provenance], log=s.log, steps=s.steps, audited=s.audited,
+        risk=s.risk, slm_s=s.slm_s, wall_s=s.wall_s, codec_bytes=s.uplink_codec_bytes,
+        payload_bytes=(s.uplink_payload_bytes, s.downlink_payload_bytes), socket_bytes=sockets,
     )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ from wireless.channel import FADINGS, Channel, open_uplink, snr_at
 
 DEFAULT_SYSTEMS = (
     "slm", "llm", "hlm", "rand-hlm", "u-hlm", "u-hlm:threshold-rule=risk-prone",
-    "cu-hlm", "cu-hlm:truncation=offline", "cu-hlm:truncation=online",
+    "cu-hlm", "cu-hlm:truncation=offline", "cu-hlm:truncation=online", "hedge:max-in-flight=1",
 )  # fmt: skip
 POINT = ("run", "bandwidth_hz", "snr_db", "fading", "coherence_s", "outage", "account", "vocab")
 TAUS = ("tau_slm", "tau_llm", "tau_llm_position")
@@ -56,7 +56,7 @@ def command(arguments: Sequence[str]) -> None:
         nargs="+",
         default=list(DEFAULT_SYSTEMS),
         metavar="NAME[:OPTION=VALUE,...]",
-        help="default: all of the paper",
+        help="default: all of the paper, and hedge without pipelining",
     )
     group.add_argument("--prompts", type=Path, metavar="FILE", help="JSONL with references (default: held-out questions)")
     group.add_argument("--questions", type=int, default=200, help="how many; 0 for all of --prompts (default 200)")
@@ -189,7 +189,7 @@ def run_models(args: argparse.Namespace, runs: dict[str, Settings], asked: list[
 def measured_over(runs: Sequence[Sequence[Answer]]) -> Times:
     """One pair of times for all systems, so that they differ only in what they do."""
     every = [answer for run in runs for answer in run]
-    steps = [a.slm_s / len(a.token_ids) for a in every if a.slm_s]
+    steps = [a.slm_s / a.steps for a in every if a.steps]
     return measured(steps, (round_ for answer in every for round_ in answer.log))
 
 
@@ -221,9 +221,9 @@ def row_of(
     """Throughput with its 95 % interval over answers, and what the channel does not change."""
     seconds, sent = [], 0.0
     for answer in run:
-        bits = [bits_of(r, account, vocab_size, accounted) if r.entries else 0.0 for r in answer.log]
+        bits = [bits_of(r, account, vocab_size, accounted) for r in answer.log]
         clock = Clock(times, open_uplink(channel, np.random.default_rng([settings.seed, answer.task])))
-        seconds.append(replay(clock, answer.log, bits, len(answer.token_ids), drafts=not settings.streams))
+        seconds.append(replay(clock, answer.log, bits, answer.steps))
         sent += sum(bits)
     tokens = np.array([len(answer.token_ids) for answer in run], dtype=float)
     low, high = interval(tokens, np.array(seconds))

@@ -29,10 +29,13 @@ def pair(make_lm: Callable[..., CausalLM]) -> tuple[CausalLM, CausalLM]:
     return RememberingLM(make_lm(seed=1, vocab=VOCAB)), RememberingLM(make_lm(seed=2, vocab=VOCAB))
 
 
-def joint_law(lm: CausalLM, warp: Warp) -> np.ndarray:
-    """P(first two tokens) of plain sampling from the LLM, [V, V]."""
-    first = warp(lm.prefix().forward(PROMPT, 1)[0])
-    return np.stack([first[t] * warp(lm.prefix().forward([*PROMPT, t], 1)[0]) for t in range(lm.vocab_size)])
+def joint_law(lm: CausalLM, warp: Warp, length: int) -> np.ndarray:
+    """P(first `length` tokens) of plain sampling from the LLM, [V] * length."""
+    joint = np.ones([lm.vocab_size] * length)
+    for tokens in np.ndindex(*joint.shape):
+        for t, token in enumerate(tokens):
+            joint[tokens] *= warp(lm.prefix().forward([*PROMPT, *tokens[:t]], 1)[0])[token]
+    return joint
 
 
 @pytest.mark.parametrize(
@@ -50,9 +53,85 @@ def test_with_every_token_asked_the_output_follows_the_llm(settings: Settings, p
     for seed in range(RUNS):
         first, second = run_session(slm, PROMPT, replace(settings, seed=seed), link).token_ids
         counts[first, second] += 1
-    expected = joint_law(llm, settings.warp) * RUNS
+    expected = joint_law(llm, settings.warp, 2) * RUNS
     assert not counts[expected == 0].any()
     assert chisquare(counts[expected > 0], expected[expected > 0]).pvalue > ERROR_RATE
+
+
+def gate_at_the_median(slm: CausalLM) -> float:
+    contexts = [slm.prefix().forward([*PROMPT, first], 1)[0] for first in range(VOCAB)]
+    return float(np.median([MEASURES["entropy"].of(z, Warp()(z), -1, np.empty(0)) for z in contexts]))
+
+
+EXACT = replace(ALWAYS, policy="threshold", measure="entropy", threshold=0.0, exact=True, max_new_tokens=3)
+WAYS = {
+    "full": replace(EXACT, verification="full", truncation="none", bits=4),
+    "sparse": EXACT,
+    "split": replace(EXACT, verification="split"),
+    "coupled": replace(EXACT, verification="coupled"),
+}
+
+
+@pytest.mark.parametrize("warp", [Warp(), Warp(0.8, 4, 0.95)], ids=["plain", "warped"])
+@pytest.mark.parametrize(("in_flight", "lag"), [(1, 0), (3, 2)], ids=["waiting", "pipelined"])
+@pytest.mark.parametrize("way", WAYS)
+def test_exact_mode_follows_the_llm_across_rollbacks(
+    way: str, in_flight: int, lag: int, warp: Warp, pair: tuple[CausalLM, CausalLM]
+) -> None:
+    """The joint law of three tokens that were drafted in blocks, ahead of verdicts, corrected and drafted anew."""
+    slm, llm = pair
+    settings = replace(WAYS[way], warp=warp, max_in_flight=in_flight, threshold=gate_at_the_median(slm))
+    link, counts, seen = LocalLink(llm, lag), np.zeros([VOCAB] * 3), set[Provenance]()
+    rolled_back = longest = 0
+    for seed in range(RUNS):
+        session = run_session(slm, PROMPT, replace(settings, seed=seed), link)
+        counts[tuple(session.token_ids)] += 1
+        seen |= set(session.statistics.provenance)
+        rolled_back += session.statistics.rolled_back
+        longest = max(longest, session.statistics.steps - len(session.statistics.log))
+    assert seen == (ASKED | {Provenance.BONUS} if in_flight == 1 else ASKED)
+    assert longest > 0
+    assert rolled_back > RUNS / 10
+    expected = RUNS * joint_law(llm, warp, 3)
+    assert not counts[expected == 0].any()
+    common = expected >= 5
+    assert common.sum() > 10
+    rest = expected[~common].sum()
+    found = [*counts[common], *([counts[~common].sum()] if rest > 0 else [])]
+    assert chisquare(found, [*expected[common], *([rest] if rest > 0 else [])]).pvalue > ERROR_RATE
+
+
+@pytest.mark.parametrize(("in_flight", "lag"), [(1, 0), (4, 3), (64, 10**6)], ids=["waiting", "pipelined", "far ahead"])
+@pytest.mark.parametrize("way", WAYS)
+def test_at_temperature_0_exact_mode_is_plain_greedy_decoding(
+    way: str, in_flight: int, lag: int, make_lm: Callable[..., CausalLM]
+) -> None:
+    slm, llm = make_lm(kind="gpt2", seed=4, eos=11), make_lm(seed=5, eos=11)
+    settings = replace(WAYS[way], warp=Warp(0.0), threshold=0.9, max_in_flight=in_flight, max_new_tokens=20)
+    link, rng = LocalLink(llm, lag), np.random.default_rng(0)
+    for _ in range(50):
+        prompt = [int(t) for t in rng.integers(0, 11, rng.integers(1, 9))]
+        history = list(prompt)
+        while len(history) < len(prompt) + 20 and not (len(history) > len(prompt) and history[-1] == 11):
+            history.append(int(llm.prefix().forward(history, 1)[0].argmax()))
+        assert run_session(slm, prompt, settings, link).token_ids == history[len(prompt) :]
+
+
+def test_coupled_answers_do_not_depend_on_the_device(make_lm: Callable[..., CausalLM]) -> None:
+    """Another SLM, gate, block rule, lag, or none of them: the answer for a seed is the one that `llm` streams."""
+    llm = make_lm(seed=5, eos=11)
+    slms = [make_lm(seed=4, eos=11), make_lm(kind="gpt2", seed=6, eos=11)]
+    coupled = replace(WAYS["coupled"], max_new_tokens=30)
+    for seed in range(20):
+        plain = run_session(slms[0], PROMPT, Settings(policy="stream", max_new_tokens=30, seed=seed), LocalLink(llm)).token_ids
+        for settings, slm, lag in (
+            (replace(coupled, threshold=0.95), slms[0], 0),
+            (replace(coupled, policy="always", max_in_flight=5), slms[0], 2),
+            (replace(coupled, policy="adaptive", threshold=0.95, max_in_flight=2), slms[1], 1),
+            (replace(coupled, policy="random", verify_rate=0.2, max_in_flight=64), slms[1], 10**6),
+            (replace(coupled, threshold=0.9, measure="perturbation", max_in_flight=3), slms[1], 4),
+        ):
+            assert run_session(slm, PROMPT, replace(settings, seed=seed), LocalLink(llm, lag)).token_ids == plain
 
 
 def asked_law_pvalue(pair: tuple[CausalLM, CausalLM], settings: Settings, runs: int) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ from cloud_server.session import MAX_DRAFTS, Session
 from common import codec
 from common.distribution import Quantised
 from common.errors import BadInput, Incompatible
+from common.ids import FIXED, FixedIds
 from common.model import CausalLM
 from common.rpc import PROTOCOL_VERSION
 
@@ -23,15 +24,21 @@ def opening(lm: CausalLM, **changes: object) -> pb.Open:
         "tokenizer_fingerprint": lm.tokenizer_fingerprint,
         "vocab_size": lm.vocab_size,
         "codecs": codec.VERSIONS,
+        "id_codecs": [FIXED],
+        "bonus": True,
         "audit": pb.AUDIT_FLOAT32,
         "end_ids": [11],
     }
     return pb.Open(**(fields | changes))  # type: ignore[arg-type]
 
 
-def sure_of(token: int, vocab: int = 12) -> pb.Drafted:
-    law = Quantised(vocab, 4, np.array([token]), np.array([16]))
-    return pb.Drafted(id=token, distribution=codec.encode(law))
+def drafting(tested: Sequence[int] = (), untested: Sequence[int] = (), vocab: int = 12, **fields: object) -> pb.Draft:
+    """A Draft whose every tested token was sure to be drawn."""
+    laws = [Quantised(vocab, 4, np.array([token]), np.array([16])) for token in tested]
+    return pb.Draft(
+        ids=FixedIds(vocab).encode([], [*untested, *tested]), untested=len(untested), proposals=[*map(codec.encode, laws)],
+        **fields,  # type: ignore[arg-type]
+    )  # fmt: skip
 
 
 def greedy(lm: CausalLM, ids: list[int]) -> int:
@@ -51,7 +58,7 @@ def session(lm: CausalLM) -> Session:
 
 
 def test_a_retried_step_returns_the_cached_verdict(lm: CausalLM, session: Session) -> None:
-    draft = pb.Draft(step_id=0, drafts=[sure_of(5)], more=True)
+    draft = drafting([5], step_id=0)
     first = session.verify(draft)
     cached = session.cached_tokens
     assert session.verify(draft) is first
@@ -61,14 +68,13 @@ def test_a_retried_step_returns_the_cached_verdict(lm: CausalLM, session: Sessio
 def test_blocks_catch_up_roll_back_and_correct_like_plain_greedy(lm: CausalLM, session: Session) -> None:
     skipped, right = 4, greedy(lm, [*PROMPT, 4])
     wrong = (greedy(lm, [*PROMPT, 4, right]) + 1) % 12
-    drafts = [sure_of(right), sure_of(wrong), sure_of(2)]
-    verdict = session.verify(pb.Draft(step_id=0, catch_up_ids=[skipped], drafts=drafts))
+    verdict = session.verify(drafting([right, wrong, 2], [skipped], step_id=0))
     assert verdict is not None
     assert verdict.accepted == 1
     assert verdict.correction == greedy(lm, [*PROMPT, 4, right])
     assert not verdict.HasField("bonus")
     history = [*PROMPT, skipped, right, verdict.correction]
-    follow = session.verify(pb.Draft(step_id=1, verdicts_seen=1, position=3, drafts=[sure_of(greedy(lm, history))]))
+    follow = session.verify(drafting([greedy(lm, history)], verdicts_seen=1))
     assert follow is not None
     assert follow.accepted == 1
     assert follow.bonus == greedy(lm, [*history, greedy(lm, history)])
@@ -80,7 +86,7 @@ def test_the_audit_covers_catch_up_and_tested_positions(lm: CausalLM, chunk: int
     monkeypatch.setattr("cloud_server.session.CHUNK", chunk)
     session = Session(lm, opening(lm))
     session.prefill()
-    verdict = session.verify(pb.Draft(step_id=0, catch_up_ids=[4, 7, 2], drafts=[sure_of(5)], more=True))
+    verdict = session.verify(drafting([5], [4, 7, 2]))
     assert verdict is not None
     laws = lm.prefix().forward([*PROMPT, 4, 7, 2])[2:]
     expected = [np.exp(z.astype(np.float64)) / np.exp(z.astype(np.float64)).sum() for z in laws]
@@ -89,7 +95,7 @@ def test_the_audit_covers_catch_up_and_tested_positions(lm: CausalLM, chunk: int
 
 
 def test_an_audit_without_drafts(lm: CausalLM, session: Session) -> None:
-    verdict = session.verify(pb.Draft(step_id=0, catch_up_ids=[4, 7], more=True))
+    verdict = session.verify(drafting([], [4, 7]))
     assert verdict is not None
     assert len(verdict.audit) == 8
     assert verdict.accepted == 0
@@ -97,16 +103,25 @@ def test_an_audit_without_drafts(lm: CausalLM, session: Session) -> None:
 
 def test_a_draft_that_missed_a_correction_is_dropped_unread(lm: CausalLM, session: Session) -> None:
     wrong = (greedy(lm, PROMPT) + 1) % 12
-    first = session.verify(pb.Draft(step_id=0, drafts=[sure_of(wrong)], more=True))
+    first = session.verify(drafting([wrong], more=True))
     assert first is not None
     assert first.HasField("correction")
-    assert session.verify(pb.Draft(step_id=1, verdicts_seen=0, position=1, drafts=[pb.Drafted(id=0)], more=True)) is None
-    assert session.verify(pb.Draft(step_id=2, verdicts_seen=1, position=1, drafts=[sure_of(1)], more=True)) is not None
+    assert session.verify(pb.Draft(ids=b"never read", more=True)) is None
+    assert session.verify(pb.Draft(ids=b"never read")) is None
+    assert session.verify(drafting([1], verdicts_seen=1)) is not None
+
+
+def test_after_a_draft_without_more_everything_has_been_seen(lm: CausalLM, session: Session) -> None:
+    wrong = (greedy(lm, PROMPT) + 1) % 12
+    assert session.verify(drafting([wrong])) is not None
+    follow = session.verify(drafting([1]))
+    assert follow is not None
+    assert follow.step_id == 1
 
 
 def test_position_rolls_the_history_back(lm: CausalLM, session: Session) -> None:
-    session.verify(pb.Draft(step_id=0, catch_up_ids=[4, 4, 4, 4], more=True))
-    verdict = session.verify(pb.Draft(step_id=1, verdicts_seen=1, position=1, catch_up_ids=[7], drafts=[sure_of(0)], more=True))
+    session.verify(drafting([], [4, 4, 4, 4]))
+    verdict = session.verify(drafting([0], [7], position=1))
     assert verdict is not None
     expected = greedy(lm, [*PROMPT, 4, 7])
     assert (verdict.correction if verdict.HasField("correction") else 0) == expected
@@ -116,12 +131,12 @@ def test_a_replayed_session_goes_on_where_the_first_one_was(lm: CausalLM) -> Non
     """Same key, same positions: a server that never saw the session gives the verdict the first one would have."""
     first, other = Session(lm, opening(lm, seed=8)), None
     first.prefill()
-    done = first.verify(pb.Draft(step_id=0, drafts=[sure_of(5)], more=True))
+    done = first.verify(drafting([5], step_id=0))
     assert done is not None
     token = done.correction if done.HasField("correction") else 5
     other = Session(lm, opening(lm, seed=8, prompt_ids=[*PROMPT, token], resume_position=1))
     other.prefill()
-    draft = pb.Draft(step_id=1, verdicts_seen=1, position=1, drafts=[sure_of(6)], more=True)
+    draft = drafting([6], step_id=1, verdicts_seen=1, position=1)
     again = other.verify(draft)
     expected = first.verify(draft)
     assert again is not None
@@ -168,13 +183,15 @@ def test_bad_openings_name_the_value(lm: CausalLM, changes: dict[str, object], e
 @pytest.mark.parametrize(
     ("draft", "words"),
     [
-        (pb.Draft(position=1), "position 1 after 0"),
-        (pb.Draft(catch_up_ids=[12]), "id 12"),
-        (pb.Draft(catch_up_ids=[1] * 62), "65 ids of context"),
-        (pb.Draft(drafts=[pb.Drafted(id=99, distribution=sure_of(1).distribution)]), "id 99"),
-        (pb.Draft(drafts=[pb.Drafted(id=1)]), "codec version missing"),
-        (pb.Draft(drafts=[pb.Drafted(id=1, distribution=b"\x01\xff\xff")]), "dis|ids|counts"),
-        (pb.Draft(drafts=[sure_of(1)] * (MAX_DRAFTS + 1)), "65 drafts"),
+        (drafting(position=1), "position 1 after 0"),
+        (drafting([], [12], vocab=13), "id 12"),
+        (drafting([], [1] * 62), "62 ids in a message, at most 61"),
+        (pb.Draft(ids=b"\xc8"), "id 200"),
+        (pb.Draft(ids=b"\1"), "0 proposals for 1 drafts"),
+        (pb.Draft(ids=b"\1", untested=2), "2 untested ids of 1"),
+        (pb.Draft(ids=b"\1", proposals=[b""]), "codec version missing"),
+        (pb.Draft(ids=b"\1", proposals=[b"\x01\xff\xff"]), "dis|ids|counts"),
+        (drafting([1] * (MAX_DRAFTS + 1)), "at most"),
     ],
 )
 def test_bad_drafts_name_the_value_and_change_nothing(session: Session, draft: pb.Draft, words: str) -> None:
@@ -182,10 +199,10 @@ def test_bad_drafts_name_the_value_and_change_nothing(session: Session, draft: p
     with pytest.raises(BadInput, match=words):
         session.verify(draft)
     assert session.cached_tokens == before
-    assert session.verify(pb.Draft(step_id=0, drafts=[sure_of(1)], more=True)) is not None
+    assert session.verify(drafting([1], step_id=0)) is not None
 
 
 def test_an_old_step_is_refused(session: Session) -> None:
-    session.verify(pb.Draft(step_id=5, drafts=[sure_of(1)], more=True))
+    session.verify(drafting([1], step_id=5))
     with pytest.raises(BadInput, match="step 2 after step 5"):
-        session.verify(pb.Draft(step_id=2, verdicts_seen=6, drafts=[sure_of(1)], more=True))
+        session.verify(drafting([1], step_id=2, verdicts_seen=6))

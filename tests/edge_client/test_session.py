@@ -8,6 +8,7 @@ from hedge.v1 import hedge_pb2 as pb
 
 from common import codec
 from common.errors import BadInput, Incompatible, Unreachable
+from common.ids import AdaptiveIds
 from common.model import CausalLM
 from edge_client.session import Session
 from edge_client.settings import Settings
@@ -60,6 +61,9 @@ class TamperedStream:
         verdict = await self.stream.receive()
         return self.owner.change(verdict) if verdict is not None else None
 
+    def arrived(self) -> bool:
+        return self.stream.arrived()
+
     async def close(self) -> None:
         self.owner.closed += 1
 
@@ -106,18 +110,24 @@ def test_skipped_ids_ride_on_the_next_message_and_bytes_are_counted(pair: tuple[
     settings = replace(ALWAYS, policy="random", verify_rate=0.3, max_new_tokens=40, seed=2)
     session = run_session(pair[0], PROMPT, settings, link)
     kinds = session.statistics.provenance
-    carried = [token for draft in link.drafts for token in draft.catch_up_ids]
-    last = max(i for i, kind in enumerate(kinds) if kind is not Provenance.LOCAL)
-    assert carried == [session.token_ids[i] for i in range(last) if kinds[i] is Provenance.LOCAL]
-    assert [draft.step_id for draft in link.drafts] == list(range(len(link.drafts)))
-    positions = [draft.position + len(draft.catch_up_ids) for draft in link.drafts]
-    assert positions == [i for i, kind in enumerate(kinds) if kind is not Provenance.LOCAL]
+    asked = [i for i, kind in enumerate(kinds) if kind is not Provenance.LOCAL]
+    reader, history, carried = AdaptiveIds(12), list(PROMPT), list[list[int]]()
+    for draft, position in zip(link.drafts, asked, strict=True):
+        ids = reader.decode(history, draft.ids, 40)
+        carried.append(ids[: draft.untested])
+        assert len(ids) == draft.untested + 1
+        history = [*PROMPT, *session.token_ids[: position + 1]]
+    starts = [0, *(i + 1 for i in asked)]
+    assert carried == [session.token_ids[a:b] for a, b in zip(starts, asked, strict=False)]
+    # In order, one at a time, a message says nothing of steps, positions and corrections.
+    assert not any(draft.HasField("verdicts_seen") for draft in link.drafts)
+    assert not any(draft.HasField("step_id") or draft.HasField("position") for draft in link.drafts)
     stats = session.statistics
     assert stats.asked == stats.rounds == len(link.drafts)
-    assert stats.uplink_codec_bytes == sum(len(d.drafts[0].distribution) for d in link.drafts)
+    assert stats.uplink_codec_bytes == sum(len(d.ids) + len(d.proposals[0]) for d in link.drafts)
     assert stats.uplink_paper_bits == stats.asked * codec.paper_bits(12, 3)
     # One forward per message, over everything since the last one.
-    assert stats.llm_positions == last + 1
+    assert stats.llm_positions == asked[-1] + 1
 
 
 def test_the_end_token_ends_the_answer(make_lm: Callable[..., CausalLM]) -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -24,6 +26,10 @@ from edge_client.settings import SYSTEMS, Settings
         ({"stop": ("",)}, "empty"),
         ({"verification": "full"}, "truncation fixed"),
         ({"policy": "threshold", "threshold": 0.5, "draft_from": "sent"}, "perturbation"),
+        ({"policy": "threshold", "threshold": 0.5, "verification": "coupled"}, "perturbation"),
+        ({"exact": True}, "draft-from full"),
+        ({"exact": True, "policy": "never", "draft_from": "sent"}, "policy never"),
+        ({"max_in_flight": 0}, "max-in-flight 0"),
     ],
 )
 def test_bad_settings_name_the_value(changes: dict[str, object], words: str) -> None:
@@ -36,6 +42,9 @@ def test_exact_is_claimed_only_where_every_position_is_tested_against_the_law_it
     assert Settings(policy="always", draft_from="full").guarantee == "opportunistic"
     assert Settings(policy="random", verify_rate=1.0, draft_from="sent").guarantee == "opportunistic"
     assert Settings(policy="stream").guarantee == "exact"
+    gated = Settings(policy="threshold", threshold=0.5, measure="margin", verification="coupled")
+    assert gated.guarantee == "opportunistic"
+    assert replace(gated, exact=True).guarantee == "exact"
     assert Settings(policy="never").guarantee == "opportunistic"
 
 
@@ -60,4 +69,4 @@ def test_policies() -> None:
 
 
 def test_the_table_of_systems() -> None:
-    assert set(SYSTEMS) == {"slm", "llm", "hlm", "rand-hlm", "u-hlm", "cu-hlm"}
+    assert set(SYSTEMS) == {"slm", "llm", "hlm", "rand-hlm", "u-hlm", "cu-hlm", "hedge"}

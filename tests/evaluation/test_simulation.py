@@ -22,14 +22,14 @@ ROUNDS = [Round(3, 30, 50, 3, 0.01), Round(1, 30, 40, 1, 0.008)]
 def answer(task: int, *, correct: bool | None = True) -> Answer:
     return Answer(
         task=task, family="sum", prompt="é", reference="r", text="t", correct=correct, prompt_ids=[1],
-        token_ids=[1, 2, 3, 4, 5], provenance=["local", "local", "accepted", "corrected", "local"], log=ROUNDS, audited=4,
-        risk=0.5, slm_s=0.01, wall_s=1.0, codec_bytes=40, payload_bytes=(90, 30), socket_bytes=None,
+        token_ids=[1, 2, 3, 4, 5], provenance=["local", "local", "accepted", "corrected", "local"], log=ROUNDS, steps=5,
+        audited=4, risk=0.5, slm_s=0.01, wall_s=1.0, codec_bytes=40, payload_bytes=(90, 30), socket_bytes=None,
     )  # fmt: skip
 
 
 def test_the_clock_is_steps_plus_airtime_plus_passes() -> None:
     clock = Clock(Times(0.1, 1.0, 0.01), open_uplink(Channel(1e3, 0.0), np.random.default_rng(0)))
-    seconds = replay(clock, ROUNDS, [1000.0, 500.0], tokens=5, drafts=True)
+    seconds = replay(clock, ROUNDS, [1000.0, 500.0], steps=5)
     assert seconds == pytest.approx(5 * 0.1 + 1.5 + 2 * 1.0 + 4 * 0.01)
     assert clock.now == seconds
 
@@ -37,7 +37,7 @@ def test_the_clock_is_steps_plus_airtime_plus_passes() -> None:
 def test_a_streaming_cloud_pays_no_steps_of_the_device() -> None:
     clock = Clock(Times(0.1, 1.0), open_uplink(Channel(1e3, 0.0), np.random.default_rng(0)))
     log = [Round(0, 0, 0, 1, 0.0)] * 4
-    assert replay(clock, log, [0.0] * 4, tokens=4, drafts=False) == pytest.approx(4.0)
+    assert replay(clock, log, [0.0] * 4, steps=0) == pytest.approx(4.0)
 
 
 def test_bits_by_both_accounts() -> None:
@@ -91,7 +91,7 @@ def test_a_file_cut_within_its_header_starts_again(tmp_path: Path) -> None:
     ("content", "words"),
     [
         ('{"version": 99, "kind": "answers"}\n', "version 99"),
-        ('{"version": 1, "kind": "rows"}\n', "another run: kind 'rows'"),
+        ('{"version": 2, "kind": "rows"}\n', "another run: kind 'rows'"),
         ("[]\n", "not an object"),
         ('{"version": 1, "kind": "answers"}\nnonsense\n{}\n', r"a\.jsonl:2"),
     ],

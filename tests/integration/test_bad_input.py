@@ -47,18 +47,24 @@ def test_bad_options_are_named_before_the_cloud_is_asked(arguments: list[str], w
     one_line(here(*ASK, *arguments), 2, words)
 
 
+CU = ("--system", "cu-hlm")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--k", "0"], "k 0"),
-        (["--k", "4097", "--threshold", "0.5"], "k 4097"),
+        (["--k", "0", *CU], "k 0"),
+        (["--k", "4097", "--threshold", "0.5", *CU], "k 4097"),
         (["--threshold", "nan"], "nan"),
-        (["--bits", "99"], "bits 99"),
+        (["--bits", "99", *CU], "bits 99"),
+        (["--k", "30"], "--k does not apply to verification coupled"),
+        (["--max-in-flight", "65"], "max-in-flight 65"),
+        (["--guarantee", "opportunistic", "--measure", "perturbation"], "looks at the drawn token"),
         (["--verify-rate", "2", "--policy", "random"], "verify-rate 2"),
         (["--skip-rate", "7"], "skip-rate 7"),
         (["--max-risk", "0"], "max-risk 0"),
         (["--max-new-tokens", "0"], "max-new-tokens 0"),
-        (["--guarantee", "exact"], "guarantee exact"),
+        (["--guarantee", "exact", *CU], "guarantee exact"),
         (["--calibration", "/nowhere.json"], "/nowhere.json"),
         (["--prompt", "word " * 2000], "context of 1024"),
     ],

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ def asked(cloud: Cloud, *arguments: str, run: Run = hedge) -> list[dict[str, obj
 
 
 def test_generate_answers_with_provenance_and_statistics(cloud: Cloud) -> None:
-    (found,) = asked(cloud, "--prompt", QUESTION, "--temperature", "0")
+    (found,) = asked(cloud, "--prompt", QUESTION, "--temperature", "0", "--system", "cu-hlm")
     stats = found["stats"]
     assert isinstance(stats, dict)
     assert str(found["text"]).endswith("Answer: 85")
@@ -36,15 +37,34 @@ def test_generate_answers_with_provenance_and_statistics(cloud: Cloud) -> None:
     assert found["guarantee"] == "opportunistic"
 
 
+def test_the_default_is_lossless_and_saves_round_trips(cloud: Cloud, here: Run, tmp_path: Path) -> None:
+    """At any temperature `hedge` gives the tokens that `llm` streams for the seed, waiting for verdicts or not."""
+    path = tmp_path / "p.jsonl"
+    path.write_text("".join(json.dumps({"prompt": q.text}) + "\n" for q in held_out_set(12, seed=3)))
+    for temperature in ("0", "1"):
+        common = ("--prompts", str(path), "--temperature", temperature)
+        alone = asked(cloud, "--system", "llm", *common, run=here)
+        for options in ((), ("--max-in-flight", "1"), ("--policy", "threshold", "--max-in-flight", "3")):
+            found = asked(cloud, *common, *options, run=here)
+            assert [r["token_ids"] for r in found] == [r["token_ids"] for r in alone]
+            assert {r["system"] for r in found} == {"hedge"}
+            assert {r["guarantee"] for r in found} == {"exact"}
+            assert not {"local", "offline"} & {kind for r in found for kind in r["provenance"]}  # type: ignore[attr-defined]
+            stats: list[Any] = [r["stats"] for r in found]
+            assert sum(s["rounds"] for s in stats) < 0.5 * sum(s["tokens"] for s in stats)
+            assert sum(s["uplink_codec_bytes"] for s in stats) < 2.5 * sum(s["tokens"] for s in stats)
+
+
 def test_every_system_answers_a_file_of_prompts(cloud: Cloud, here: Run, tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     questions = held_out_set(4)
     path.write_text("".join(json.dumps({"prompt": q.text, "reference": q.answer}) + "\n" for q in questions))
-    for system in ("slm", "llm", "hlm", "rand-hlm", "u-hlm", "cu-hlm"):
+    for system in ("slm", "llm", "hlm", "rand-hlm", "u-hlm", "cu-hlm", "hedge"):
         found = asked(cloud, "--prompts", str(path), "--system", system, run=here)
         assert [record["prompt"] for record in found] == [q.text for q in questions]
         kinds = {kind for record in found for kind in record["provenance"]}  # type: ignore[attr-defined]
         allowed = {"slm": {"local"}, "llm": {"bonus"}, "hlm": {"accepted", "corrected"}}
+        allowed["hedge"] = {"accepted", "corrected", "bonus"}
         assert kinds <= allowed.get(system, {"local", "accepted", "corrected"})
 
 
@@ -52,7 +72,7 @@ def test_same_seed_same_tokens_across_restarts_of_both_sides(start_cloud: StartC
     runs = []
     for _ in range(2):
         server = start_cloud("--threads", "1")
-        runs.append(asked(server, "--prompt", "Tell me a tale about a fox.", "--max-new-tokens", "60")[0])
+        runs.append(asked(server, "--prompt", "Tell me a tale about a fox.", "--max-new-tokens", "60", "--system", "cu-hlm")[0])
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(20) == 0
     assert runs[0]["token_ids"] == runs[1]["token_ids"]
@@ -64,7 +84,9 @@ def test_greedy_asking_always_is_the_llm_alone(cloud: Cloud, here: Run, tmp_path
     path.write_text("".join(json.dumps({"prompt": q.text}) + "\n" for q in held_out_set(50, seed=4)))
     common = ("--prompts", str(path), "--temperature", "0", "--max-new-tokens", "40")
     alone = asked(cloud, "--system", "llm", *common, run=here)
-    tested = asked(cloud, "--policy", "always", "--draft-from", "sent", "--guarantee", "exact", *common, run=here)
+    tested = asked(
+        cloud, "--system", "cu-hlm", "--policy", "always", "--draft-from", "sent", "--guarantee", "exact", *common, run=here
+    )
     assert [r["token_ids"] for r in tested] == [r["token_ids"] for r in alone]
     assert {r["guarantee"] for r in tested} == {"exact"}
 
@@ -81,6 +103,7 @@ def test_chat_off_a_terminal_is_plain_text_with_counts(cloud: Cloud) -> None:
     done = hedge("chat", "--cloud", cloud.address, "--insecure", "--temperature", "0", "--seed", "1", stdin="\n".join(lines))
     assert done.returncode == 0, done.stderr
     assert "Answer: 85" in done.stdout
+    assert re.search(r"\d+ accepted", done.stdout)
     assert re.search(r"\d+ local", done.stdout)
     assert "2 answers" in done.stdout
     assert "no system 'nonsense'" in done.stdout
@@ -105,6 +128,7 @@ def test_calibrate_writes_a_file_that_generate_uses_and_others_refuse(cloud: Clo
     assert learned["prompts"] == 16
     assert set(learned["measures"]) == {"perturbation", "expected_perturbation", "entropy", "margin", "top1"}
     quantile = ("--calibration", str(out), "--threshold-rule", "quantile", "--skip-rate", "0.6", "--measure", "entropy")
+    quantile = ("--system", "cu-hlm", *quantile)
     (found,) = asked(cloud, "--prompt", QUESTION, *quantile)
     assert found["threshold"] is not None
     for truncation in ("offline", "online"):
@@ -119,13 +143,14 @@ def test_calibrate_writes_a_file_that_generate_uses_and_others_refuse(cloud: Clo
 
 def test_evaluate_reports_exact_match_and_bytes(cloud: Cloud) -> None:
     options = ("--cloud", cloud.address, "--insecure", "--questions", "8", "--temperature", "0", "--seed", "1")
-    done = hedge("evaluate", *options, "--systems", "slm,llm,cu-hlm", "--json")
+    done = hedge("evaluate", *options, "--systems", "slm,llm,cu-hlm,hedge", "--json")
     assert done.returncode == 0, done.stderr
-    slm, llm, cu = (json.loads(line) for line in done.stdout.splitlines())
+    slm, llm, cu, ours = (json.loads(line) for line in done.stdout.splitlines())
     assert slm["uplink_payload_bytes_per_token"] == 0
     assert cu["uplink_payload_bytes_per_token"] > 0
     assert len(slm["families"]) == 8
-    assert llm["fidelity"] == 1.0
+    assert llm["fidelity"] == ours["fidelity"] == 1.0
+    assert llm["families"] == ours["families"]
     assert slm["fidelity"] <= cu["fidelity"] <= 1
     assert slm["llm_perplexity"] >= llm["llm_perplexity"] >= 1
     assert llm["relative_accuracy"] == [1.0, 1.0, 1.0]

@@ -11,11 +11,12 @@ from hedge.v1 import hedge_pb2 as pb
 
 from common import codec
 from common.distribution import Quantised
+from common.ids import ADAPTIVE, AdaptiveIds
 from common.model import CausalLM, load
 from edge_client.grpc_link import GrpcLink
 from edge_client.session import Session
 from edge_client.settings import Settings
-from tests.cloud_server.test_session import opening
+from tests.cloud_server.test_session import PROMPT, opening
 from tests.conftest import MakeFolder
 from tests.integration.conftest import StartCloud
 
@@ -52,17 +53,19 @@ def hostile(rng: np.random.Generator, honest_open: bytes) -> list[bytes]:
         return [mutated(rng, honest_open)]
     if kind == 2:
         return [pb.ClientMessage(draft=pb.Draft()).SerializeToString()]
-    draft = pb.Draft(step_id=0, drafts=[pb.Drafted(id=4, distribution=payload)], more=True)
+    coded = AdaptiveIds(12).encode(PROMPT, [1, 2, 4])
+    draft = pb.Draft(ids=coded, untested=2, proposals=[payload])
     if kind == 3:
-        draft.drafts[0].distribution = mutated(rng, payload)
+        draft.proposals[0] = mutated(rng, payload)
     elif kind == 4:
-        draft.drafts[0].distribution = rng.bytes(int(rng.integers(0, 400)))
+        draft.proposals[0] = rng.bytes(int(rng.integers(0, 400)))
     elif kind == 5:
-        draft.position = int(rng.integers(0, 2**32))
-        draft.catch_up_ids.extend(int(i) for i in rng.integers(0, 2**32, int(rng.integers(0, 80))))
-        draft.drafts[0].id = int(rng.integers(0, 2**32))
-        draft.step_id = int(rng.integers(0, 2**63))
-        draft.verdicts_seen = int(rng.integers(0, 3))
+        draft.ids = mutated(rng, coded) if rng.random() < 0.5 else rng.bytes(int(rng.integers(0, 400)))
+        draft.untested = int(rng.integers(0, 6)) if rng.random() < 0.9 else int(rng.integers(0, 2**32))
+        if rng.random() < 0.3:
+            draft.position = int(rng.integers(0, 2**32))
+            draft.step_id = int(rng.integers(0, 2**63))
+            draft.verdicts_seen = int(rng.integers(0, 3))
     message = pb.ClientMessage(draft=draft).SerializeToString()
     if kind == 6:
         return [honest_open, mutated(rng, message)]
@@ -73,7 +76,10 @@ def test_the_server_survives_hostile_messages(start_cloud: StartCloud, make_fold
     folder = str(make_folder(seed=3))
     server = start_cloud("--llm", folder, "--threads", "1")
     lm = load(folder, "llm")
-    honest_open = pb.ClientMessage(open=opening(lm)).SerializeToString()
+    ways = (pb.VERIFICATION_SPARSE, pb.VERIFICATION_SPLIT, pb.VERIFICATION_COUPLED)
+    opens = [
+        pb.ClientMessage(open=opening(lm, verification=way, bits=8, id_codecs=[ADAPTIVE])).SerializeToString() for way in ways
+    ]
     seen: Counter[grpc.StatusCode] = Counter()
 
     async def one(stub: Any, stream: list[bytes]) -> None:
@@ -94,7 +100,7 @@ def test_the_server_survives_hostile_messages(start_cloud: StartCloud, make_fold
         async with grpc.aio.insecure_channel(server.address) as channel:
             stub = channel.stream_stream("/hedge.v1.Hedge/Generate")
             while sent < MESSAGES:
-                streams = [hostile(rng, honest_open) for _ in range(AT_ONCE)]
+                streams = [hostile(rng, opens[i % len(opens)]) for i in range(AT_ONCE)]
                 sent += sum(map(len, streams))
                 await asyncio.gather(*(one(stub, stream) for stream in streams))
 

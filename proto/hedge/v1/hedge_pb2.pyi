@@ -36,6 +36,10 @@ class _VerificationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verifica
     """Each draft comes with the proposal's largest entries and a tail bucket."""
     VERIFICATION_STREAM: _Verification.ValueType  # 3
     """No drafts: the server streams its own tokens, one Verdict each."""
+    VERIFICATION_SPLIT: _Verification.ValueType  # 4
+    """Each draft comes with its own share of the proposal; after a rejection the server sends its law, and the client draws."""
+    VERIFICATION_COUPLED: _Verification.ValueType  # 5
+    """Both sides draw with the same noise: a draft stays iff it is the server's own token."""
 
 class Verification(_Verification, metaclass=_VerificationEnumTypeWrapper): ...
 
@@ -46,6 +50,10 @@ VERIFICATION_SPARSE: Verification.ValueType  # 2
 """Each draft comes with the proposal's largest entries and a tail bucket."""
 VERIFICATION_STREAM: Verification.ValueType  # 3
 """No drafts: the server streams its own tokens, one Verdict each."""
+VERIFICATION_SPLIT: Verification.ValueType  # 4
+"""Each draft comes with its own share of the proposal; after a rejection the server sends its law, and the client draws."""
+VERIFICATION_COUPLED: Verification.ValueType  # 5
+"""Both sides draw with the same noise: a draft stays iff it is the server's own token."""
 Global___Verification: _TypeAlias = Verification  # noqa: Y015
 
 class _Guarantee:
@@ -116,12 +124,13 @@ class ServerInfo(_message.Message):
     VOCAB_SIZE_FIELD_NUMBER: _builtins.int
     CONTEXT_LIMIT_FIELD_NUMBER: _builtins.int
     CODECS_FIELD_NUMBER: _builtins.int
+    ID_CODECS_FIELD_NUMBER: _builtins.int
     VERIFICATIONS_FIELD_NUMBER: _builtins.int
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _builtins.int
     OPEN_SESSIONS_FIELD_NUMBER: _builtins.int
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
-    """Raised when messages change meaning; this file is version 1."""
+    """Raised when messages change meaning; this file is version 2."""
     model_name: _builtins.str
     model_fingerprint: _builtins.str
     """Names the weights; a calibration belongs to one pair of them."""
@@ -142,6 +151,10 @@ class ServerInfo(_message.Message):
         """Versions of the distribution codec the server reads."""
 
     @_builtins.property
+    def id_codecs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Versions of the id codec the server reads."""
+
+    @_builtins.property
     def verifications(self) -> _containers.RepeatedScalarFieldContainer[Global___Verification.ValueType]: ...
     def __init__(
         self,
@@ -153,6 +166,7 @@ class ServerInfo(_message.Message):
         vocab_size: _builtins.int = ...,
         context_limit: _builtins.int = ...,
         codecs: _abc.Iterable[_builtins.int] | None = ...,
+        id_codecs: _abc.Iterable[_builtins.int] | None = ...,
         verifications: _abc.Iterable[Global___Verification.ValueType] | None = ...,
         max_message_bytes: _builtins.int = ...,
         open_sessions: _builtins.int = ...,
@@ -160,7 +174,7 @@ class ServerInfo(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "codecs", b"codecs", "context_limit", b"context_limit", "max_message_bytes", b"max_message_bytes", "model_fingerprint", b"model_fingerprint", "model_name", b"model_name", "open_sessions", b"open_sessions", "protocol_version", b"protocol_version", "tokenizer_fingerprint", b"tokenizer_fingerprint", "verifications", b"verifications", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "codecs", b"codecs", "context_limit", b"context_limit", "id_codecs", b"id_codecs", "max_message_bytes", b"max_message_bytes", "model_fingerprint", b"model_fingerprint", "model_name", b"model_name", "open_sessions", b"open_sessions", "protocol_version", b"protocol_version", "tokenizer_fingerprint", b"tokenizer_fingerprint", "verifications", b"verifications", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -242,6 +256,10 @@ class Open(_message.Message):
     TOKENIZER_FINGERPRINT_FIELD_NUMBER: _builtins.int
     VOCAB_SIZE_FIELD_NUMBER: _builtins.int
     CODECS_FIELD_NUMBER: _builtins.int
+    ID_CODECS_FIELD_NUMBER: _builtins.int
+    ID_PRIMER_FIELD_NUMBER: _builtins.int
+    BITS_FIELD_NUMBER: _builtins.int
+    BONUS_FIELD_NUMBER: _builtins.int
     MAX_NEW_TOKENS_FIELD_NUMBER: _builtins.int
     END_IDS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
@@ -256,6 +274,12 @@ class Open(_message.Message):
     audit: Global___Audit.ValueType
     tokenizer_fingerprint: _builtins.str
     vocab_size: _builtins.int
+    id_primer: _builtins.str
+    """Names the ids that the primed id codec starts from; empty for none."""
+    bits: _builtins.int
+    """VERIFICATION_SPLIT only: shares are multiples of 2^-bits."""
+    bonus: _builtins.bool
+    """Whether bonus tokens are wanted."""
     max_new_tokens: _builtins.int
     """VERIFICATION_STREAM only: most tokens to stream."""
     @_builtins.property
@@ -267,6 +291,10 @@ class Open(_message.Message):
     @_builtins.property
     def codecs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Codec versions the client can write, best first."""
+
+    @_builtins.property
+    def id_codecs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Id codec versions the client can write, best first."""
 
     @_builtins.property
     def end_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -287,12 +315,16 @@ class Open(_message.Message):
         tokenizer_fingerprint: _builtins.str = ...,
         vocab_size: _builtins.int = ...,
         codecs: _abc.Iterable[_builtins.int] | None = ...,
+        id_codecs: _abc.Iterable[_builtins.int] | None = ...,
+        id_primer: _builtins.str = ...,
+        bits: _builtins.int = ...,
+        bonus: _builtins.bool = ...,
         max_new_tokens: _builtins.int = ...,
         end_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["warp", b"warp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "codecs", b"codecs", "end_ids", b"end_ids", "guarantee", b"guarantee", "max_new_tokens", b"max_new_tokens", "prompt_ids", b"prompt_ids", "protocol_version", b"protocol_version", "resume_position", b"resume_position", "seed", b"seed", "session_id", b"session_id", "tokenizer_fingerprint", b"tokenizer_fingerprint", "verification", b"verification", "vocab_size", b"vocab_size", "warp", b"warp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "bits", b"bits", "bonus", b"bonus", "codecs", b"codecs", "end_ids", b"end_ids", "guarantee", b"guarantee", "id_codecs", b"id_codecs", "id_primer", b"id_primer", "max_new_tokens", b"max_new_tokens", "prompt_ids", b"prompt_ids", "protocol_version", b"protocol_version", "resume_position", b"resume_position", "seed", b"seed", "session_id", b"session_id", "tokenizer_fingerprint", b"tokenizer_fingerprint", "verification", b"verification", "vocab_size", b"vocab_size", "warp", b"warp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -300,70 +332,66 @@ Global___Open: _TypeAlias = Open  # noqa: Y015
 
 @_typing.final
 class Draft(_message.Message):
+    """Fields that are absent say "as is to be expected": in an ordered stream most messages need only their ids."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     STEP_ID_FIELD_NUMBER: _builtins.int
     VERDICTS_SEEN_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
-    CATCH_UP_IDS_FIELD_NUMBER: _builtins.int
-    DRAFTS_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    UNTESTED_FIELD_NUMBER: _builtins.int
+    PROPOSALS_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
     step_id: _builtins.int
-    """Counts the Drafts of a session from 0; a repeated id returns the cached verdict."""
+    """Counts the Drafts of a session from 0; a repeated id returns the cached verdict. Absent: the one after the last."""
     verdicts_seen: _builtins.int
-    """Step id of the last verdict seen, plus one; 0 before the first. A Draft that has not seen a correction is dropped."""
+    """Step id of the last verdict seen, plus one. Absent: after a Draft with `more`, as in the last Draft that said it (0
+    before); otherwise all that were sent. A Draft of a client that has not seen a correction is dropped unread.
+    """
     position: _builtins.int
-    """Generated-token index of the first catch-up id, or of the first draft; what the server holds beyond it is rolled back."""
+    """Generated-token index of the first id; what the server holds beyond it is rolled back. Absent: the end of what it holds."""
+    ids: _builtins.bytes
+    """All ids of the message, in order, by the id codec that Opened named."""
+    untested: _builtins.int
+    """How many of them, the first ones, were released untested. The others are to be tested."""
     more: _builtins.bool
-    """Drafting goes on, so no bonus token is wanted."""
+    """More Drafts follow before this one's verdict, so no bonus token is wanted."""
     @_builtins.property
-    def catch_up_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Ids released untested since the last Draft, in order."""
-
-    @_builtins.property
-    def drafts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Drafted]:
-        """The positions to test, in order."""
+    def proposals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """One per tested id, what it was drawn from: SPARSE and FULL one byte of codec version, then the codec's own layout;
+        SPLIT as common/split.py writes it; COUPLED none.
+        """
 
     def __init__(
         self,
         *,
-        step_id: _builtins.int = ...,
-        verdicts_seen: _builtins.int = ...,
-        position: _builtins.int = ...,
-        catch_up_ids: _abc.Iterable[_builtins.int] | None = ...,
-        drafts: _abc.Iterable[Global___Drafted] | None = ...,
+        step_id: _builtins.int | None = ...,
+        verdicts_seen: _builtins.int | None = ...,
+        position: _builtins.int | None = ...,
+        ids: _builtins.bytes = ...,
+        untested: _builtins.int = ...,
+        proposals: _abc.Iterable[_builtins.bytes] | None = ...,
         more: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_position", b"_position", "_step_id", b"_step_id", "_verdicts_seen", b"_verdicts_seen", "position", b"position", "step_id", b"step_id", "verdicts_seen", b"verdicts_seen"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["catch_up_ids", b"catch_up_ids", "drafts", b"drafts", "more", b"more", "position", b"position", "step_id", b"step_id", "verdicts_seen", b"verdicts_seen"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_position", b"_position", "_step_id", b"_step_id", "_verdicts_seen", b"_verdicts_seen", "ids", b"ids", "more", b"more", "position", b"position", "proposals", b"proposals", "step_id", b"step_id", "untested", b"untested", "verdicts_seen", b"verdicts_seen"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__position: _TypeAlias = _typing.Literal["position"]  # noqa: Y015
+    _WhichOneofArgType__position: _TypeAlias = _typing.Literal["_position", b"_position"]  # noqa: Y015
+    _WhichOneofReturnType__step_id: _TypeAlias = _typing.Literal["step_id"]  # noqa: Y015
+    _WhichOneofArgType__step_id: _TypeAlias = _typing.Literal["_step_id", b"_step_id"]  # noqa: Y015
+    _WhichOneofReturnType__verdicts_seen: _TypeAlias = _typing.Literal["verdicts_seen"]  # noqa: Y015
+    _WhichOneofArgType__verdicts_seen: _TypeAlias = _typing.Literal["_verdicts_seen", b"_verdicts_seen"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__position) -> _WhichOneofReturnType__position | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__step_id) -> _WhichOneofReturnType__step_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__verdicts_seen) -> _WhichOneofReturnType__verdicts_seen | None: ...
 
 Global___Draft: _TypeAlias = Draft  # noqa: Y015
-
-@_typing.final
-class Drafted(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ID_FIELD_NUMBER: _builtins.int
-    DISTRIBUTION_FIELD_NUMBER: _builtins.int
-    id: _builtins.int
-    distribution: _builtins.bytes
-    """The proposal `id` was drawn from; one byte of codec version, then the codec's own layout."""
-    def __init__(
-        self,
-        *,
-        id: _builtins.int = ...,
-        distribution: _builtins.bytes = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "id", b"id"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Drafted: _TypeAlias = Drafted  # noqa: Y015
 
 @_typing.final
 class Close(_message.Message):
@@ -416,19 +444,23 @@ class Opened(_message.Message):
 
     CACHED_LENGTH_FIELD_NUMBER: _builtins.int
     CODEC_FIELD_NUMBER: _builtins.int
+    ID_CODEC_FIELD_NUMBER: _builtins.int
     cached_length: _builtins.int
     """Ids of prompt_ids the server holds in its cache."""
     codec: _builtins.int
     """The codec version to write."""
+    id_codec: _builtins.int
+    """The id codec version to write."""
     def __init__(
         self,
         *,
         cached_length: _builtins.int = ...,
         codec: _builtins.int = ...,
+        id_codec: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_length", b"cached_length", "codec", b"codec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_length", b"cached_length", "codec", b"codec", "id_codec", b"id_codec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -444,6 +476,7 @@ class Verdict(_message.Message):
     BONUS_FIELD_NUMBER: _builtins.int
     AUDIT_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    LAW_FIELD_NUMBER: _builtins.int
     step_id: _builtins.int
     accepted: _builtins.int
     """How many of the drafts stay."""
@@ -452,9 +485,15 @@ class Verdict(_message.Message):
     bonus: _builtins.int
     """The server's own next token after an all-accepted Draft without `more`, and every token of VERIFICATION_STREAM."""
     audit: _builtins.bytes
-    """y_d of every catch-up id, then of every draft up to the first rejection, in the form that Open asked for."""
+    """y_d of every untested id, then of every draft up to the first rejection, in the form that Open asked for."""
     @_builtins.property
     def timings(self) -> Global___Timings: ...
+    @_builtins.property
+    def law(self) -> Global___Law:
+        """VERIFICATION_SPLIT, in place of a correction: the server's law at the rejected position. The client's token comes first,
+        untested, in its next Draft.
+        """
+
     def __init__(
         self,
         *,
@@ -464,10 +503,11 @@ class Verdict(_message.Message):
         bonus: _builtins.int | None = ...,
         audit: _builtins.bytes = ...,
         timings: Global___Timings | None = ...,
+        law: Global___Law | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_bonus", b"_bonus", "_correction", b"_correction", "bonus", b"bonus", "correction", b"correction", "timings", b"timings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bonus", b"_bonus", "_correction", b"_correction", "bonus", b"bonus", "correction", b"correction", "law", b"law", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bonus", b"_bonus", "_correction", b"_correction", "accepted", b"accepted", "audit", b"audit", "bonus", b"bonus", "correction", b"correction", "step_id", b"step_id", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bonus", b"_bonus", "_correction", b"_correction", "accepted", b"accepted", "audit", b"audit", "bonus", b"bonus", "correction", b"correction", "law", b"law", "step_id", b"step_id", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bonus: _TypeAlias = _typing.Literal["bonus"]  # noqa: Y015
     _WhichOneofArgType__bonus: _TypeAlias = _typing.Literal["_bonus", b"_bonus"]  # noqa: Y015
@@ -479,6 +519,32 @@ class Verdict(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__correction) -> _WhichOneofReturnType__correction | None: ...
 
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
+
+@_typing.final
+class Law(_message.Message):
+    """A law over the vocabulary."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROBABILITIES_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    probabilities: _builtins.bytes
+    """The probabilities that are not 0, float32 little-endian: within 2^-24 relative of the server's own."""
+    ids: _builtins.bytes
+    """Their ids, uint32 little-endian, ascending; empty for all ids."""
+    def __init__(
+        self,
+        *,
+        probabilities: _builtins.bytes = ...,
+        ids: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "probabilities", b"probabilities"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Law: _TypeAlias = Law  # noqa: Y015
 
 @_typing.final
 class Timings(_message.Message):

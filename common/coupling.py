@@ -1,0 +1,37 @@
+"""Drafter-invariant coupling (Daliri, Musco, Suresh 2024; algorithms: section 3): both sides draw with the same noise.
+
+With Gumbel noise g[v] = -ln(-ln U[v]), argmax over v of ln x[v] + g[v] is distributed as x. It is the winner of a race, the
+argmin of E[v] / x[v] with E = -ln U, and that is how it is computed. The noise is addressed by (key, position, token), so
+that a winner depends on the law and the position alone: what the other side drafted, and how, cannot change it.
+"""
+
+import numpy as np
+
+from common.noise import Noise, Purpose
+
+# A runner whose time is bounded from below within rounding of the best is looked at exactly.
+_ROUNDING = 1 + 1e-12
+
+
+def race_times(law: np.ndarray, integers: np.ndarray) -> np.ndarray:
+    """E[v] / law[v], float64 [V], inf where law is 0; E = -ln U with U = (n + 1/2) / 2^52, n < 2^52."""
+    with np.errstate(divide="ignore", over="ignore"):
+        return np.asarray(-np.log((integers + 0.5) * 2.0**-52) / law)
+
+
+def winner(law: np.ndarray, integers: np.ndarray) -> int:
+    """The token that wins under `law` [V], ties to the lowest id.
+
+    -ln U is at least 1 - U: a token whose (1 - U) / law is behind another's exact time needs no logarithm.
+    """
+    with np.errstate(divide="ignore", over="ignore"):
+        earliest = (1.0 - (integers + 0.5) * 2.0**-52) / law
+    leader = earliest.argmin(keepdims=True)
+    bound = race_times(law[leader], integers[leader])[0] * _ROUNDING
+    runners = np.flatnonzero(earliest <= bound)
+    return int(runners[race_times(law[runners], integers[runners]).argmin()])
+
+
+def coupled_draw(noise: Noise, position: int, law: np.ndarray) -> int:
+    """The token of `law` [V] at a generated position under the request's shared noise."""
+    return winner(law, noise.integers(Purpose.TARGET, position, 0, len(law)))

@@ -1,0 +1,113 @@
+"""How long blocks are and how far to draft ahead, from what has been measured: step time, round trips, acceptance."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+MAX_BLOCK = 64
+# Weight of the newest measurement.
+_RECENT = 0.1
+# No more is drafted ahead when all of it survives with less than this probability.
+_SURVIVAL = 0.4
+# A message ahead of a verdict gains the network's round trip at most; it has to be worth so many steps.
+_WORTH = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Unverified:
+    """What has been drafted and not judged: messages in flight, positions at which the gate fired, and the others."""
+
+    messages: int
+    asked: int
+    others: int
+
+
+class Pace(Protocol):
+    """Told what happens; asked how to go on. Never sees a token."""
+
+    def stepped(self, seconds: float) -> None: ...
+
+    def judged(self, seconds: float, cloud: float, kept: list[bool], lost: bool | None) -> None:
+        """A verdict came `seconds` after its message was sent, `cloud` of them spent in the cloud.
+
+        `kept` says of every accepted draft whether the gate had fired there, `lost` of the rejected one.
+        """
+        ...
+
+    @property
+    def longest(self) -> int:
+        """Drafts in a block."""
+        ...
+
+    @property
+    def in_flight(self) -> int:
+        """Messages sent ahead of their verdicts."""
+        ...
+
+    def goes_on(self, unverified: Unverified) -> bool:
+        """Whether to draft one more position on top of these."""
+        ...
+
+
+@dataclass(slots=True)
+class Steady:
+    """Blocks as long as the gate makes them, and as many in flight as allowed."""
+
+    in_flight: int
+    longest: int = MAX_BLOCK
+
+    def stepped(self, seconds: float) -> None: ...
+
+    def judged(self, seconds: float, cloud: float, kept: list[bool], lost: bool | None) -> None: ...
+
+    def goes_on(self, unverified: Unverified) -> bool:
+        return unverified.messages < self.in_flight
+
+
+@dataclass(slots=True)
+class Adaptive:
+    """`--policy adaptive`: estimates are exponentially weighted means over steps, round trips and judged positions.
+
+    A block of n drafts brings E[N] = (1 - rho^(n+1)) / (1 - rho) tokens (algorithms: section 4) in n steps and one round
+    trip; `longest` is the n that maximises their ratio. While a message is in flight drafting goes on as long as all of it
+    is likely enough to survive; blocks are held back, and grow, where the network is so fast that sending them ahead gains
+    less than what is void after a rejection costs.
+    """
+
+    most: int
+    step_s: float = 0.0
+    round_s: float = 0.0
+    network_s: float = 0.0
+    # Acceptance where the gate fired, and elsewhere.
+    asked: float = 0.7
+    others: float = 0.97
+    acceptance: float = 0.9
+    longest: int = MAX_BLOCK
+
+    def stepped(self, seconds: float) -> None:
+        self.step_s = _mean(self.step_s, seconds)
+
+    def judged(self, seconds: float, cloud: float, kept: list[bool], lost: bool | None) -> None:
+        self.round_s = _mean(self.round_s, seconds)
+        self.network_s = _mean(self.network_s, max(0.0, seconds - cloud))
+        for asked, accepted in [*((asked, 1.0) for asked in kept), *([] if lost is None else [(lost, 0.0)])]:
+            self.acceptance += _RECENT / 4 * (accepted - self.acceptance)
+            if asked:
+                self.asked += _RECENT * (accepted - self.asked)
+            else:
+                self.others += _RECENT / 4 * (accepted - self.others)
+        rho = min(self.acceptance, 0.999)
+        rates = [(1 - rho ** (n + 1)) / (1 - rho) / (n * self.step_s + self.round_s) for n in range(1, MAX_BLOCK + 1)]
+        self.longest = 1 + max(range(MAX_BLOCK), key=rates.__getitem__)
+
+    @property
+    def in_flight(self) -> int:
+        return self.most if self.network_s > _WORTH * self.step_s else 1
+
+    def goes_on(self, unverified: Unverified) -> bool:
+        if not unverified.messages:
+            return True
+        return self.most > 1 and self.asked**unverified.asked * self.others**unverified.others >= _SURVIVAL
+
+
+def _mean(old: float, new: float) -> float:
+    return new if not old else old + _RECENT * (new - old)
