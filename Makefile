@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test lint proto calibration bench-micro results compose-test clean
+.PHONY: help demo test lint proto calibration bench-micro bench-link results compose-test clean
 
 help:
 	@echo "make demo [PROMPT=\"...\"]  cloud and edge on this machine: a chat, or one answer"
@@ -11,6 +11,7 @@ help:
 	@echo "make lint                 ruff, mypy, freshness of the stubs"
 	@echo "make compose-test         the containers, on a Docker engine"
 	@echo "make bench-micro          speed, as ratios within one run"
+	@echo "make bench-link           hedge, cu-hlm and plain streaming through the link emulator"
 	@echo "make results              tables and plots of docs/results.md (under an hour)"
 	@echo "make proto calibration    regenerate the stubs; recalibrate the bundled pair"
 
@@ -57,6 +58,9 @@ calibration: .venv/.run
 
 bench-micro: .venv/.test
 	$(BIN)/python -m evaluation.micro
+
+bench-link: .venv/.test
+	$(BIN)/python -m tools.bench_link
 
 results: .venv/.test
 	$(BIN)/python -m tools.results

@@ -156,7 +156,7 @@ class Session:
     async def _open(self) -> Stream:
         assert self._link is not None
         request = opening(self._slm, self._prompt, self._settings, self._audit, self._limit)
-        self.statistics.uplink_payload_bytes += pb.ClientMessage(open=request).ByteSize()
+        self.statistics.open_bytes = self.statistics.uplink_payload_bytes = pb.ClientMessage(open=request).ByteSize()
         waiting = time.perf_counter()
         stream = await self._link.open(request)
         self.statistics.wait_s += time.perf_counter() - waiting

@@ -34,7 +34,7 @@ class Round:
 class Statistics:
     """Counts, bytes and seconds; `steps` are forward passes of the SLM.
 
-    Payload bytes are protobuf messages, socket bytes what TCP carried, HTTP/2 included.
+    Payload bytes are protobuf messages, the opening (`open_bytes`) included, socket bytes what TCP carried, HTTP/2 included.
     """
 
     provenance: list[Provenance] = field(default_factory=list)
@@ -43,6 +43,7 @@ class Statistics:
     asked: int = 0
     audited: int = 0
     risk: float = 0.0
+    open_bytes: int = 0
     uplink_payload_bytes: int = 0
     uplink_codec_bytes: int = 0
     uplink_paper_bits: int = 0

@@ -1,4 +1,4 @@
-"""A hedge-cloud of the bundled pair on a free loopback port, for as long as a `with` block lasts."""
+"""Programs of ours on free loopback ports, for as long as a `with` block lasts."""
 
 import ctypes
 import re
@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 BIN = Path(sys.executable).parent
@@ -18,22 +18,30 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def local_cloud(*options: str) -> AbstractContextManager[str]:
+    """A hedge-cloud of the bundled pair; yields HOST:PORT."""
+    return listening("hedge-cloud", "serve", "--insecure", "--listen", "127.0.0.1:0", *options)
+
+
 @contextmanager
-def local_cloud(*options: str) -> Iterator[str]:
-    """Yields HOST:PORT. The server is stopped however the block ends, and on Linux even if this process is killed."""
-    command = [str(BIN / "hedge-cloud"), "serve", "--insecure", "--listen", "127.0.0.1:0", *options]
+def listening(program: str, *arguments: str) -> Iterator[str]:
+    """Yields HOST:PORT. The program is stopped however the block ends, and on Linux even if this process is killed."""
+    command = [str(BIN / program), *arguments]
     # A session of its own: Ctrl-C is for the chat, not for the server.
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=_die_with_parent)
+    running = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=_die_with_parent,
+    )  # fmt: skip
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        assert server.stderr
+        assert running.stderr
         said = []
-        for line in server.stderr:
+        for line in running.stderr:
             if found := re.search(r"listening on (\S+)", line):
                 yield found[1]
                 return
             said.append(line)
-        raise SystemExit("".join(said) or "the server ended before it listened")
+        raise SystemExit("".join(said) or f"{program} ended before it listened")
     finally:
-        server.terminate()
-        server.wait()
+        running.terminate()
+        running.wait()

@@ -1,0 +1,154 @@
+"""python -m tools.bench_link: hedge, cu-hlm and plain streaming over real gRPC, direct and through the link emulator.
+
+Every question is answered by all systems in turn before the next one, so that all see the same machine. Answers are
+appended to docs/results/link.jsonl; a second run goes on where the first ended.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from hedge.v1 import hedge_pb2 as pb
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from common.command import command_parser
+from common.model import BUNDLED, CausalLM, load, use_threads
+from edge_client.grpc_link import GrpcLink, GrpcStream
+from edge_client.options import Pair, add_system, add_warp, settings_from
+from edge_client.session import Session
+from edge_client.settings import Settings
+from evaluation.record import Journal, read_journal
+from evaluation.simulate import options_of
+from evaluation.tasks import Task, tasks
+from tools.local_cloud import listening, local_cloud
+
+OUT = Path(__file__).parent.parent / "docs" / "results" / "link.jsonl"
+RIVAL, WAITING, OURS, DEFAULT = "cu-hlm", "hedge, waiting", "hedge", "hedge, its default gate"
+SAME = "skip-rate=0.748"
+SYSTEMS = {
+    "llm": "llm",
+    RIVAL: f"cu-hlm:threshold-rule=quantile,{SAME}",
+    "cu-hlm, offline k": f"cu-hlm:threshold-rule=quantile,{SAME},truncation=offline",
+    WAITING: f"hedge:{SAME},max-in-flight=1",
+    OURS: f"hedge:{SAME}",
+    DEFAULT: "hedge",
+}
+# Round trip in seconds, rate up in bit/s, questions; no relay for the first.
+LINKS: dict[str, tuple[float, float, int]] = {
+    "direct": (0.0, 0.0, 200), "5 ms, 1 Mbit/s": (0.005, 1e6, 48), "100 ms, 1 Mbit/s": (0.1, 1e6, 48),
+}  # fmt: skip
+TEMPERATURES = (1.0, 0.0)
+SEED = 1
+
+
+class Metered:
+    """A link that knows what opening a session cost on the wire."""
+
+    def __init__(self, link: GrpcLink) -> None:
+        self._link, self.info = link, link.info
+        self.setup = 0
+
+    async def open(self, request: pb.Open) -> GrpcStream:
+        before = self._link.socket_bytes()
+        stream = await self._link.open(request)
+        after = self._link.socket_bytes()
+        self.setup = sum(after) - sum(before) if before and after else 0
+        return stream
+
+    def socket_bytes(self) -> tuple[int, int] | None:
+        return self._link.socket_bytes()
+
+
+def settings_of(temperature: float, pair: Pair) -> dict[str, Settings]:
+    parser = command_parser("bench-link", "", "")
+    add_system(parser)
+    add_warp(parser)
+    args = parser.parse_args(["--temperature", str(temperature), "--seed", str(SEED)])
+    return {name: settings_from(options_of(spec, args), pair) for name, spec in SYSTEMS.items()}
+
+
+async def answer(slm: CausalLM, task: Task, settings: Settings, link: Metered) -> dict[str, Any]:
+    session = Session(slm, slm.encode_chat(task.prompt.messages), settings, link)
+    async for _ in session.tokens():
+        pass
+    s = session.statistics
+    sockets = (s.uplink_socket_bytes or 0) + (s.downlink_socket_bytes or 0) - link.setup
+    return {
+        "tokens": s.tokens, "token_ids": session.token_ids, "correct": task.is_correct(session.text),
+        "wall_s": round(s.wall_s, 6), "rounds": s.rounds, "llm_positions": s.llm_positions, "slm_steps": s.steps,
+        "uplink_payload": s.uplink_payload_bytes - s.open_bytes, "uplink_paper": s.uplink_paper_bits / 8, "sockets": sockets,
+    }  # fmt: skip
+
+
+async def run(slm: CausalLM, address: str, link_name: str, journal: Journal) -> None:
+    done = {(e["link"], e["temperature"], e["system"], e["question"]) for e in journal.entries}
+    questions = tasks(None, LINKS[link_name][2], 0)
+    async with GrpcLink(address) as plain:
+        link, pair = Metered(plain), Pair(slm, plain.info)
+        for temperature in TEMPERATURES:
+            systems = settings_of(temperature, pair)
+            for number, task in enumerate(tqdm(questions, desc=f"{link_name}, T {temperature:g}", disable=None)):
+                for name in systems:
+                    key = (link_name, temperature, name, number)
+                    if key in done:
+                        continue
+                    found = await answer(slm, task, systems[name], link)
+                    journal.append(dict(zip(("link", "temperature", "system", "question"), key, strict=True)) | found)
+
+
+def ratio(entries: Sequence[dict[str, Any]], one: str, other: str) -> float:
+    """Median over questions of tokens/s of `one` over those of `other`."""
+    speed = {(e["system"], e["question"]): e["tokens"] / e["wall_s"] for e in entries}
+    numbers = {e["question"] for e in entries}
+    return float(median(speed[one, n] / speed[other, n] for n in numbers))
+
+
+def report(entries: Sequence[dict[str, Any]]) -> None:
+    console = Console(highlight=False, width=160)
+    for link in LINKS:
+        for temperature in TEMPERATURES:
+            mine = [e for e in entries if (e["link"], e["temperature"]) == (link, temperature)]
+            table = Table(title=f"{link}, temperature {temperature:g}: {len({e['question'] for e in mine})} questions")
+            heads = ("system", "tokens/s", "exact match", "passes/token", "positions/token", "SLM steps/token",
+                     "uplink B/token", "paper B/token", "socket B/token, both ways", "answers as llm's")  # fmt: skip
+            for head in heads:
+                table.add_column(head, justify="left" if head == "system" else "right")
+            theirs = {e["question"]: e["token_ids"] for e in mine if e["system"] == "llm"}
+            for name in SYSTEMS:
+                rows = [e for e in mine if e["system"] == name]
+                tokens = sum(e["tokens"] for e in rows)
+                per = [sum(e[key] for e in rows) / tokens for key in
+                       ("rounds", "llm_positions", "slm_steps", "uplink_payload", "uplink_paper", "sockets")]  # fmt: skip
+                same = sum(e["token_ids"] == theirs[e["question"]] for e in rows)
+                table.add_row(
+                    name, f"{median(e['tokens'] / e['wall_s'] for e in rows):.1f}",
+                    f"{sum(e['correct'] for e in rows) / len(rows):.1%}", *(f"{value:.3f}" for value in per[:3]),
+                    *(f"{value:.2f}" for value in per[3:]), f"{same} of {len(rows)}",
+                )  # fmt: skip
+            console.print(table)
+            pairs = ((OURS, WAITING), (OURS, RIVAL), (OURS, "llm"), (DEFAULT, RIVAL), (DEFAULT, "llm"))
+            console.print("tokens/s, paired: " + "; ".join(f"{a} over {b} {ratio(mine, a, b):.2f}" for a, b in pairs))
+
+
+def main() -> None:
+    use_threads(1)
+    slm = load(BUNDLED, "slm")
+    header = {"kind": "bench-link", "slm": slm.fingerprint, "systems": SYSTEMS, "links": LINKS, "seed": SEED}
+    journal = Journal(OUT, header, resume=OUT.exists())
+    with local_cloud("--threads", "1") as cloud:
+        for name, (round_trip, rate, _) in LINKS.items():
+            if not round_trip:
+                asyncio.run(run(slm, cloud, name, journal))
+                continue
+            options = ("--listen", "127.0.0.1:0", "--to", cloud, "--rate", str(rate), "--delay", str(round_trip / 2))
+            with listening("hedge", "link", *options) as relay:
+                asyncio.run(run(slm, relay, name, journal))
+    report(read_journal(OUT, "bench-link")[1])
+
+
+if __name__ == "__main__":
+    main()
