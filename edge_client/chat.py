@@ -14,6 +14,7 @@ from common.model import CausalLM
 from edge_client.connect import connected, load_slm
 from edge_client.grpc_link import GrpcLink
 from edge_client.options import Pair, add_generation, check_connection, needs_cloud, settings_from, warp_of
+from edge_client.recalibration import recalibration_of
 from edge_client.render import counts_line, legend, print_piece, statistics_line
 from edge_client.session import Session
 from edge_client.settings import SYSTEMS, Settings
@@ -34,6 +35,7 @@ class Chat:
     def __init__(self, args: argparse.Namespace, slm: CausalLM, link: GrpcLink | None, pair: Pair) -> None:
         self._args, self._slm, self._link, self._pair = args, slm, link, pair
         self._settings = settings_from(args, pair)
+        self._recalibrated = recalibration_of(self._settings)
         self._console = Console(highlight=False)
         self._messages: list[dict[str, str]] = []
         self._answers: list[Session] = []
@@ -41,6 +43,8 @@ class Chat:
     def greet(self) -> None:
         cloud = f", verified by {self._link.info.model_name} at {self._link.address}" if self._link else ", no cloud"
         self._say(f"{self._slm.name} on this device{cloud}; system {self._settings.system}. /help lists the commands.")
+        if self._settings.guarantee == "exact":
+            self._say("Exact: every word is the one the large model alone would have chosen; the small one saves its time.")
         if self._console.is_terminal:
             self._console.print(legend())
 
@@ -77,6 +81,7 @@ class Chat:
             return
         try:
             self._settings = settings_from(self._args, self._pair, system)
+            self._recalibrated = recalibration_of(self._settings)
         except HedgeError as error:
             self._say(str(error))
             return
@@ -107,7 +112,7 @@ class Chat:
     async def reply(self, line: str) -> None:
         """Answers one user turn, word by word."""
         messages, ids = self._fitted([*self._messages, {"role": "user", "content": line}])
-        session = Session(self._slm, ids, self._settings, self._link)
+        session = Session(self._slm, ids, self._settings, self._link, recalibrated=self._recalibrated)
         self._messages = messages
         try:
             async for emitted in session.tokens():

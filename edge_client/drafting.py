@@ -12,7 +12,7 @@ from common.model import CausalLM
 from common.noise import Noise, Purpose
 from edge_client.bound import flattening
 from edge_client.measures import DRAWS, MEASURES
-from edge_client.policy import Constant, Policy, Random, Threshold
+from edge_client.policy import Policy
 from edge_client.proposing import Proposal, proposer
 from edge_client.settings import Settings
 from edge_client.statistics import Provenance, Statistics
@@ -50,12 +50,13 @@ class Drafter:
     """The device's half of a position. The SLM's cache follows whatever history it is given, one id behind."""
 
     def __init__(
-        self, slm: CausalLM, prompt: int, settings: Settings, noise: Noise, statistics: Statistics, watch: Watcher | None
-    ) -> None:
+        self, slm: CausalLM, prompt: int, settings: Settings, noise: Noise, statistics: Statistics, policy: Policy,
+        watch: Watcher | None,
+    ) -> None:  # fmt: skip
         self._prefix, self._prompt, self._settings, self._noise = slm.prefix(), prompt, settings, noise
         self._statistics, self._watch = statistics, watch
         self._measure = MEASURES[settings.measure]
-        self._policy = _policy(settings, noise)
+        self._policy = policy
         self._proposer = proposer(settings, noise)
 
     def roll_back(self, length: int) -> None:
@@ -119,11 +120,3 @@ class Drafter:
         logger.info(
             "position %d: u %.3f, k %d, U_TV %.4f, TV(x, x_hat) %.4f", at, gate.uncertainty, proposal.entries, bound, distance
         )
-
-
-def _policy(settings: Settings, noise: Noise) -> Policy:
-    if settings.policy == "random":
-        return Random(settings.verify_rate or 0.0, noise)
-    if settings.gated:
-        return Threshold(settings.threshold or 0.0)
-    return Constant(settings.policy == "always")

@@ -13,9 +13,9 @@ from common.command import command_parser, parse
 from common.errors import BadInput, HedgeError
 from common.model import CausalLM
 from edge_client.connect import connected, load_slm
-from edge_client.link import Link
 from edge_client.options import add_generation, check_connection, needs_cloud, settings_from, warp_of
 from edge_client.prompts import Prompt, from_text, read_prompts
+from edge_client.recalibration import recalibration_of
 from edge_client.render import counts_line, print_piece, statistics_line
 from edge_client.session import Session
 from edge_client.settings import Settings
@@ -46,9 +46,12 @@ async def _generate(args: Any, slm: CausalLM, prompts: list[Prompt]) -> int:
     failed = 0
     async with connected(args, slm) as (link, pair):
         settings = settings_from(args, pair)
+        recalibrated = recalibration_of(settings)
         for prompt in prompts:
             try:
-                await (_as_json if args.json else _as_text)(slm, prompt, settings, link)
+                ids = slm.encode_chat(prompt.messages)
+                session = Session(slm, ids, settings, link, recalibrated=recalibrated)
+                await (_as_json if args.json else _as_text)(prompt, settings, session)
             except BadInput as error:
                 # The next prompts may be fine; a dead link would not be.
                 failed += 1
@@ -82,23 +85,15 @@ def record(prompt: Prompt, settings: Settings, session: Session) -> dict[str, An
     }
 
 
-async def answer(slm: CausalLM, prompt: Prompt, settings: Settings, link: Link | None) -> Session:
-    """Runs one prompt to its end."""
-    session = Session(slm, slm.encode_chat(prompt.messages), settings, link)
+async def _as_json(prompt: Prompt, settings: Settings, session: Session) -> None:
     async for _ in session.tokens():
         pass
-    return session
-
-
-async def _as_json(slm: CausalLM, prompt: Prompt, settings: Settings, link: Link | None) -> None:
-    session = await answer(slm, prompt, settings, link)
     sys.stdout.write(json.dumps(record(prompt, settings, session), ensure_ascii=False) + "\n")
     sys.stdout.flush()
 
 
-async def _as_text(slm: CausalLM, prompt: Prompt, settings: Settings, link: Link | None) -> None:
+async def _as_text(prompt: Prompt, settings: Settings, session: Session) -> None:  # noqa: ARG001
     out, err = Console(highlight=False), Console(stderr=True, highlight=False)
-    session = Session(slm, slm.encode_chat(prompt.messages), settings, link)
     async for emitted in session.tokens():
         print_piece(out, emitted)
     out.print()

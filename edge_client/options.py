@@ -69,6 +69,7 @@ def add_system(parser: Parser) -> None:
         "--max-risk", type=float, default=0.05, metavar="E", help="rule max-risk: largest joint risk (default 0.05)"
     )
     group.add_argument("--delta", type=float, default=0.1, metavar="D", help="rule max-risk: at level 1 - D (default 0.1)")
+    group.add_argument("--recalibrate", action="store_true", help="move the threshold by the audit so that --max-risk is held")
     group.add_argument("--skip-rate", type=float, metavar="Q", help="rule quantile: share to skip (default 0.5; hedge 0.85)")
     group.add_argument("--verify-rate", type=float, metavar="P", help="policy random: share to ask")
     group.add_argument("--verification", choices=VERIFICATIONS)
@@ -167,6 +168,8 @@ def settings_from(args: argparse.Namespace, pair: Pair, system: str | None = Non
     preset.setdefault("measure", "perturbation")
     rule = str(preset.pop("threshold_rule", "risk-averse"))
     warp = warp_of(args)
+    if args.recalibrate:
+        preset["recalibrate"] = args.max_risk
     skip_rate = float(preset.pop("skip_rate", 0.5))  # type: ignore[arg-type]
     if preset["policy"] in ("threshold", "adaptive") and "threshold" not in preset:
         preset |= _threshold(args, pair, warp, preset, rule, skip_rate)
@@ -212,9 +215,9 @@ def _truncation(args: argparse.Namespace, pair: Pair, warp: Warp, preset: dict[s
 
 def _typed(preset: dict[str, object]) -> dict[str, Any]:
     if preset["policy"] == "never":
-        return {"policy": "never", "exact": preset.get("exact", False)}
+        return {name: preset[name] for name in ("policy", "exact", "recalibrate") if name in preset}
     if preset["policy"] == "stream":
-        return {"policy": "stream"}
+        return {name: preset[name] for name in ("policy", "recalibrate") if name in preset}
     return preset
 
 

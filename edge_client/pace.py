@@ -6,8 +6,10 @@ from typing import Protocol
 MAX_BLOCK = 64
 # Weight of the newest measurement.
 _RECENT = 0.1
-# No more is drafted ahead when all of it survives with less than this probability.
-_SURVIVAL = 0.4
+# No more is drafted ahead when all of it survives with less than this probability: where blocks are held back, and where
+# messages run ahead of their verdicts and a stall costs a round trip.
+_SURVIVAL_HELD = 0.4
+_SURVIVAL_AHEAD = 0.05
 # A message ahead of a verdict gains the network's round trip at most; it has to be worth so many steps.
 _WORTH = 3.0
 
@@ -106,7 +108,8 @@ class Adaptive:
     def goes_on(self, unverified: Unverified) -> bool:
         if not unverified.messages:
             return True
-        return self.most > 1 and self.asked**unverified.asked * self.others**unverified.others >= _SURVIVAL
+        survival = self.asked**unverified.asked * self.others**unverified.others
+        return self.most > 1 and survival >= (_SURVIVAL_HELD if self.in_flight == 1 else _SURVIVAL_AHEAD)
 
 
 def _mean(old: float, new: float) -> float:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from common.noise import Noise, Purpose
+from edge_client.settings import Settings
 
 
 class Policy(Protocol):
@@ -41,3 +42,11 @@ class Threshold:
 
     def asks(self, uncertainty: float, position: int) -> bool:  # noqa: ARG002
         return uncertainty > self.limit
+
+
+def policy_of(settings: Settings, noise: Noise) -> Policy:
+    if settings.policy == "random":
+        return Random(settings.verify_rate or 0.0, noise)
+    if settings.gated:
+        return Threshold(settings.threshold or 0.0)
+    return Constant(settings.policy == "always")

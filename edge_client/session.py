@@ -17,6 +17,8 @@ from common.sampling import draw, residual
 from edge_client.drafting import Drafted, Drafter, Watcher
 from edge_client.link import Link, Stream
 from edge_client.pace import MAX_BLOCK, Adaptive, Pace, Steady, Unverified
+from edge_client.policy import policy_of
+from edge_client.recalibration import Recalibrated, recalibration_of
 from edge_client.release import TextRelease
 from edge_client.settings import Settings
 from edge_client.statistics import Provenance, Round, Statistics, rejection
@@ -58,7 +60,7 @@ class Message:
 
 
 class Session:
-    """Generates one answer; `tokens` may be run once."""
+    """Generates one answer; `tokens` may be run once. `recalibrated` carries a moving threshold from answer to answer."""
 
     def __init__(
         self,
@@ -69,6 +71,7 @@ class Session:
         *,
         audit: "pb.Audit.ValueType | None" = None,
         watch: Watcher | None = None,
+        recalibrated: Recalibrated | None = None,
     ) -> None:
         self._slm, self._prompt, self._settings, self._link = slm, list(prompt_ids), settings, link
         # Where every token is tested, nothing is left to audit.
@@ -87,7 +90,9 @@ class Session:
         self._logged_steps = self._unlogged_bytes = 0
         self._release = TextRelease(slm.decode, settings.stop)
         self.statistics = Statistics()
-        self._drafter = Drafter(slm, len(self._prompt), settings, self._noise, self.statistics, watch)
+        self._recalibrated = recalibrated or recalibration_of(settings)
+        policy = self._recalibrated or policy_of(settings, self._noise)
+        self._drafter = Drafter(slm, len(self._prompt), settings, self._noise, self.statistics, policy, watch)
         self.token_ids: list[int] = []
         self.finish_reason = "length"
         self.rejections: list[float] = []
@@ -297,12 +302,12 @@ class Session:
         if rejected:
             self._correct(verdict, message)
         elif verdict.HasField("bonus"):
-            self._take_bonus(verdict)
+            self._take_bonus(verdict, wanted=self._settings.exact and not message.more)
 
-    def _take_bonus(self, verdict: pb.Verdict) -> None:
+    def _take_bonus(self, verdict: pb.Verdict, *, wanted: bool) -> None:
         """The LLM's token after a whole block: new, or the verdict on a position that was drafted meanwhile."""
         token = self._token_of(verdict, "bonus")
-        if self._flight or not self._settings.exact:
+        if not wanted:
             raise Unreachable(f"the server's verdict on step {verdict.step_id} has a bonus that was not wanted")
         if self._at_end() and not self._block:
             return
@@ -374,3 +379,5 @@ class Session:
                 self.rejections.append(beta)
             else:
                 self.statistics.risk += beta
+            if self._recalibrated:
+                self._recalibrated.audited(0.0 if draft.proposal else beta)

@@ -48,7 +48,7 @@ SYSTEMS: dict[str, dict[str, object]] = {
         "skip_rate": 0.85,
         "verification": "coupled",
         "exact": True,
-        "max_in_flight": 4,
+        "max_in_flight": 8,
     },
 }
 
@@ -57,14 +57,16 @@ SYSTEMS: dict[str, dict[str, object]] = {
 class Settings:
     """Everything that shapes one generation. BadInput when values or their combination make no sense.
 
-    `slope` and `intercept` are the calibrated beta = a u + b of the measure, read by truncation `online`. With
-    `exact` every drafted position is tested before release, and the gate decides only when: it ends blocks.
+    `recalibrate` is the joint risk that a moving threshold holds. `slope` and `intercept` are the calibrated
+    beta = a u + b of the measure, read by truncation `online`. With `exact` every drafted position is tested before
+    release, and the gate decides only when: it ends blocks.
     """
 
     system: str = "cu-hlm"
     policy: str = "always"
     measure: str = "perturbation"
     threshold: float | None = None
+    recalibrate: float | None = None
     verify_rate: float | None = None
     verification: str = "sparse"
     truncation: str = "fixed"
@@ -105,6 +107,8 @@ class Settings:
             raise BadInput(f"max-in-flight {self.max_in_flight} is not in 1..{MAX_IN_FLIGHT}")
         if self.sends_law and (self.verification == "full") != (self.truncation == "none") and self.asks:
             raise BadInput(f"verification {self.verification} does not go with truncation {self.truncation}")
+        if self.recalibrate is not None and (self.exact or self.policy != "threshold"):
+            raise BadInput("--recalibrate moves the threshold of policy threshold; guarantee exact takes no risk to hold")
         if self.exact and not (self.asks and self._lossless):
             raise BadInput(
                 f"guarantee exact needs --verification coupled or --draft-from sent, and a policy that asks; not verification "

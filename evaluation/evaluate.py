@@ -18,6 +18,7 @@ from common.errors import BadInput, Incompatible
 from common.model import BUNDLED, CausalLM, load
 from edge_client.connect import connected, load_slm
 from edge_client.options import add_generation, check_connection, settings_from, warp_of
+from edge_client.recalibration import recalibration_of
 from edge_client.session import Session
 from edge_client.settings import SYSTEMS, Settings
 from evaluation.quality import chrf, judge, relative_accuracy
@@ -80,10 +81,11 @@ async def _evaluate(
             journal = _journal(args, system, settings)
             found[system] = answers_of(journal.path, journal.entries) if journal else []
             done = {answer.task for answer in found[system]}
+            recalibrated = recalibration_of(settings)
             left = [(index, task) for index, task in enumerate(asked) if index not in done]
             for index, task in tqdm(left, desc=system, unit="answer", disable=None):
                 ids = slm.encode_chat(task.prompt.messages)
-                session = Session(slm, ids, settings, link)
+                session = Session(slm, ids, settings, link, recalibrated=recalibrated)
                 async for _ in session.tokens():
                     pass
                 found[system].append(from_session(index, task, ids, session))

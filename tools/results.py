@@ -23,6 +23,7 @@ FRONTIER_MEASURES = ("perturbation", "expected_perturbation", "margin")
 SPEEDS = ("headline", "paper")
 MEASURE = "perturbation"
 TRUNCATED = 150
+LOSSLESS = "hedge:max-in-flight=1"
 PROPOSED = "cu-hlm:measure=margin,threshold-rule=quantile,skip-rate=0.76"
 
 
@@ -32,10 +33,11 @@ def quantile(measure: str, share: float) -> str:
 
 # One process per core, each folder one pass of the models; the frontier needs fewer questions a point.
 SIMULATIONS = {
-    "headline": ("--temperature", "0", "--questions", "1000", "--systems", "slm", "llm", "hlm", "cu-hlm", PROPOSED),
+    "headline": ("--temperature", "0", "--questions", "1000", "--systems", "slm", "llm", "hlm", "cu-hlm", PROPOSED, LOSSLESS),
     "paper": (
         "--temperature", "1", "--questions", "200", "--systems", "slm", "llm", "hlm", "rand-hlm", "u-hlm",
         "u-hlm:threshold-rule=risk-prone", "cu-hlm", "cu-hlm:truncation=offline", "cu-hlm:truncation=online", PROPOSED,
+        LOSSLESS,
     ),
     "tokens": ("--temperature", "1", "--questions", "600", "--question-seed", "1", "--systems", "llm"),
     "frontier": (

@@ -1,5 +1,6 @@
 """What the edge does with a cloud that does not keep to the contract, and how it accounts for what it sent."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -78,7 +79,12 @@ def altered(**changes: object) -> Callable[[pb.Verdict], pb.Verdict]:
         copy = pb.Verdict()
         copy.CopyFrom(verdict)
         for name, value in changes.items():
-            copy.ClearField(name) if value is None else setattr(copy, name, value)
+            if value is None:
+                copy.ClearField(name)  # type: ignore[arg-type]
+            elif isinstance(value, pb.Law):
+                copy.law.CopyFrom(value)
+            else:
+                setattr(copy, name, value)
         return copy
 
     return change
@@ -103,6 +109,48 @@ def test_a_lying_server_is_named_and_the_stream_is_closed(
     with pytest.raises(Unreachable, match=words):
         run_session(pair[0], PROMPT, ALWAYS, link)
     assert link.closed == 1
+
+
+EXACT = replace(
+    ALWAYS, policy="threshold", measure="margin", threshold=0.9, verification="coupled", exact=True, max_new_tokens=12
+)
+
+
+@pytest.mark.parametrize(
+    ("settings", "change", "words"),
+    [
+        (replace(EXACT, max_in_flight=3), altered(accepted=0, correction=None, bonus=1), "lacks its correction"),
+        (replace(EXACT, policy="always", max_in_flight=3), altered(accepted=1, bonus=1), "a bonus that was not wanted"),
+        (replace(EXACT, policy="always", max_in_flight=3), altered(step_id=99), "without a verdict on step 0"),
+        (replace(EXACT, policy="always"), altered(accepted=9), "accepted 9 of 1"),
+        (replace(EXACT, policy="always"), altered(accepted=1, bonus=77), "id 77"),
+        (replace(EXACT, verification="split"), altered(accepted=0, law=pb.Law(probabilities=b"abc")), "no law"),
+        (replace(EXACT, verification="split"), altered(accepted=0, law=pb.Law(probabilities=b"\0" * 48)), "no law"),
+        (replace(EXACT, verification="split"), altered(accepted=0, law=None), "no law"),
+    ],
+)
+def test_lies_about_blocks_are_named(
+    settings: Settings, change: Callable[[pb.Verdict], pb.Verdict | None], words: str, pair: tuple[CausalLM, CausalLM]
+) -> None:
+    link = Tampered(LocalLink(pair[1], 1), change)
+    with pytest.raises(Unreachable, match=words):
+        run_session(pair[0], PROMPT, settings, link)
+    assert link.closed == 1
+
+
+def test_no_released_token_is_withdrawn(pair: tuple[CausalLM, CausalLM]) -> None:
+    """What comes out while drafts are rolled back underneath is the answer, in order."""
+    session = Session(pair[0], PROMPT, replace(EXACT, max_in_flight=4, max_new_tokens=40), LocalLink(pair[1], 3))
+    released: list[int] = []
+
+    async def drain() -> None:
+        async for emitted in session.tokens():
+            released.append(emitted.token)
+            assert session.token_ids == released
+
+    asyncio.run(drain())
+    assert session.statistics.rolled_back > 10
+    assert len(released) == 40
 
 
 def test_skipped_ids_ride_on_the_next_message_and_bytes_are_counted(pair: tuple[CausalLM, CausalLM]) -> None:

@@ -30,6 +30,11 @@ from edge_client.settings import SYSTEMS, Settings
         ({"exact": True}, "draft-from full"),
         ({"exact": True, "policy": "never", "draft_from": "sent"}, "policy never"),
         ({"max_in_flight": 0}, "max-in-flight 0"),
+        ({"recalibrate": 0.1}, "recalibrate"),
+        (
+            {"recalibrate": 0.1, "policy": "threshold", "threshold": 0.5, "verification": "coupled", "exact": True},
+            "takes no risk",
+        ),
     ],
 )
 def test_bad_settings_name_the_value(changes: dict[str, object], words: str) -> None:

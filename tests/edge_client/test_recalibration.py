@@ -1,0 +1,61 @@
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.model import CausalLM
+from edge_client.recalibration import LONGEST, RATE, Recalibrated, recalibration_of
+from edge_client.session import Session
+from edge_client.settings import Settings
+from evaluation.local import LocalLink
+from tests.conftest import RememberingLM
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=30), max_size=80),
+    st.floats(0.001, 0.3), st.floats(0, 1),
+)  # fmt: skip
+def test_the_mean_loss_keeps_its_bound_whatever_comes(
+    messages: list[list[tuple[float, float]]], epsilon: float, start: float
+) -> None:
+    """An adversary picks (u, beta) of every token; a message ends at the first one that asks."""
+    policy, losses = Recalibrated(start, epsilon), list[float]()
+    for message in messages:
+        skipped = []
+        for u, beta in message:
+            if policy.asks(u, 0):
+                break
+            skipped.append(beta)
+        else:
+            # Unaudited as yet: the answer ended.
+            continue
+        for loss in [*skipped, 0.0]:
+            policy.audited(loss)
+            losses.append(loss)
+    if losses:
+        assert np.mean(losses) <= epsilon + (start + RATE * LONGEST) / (RATE * len(losses)) + 1e-9
+
+
+def test_a_bad_threshold_is_put_right_by_the_audit(make_lm: Callable[..., CausalLM]) -> None:
+    """Two unrelated models, everything skipped at first: the realised risk comes down to what was asked for."""
+    slm, llm = RememberingLM(make_lm(seed=1, vocab=5)), RememberingLM(make_lm(seed=2, vocab=5))
+    settings = Settings(
+        policy="threshold", measure="entropy", threshold=1.0, recalibrate=0.1, draft_from="sent", k=2, max_new_tokens=20
+    )
+    recalibrated = recalibration_of(settings)
+    assert recalibrated is not None
+    risk = audited = 0.0
+    for seed in range(60):
+        session = Session(slm, [1, 2, seed % 5], replace(settings, seed=seed), LocalLink(llm), recalibrated=recalibrated)
+
+        async def drain(session: Session = session) -> None:
+            async for _ in session.tokens():
+                pass
+
+        asyncio.run(drain())
+        risk, audited = risk + session.statistics.risk, audited + session.statistics.audited
+    assert recalibrated.limit < 1.0
+    assert risk / audited <= 0.1 + (1.0 + RATE * LONGEST) / (RATE * audited)
