@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.resources
+import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,6 +82,7 @@ class Prefix:
     def __init__(self, lm: CausalLM) -> None:
         self._lm = lm
         self._cache = DynamicCache(config=lm.model.config)
+        self._with_cache: dict[str, Any] = {cache_argument(lm.model): self._cache, "use_cache": True}
         self.length = 0
 
     @torch.inference_mode()
@@ -90,7 +92,7 @@ class Prefix:
         if not ids:
             return np.empty((0, self._lm.vocab_size), np.float32)
         fed = torch.tensor([ids], device=self._lm.model.device)
-        out = self._lm.model(input_ids=fed, past_key_values=self._cache, use_cache=True, logits_to_keep=max(1, rows))
+        out = self._lm.model(input_ids=fed, logits_to_keep=max(1, rows), **self._with_cache)
         self.length += len(ids)
         logits = out.logits[0, len(out.logits[0]) - rows :, : self._lm.vocab_size]
         return np.asarray(logits.float().cpu().numpy())
@@ -102,6 +104,11 @@ class Prefix:
         if length < self.length:
             self._cache.crop(length - self.length)
             self.length = length
+
+
+def cache_argument(model: PreTrainedModel) -> str:
+    """What forward calls the cache: renamed in transformers 5.24."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def load(where: str, side: str, *, dtype: str = "float32", device: str = "cpu") -> CausalLM:

@@ -99,7 +99,7 @@ def cloud(llm: CausalLM, ids: list[int]) -> float:
     def forward() -> None:
         with torch.inference_mode():
             model: Any = llm.model
-            model(input_ids=torch.tensor([ids[-1:]]), past_key_values=bare._cache, use_cache=True)
+            model(input_ids=torch.tensor([ids[-1:]]), **bare._with_cache)
         bare._cache.crop(-1)
 
     mine, other = paired(verify, forward, rounds=200)

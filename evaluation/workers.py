@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,8 +87,26 @@ def answers(pair: Pair, jobs: Sequence[Job], processes: int) -> Iterator[tuple[s
     """The answers of every job, in the order they are done. HedgeError ends it; what came before stays good."""
     if not jobs:
         return
-    with multiprocessing.get_context("spawn").Pool(processes, _start, (pair,)) as pool:
+    with _remembering_ctrl_c() as pressed, multiprocessing.get_context("spawn").Pool(processes, _start, (pair,)) as pool:
         for run, found in pool.imap_unordered(_do, jobs):
+            if pressed:
+                raise KeyboardInterrupt
             if isinstance(found, str):
                 raise HedgeError(found)
             yield run, found
+
+
+@contextmanager
+def _remembering_ctrl_c() -> Iterator[list[int]]:
+    """A KeyboardInterrupt that is raised inside a finaliser is only printed: the list is not empty once there was one."""
+    pressed: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        pressed.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)

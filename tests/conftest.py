@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -26,6 +27,9 @@ from edge_client.session import Session
 from edge_client.settings import Settings
 
 torch.set_num_threads(1)
+# How long an example takes says more of the machine than of the code.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 CONTEXT = 64
 
 
