@@ -32,7 +32,7 @@ def opening(
         warp=pb.Warp(temperature=warp.temperature, top_k=warp.top_k, top_p=warp.top_p),
         seed=settings.seed,
         verification=pb.VERIFICATION_STREAM if settings.streams else VERIFICATION[settings.verification],
-        guarantee=pb.GUARANTEE_EXACT if settings.exact else GUARANTEE[settings.guarantee],
+        guarantee=GUARANTEE[settings.guarantee],
         audit=audit,
         tokenizer_fingerprint=slm.tokenizer_fingerprint,
         vocab_size=slm.vocab_size,

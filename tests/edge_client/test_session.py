@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pytest
 from hedge.v1 import hedge_pb2 as pb
 
@@ -11,6 +12,7 @@ from common import codec
 from common.errors import BadInput, Incompatible, Unreachable
 from common.ids import AdaptiveIds
 from common.model import CausalLM
+from common.noise import Noise, Purpose
 from edge_client.session import Session
 from edge_client.settings import Settings
 from edge_client.statistics import Provenance
@@ -151,6 +153,28 @@ def test_no_released_token_is_withdrawn(pair: tuple[CausalLM, CausalLM]) -> None
     asyncio.run(drain())
     assert session.statistics.rolled_back > 10
     assert len(released) == 40
+
+
+@pytest.mark.parametrize("verification", ["sparse", "split"])
+def test_no_draw_of_a_discarded_draft_is_used_again(
+    verification: str, pair: tuple[CausalLM, CausalLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a rollback the same positions are drafted anew: under other step ids."""
+    drawn: list[tuple[int, int]] = []
+    plain = Noise.uniforms
+
+    def spied(noise: Noise, purpose: Purpose, position: int, step: int = 0, count: int = 1) -> np.ndarray:
+        if purpose is Purpose.DRAFT:
+            drawn.append((position, step))
+        return plain(noise, purpose, position, step, count)
+
+    monkeypatch.setattr(Noise, "uniforms", spied)
+    settings = replace(EXACT, verification=verification, max_in_flight=4, max_new_tokens=40)
+    for seed in range(20):
+        drawn.clear()
+        session = run_session(pair[0], PROMPT, replace(settings, seed=seed), LocalLink(pair[1], 3))
+        assert session.statistics.rolled_back
+        assert len(set(drawn)) == len(drawn) > len({position for position, _ in drawn})
 
 
 def test_skipped_ids_ride_on_the_next_message_and_bytes_are_counted(pair: tuple[CausalLM, CausalLM]) -> None:
