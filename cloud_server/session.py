@@ -274,6 +274,7 @@ def server_info(lm: CausalLM, sessions: Collection[Session] = ()) -> pb.ServerIn
         context_limit=lm.context,
         codecs=codec.VERSIONS,
         id_codecs=ids.versions(lm.primer),
+        id_primer=lm.primer_fingerprint,
         verifications=VERIFICATIONS,
         max_message_bytes=MAX_MESSAGE_BYTES,
         open_sessions=len(sessions),

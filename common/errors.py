@@ -17,5 +17,13 @@ class Unreachable(HedgeError):
     """The other side cannot be reached or went away: gRPC UNAVAILABLE."""
 
 
+class Disconnected(Unreachable):
+    """The link or the server went away in mid-session, or is too busy: it may come back, after `retry_after` seconds."""
+
+    def __init__(self, line: str, retry_after: float = 0.0) -> None:
+        super().__init__(line)
+        self.retry_after = retry_after
+
+
 class CodecError(BadInput):
     """Bytes that are not the encoding of a distribution."""

@@ -17,10 +17,12 @@ _LIMITS = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
 ]
 _CLIENT = [
-    ("grpc.keepalive_time_ms", 25_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_time_ms", 15_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.enable_http_proxy", 0),
+    # A new channel is a new connection: the old one may be half open.
+    ("grpc.use_local_subchannel_pool", 1),
 ]
 # Spelled without "recv": the other name is ignored without a word.
 _SERVER = [

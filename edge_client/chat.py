@@ -51,6 +51,10 @@ class Chat:
     def _say(self, line: str) -> None:
         self._console.print(line, style="dim", markup=False)
 
+    def _of_link(self, line: str) -> None:
+        self._console.print()
+        self._say(f"({line})")
+
     def obey(self, line: str) -> bool:
         """Runs a /command; False when it was /quit."""
         name, *rest = line[1:].split() or [""]
@@ -112,7 +116,7 @@ class Chat:
     async def reply(self, line: str) -> None:
         """Answers one user turn, word by word."""
         messages, ids = self._fitted([*self._messages, {"role": "user", "content": line}])
-        session = Session(self._slm, ids, self._settings, self._link, recalibrated=self._recalibrated)
+        session = Session(self._slm, ids, self._settings, self._link, recalibrated=self._recalibrated, notify=self._of_link)
         self._messages = messages
         try:
             async for emitted in session.tokens():

@@ -25,6 +25,6 @@ async def connected(
     if not wanted:
         yield None, Pair(slm, None)
         return
-    async with GrpcLink(args.cloud) as link:
+    async with GrpcLink(args.cloud.split(",")) as link:
         check_server(link.info, slm)
         yield link, Pair(slm, link.info)

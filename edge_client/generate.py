@@ -50,7 +50,7 @@ async def _generate(args: Any, slm: CausalLM, prompts: list[Prompt]) -> int:
         for prompt in prompts:
             try:
                 ids = slm.encode_chat(prompt.messages)
-                session = Session(slm, ids, settings, link, recalibrated=recalibrated)
+                session = Session(slm, ids, settings, link, recalibrated=recalibrated, notify=report_link)
                 await (_as_json if args.json else _as_text)(prompt, settings, session)
             except BadInput as error:
                 # The next prompts may be fine; a dead link would not be.
@@ -59,6 +59,12 @@ async def _generate(args: Any, slm: CausalLM, prompts: list[Prompt]) -> int:
                     raise
                 _report_error(prompt, settings, error, as_json=args.json)
     return failed
+
+
+def report_link(line: str) -> None:
+    """What is to be said of the link, between the words of an answer."""
+    sys.stderr.write(f"hedge: {line}\n")
+    sys.stderr.flush()
 
 
 def _report_error(prompt: Prompt, settings: Settings, error: HedgeError, *, as_json: bool) -> None:

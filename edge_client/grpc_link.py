@@ -1,6 +1,7 @@
 """The way to the cloud over gRPC."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, NoReturn, Self
 
 import grpc
@@ -8,67 +9,97 @@ import grpc.aio
 from hedge.v1 import hedge_pb2 as pb
 from hedge.v1.hedge_pb2_grpc import HedgeStub
 
-from common.errors import BadInput, HedgeError, Incompatible, Unreachable
+from common.errors import BadInput, Disconnected, HedgeError, Incompatible, Unreachable
 from common.rpc import open_channel, split_address
 from edge_client.sockets import bytes_with
 
 INFO_SECONDS = 10.0
-STEP_SECONDS = 120.0
 
 _ERRORS: dict[grpc.StatusCode, type[HedgeError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: BadInput,
     grpc.StatusCode.FAILED_PRECONDITION: Incompatible,
-    grpc.StatusCode.UNAVAILABLE: Unreachable,
-    grpc.StatusCode.DEADLINE_EXCEEDED: Unreachable,
 }
+_GONE = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+)
 
 
-def _raise(address: str, error: grpc.aio.AioRpcError) -> NoReturn:
-    code, details = error.code(), (error.details() or "").splitlines()
-    line = details[0] if details else code.name
+def _raise(address: str, code: grpc.StatusCode, details: str | None) -> NoReturn:
+    lines = (details or "").splitlines()
+    line = lines[0] if lines else code.name
     if code == grpc.StatusCode.UNIMPLEMENTED:
-        raise Unreachable(f"{address} is a gRPC server, but not a Hedge cloud") from None
-    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-        raise Unreachable(f"no Hedge cloud answers at {address}: {line}") from None
+        raise Unreachable(f"{address} is a gRPC server, but not a Hedge cloud")
+    if code in _GONE:
+        raise Disconnected(f"no Hedge cloud answers at {address}: {line}")
     if code in _ERRORS:
-        raise _ERRORS[code](line) from None
-    raise HedgeError(f"{address} failed: {code.name} {line}") from None
+        raise _ERRORS[code](line)
+    raise HedgeError(f"{address} failed: {code.name} {line}")
 
 
 class GrpcStream:
-    """One Generate call. A step that takes longer than STEP_SECONDS counts as a dead link."""
+    """One Generate call."""
 
-    def __init__(self, address: str, call: Any, opened: pb.Opened) -> None:
-        self._address, self._call, self.opened = address, call, opened
-        self._reading: asyncio.Task[pb.ServerMessage | None] | None = None
+    def __init__(self, address: str, call: Any) -> None:
+        self._address, self._call = address, call
+        self._reading: asyncio.Task[pb.Verdict | None] | None = None
+        self.opened: pb.Opened | None = None
 
     async def send(self, draft: pb.Draft) -> None:
+        await self.write(pb.ClientMessage(draft=draft))
+
+    async def write(self, message: pb.ClientMessage) -> None:
         try:
-            await self._call.write(pb.ClientMessage(draft=draft))
+            await self._call.write(message)
         except grpc.aio.AioRpcError as error:
-            _raise(self._address, error)
+            _raise(self._address, error.code(), error.details())
         except (grpc.aio.UsageError, asyncio.InvalidStateError):
             # The server has already ended the call; the reason comes with the next read.
             return
 
     async def receive(self) -> pb.Verdict | None:
         try:
-            message = await self._read()
+            return await self._read()
         finally:
             self._reading = None
-        if message is None:
-            return None
-        if message.WhichOneof("kind") != "verdict":
-            raise Unreachable(f"{self._address} answered {message.WhichOneof('kind')} where a verdict was due")
-        return message.verdict
 
     def arrived(self) -> bool:
         return self._read().done()
 
-    def _read(self) -> "asyncio.Task[pb.ServerMessage | None]":
+    def _read(self) -> "asyncio.Task[pb.Verdict | None]":
         if self._reading is None:
-            self._reading = asyncio.ensure_future(_read(self._address, self._call))
+            self._reading = asyncio.ensure_future(self._verdict())
         return self._reading
+
+    async def _verdict(self) -> pb.Verdict | None:
+        message = await self._message()
+        if message is not None and self.opened is None and message.WhichOneof("kind") == "opened":
+            self.opened = message.opened
+            message = await self._message()
+        if message is None:
+            return None
+        match message.WhichOneof("kind"):
+            case "verdict" if self.opened is not None:
+                return message.verdict
+            case "throttle":
+                throttle = message.throttle
+                raise Disconnected(f"{self._address}: {throttle.reason}", throttle.retry_after_ms / 1e3)
+            case kind:
+                raise Unreachable(f"{self._address} answered {kind} where {'a verdict' if self.opened else 'opened'} was due")
+
+    async def _message(self) -> pb.ServerMessage | None:
+        try:
+            message = await self._call.read()
+        except grpc.aio.AioRpcError as error:
+            _raise(self._address, error.code(), error.details())
+        if message is grpc.aio.EOF:
+            if (code := await self._call.code()) is not grpc.StatusCode.OK:
+                _raise(self._address, code, await self._call.details())
+            return None
+        assert isinstance(message, pb.ServerMessage)
+        return message
 
     async def close(self) -> None:
         if self._reading is not None:
@@ -77,53 +108,69 @@ class GrpcStream:
         self._call.cancel()
 
 
-async def _read(address: str, call: Any) -> pb.ServerMessage | None:
-    try:
-        message = await asyncio.wait_for(call.read(), STEP_SECONDS)
-        if message is grpc.aio.EOF:
-            if await call.code() is not grpc.StatusCode.OK:
-                raise Unreachable(f"{address} ended the stream: {await call.code()} {await call.details()}")
-            return None
-        assert isinstance(message, pb.ServerMessage)
-        return message
-    except grpc.aio.AioRpcError as error:
-        _raise(address, error)
-    except TimeoutError:
-        raise Unreachable(f"{address} has not answered for {STEP_SECONDS:g} s") from None
-
-
 class GrpcLink:
-    """A connection to one server; use as an async context manager."""
+    """A connection to one of some servers, the first that answers; use as an async context manager."""
 
     info: pb.ServerInfo
 
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self._port = split_address(address)[1]
+    def __init__(self, addresses: str | Sequence[str]) -> None:
+        self._addresses = [addresses] if isinstance(addresses, str) else list(addresses)
+        self._ports = {split_address(address)[1] for address in self._addresses}
+        self._at = -1
+        self._channel: grpc.aio.Channel | None = None
+        self._reaching = asyncio.Lock()
+        # Bytes of connections that are no more.
+        self._past = (0, 0)
+
+    @property
+    def address(self) -> str:
+        return self._addresses[self._at]
 
     async def __aenter__(self) -> Self:
-        self._channel = open_channel(self.address)
-        self._stub: Any = HedgeStub(self._channel)
-        try:
-            self.info = await self._stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=INFO_SECONDS)
-        except grpc.aio.AioRpcError as error:
-            await self._channel.close()
-            _raise(self.address, error)
+        for remaining in reversed(range(len(self._addresses))):
+            try:
+                await self.reach()
+                break
+            except Disconnected:
+                if not remaining:
+                    raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._leave()
+
+    async def reach(self) -> None:
+        channel = self._channel
+        async with self._reaching:
+            if self._channel is not channel:
+                # Another session has been here meanwhile.
+                return
+            await self._leave()
+            self._at = (self._at + 1) % len(self._addresses)
+            self._channel = open_channel(self.address)
+            self._stub: Any = HedgeStub(self._channel)
+            try:
+                self.info = await self._stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=INFO_SECONDS)
+            except grpc.aio.AioRpcError as error:
+                await self._leave()
+                _raise(self.address, error.code(), error.details())
+
+    async def _leave(self) -> None:
+        if self._channel is None:
+            return
+        before = self.socket_bytes()
         await self._channel.close()
+        self._channel = None
+        if before and (after := self.socket_bytes()):
+            self._past = (self._past[0] + before[0] - after[0], self._past[1] + before[1] - after[1])
 
     async def open(self, request: pb.Open) -> GrpcStream:
-        call = self._stub.Generate()
-        try:
-            await call.write(pb.ClientMessage(open=request))
-        except grpc.aio.AioRpcError as error:
-            _raise(self.address, error)
-        message = await _read(self.address, call)
-        if message is None or message.WhichOneof("kind") != "opened":
-            raise Unreachable(f"{self.address} did not open the session")
-        return GrpcStream(self.address, call, message.opened)
+        if self._channel is None:
+            raise Disconnected(f"no Hedge cloud answers at {self.address}")
+        stream = GrpcStream(self.address, self._stub.Generate())
+        await stream.write(pb.ClientMessage(open=request))
+        return stream
 
     def socket_bytes(self) -> tuple[int, int] | None:
-        return bytes_with(self._port)
+        now = bytes_with(self._ports)
+        return now and (now[0] + self._past[0], now[1] + self._past[1])

@@ -6,9 +6,12 @@ from hedge.v1 import hedge_pb2 as pb
 
 
 class Stream(Protocol):
-    """One session on a server."""
+    """One session on a server. Each call raises Disconnected when the link or the server is gone."""
 
-    opened: pb.Opened
+    @property
+    def opened(self) -> pb.Opened | None:
+        """What the server said to the opening; it is there before the first verdict is."""
+        ...
 
     async def send(self, draft: pb.Draft) -> None: ...
 
@@ -26,9 +29,16 @@ class Stream(Protocol):
 class Link(Protocol):
     """A server that can be asked."""
 
-    info: pb.ServerInfo
+    @property
+    def info(self) -> pb.ServerInfo: ...
 
-    async def open(self, request: pb.Open) -> Stream: ...
+    async def open(self, request: pb.Open) -> Stream:
+        """A session, without waiting for the server to say that it is open."""
+        ...
+
+    async def reach(self) -> None:
+        """Connects anew, and asks again who answers there. Disconnected when nobody does."""
+        ...
 
     def socket_bytes(self) -> tuple[int, int] | None:
         """Bytes sent and received on the wire so far, None where the platform does not tell."""

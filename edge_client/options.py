@@ -3,7 +3,7 @@
 import argparse
 import secrets
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from common.sampling import Warp
 from edge_client.bound import ETA, THETA
 from edge_client.calibration import RULES, Calibration, load_calibration
 from edge_client.measures import MEASURES
-from edge_client.settings import GUARANTEES, POLICIES, SYSTEMS, TRUNCATIONS, VERIFICATIONS, Settings
+from edge_client.settings import GUARANTEES, ON_DISCONNECT, PATIENCE, POLICIES, SYSTEMS, TRUNCATIONS, VERIFICATIONS, Settings
 
 DEFAULT_CLOUD = "127.0.0.1:7411"
+SHORT_PATIENCE = 5.0
 # Asks about a sixth of the bundled pair's tokens.
 DEFAULT_THRESHOLD = 0.15
 
@@ -34,8 +35,9 @@ def add_models(parser: Parser) -> None:
     add_slm(parser)
     group = parser.add_argument_group("connection")
     group.add_argument(
-        "--cloud", default=DEFAULT_CLOUD, metavar="HOST:PORT", help=f"the verifying server (default {DEFAULT_CLOUD})"
-    )
+        "--cloud", default=DEFAULT_CLOUD, metavar="HOST:PORT[,...]",
+        help=f"the verifying server, or several to turn to when one is gone (default {DEFAULT_CLOUD})",
+    )  # fmt: skip
     group.add_argument("--insecure", action="store_true", help="plaintext to the cloud: has to be asked for")
     group.add_argument("--threads", type=int, default=None, help="torch threads (default: torch's own choice)")
 
@@ -85,6 +87,14 @@ def add_system(parser: Parser) -> None:
         "--guarantee", choices=GUARANTEES, help="exact: every token is tested before it is shown; the gate only ends blocks"
     )
     group.add_argument("--max-in-flight", type=int, metavar="N", help="messages sent ahead of their verdicts; 1 waits for each")
+    group.add_argument(
+        "--on-disconnect", choices=ON_DISCONNECT,
+        help="when the link dies: go on alone, wait for it (same tokens), or fail (default: wait if exact, else continue)",
+    )  # fmt: skip
+    group.add_argument(
+        "--patience", type=float, metavar="S",
+        help="seconds without an answer after which the link counts as dead (default 60; going on alone 5)",
+    )  # fmt: skip
     group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end the answer before TEXT (repeatable)")
 
 
@@ -177,7 +187,7 @@ def settings_from(args: argparse.Namespace, pair: Pair, system: str | None = Non
         preset |= _truncation(args, pair, warp, preset)
     if preset["policy"] == "random":
         preset["verify_rate"] = args.verify_rate if args.verify_rate is not None else _cu_hlm_rate(args, pair, warp)
-    return Settings(
+    made = Settings(
         system=name,
         warp=warp,
         seed=choose_seed(args),
@@ -185,6 +195,9 @@ def settings_from(args: argparse.Namespace, pair: Pair, system: str | None = Non
         stop=tuple(args.stop),
         **_typed(preset),
     )
+    on_disconnect = args.on_disconnect or ("wait" if made.guarantee == "exact" else "continue")
+    patience = args.patience if args.patience is not None else SHORT_PATIENCE if on_disconnect == "continue" else PATIENCE
+    return replace(made, on_disconnect=on_disconnect, patience=patience)
 
 
 def _threshold(

@@ -1,6 +1,7 @@
 """How long blocks are and how far to draft ahead, from what has been measured: step time, round trips, acceptance."""
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 from typing import Protocol
 
 MAX_BLOCK = 64
@@ -12,6 +13,8 @@ _SURVIVAL_HELD = 0.4
 _SURVIVAL_AHEAD = 0.05
 # A message ahead of a verdict gains the network's round trip at most; it has to be worth so many steps.
 _WORTH = 3.0
+# The network's round trip is the shortest of so many: the others waited for something else too.
+_WINDOW = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ class Steady:
 
 @dataclass(slots=True)
 class Adaptive:
-    """`--policy adaptive`: estimates are exponentially weighted means over steps, round trips and judged positions.
+    """`--policy adaptive`: estimates are exponentially weighted means over steps, cloud times and judged positions.
 
     A block of n drafts brings E[N] = (1 - rho^(n+1)) / (1 - rho) tokens (algorithms: section 4) in n steps and one round
     trip; `longest` is the n that maximises their ratio. While a message is in flight drafting goes on as long as all of it
@@ -77,8 +80,8 @@ class Adaptive:
 
     most: int
     step_s: float = 0.0
-    round_s: float = 0.0
-    network_s: float = 0.0
+    cloud_s: float = 0.0
+    networks: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
     # Acceptance where the gate fired, and elsewhere.
     asked: float = 0.7
     others: float = 0.97
@@ -89,8 +92,8 @@ class Adaptive:
         self.step_s = _mean(self.step_s, seconds)
 
     def judged(self, seconds: float, cloud: float, kept: list[bool], lost: bool | None) -> None:
-        self.round_s = _mean(self.round_s, seconds)
-        self.network_s = _mean(self.network_s, max(0.0, seconds - cloud))
+        self.cloud_s = _mean(self.cloud_s, cloud)
+        self.networks.append(max(0.0, seconds - cloud))
         for asked, accepted in [*((asked, 1.0) for asked in kept), *([] if lost is None else [(lost, 0.0)])]:
             self.acceptance += _RECENT / 4 * (accepted - self.acceptance)
             if asked:
@@ -98,8 +101,13 @@ class Adaptive:
             else:
                 self.others += _RECENT / 4 * (accepted - self.others)
         rho = min(self.acceptance, 0.999)
-        rates = [(1 - rho ** (n + 1)) / (1 - rho) / (n * self.step_s + self.round_s) for n in range(1, MAX_BLOCK + 1)]
+        round_s = self.network_s + self.cloud_s
+        rates = [(1 - rho ** (n + 1)) / (1 - rho) / (n * self.step_s + round_s) for n in range(1, MAX_BLOCK + 1)]
         self.longest = 1 + max(range(MAX_BLOCK), key=rates.__getitem__)
+
+    @property
+    def network_s(self) -> float:
+        return min(self.networks, default=0.0)
 
     @property
     def in_flight(self) -> int:

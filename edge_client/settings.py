@@ -17,8 +17,10 @@ POLICIES = ("always", "never", "random", "threshold", "adaptive")
 VERIFICATIONS = ("full", "sparse", "split", "coupled")
 TRUNCATIONS = ("none", "fixed", "offline", "online")
 GUARANTEES = ("exact", "opportunistic")
+ON_DISCONNECT = ("continue", "wait", "fail")
 MAX_NEW_TOKENS = 1 << 20
 MAX_IN_FLIGHT = 64
+PATIENCE = 60.0
 
 # Policy "stream" is the llm system: the cloud generates alone.
 SYSTEMS: dict[str, dict[str, object]] = {
@@ -59,7 +61,8 @@ class Settings:
 
     `recalibrate` is the joint risk that a moving threshold holds. `slope` and `intercept` are the calibrated
     beta = a u + b of the measure, read by truncation `online`. With `exact` every drafted position is tested before
-    release, and the gate decides only when: it ends blocks.
+    release, and the gate decides only when: it ends blocks. `on_disconnect`: what becomes of an answer whose link
+    dies, or has brought nothing for `patience` seconds.
     """
 
     system: str = "cu-hlm"
@@ -79,6 +82,8 @@ class Settings:
     draft_from: str = "full"
     exact: bool = False
     max_in_flight: int = 1
+    on_disconnect: str = "fail"
+    patience: float = PATIENCE
     warp: Warp = field(default_factory=Warp)
     seed: int = 0
     max_new_tokens: int = 256
@@ -105,6 +110,8 @@ class Settings:
             raise BadInput("a stop string is empty")
         if not 1 <= self.max_in_flight <= MAX_IN_FLIGHT:
             raise BadInput(f"max-in-flight {self.max_in_flight} is not in 1..{MAX_IN_FLIGHT}")
+        if not 0 < self.patience < math.inf:
+            raise BadInput(f"patience {self.patience:g} is not a number of seconds above 0")
         if self.sends_law and (self.verification == "full") != (self.truncation == "none") and self.asks:
             raise BadInput(f"verification {self.verification} does not go with truncation {self.truncation}")
         if self.recalibrate is not None and (self.exact or self.policy != "threshold"):

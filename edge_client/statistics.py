@@ -56,6 +56,9 @@ class Statistics:
     codec_s: float = 0.0
     wait_s: float = 0.0
     rolled_back: int = 0
+    disconnects: int = 0
+    # In exact mode: how many tokens came before the first that was released untested, when the link was gone.
+    exact_until: int | None = None
 
     def count(self, provenance: Provenance) -> int:
         return self.provenance.count(provenance)

@@ -18,21 +18,23 @@ VERIFICATION = {
     "split": pb.VERIFICATION_SPLIT,
     "coupled": pb.VERIFICATION_COUPLED,
 }
-GUARANTEE = {"exact": pb.GUARANTEE_EXACT, "opportunistic": pb.GUARANTEE_OPPORTUNISTIC}
 
 
 def opening(
-    slm: CausalLM, prompt: Sequence[int], settings: Settings, audit: "pb.Audit.ValueType", max_new_tokens: int
-) -> pb.Open:
+    slm: CausalLM, ids_held: Sequence[int], generated: int, settings: Settings, audit: "pb.Audit.ValueType",
+    max_new_tokens: int, *, exact: bool,
+) -> pb.Open:  # fmt: skip
+    """The Open of a session over `ids_held`, the last `generated` of which belong to the answer."""
     warp = settings.warp
     return pb.Open(
         session_id=uuid.uuid4().hex,
         protocol_version=PROTOCOL_VERSION,
-        prompt_ids=prompt,
+        prompt_ids=ids_held,
+        resume_position=generated,
         warp=pb.Warp(temperature=warp.temperature, top_k=warp.top_k, top_p=warp.top_p),
         seed=settings.seed,
         verification=pb.VERIFICATION_STREAM if settings.streams else VERIFICATION[settings.verification],
-        guarantee=GUARANTEE[settings.guarantee],
+        guarantee=pb.GUARANTEE_EXACT if exact else pb.GUARANTEE_OPPORTUNISTIC,
         audit=audit,
         tokenizer_fingerprint=slm.tokenizer_fingerprint,
         vocab_size=slm.vocab_size,
@@ -46,13 +48,20 @@ def opening(
     )
 
 
-def id_codec_of(opened: pb.Opened, slm: CausalLM) -> ids.IdCodec:
-    """The id codec the server chose. Incompatible when it chose a codec this client does not write."""
-    if opened.codec not in codec.VERSIONS:
-        raise Incompatible(f"the server wants codec {opened.codec}, this client writes {list(codec.VERSIONS)}")
-    if opened.id_codec not in (known := ids.versions(slm.primer)):
-        raise Incompatible(f"the server wants id codec {opened.id_codec}, this client writes {list(known)}")
-    return ids.id_codec(opened.id_codec, slm.vocab_size, slm.primer)
+def id_codec_of(info: pb.ServerInfo, slm: CausalLM) -> int:
+    """Version of the id codec that both sides have, the best one. Incompatible when there is none."""
+    known = ids.versions(slm.primer if info.id_primer == slm.primer_fingerprint else ())
+    if both := [version for version in known if version in info.id_codecs]:
+        return both[0]
+    raise Incompatible(f"the server reads id codecs {list(info.id_codecs)}, this client writes {list(known)}")
+
+
+def check_opened(opened: pb.Opened, id_codec: int) -> None:
+    """Unreachable for a server that reads other codecs than it said it would."""
+    if (opened.codec, opened.id_codec) != (codec.VERSION, id_codec):
+        raise Unreachable(
+            f"the server reads codecs {opened.codec} and {opened.id_codec}, not {codec.VERSION} and {id_codec} as agreed"
+        )
 
 
 def audited(data: bytes, form: "pb.Audit.ValueType") -> np.ndarray:
@@ -85,3 +94,6 @@ def check_server(info: pb.ServerInfo, slm: CausalLM) -> None:
         )
     if info.vocab_size != slm.vocab_size:
         raise Incompatible(f"the server has a vocabulary of {info.vocab_size} ids, {slm.name} has {slm.vocab_size}")
+    if codec.VERSION not in info.codecs:
+        raise Incompatible(f"the server reads codecs {list(info.codecs)}, this client writes {list(codec.VERSIONS)}")
+    id_codec_of(info, slm)

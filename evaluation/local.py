@@ -48,5 +48,7 @@ class LocalLink:
     async def open(self, request: pb.Open) -> LocalStream:
         return LocalStream(Session(self._lm, pb.Open.FromString(request.SerializeToString())), self._lag)
 
+    async def reach(self) -> None: ...
+
     def socket_bytes(self) -> tuple[int, int] | None:
         return None

@@ -6,6 +6,7 @@ appended to docs/results/link.jsonl; a second run goes on where the first ended.
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,10 +18,11 @@ from tqdm import tqdm
 
 from common.command import command_parser
 from common.model import BUNDLED, CausalLM, load, use_threads
-from edge_client.grpc_link import GrpcLink, GrpcStream
+from edge_client.grpc_link import GrpcLink
 from edge_client.options import Pair, add_system, add_warp, settings_from
 from edge_client.session import Session
 from edge_client.settings import Settings
+from edge_client.wire import opening
 from evaluation.record import Journal, read_journal
 from evaluation.simulate import options_of
 from evaluation.tasks import Task, tasks
@@ -45,22 +47,17 @@ TEMPERATURES = (1.0, 0.0)
 SEED = 1
 
 
-class Metered:
-    """A link that knows what opening a session cost on the wire."""
-
-    def __init__(self, link: GrpcLink) -> None:
-        self._link, self.info = link, link.info
-        self.setup = 0
-
-    async def open(self, request: pb.Open) -> GrpcStream:
-        before = self._link.socket_bytes()
-        stream = await self._link.open(request)
-        after = self._link.socket_bytes()
-        self.setup = sum(after) - sum(before) if before and after else 0
-        return stream
-
-    def socket_bytes(self) -> tuple[int, int] | None:
-        return self._link.socket_bytes()
+async def setup_bytes(slm: CausalLM, prompt: Sequence[int], settings: Settings, link: GrpcLink) -> int:
+    """Bytes both ways of a session that is opened and closed without a draft."""
+    before = link.socket_bytes()
+    request = opening(slm, prompt, 0, replace(settings, policy="always"), pb.AUDIT_NONE, 1, exact=settings.exact)
+    stream = await link.open(request)
+    while stream.opened is None:
+        stream.arrived()
+        await asyncio.sleep(0.001)
+    await stream.close()
+    after = link.socket_bytes()
+    return sum(after) - sum(before) if before and after else 0
 
 
 def settings_of(temperature: float, pair: Pair) -> dict[str, Settings]:
@@ -71,12 +68,14 @@ def settings_of(temperature: float, pair: Pair) -> dict[str, Settings]:
     return {name: settings_from(options_of(spec, args), pair) for name, spec in SYSTEMS.items()}
 
 
-async def answer(slm: CausalLM, task: Task, settings: Settings, link: Metered) -> dict[str, Any]:
-    session = Session(slm, slm.encode_chat(task.prompt.messages), settings, link)
+async def answer(slm: CausalLM, task: Task, settings: Settings, link: GrpcLink) -> dict[str, Any]:
+    prompt = slm.encode_chat(task.prompt.messages)
+    setup = await setup_bytes(slm, prompt, settings, link)
+    session = Session(slm, prompt, settings, link)
     async for _ in session.tokens():
         pass
     s = session.statistics
-    sockets = (s.uplink_socket_bytes or 0) + (s.downlink_socket_bytes or 0) - link.setup
+    sockets = (s.uplink_socket_bytes or 0) + (s.downlink_socket_bytes or 0) - setup
     return {
         "tokens": s.tokens, "token_ids": session.token_ids, "correct": task.is_correct(session.text),
         "wall_s": round(s.wall_s, 6), "rounds": s.rounds, "llm_positions": s.llm_positions, "slm_steps": s.steps,
@@ -87,8 +86,8 @@ async def answer(slm: CausalLM, task: Task, settings: Settings, link: Metered) -
 async def run(slm: CausalLM, address: str, link_name: str, journal: Journal) -> None:
     done = {(e["link"], e["temperature"], e["system"], e["question"]) for e in journal.entries}
     questions = tasks(None, LINKS[link_name][2], 0)
-    async with GrpcLink(address) as plain:
-        link, pair = Metered(plain), Pair(slm, plain.info)
+    async with GrpcLink(address) as link:
+        pair = Pair(slm, link.info)
         for temperature in TEMPERATURES:
             systems = settings_of(temperature, pair)
             for number, task in enumerate(tqdm(questions, desc=f"{link_name}, T {temperature:g}", disable=None)):

@@ -39,6 +39,8 @@ class Tampered:
     async def open(self, request: pb.Open) -> "TamperedStream":
         return TamperedStream(self, await self.link.open(request))
 
+    async def reach(self) -> None: ...
+
     def socket_bytes(self) -> tuple[int, int] | None:
         return None
 
@@ -51,10 +53,6 @@ class TamperedStream:
     @property
     def opened(self) -> pb.Opened:
         return self.stream.opened
-
-    @opened.setter
-    def opened(self, _: pb.Opened) -> None:
-        raise NotImplementedError
 
     async def send(self, draft: pb.Draft) -> None:
         self.owner.drafts.append(draft)

@@ -125,6 +125,7 @@ class ServerInfo(_message.Message):
     CONTEXT_LIMIT_FIELD_NUMBER: _builtins.int
     CODECS_FIELD_NUMBER: _builtins.int
     ID_CODECS_FIELD_NUMBER: _builtins.int
+    ID_PRIMER_FIELD_NUMBER: _builtins.int
     VERIFICATIONS_FIELD_NUMBER: _builtins.int
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _builtins.int
     OPEN_SESSIONS_FIELD_NUMBER: _builtins.int
@@ -140,6 +141,8 @@ class ServerInfo(_message.Message):
     """Number of valid ids, padded rows excluded."""
     context_limit: _builtins.int
     """Most ids of prompt and answer together."""
+    id_primer: _builtins.str
+    """Names the ids that its primed id codec starts from; empty for none."""
     max_message_bytes: _builtins.int
     """Largest message the server takes, in bytes."""
     open_sessions: _builtins.int
@@ -167,6 +170,7 @@ class ServerInfo(_message.Message):
         context_limit: _builtins.int = ...,
         codecs: _abc.Iterable[_builtins.int] | None = ...,
         id_codecs: _abc.Iterable[_builtins.int] | None = ...,
+        id_primer: _builtins.str = ...,
         verifications: _abc.Iterable[Global___Verification.ValueType] | None = ...,
         max_message_bytes: _builtins.int = ...,
         open_sessions: _builtins.int = ...,
@@ -174,7 +178,7 @@ class ServerInfo(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "codecs", b"codecs", "context_limit", b"context_limit", "id_codecs", b"id_codecs", "max_message_bytes", b"max_message_bytes", "model_fingerprint", b"model_fingerprint", "model_name", b"model_name", "open_sessions", b"open_sessions", "protocol_version", b"protocol_version", "tokenizer_fingerprint", b"tokenizer_fingerprint", "verifications", b"verifications", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "codecs", b"codecs", "context_limit", b"context_limit", "id_codecs", b"id_codecs", "id_primer", b"id_primer", "max_message_bytes", b"max_message_bytes", "model_fingerprint", b"model_fingerprint", "model_name", b"model_name", "open_sessions", b"open_sessions", "protocol_version", b"protocol_version", "tokenizer_fingerprint", b"tokenizer_fingerprint", "verifications", b"verifications", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -290,7 +294,9 @@ class Open(_message.Message):
     def warp(self) -> Global___Warp: ...
     @_builtins.property
     def codecs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Codec versions the client can write, best first."""
+        """Codec versions the client can write, best first. It writes the first one that ServerInfo lists, from the first Draft on;
+        Opened confirms it.
+        """
 
     @_builtins.property
     def id_codecs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -448,9 +454,9 @@ class Opened(_message.Message):
     cached_length: _builtins.int
     """Ids of prompt_ids the server holds in its cache."""
     codec: _builtins.int
-    """The codec version to write."""
+    """The codec version that is read."""
     id_codec: _builtins.int
-    """The id codec version to write."""
+    """The id codec version that is read."""
     def __init__(
         self,
         *,

@@ -1,0 +1,247 @@
+"""A link that dies, in every place it can: what is released afterwards is what would have been."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+from hedge.v1 import hedge_pb2 as pb
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.errors import Disconnected, Incompatible, Unreachable
+from common.model import CausalLM
+from common.sampling import Warp
+from edge_client import connection
+from edge_client.connection import LONGEST_PAUSE, pause
+from edge_client.session import Session
+from edge_client.settings import Settings
+from edge_client.statistics import Provenance
+from evaluation.local import LocalLink, LocalStream
+from tests.conftest import run_session
+
+PROMPT = [1, 2, 3]
+
+
+@dataclass
+class Frail:
+    """A link that dies at some of its operations (opening, sending, receiving), counted from 0.
+
+    What was sent may have been read; a verdict that dies with the link is lost.
+    """
+
+    link: LocalLink
+    dies_at: frozenset[int]
+    # Attempts to reach the server that fail after each death.
+    away: int = 0
+    operations: int = 0
+    failures: int = 0
+    opens: list[pb.Open] = field(default_factory=list)
+
+    @property
+    def info(self) -> pb.ServerInfo:
+        return self.link.info
+
+    def step(self) -> bool:
+        self.operations += 1
+        return self.operations - 1 in self.dies_at
+
+    def die(self) -> None:
+        self.failures = self.away
+        raise Disconnected("the link is down", 0.0)
+
+    async def open(self, request: pb.Open) -> "FrailStream":
+        self.opens.append(request)
+        if self.step():
+            self.die()
+        return FrailStream(self, await self.link.open(request))
+
+    async def reach(self) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise Disconnected("nobody answers")
+
+    def socket_bytes(self) -> tuple[int, int] | None:
+        return None
+
+
+@dataclass
+class FrailStream:
+    owner: Frail
+    stream: LocalStream
+
+    @property
+    def opened(self) -> pb.Opened | None:
+        return self.stream.opened
+
+    async def send(self, draft: pb.Draft) -> None:
+        await self.stream.send(draft)
+        if self.owner.step():
+            self.owner.die()
+
+    async def receive(self) -> pb.Verdict | None:
+        verdict = await self.stream.receive()
+        if self.owner.step():
+            self.owner.die()
+        return verdict
+
+    def arrived(self) -> bool:
+        return self.stream.arrived()
+
+    async def close(self) -> None:
+        await self.stream.close()
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "pause", lambda *_: 0.0)
+
+
+@pytest.fixture(scope="module")
+def pair(make_lm: Callable[..., CausalLM]) -> tuple[CausalLM, CausalLM]:
+    return make_lm(seed=1, eos=11), make_lm(seed=2, eos=11)
+
+
+EXACT = Settings(
+    policy="threshold", measure="margin", threshold=0.9, exact=True, verification="coupled", max_new_tokens=24,
+    on_disconnect="wait",
+)  # fmt: skip
+SENT = replace(EXACT, verification="sparse", draft_from="sent", k=3, bits=6)
+WAYS = {
+    "llm": Settings(policy="stream", max_new_tokens=24, on_disconnect="wait"),
+    "hedge": replace(EXACT, policy="adaptive", max_in_flight=4),
+    "coupled": EXACT,
+    "coupled, pipelined": replace(EXACT, max_in_flight=3),
+    "sparse": SENT,
+    "full": replace(SENT, verification="full", truncation="none"),
+    "split": replace(SENT, verification="split"),
+    "cu-hlm": replace(SENT, exact=False, draft_from="full", measure="perturbation", threshold=0.4),
+    "greedy": replace(EXACT, warp=Warp(0.0), max_in_flight=3),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_after_any_fault_the_answer_is_the_one_without_faults(way: str, pair: tuple[CausalLM, CausalLM]) -> None:
+    slm, llm = pair
+    rng = np.random.default_rng(5)
+    died = 0
+    for seed in range(25):
+        settings = replace(WAYS[way], seed=seed)
+        lag = 2 if settings.max_in_flight > 1 else 0
+        whole = run_session(slm, PROMPT, settings, LocalLink(llm, lag))
+        dies_at = frozenset(int(at) for at in rng.integers(0, 40, 5))
+        frail = Frail(LocalLink(llm, lag), dies_at, away=int(rng.integers(3)))
+        heard: list[str] = []
+        cut = run_session(slm, PROMPT, settings, frail, notify=heard.append)
+        assert cut.token_ids == whole.token_ids
+        assert cut.text == whole.text
+        if settings.max_in_flight == 1:
+            assert cut.statistics.provenance == whole.statistics.provenance
+        died += cut.statistics.disconnects
+        assert bool(heard) == bool(cut.statistics.disconnects)
+    assert died > 25
+
+
+def test_a_resumed_session_brings_what_was_generated_and_the_key_of_the_first(pair: tuple[CausalLM, CausalLM]) -> None:
+    frail = Frail(LocalLink(pair[1]), frozenset({4, 9}))
+    session = run_session(pair[0], PROMPT, EXACT, frail)
+    assert len(frail.opens) == 3
+    for request in frail.opens:
+        held = list(request.prompt_ids)
+        assert held[: len(held) - request.resume_position] == PROMPT
+        assert held[len(PROMPT) :] == session.token_ids[: request.resume_position]
+    assert frail.opens[-1].resume_position > 0
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_alone_the_device_goes_on_says_so_and_comes_back(exact: bool, pair: tuple[CausalLM, CausalLM]) -> None:
+    settings = replace(EXACT if exact else WAYS["cu-hlm"], on_disconnect="continue", max_new_tokens=60, seed=3)
+    slm, llm = pair
+    whole = run_session(slm, PROMPT, settings, LocalLink(llm))
+    frail = Frail(LocalLink(llm), frozenset({6, 7}), away=4)
+    heard: list[str] = []
+    session = run_session(slm, PROMPT, settings, frail, notify=heard.append)
+    kinds = session.statistics.provenance
+    offline = [at for at, kind in enumerate(kinds) if kind is Provenance.OFFLINE]
+    assert 0 < len(offline) < len(kinds)
+    assert any(kind in (Provenance.ACCEPTED, Provenance.CORRECTED) for kind in kinds[offline[-1] :])
+    assert session.token_ids[: offline[0]] == whole.token_ids[: offline[0]]
+    assert "the cloud is back" in heard
+    assert session.exact is False
+    assert session.statistics.exact_until == (offline[0] if exact else None)
+    # Read by the cloud later: the risk of going on alone is known too.
+    assert session.statistics.audited >= len(offline)
+    assert session.statistics.realised_risk
+    assert frail.opens[-1].guarantee == pb.GUARANTEE_OPPORTUNISTIC
+
+
+def test_an_answer_whose_link_dies_for_good_is_finished_alone(
+    pair: tuple[CausalLM, CausalLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "ATTEMPTS", 3)
+    settings = replace(WAYS["cu-hlm"], on_disconnect="continue", max_new_tokens=40, seed=3)
+    session = run_session(pair[0], PROMPT, settings, Frail(LocalLink(pair[1]), frozenset({5}), away=10**9))
+    assert session.statistics.provenance[-1] is Provenance.OFFLINE
+    assert session.finish_reason == "stop" or len(session.token_ids) == 40
+
+
+def test_fail_fails_and_wait_gives_up_in_the_end(pair: tuple[CausalLM, CausalLM], monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Disconnected, match="the link is down"):
+        run_session(pair[0], PROMPT, replace(EXACT, on_disconnect="fail"), Frail(LocalLink(pair[1]), frozenset({3})))
+    monkeypatch.setattr(connection, "ATTEMPTS", 3)
+    with pytest.raises(Unreachable, match="given up after 3 attempts: nobody answers"):
+        run_session(pair[0], PROMPT, EXACT, Frail(LocalLink(pair[1]), frozenset({3}), away=10**9))
+    # Reaching it is not enough: without a verdict the attempts count on.
+    with pytest.raises(Unreachable, match="given up after 3 attempts"):
+        run_session(pair[0], PROMPT, EXACT, Frail(LocalLink(pair[1]), frozenset(range(3, 10**4))))
+
+
+def test_another_model_does_not_finish_the_answer(pair: tuple[CausalLM, CausalLM], make_lm: Callable[..., CausalLM]) -> None:
+    frail = Frail(LocalLink(pair[1]), frozenset({3}))
+
+    async def elsewhere() -> None:
+        frail.link = LocalLink(make_lm(seed=9, eos=11))
+
+    frail.reach = elsewhere  # type: ignore[method-assign]
+    with pytest.raises(Incompatible, match="the answer was begun with"):
+        run_session(pair[0], PROMPT, EXACT, frail)
+
+
+def test_a_server_that_says_nothing_counts_as_gone(pair: tuple[CausalLM, CausalLM]) -> None:
+    class Silent(LocalLink):
+        async def open(self, request: pb.Open) -> LocalStream:
+            stream = await super().open(request)
+
+            async def never() -> pb.Verdict | None:
+                await asyncio.Event().wait()
+                return None
+
+            stream.receive = never  # type: ignore[method-assign]
+            return stream
+
+    settings = replace(EXACT, on_disconnect="fail", patience=0.01)
+    with pytest.raises(Disconnected, match=r"has not answered for 0\.01 s"):
+        run_session(pair[0], PROMPT, settings, Silent(pair[1]))
+
+
+def test_an_answer_that_is_left_while_the_link_is_down_leaves_nothing_behind(pair: tuple[CausalLM, CausalLM]) -> None:
+    settings = replace(WAYS["cu-hlm"], on_disconnect="continue", max_new_tokens=60)
+
+    async def leave() -> set[asyncio.Task[object]]:
+        session = Session(pair[0], PROMPT, settings, Frail(LocalLink(pair[1]), frozenset({5}), away=10**9))
+        tokens = session.tokens()
+        async for emitted in tokens:
+            if emitted.provenance is Provenance.OFFLINE:
+                break
+        await tokens.aclose()  # type: ignore[attr-defined]
+        return asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[return-value, arg-type]
+
+    assert asyncio.run(leave()) == set()
+
+
+@given(st.integers(0, 10**6), st.integers(0, 2**32))
+def test_pauses_double_up_to_a_cap_and_are_spread(attempt: int, seed: int) -> None:
+    found = pause(attempt, np.random.default_rng(seed))
+    whole = min(LONGEST_PAUSE, 0.1 * 2.0 ** min(attempt, 20))
+    assert whole / 2 <= found <= whole
