@@ -155,9 +155,9 @@ def test_a_resumed_session_brings_what_was_generated_and_the_key_of_the_first(pa
 
 
 @pytest.mark.parametrize("exact", [True, False])
-def test_alone_the_device_goes_on_says_so_and_comes_back(exact: bool, pair: tuple[CausalLM, CausalLM]) -> None:
+def test_alone_the_device_goes_on_says_so_and_comes_back(exact: bool, make_lm: Callable[..., CausalLM]) -> None:
     settings = replace(EXACT if exact else WAYS["cu-hlm"], on_disconnect="continue", max_new_tokens=60, seed=3)
-    slm, llm = pair
+    slm, llm = make_lm(seed=1), make_lm(seed=2)
     whole = run_session(slm, PROMPT, settings, LocalLink(llm))
     frail = Frail(LocalLink(llm), frozenset({6, 7}), away=4)
     heard: list[str] = []
