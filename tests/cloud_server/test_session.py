@@ -8,7 +8,7 @@ from cloud_server.session import MAX_DRAFTS, Session
 from common import codec
 from common.distribution import Quantised
 from common.errors import BadInput, Incompatible
-from common.ids import FIXED, FixedIds
+from common.ids import ADAPTIVE, FIXED, AdaptiveIds, FixedIds
 from common.model import CausalLM
 from common.rpc import PROTOCOL_VERSION
 
@@ -200,6 +200,22 @@ def test_bad_drafts_name_the_value_and_change_nothing(session: Session, draft: p
         session.verify(draft)
     assert session.cached_tokens == before
     assert session.verify(drafting([1], step_id=0)) is not None
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_a_client_that_agrees_on_one_id_codec_and_writes_another(seed: int, lm: CausalLM) -> None:
+    """What cannot be told from ids is ids, all of them valid; everything else is refused, and nothing has changed."""
+    session = Session(lm, opening(lm, id_codecs=[ADAPTIVE], verification=pb.VERIFICATION_COUPLED))
+    session.prefill()
+    rng = np.random.default_rng(seed)
+    data = FixedIds(12).encode([], [int(token) for token in rng.integers(0, 12, rng.integers(1, 20))])
+    try:
+        verdict = session.verify(pb.Draft(ids=data))
+        assert verdict is not None
+        assert verdict.accepted <= MAX_DRAFTS
+    except BadInput:
+        assert session.cached_tokens == len(PROMPT) - 1
+        assert session.verify(pb.Draft(ids=AdaptiveIds(12).encode(PROMPT, [1, 2]))) is not None
 
 
 def test_an_old_step_is_refused(session: Session) -> None:

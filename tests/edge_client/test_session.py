@@ -10,9 +10,11 @@ from hedge.v1 import hedge_pb2 as pb
 
 from common import codec
 from common.errors import BadInput, Incompatible, Unreachable
-from common.ids import AdaptiveIds
+from common.ids import ADAPTIVE, FIXED, AdaptiveIds
 from common.model import CausalLM
 from common.noise import Noise, Purpose
+from edge_client.exchange import Exchange
+from edge_client.pace import Adaptive
 from edge_client.session import Session
 from edge_client.settings import Settings
 from edge_client.statistics import Provenance
@@ -136,6 +138,58 @@ def test_lies_about_blocks_are_named(
     with pytest.raises(Unreachable, match=words):
         run_session(pair[0], PROMPT, settings, link)
     assert link.closed == 1
+
+
+def test_verdicts_out_of_order_are_named(pair: tuple[CausalLM, CausalLM]) -> None:
+    """A verdict that was given before, and two that changed places."""
+    settings = replace(EXACT, policy="always", max_in_flight=4, max_new_tokens=30)
+    first: list[pb.Verdict] = []
+
+    def repeated(verdict: pb.Verdict) -> pb.Verdict:
+        first.append(verdict)
+        return first[0]
+
+    with pytest.raises(Unreachable, match=r"without a verdict on step [1-9]"):
+        run_session(pair[0], PROMPT, settings, Tampered(LocalLink(pair[1], 2), repeated))
+
+
+def test_a_server_that_reads_another_codec_than_agreed_is_named(pair: tuple[CausalLM, CausalLM]) -> None:
+    class Turncoat(LocalLink):
+        async def open(self, request: pb.Open) -> LocalStream:
+            stream = await super().open(request)
+            stream.opened.id_codec = FIXED
+            return stream
+
+    with pytest.raises(Unreachable, match=f"reads codecs {codec.VERSION} and {FIXED}, not {codec.VERSION} and {ADAPTIVE}"):
+        run_session(pair[0], PROMPT, EXACT, Turncoat(pair[1]))
+
+
+def test_a_bonus_for_a_position_drafted_meanwhile_is_its_early_verdict(
+    pair: tuple[CausalLM, CausalLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held blocks: the bonus confirms the first draft of the next block or takes its place, and the tokens stay the LLM's."""
+    monkeypatch.setattr(Adaptive, "in_flight", 1)
+    met: list[bool] = []
+    plain = Exchange._take_bonus
+
+    def spied(exchange: Exchange, verdict: pb.Verdict, *, wanted: bool) -> None:
+        if exchange._block:
+            met.append(exchange._block[0].token == verdict.bonus)
+        plain(exchange, verdict, wanted=wanted)
+
+    monkeypatch.setattr(Exchange, "_take_bonus", spied)
+    settings = replace(EXACT, policy="adaptive", max_in_flight=2, max_new_tokens=40)
+    for seed in range(20):
+        alone = run_session(
+            pair[0], PROMPT, Settings(policy="stream", max_new_tokens=40, seed=seed), LocalLink(pair[1])
+        ).token_ids
+        assert run_session(pair[0], PROMPT, replace(settings, seed=seed), LocalLink(pair[1], 3)).token_ids == alone
+    assert set(met) == {True, False}
+
+
+def test_two_turns_with_one_seed_do_not_share_their_noise(pair: tuple[CausalLM, CausalLM]) -> None:
+    first = Noise(5, PROMPT).uniforms(Purpose.TARGET, 0, count=64)
+    assert not np.intersect1d(first, Noise(5, [*PROMPT, 4, 2]).uniforms(Purpose.TARGET, 0, count=64)).size
 
 
 def test_no_released_token_is_withdrawn(pair: tuple[CausalLM, CausalLM]) -> None:

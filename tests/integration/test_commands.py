@@ -79,6 +79,28 @@ def test_same_seed_same_tokens_across_restarts_of_both_sides(start_cloud: StartC
     assert runs[0]["provenance"] == runs[1]["provenance"]
 
 
+def test_a_server_killed_in_mid_answer_and_started_again_changes_nothing(start_cloud: StartCloud) -> None:
+    """kill -9, twice; `hedge` waits, replays and goes on, and the words are those of an answer that was not disturbed."""
+    server = start_cloud("--threads", "1")
+    ask = ("generate", "--cloud", server.address, "--insecure", "--seed", "6", "--prompt", "Tell me a tale about a fox.")
+    whole = hedge(*ask)
+    assert whole.returncode == 0
+    asking = subprocess.Popen([str(BIN / "hedge"), *ask], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT)
+    assert asking.stdout
+    assert asking.stderr
+    said = b""
+    for _ in range(2):
+        said += asking.stdout.read(40)
+        server.process.kill()
+        server.process.wait()
+        server = start_cloud("--threads", "1", "--listen", server.address)
+    rest, errors = asking.communicate(timeout=240)
+    assert asking.returncode == 0, errors
+    assert (said + rest).decode() == whole.stdout
+    assert b"no Hedge cloud answers" in errors
+    assert b"the cloud is back" in errors
+
+
 def test_greedy_asking_always_is_the_llm_alone(cloud: Cloud, here: Run, tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text("".join(json.dumps({"prompt": q.text}) + "\n" for q in held_out_set(50, seed=4)))
