@@ -13,6 +13,7 @@ from common.rpc import make_server, split_address
 logger = logging.getLogger(__name__)
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
+DEFAULT_KV_BYTES = 1 << 30
 EXAMPLES = """  hedge-cloud serve --insecure
   hedge-cloud serve --llm ./my-llm --listen 127.0.0.1:7000 --insecure"""
 
@@ -24,6 +25,13 @@ def _parser() -> Parser:
     parser.add_argument("--insecure", action="store_true", help="plaintext, no authentication: has to be asked for")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--kv-bytes", type=int, default=DEFAULT_KV_BYTES, metavar="N",
+        help="memory for keys and values; the session used longest ago makes room (default 1 GiB)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--batch-positions", type=int, default=256, metavar="N", help="positions of one forward pass, padding included"
+    )
     parser.add_argument("--threads", type=int, default=None, help="torch threads (default: torch's own choice)")
     return parser
 
@@ -31,6 +39,8 @@ def _parser() -> Parser:
 def serve(arguments: Sequence[str]) -> None:
     args = parse(_parser(), arguments)
     host, port = split_address(args.listen, lowest_port=0)
+    if not 8 <= args.batch_positions <= 1 << 20:
+        raise BadInput(f"batch-positions {args.batch_positions} is not in 8..2^20")
     if not args.insecure:
         raise BadInput("the server speaks plaintext without authentication: say so with --insecure")
     if host not in LOOPBACK:
@@ -40,17 +50,19 @@ def serve(arguments: Sequence[str]) -> None:
 
     use_threads(args.threads)
     lm = load(args.llm, "llm", dtype=args.dtype, device=args.device)
-    asyncio.run(_serve(lm, f"{host}:{port}"))
+    from cloud_server.batcher import Batcher
+    from cloud_server.engine import Engine
+
+    batcher = Batcher(Engine(lm, args.kv_bytes), args.batch_positions)
+    asyncio.run(_serve(lm, batcher, f"{host}:{port}"))
 
 
-async def _serve(lm: "CausalLM", address: str) -> None:  # type: ignore[name-defined]  # noqa: F821
+async def _serve(lm: "CausalLM", batcher: "Batcher", address: str) -> None:  # type: ignore[name-defined]  # noqa: F821
     from hedge.v1.hedge_pb2_grpc import add_HedgeServicer_to_server
 
     from cloud_server.servicer import ErrorInterceptor, Servicer
-    from cloud_server.worker import Worker
 
-    worker = Worker()
-    servicer = Servicer(lm, worker)
+    servicer = Servicer(lm, batcher)
     server = make_server(lambda made: add_HedgeServicer_to_server(servicer, made), [ErrorInterceptor()])
     try:
         port = server.add_insecure_port(address)
@@ -64,7 +76,7 @@ async def _serve(lm: "CausalLM", address: str) -> None:  # type: ignore[name-def
         asyncio.get_running_loop().add_signal_handler(name, stopped.set)
     await stopped.wait()
     await server.stop(grace=1.0)
-    worker.close()
+    batcher.close()
 
 
 COMMANDS = {"serve": serve}

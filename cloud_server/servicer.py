@@ -13,8 +13,8 @@ from google.protobuf.message import DecodeError
 from hedge.v1 import hedge_pb2 as pb
 from hedge.v1.hedge_pb2_grpc import HedgeServicer
 
+from cloud_server.batcher import Batcher, PooledPrefix
 from cloud_server.session import Session, server_info
-from cloud_server.worker import Worker
 from common.errors import BadInput, HedgeError, Incompatible, Unreachable
 from common.model import CausalLM
 
@@ -72,13 +72,14 @@ async def _closed(requests: AsyncIterator[pb.ClientMessage]) -> None:
 class Servicer(HedgeServicer):
     """Hedge over one LLM."""
 
-    def __init__(self, lm: CausalLM, worker: Worker) -> None:
+    def __init__(self, lm: CausalLM, batcher: Batcher) -> None:
         self._lm = lm
-        self._worker = worker
+        self._batcher = batcher
+        self._context = min(lm.context, batcher.capacity)
         self._sessions: set[Session] = set()
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Any) -> pb.ServerInfo:  # noqa: N802, ARG002
-        return server_info(self._lm, self._sessions)
+        return server_info(self._lm, self._sessions, self._context)
 
     async def Generate(  # noqa: N802
         self,
@@ -90,24 +91,28 @@ class Servicer(HedgeServicer):
             return
         if first.WhichOneof("kind") != "open":
             raise BadInput(f"a stream begins with open, not {first.WhichOneof('kind')}")
-        session = Session(self._lm, first.open)
+        prefix = self._batcher.prefix()
+        session = Session(self._lm, first.open, prefix, self._context)
         self._sessions.add(session)
         logger.info("session %s: open, %d ids", first.open.session_id[:64], len(first.open.prompt_ids))
         try:
-            opened, _ = await self._worker.run(session.prefill)
+            opened, _ = await self._batcher.run(prefix, session.prefill())
             yield pb.ServerMessage(opened=opened)
-            answers = self._stream(session, request_iterator) if session.streams else self._verify(session, request_iterator)
-            async for verdict in answers:
+            answer = self._stream if session.streams else self._verify
+            async for verdict in answer(session, prefix, request_iterator):
                 yield pb.ServerMessage(verdict=verdict)
         finally:
+            self._batcher.leave(prefix)
             self._sessions.discard(session)
             logger.info("session %s: closed", first.open.session_id[:64])
 
-    async def _stream(self, session: Session, requests: AsyncIterator[pb.ClientMessage]) -> AsyncIterator[pb.Verdict]:
+    async def _stream(
+        self, session: Session, prefix: PooledPrefix, requests: AsyncIterator[pb.ClientMessage]
+    ) -> AsyncIterator[pb.Verdict]:
         closing = asyncio.create_task(_closed(requests))
         try:
             while not closing.done():
-                verdict, waited = await self._worker.run(session.next_token)
+                verdict, waited = await self._batcher.run(prefix, session.next_token())
                 if verdict is None:
                     return
                 verdict.timings.queue_us = round(waited * 1e6)
@@ -116,11 +121,13 @@ class Servicer(HedgeServicer):
         finally:
             closing.cancel()
 
-    async def _verify(self, session: Session, requests: AsyncIterator[pb.ClientMessage]) -> AsyncIterator[pb.Verdict]:
+    async def _verify(
+        self, session: Session, prefix: PooledPrefix, requests: AsyncIterator[pb.ClientMessage]
+    ) -> AsyncIterator[pb.Verdict]:
         async for message in requests:
             match message.WhichOneof("kind"):
                 case "draft":
-                    verdict, waited = await self._worker.run(lambda draft=message.draft: session.verify(draft))  # type: ignore[misc]
+                    verdict, waited = await self._batcher.run(prefix, session.verify(message.draft))
                     if verdict is not None:
                         verdict.timings.queue_us = round(waited * 1e6)
                         yield verdict

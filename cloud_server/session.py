@@ -1,8 +1,9 @@
 """One session: the history of one stream, its KV cache, and the verdicts on its drafts. Knows no gRPC context."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Generator
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 from hedge.v1 import hedge_pb2 as pb
@@ -13,6 +14,7 @@ from common.coupling import coupled_draw
 from common.distribution import MAX_BITS
 from common.errors import BadInput, Incompatible
 from common.model import CausalLM
+from common.model import Prefix as ModelPrefix
 from common.noise import Noise
 from common.rpc import MAX_MESSAGE_BYTES, PROTOCOL_VERSION
 from common.sampling import Warp
@@ -31,15 +33,39 @@ MAX_END_IDS = 64
 CHUNK = 64
 
 
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """What a session wants of the model: all of `ids` in its cache, and the logits after the last `rows` of them."""
+
+    ids: list[int]
+    rows: int
+
+
+# What a session does until it needs the model, again and again. It is sent float32 [rows, vocab_size].
+Steps = Generator[Feed, np.ndarray, Result]
+
+
+class Prefix(Protocol):
+    """The cached state of the session's history: how much of it there is, which can shrink at any time, and rollback."""
+
+    @property
+    def length(self) -> int: ...
+
+    def rollback(self, length: int) -> None: ...
+
+
 @dataclass(slots=True)
-class Work:
+class Cost:
     """What the forward passes of one verdict cost."""
 
     seconds: float = 0.0
     positions: int = 0
 
 
-def check_open(request: pb.Open, lm: CausalLM) -> Warp:
+def check_open(request: pb.Open, lm: CausalLM, context: int) -> Warp:
     """Refuses what cannot be served, naming both values. Returns the warp."""
     if request.protocol_version != PROTOCOL_VERSION:
         raise Incompatible(f"protocol version {request.protocol_version}, the server speaks {PROTOCOL_VERSION}")
@@ -60,8 +86,8 @@ def check_open(request: pb.Open, lm: CausalLM) -> Warp:
     if len(request.end_ids) > MAX_END_IDS:
         raise BadInput(f"{len(request.end_ids)} end ids, at most {MAX_END_IDS}")
     prompt = len(request.prompt_ids)
-    if not 1 <= prompt <= lm.context:
-        raise BadInput(f"a prompt of {prompt} ids, not 1..{lm.context}")
+    if not 1 <= prompt <= context:
+        raise BadInput(f"a prompt of {prompt} ids, not 1..{context}")
     if not 0 <= request.resume_position < prompt:
         raise BadInput(f"resume position {request.resume_position} in {prompt} ids")
     _check_ids(request.prompt_ids, lm.vocab_size)
@@ -85,12 +111,13 @@ class Session:
     """Verifies against one growing, rollable history.
 
     The cache always lags the history by at least one id, so that the row that judges the next position is computed by the
-    forward pass that needs it.
+    forward pass that needs it. What needs the model is written as Steps: whoever runs them may batch sessions.
     """
 
-    def __init__(self, lm: CausalLM, request: pb.Open) -> None:
+    def __init__(self, lm: CausalLM, request: pb.Open, prefix: Prefix, context: int | None = None) -> None:
         self._lm = lm
-        self._warp = check_open(request, lm)
+        self._context = context or lm.context
+        self._warp = check_open(request, lm, self._context)
         self._audit = request.audit
         self._verification = request.verification
         self._exact = request.guarantee == pb.GUARANTEE_EXACT
@@ -103,12 +130,12 @@ class Session:
         self._noise = Noise(request.seed, self._history[: self._prompt])
         self._id_version = _id_codecs(request, lm)[0]
         self._ids = ids.id_codec(self._id_version, lm.vocab_size, lm.primer)
-        self._prefix = lm.prefix()
+        self._prefix = prefix
         self._last: pb.Verdict | None = None
         self._next_step = 0
         self._seen, self._more = 0, False
         self._correction_step = -1
-        self.work = Work()
+        self.cost = Cost()
 
     @property
     def cached_tokens(self) -> int:
@@ -118,20 +145,22 @@ class Session:
     def _generated(self) -> int:
         return len(self._history) - self._prompt
 
-    def prefill(self) -> pb.Opened:
+    def prefill(self) -> Steps[pb.Opened]:
         """Runs the prompt through the model, its last id excepted."""
-        self._forward(self._history[:-1], 0)
+        yield from self._forward(self._history[:-1], 0)
         return pb.Opened(cached_length=self._prefix.length, codec=codec.VERSION, id_codec=self._id_version)
 
-    def _forward(self, fed: list[int], rows: int) -> list[np.ndarray]:
-        """The warped laws after each of the last `rows` of the ids fed."""
-        started = time.perf_counter()
-        logits = self._prefix.forward(fed, rows)
-        self.work.seconds += time.perf_counter() - started
-        self.work.positions += len(fed)
+    def _forward(self, ids: list[int], rows: int) -> Steps[list[np.ndarray]]:
+        """The warped laws after each of the last `rows` of `ids`, all of which the cache holds then."""
+        started, before = time.perf_counter(), self._prefix.length
+        if before >= len(ids):
+            return []
+        logits = yield Feed(ids, rows)
+        self.cost.seconds += time.perf_counter() - started
+        self.cost.positions += len(ids) - before
         return [self._warp(row) for row in logits]
 
-    def verify(self, draft: pb.Draft) -> pb.Verdict | None:
+    def verify(self, draft: pb.Draft) -> Steps[pb.Verdict | None]:
         """The verdict on `draft`: the cached one for a repeated step, None for a draft that missed a correction."""
         step = draft.step_id if draft.HasField("step_id") else self._next_step
         if self._last is not None and step == self._last.step_id:
@@ -148,14 +177,14 @@ class Session:
         self._next_step, self._seen, self._more = step + 1, seen, draft.more
         self._roll_back(self._prompt + position)
         first = position + len(untested)
-        self.work = Work()
+        self.cost = Cost()
         judged: list[float] = []
         while len(untested) > CHUNK:
             head, untested = untested[:CHUNK], untested[CHUNK:]
             self._history += head
-            judged += _of(head, self._laws([], CHUNK, bonus=False))
+            judged += _of(head, (yield from self._laws([], CHUNK, bonus=False)))
         self._history += untested
-        laws = self._laws(proposals, len(untested), bonus=bool(proposals) and self._bonus and not draft.more)
+        laws = yield from self._laws(proposals, len(untested), bonus=bool(proposals) and self._bonus and not draft.more)
         outcome = verify_block(self._rule(step), first, proposals, laws[len(untested) :], self._end_ids)
         self._last = self._answer(step, outcome, untested, proposals, laws, judged)
         if outcome.correction is not None or outcome.law is not None:
@@ -173,7 +202,7 @@ class Session:
         if position > self._generated:
             raise BadInput(f"position {position} after {self._generated} generated tokens")
         start = self._prompt + position
-        tokens = self._ids.decode(self._history[:start], draft.ids, self._lm.context - start)
+        tokens = self._ids.decode(self._history[:start], draft.ids, self._context - start)
         if draft.untested > len(tokens):
             raise BadInput(f"{draft.untested} untested ids of {len(tokens)}")
         untested, tested = tokens[: draft.untested], tokens[draft.untested :]
@@ -198,11 +227,11 @@ class Session:
         del self._history[length:]
         self._prefix.rollback(min(self._prefix.length, length - 1))
 
-    def _laws(self, proposals: list[Proposal], untested: int, *, bonus: bool) -> list[np.ndarray]:
+    def _laws(self, proposals: list[Proposal], untested: int, *, bonus: bool) -> Steps[list[np.ndarray]]:
         """y of every untested position, every drafted one, and the one after them if a bonus is wanted; one forward."""
         ahead = [*self._history, *(proposal.token for proposal in proposals)]
         wanted = untested + len(proposals) + bonus
-        return self._forward(ahead[self._prefix.length : len(ahead) - (not bonus)], wanted) if wanted else []
+        return (yield from self._forward(ahead[: len(ahead) - (not bonus)], wanted)) if wanted else []
 
     def _answer(
         self, step: int, outcome: Outcome, untested: list[int], proposals: list[Proposal], laws: list[np.ndarray],
@@ -222,7 +251,7 @@ class Session:
             correction=outcome.correction,
             bonus=outcome.bonus,
             audit=self._audit_of(judged),
-            timings=pb.Timings(forward_us=round(self.work.seconds * 1e6), positions=self.work.positions),
+            timings=pb.Timings(forward_us=round(self.cost.seconds * 1e6), positions=self.cost.positions),
             law=None if outcome.law is None else _law(outcome.law),
         )
 
@@ -237,19 +266,30 @@ class Session:
     def streams(self) -> bool:
         return self._verification == pb.VERIFICATION_STREAM
 
-    def next_token(self) -> pb.Verdict | None:
+    def next_token(self) -> Steps[pb.Verdict | None]:
         """The LLM's own next token (the `llm` system), None once the answer has ended."""
         generated = self._generated
         ended = generated > 0 and self._history[-1] in self._end_ids
-        if ended or generated >= self._max_new_tokens or len(self._history) >= self._lm.context:
+        if ended or generated >= self._max_new_tokens or len(self._history) >= self._context:
             return None
-        self.work = Work()
-        law = self._forward(self._history[self._prefix.length :], 1)[0]
+        self.cost = Cost()
+        law = (yield from self._forward(self._history, 1))[0]
         # The draw of `coupled`, so that the two systems give the same answer.
         token = coupled_draw(self._noise, generated, law)
         self._history.append(token)
-        timings = pb.Timings(forward_us=round(self.work.seconds * 1e6), positions=self.work.positions)
+        timings = pb.Timings(forward_us=round(self.cost.seconds * 1e6), positions=self.cost.positions)
         return pb.Verdict(step_id=generated, bonus=token, timings=timings)
+
+
+def alone(steps: Steps[Result], prefix: ModelPrefix) -> Result:
+    """Runs the steps of one session on a cache of its own."""
+    try:
+        feed = next(steps)
+        while True:
+            feed = steps.send(prefix.forward(feed.ids[prefix.length :], feed.rows))
+    except StopIteration as end:
+        result: Result = end.value
+        return result
 
 
 def _of(tokens: list[int], laws: list[np.ndarray]) -> list[float]:
@@ -263,7 +303,7 @@ def _law(law: np.ndarray) -> pb.Law:
     return pb.Law(probabilities=law[kept].astype("<f4").tobytes(), ids=named)
 
 
-def server_info(lm: CausalLM, sessions: Collection[Session] = ()) -> pb.ServerInfo:
+def server_info(lm: CausalLM, sessions: Collection[Session] = (), context: int | None = None) -> pb.ServerInfo:
     """What the server says of itself before a session is opened."""
     return pb.ServerInfo(
         protocol_version=PROTOCOL_VERSION,
@@ -271,7 +311,7 @@ def server_info(lm: CausalLM, sessions: Collection[Session] = ()) -> pb.ServerIn
         model_fingerprint=lm.fingerprint,
         tokenizer_fingerprint=lm.tokenizer_fingerprint,
         vocab_size=lm.vocab_size,
-        context_limit=lm.context,
+        context_limit=context or lm.context,
         codecs=codec.VERSIONS,
         id_codecs=ids.versions(lm.primer),
         id_primer=lm.primer_fingerprint,

@@ -4,17 +4,17 @@ from collections import deque
 
 from hedge.v1 import hedge_pb2 as pb
 
-from cloud_server.session import Session, server_info
-from common.model import CausalLM
+from cloud_server.session import Session, alone, server_info
+from common.model import CausalLM, Prefix
 
 
 class LocalStream:
     """One session, answered on receive. A verdict arrives when it has been looked for `lag` times, or is waited for."""
 
-    def __init__(self, session: Session, lag: int = 0) -> None:
-        self.session = session
+    def __init__(self, session: Session, prefix: Prefix, lag: int = 0) -> None:
+        self.session, self._prefix = session, prefix
         self._lag, self._looks = lag, 0
-        self.opened = session.prefill()
+        self.opened = alone(session.prefill(), prefix)
         self._sent: deque[pb.Draft] = deque()
 
     async def send(self, draft: pb.Draft) -> None:
@@ -24,9 +24,9 @@ class LocalStream:
     async def receive(self) -> pb.Verdict | None:
         self._looks = 0
         if self.session.streams:
-            return self.session.next_token()
+            return alone(self.session.next_token(), self._prefix)
         while self._sent:
-            if (verdict := self.session.verify(self._sent.popleft())) is not None:
+            if (verdict := alone(self.session.verify(self._sent.popleft()), self._prefix)) is not None:
                 return verdict
         return None
 
@@ -46,7 +46,9 @@ class LocalLink:
         self.info = server_info(lm)
 
     async def open(self, request: pb.Open) -> LocalStream:
-        return LocalStream(Session(self._lm, pb.Open.FromString(request.SerializeToString())), self._lag)
+        prefix = self._lm.prefix()
+        session = Session(self._lm, pb.Open.FromString(request.SerializeToString()), prefix)
+        return LocalStream(session, prefix, self._lag)
 
     async def reach(self) -> None: ...
 

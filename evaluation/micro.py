@@ -17,6 +17,7 @@ import torch
 from hedge.v1 import hedge_pb2 as pb
 
 from cloud_server.session import Session as CloudSession
+from cloud_server.session import alone as run_alone
 from common import codec
 from common.ids import FIXED, FixedIds
 from common.model import BUNDLED, CausalLM, bundled_folder, load
@@ -82,8 +83,9 @@ def cloud(llm: CausalLM, ids: list[int]) -> float:
         verification=pb.VERIFICATION_SPARSE, audit=pb.AUDIT_BYTE, tokenizer_fingerprint=llm.tokenizer_fingerprint,
         vocab_size=llm.vocab_size, codecs=codec.VERSIONS, id_codecs=[FIXED],
     )  # fmt: skip
-    session = CloudSession(llm, request)
-    session.prefill()
+    prefix = llm.prefix()
+    session = CloudSession(llm, request, prefix)
+    run_alone(session.prefill(), prefix)
     bare = llm.prefix()
     bare.forward(ids[:-1], 0)
     law = Warp()(llm.prefix().forward(ids, 1)[0])
@@ -93,7 +95,8 @@ def cloud(llm: CausalLM, ids: list[int]) -> float:
 
     def verify() -> None:
         nonlocal step
-        session.verify(pb.Draft(step_id=step, verdicts_seen=step, position=0, ids=coded, proposals=[payload]))
+        draft = pb.Draft(step_id=step, verdicts_seen=step, position=0, ids=coded, proposals=[payload])
+        run_alone(session.verify(draft), prefix)
         step += 1
 
     def forward() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hedge.v1 import hedge_pb2 as pb
 
-from cloud_server.session import MAX_DRAFTS, Session
+from cloud_server.session import MAX_DRAFTS, Session, alone
 from common import codec
 from common.distribution import Quantised
 from common.errors import BadInput, Incompatible
@@ -41,6 +41,20 @@ def drafting(tested: Sequence[int] = (), untested: Sequence[int] = (), vocab: in
     )  # fmt: skip
 
 
+class Alone(Session):
+    """A session that runs its steps at once, on a cache of its own."""
+
+    def __init__(self, lm: CausalLM, request: pb.Open) -> None:
+        self.own = lm.prefix()
+        super().__init__(lm, request, self.own)
+
+    def opened(self) -> pb.Opened:
+        return alone(self.prefill(), self.own)
+
+    def judge(self, draft: pb.Draft) -> pb.Verdict | None:
+        return alone(self.verify(draft), self.own)
+
+
 def greedy(lm: CausalLM, ids: list[int]) -> int:
     return int(lm.prefix().forward(ids, 1)[0].argmax())
 
@@ -51,30 +65,30 @@ def lm(make_lm: Callable[..., CausalLM]) -> CausalLM:
 
 
 @pytest.fixture
-def session(lm: CausalLM) -> Session:
-    made = Session(lm, opening(lm, warp=pb.Warp(temperature=0, top_p=1)))
-    made.prefill()
+def session(lm: CausalLM) -> Alone:
+    made = Alone(lm, opening(lm, warp=pb.Warp(temperature=0, top_p=1)))
+    made.opened()
     return made
 
 
-def test_a_retried_step_returns_the_cached_verdict(lm: CausalLM, session: Session) -> None:
+def test_a_retried_step_returns_the_cached_verdict(lm: CausalLM, session: Alone) -> None:
     draft = drafting([5], step_id=0)
-    first = session.verify(draft)
+    first = session.judge(draft)
     cached = session.cached_tokens
-    assert session.verify(draft) is first
+    assert session.judge(draft) is first
     assert session.cached_tokens == cached
 
 
-def test_blocks_catch_up_roll_back_and_correct_like_plain_greedy(lm: CausalLM, session: Session) -> None:
+def test_blocks_catch_up_roll_back_and_correct_like_plain_greedy(lm: CausalLM, session: Alone) -> None:
     skipped, right = 4, greedy(lm, [*PROMPT, 4])
     wrong = (greedy(lm, [*PROMPT, 4, right]) + 1) % 12
-    verdict = session.verify(drafting([right, wrong, 2], [skipped], step_id=0))
+    verdict = session.judge(drafting([right, wrong, 2], [skipped], step_id=0))
     assert verdict is not None
     assert verdict.accepted == 1
     assert verdict.correction == greedy(lm, [*PROMPT, 4, right])
     assert not verdict.HasField("bonus")
     history = [*PROMPT, skipped, right, verdict.correction]
-    follow = session.verify(drafting([greedy(lm, history)], verdicts_seen=1))
+    follow = session.judge(drafting([greedy(lm, history)], verdicts_seen=1))
     assert follow is not None
     assert follow.accepted == 1
     assert follow.bonus == greedy(lm, [*history, greedy(lm, history)])
@@ -84,9 +98,9 @@ def test_blocks_catch_up_roll_back_and_correct_like_plain_greedy(lm: CausalLM, s
 def test_the_audit_covers_catch_up_and_tested_positions(lm: CausalLM, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long a catch-up is, few laws are held at a time."""
     monkeypatch.setattr("cloud_server.session.CHUNK", chunk)
-    session = Session(lm, opening(lm))
-    session.prefill()
-    verdict = session.verify(drafting([5], [4, 7, 2]))
+    session = Alone(lm, opening(lm))
+    session.opened()
+    verdict = session.judge(drafting([5], [4, 7, 2]))
     assert verdict is not None
     laws = lm.prefix().forward([*PROMPT, 4, 7, 2])[2:]
     expected = [np.exp(z.astype(np.float64)) / np.exp(z.astype(np.float64)).sum() for z in laws]
@@ -94,34 +108,34 @@ def test_the_audit_covers_catch_up_and_tested_positions(lm: CausalLM, chunk: int
     assert np.allclose(found, [y[d] for y, d in zip(expected, (4, 7, 2, 5), strict=True)], rtol=1e-4)
 
 
-def test_an_audit_without_drafts(lm: CausalLM, session: Session) -> None:
-    verdict = session.verify(drafting([], [4, 7]))
+def test_an_audit_without_drafts(lm: CausalLM, session: Alone) -> None:
+    verdict = session.judge(drafting([], [4, 7]))
     assert verdict is not None
     assert len(verdict.audit) == 8
     assert verdict.accepted == 0
 
 
-def test_a_draft_that_missed_a_correction_is_dropped_unread(lm: CausalLM, session: Session) -> None:
+def test_a_draft_that_missed_a_correction_is_dropped_unread(lm: CausalLM, session: Alone) -> None:
     wrong = (greedy(lm, PROMPT) + 1) % 12
-    first = session.verify(drafting([wrong], more=True))
+    first = session.judge(drafting([wrong], more=True))
     assert first is not None
     assert first.HasField("correction")
-    assert session.verify(pb.Draft(ids=b"never read", more=True)) is None
-    assert session.verify(pb.Draft(ids=b"never read")) is None
-    assert session.verify(drafting([1], verdicts_seen=1)) is not None
+    assert session.judge(pb.Draft(ids=b"never read", more=True)) is None
+    assert session.judge(pb.Draft(ids=b"never read")) is None
+    assert session.judge(drafting([1], verdicts_seen=1)) is not None
 
 
-def test_after_a_draft_without_more_everything_has_been_seen(lm: CausalLM, session: Session) -> None:
+def test_after_a_draft_without_more_everything_has_been_seen(lm: CausalLM, session: Alone) -> None:
     wrong = (greedy(lm, PROMPT) + 1) % 12
-    assert session.verify(drafting([wrong])) is not None
-    follow = session.verify(drafting([1]))
+    assert session.judge(drafting([wrong])) is not None
+    follow = session.judge(drafting([1]))
     assert follow is not None
     assert follow.step_id == 1
 
 
-def test_position_rolls_the_history_back(lm: CausalLM, session: Session) -> None:
-    session.verify(drafting([], [4, 4, 4, 4]))
-    verdict = session.verify(drafting([0], [7], position=1))
+def test_position_rolls_the_history_back(lm: CausalLM, session: Alone) -> None:
+    session.judge(drafting([], [4, 4, 4, 4]))
+    verdict = session.judge(drafting([0], [7], position=1))
     assert verdict is not None
     expected = greedy(lm, [*PROMPT, 4, 7])
     assert (verdict.correction if verdict.HasField("correction") else 0) == expected
@@ -129,16 +143,16 @@ def test_position_rolls_the_history_back(lm: CausalLM, session: Session) -> None
 
 def test_a_replayed_session_goes_on_where_the_first_one_was(lm: CausalLM) -> None:
     """Same key, same positions: a server that never saw the session gives the verdict the first one would have."""
-    first, other = Session(lm, opening(lm, seed=8)), None
-    first.prefill()
-    done = first.verify(drafting([5], step_id=0))
+    first, other = Alone(lm, opening(lm, seed=8)), None
+    first.opened()
+    done = first.judge(drafting([5], step_id=0))
     assert done is not None
     token = done.correction if done.HasField("correction") else 5
-    other = Session(lm, opening(lm, seed=8, prompt_ids=[*PROMPT, token], resume_position=1))
-    other.prefill()
+    other = Alone(lm, opening(lm, seed=8, prompt_ids=[*PROMPT, token], resume_position=1))
+    other.opened()
     draft = drafting([6], step_id=1, verdicts_seen=1, position=1)
-    again = other.verify(draft)
-    expected = first.verify(draft)
+    again = other.judge(draft)
+    expected = first.judge(draft)
     assert again is not None
     assert expected is not None
     assert (again.accepted, again.correction) == (expected.accepted, expected.correction)
@@ -146,10 +160,10 @@ def test_a_replayed_session_goes_on_where_the_first_one_was(lm: CausalLM) -> Non
 
 def test_the_stream_is_plain_decoding(lm: CausalLM) -> None:
     request = opening(lm, verification=pb.VERIFICATION_STREAM, warp=pb.Warp(temperature=0, top_p=1), max_new_tokens=9)
-    session = Session(lm, request)
-    session.prefill()
+    session = Alone(lm, request)
+    session.opened()
     found: list[int] = []
-    while (verdict := session.next_token()) is not None:
+    while (verdict := alone(session.next_token(), session.own)) is not None:
         found.append(verdict.bonus)
     history = list(PROMPT)
     while len(history) < 12 and history[-1] != 11:
@@ -177,7 +191,7 @@ def test_the_stream_is_plain_decoding(lm: CausalLM) -> None:
 )
 def test_bad_openings_name_the_value(lm: CausalLM, changes: dict[str, object], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
-        Session(lm, opening(lm, **changes))
+        Alone(lm, opening(lm, **changes))
 
 
 @pytest.mark.parametrize(
@@ -194,31 +208,31 @@ def test_bad_openings_name_the_value(lm: CausalLM, changes: dict[str, object], e
         (drafting([1] * (MAX_DRAFTS + 1)), "at most"),
     ],
 )
-def test_bad_drafts_name_the_value_and_change_nothing(session: Session, draft: pb.Draft, words: str) -> None:
+def test_bad_drafts_name_the_value_and_change_nothing(session: Alone, draft: pb.Draft, words: str) -> None:
     before = session.cached_tokens
     with pytest.raises(BadInput, match=words):
-        session.verify(draft)
+        session.judge(draft)
     assert session.cached_tokens == before
-    assert session.verify(drafting([1], step_id=0)) is not None
+    assert session.judge(drafting([1], step_id=0)) is not None
 
 
 @pytest.mark.parametrize("seed", range(200))
 def test_a_client_that_agrees_on_one_id_codec_and_writes_another(seed: int, lm: CausalLM) -> None:
     """What cannot be told from ids is ids, all of them valid; everything else is refused, and nothing has changed."""
-    session = Session(lm, opening(lm, id_codecs=[ADAPTIVE], verification=pb.VERIFICATION_COUPLED))
-    session.prefill()
+    session = Alone(lm, opening(lm, id_codecs=[ADAPTIVE], verification=pb.VERIFICATION_COUPLED))
+    session.opened()
     rng = np.random.default_rng(seed)
     data = FixedIds(12).encode([], [int(token) for token in rng.integers(0, 12, rng.integers(1, 20))])
     try:
-        verdict = session.verify(pb.Draft(ids=data))
+        verdict = session.judge(pb.Draft(ids=data))
         assert verdict is not None
         assert verdict.accepted <= MAX_DRAFTS
     except BadInput:
         assert session.cached_tokens == len(PROMPT) - 1
-        assert session.verify(pb.Draft(ids=AdaptiveIds(12).encode(PROMPT, [1, 2]))) is not None
+        assert session.judge(pb.Draft(ids=AdaptiveIds(12).encode(PROMPT, [1, 2]))) is not None
 
 
-def test_an_old_step_is_refused(session: Session) -> None:
-    session.verify(drafting([1], step_id=5))
+def test_an_old_step_is_refused(session: Alone) -> None:
+    session.judge(drafting([1], step_id=5))
     with pytest.raises(BadInput, match="step 2 after step 5"):
-        session.verify(drafting([1], step_id=2, verdicts_seen=6))
+        session.judge(drafting([1], step_id=2, verdicts_seen=6))

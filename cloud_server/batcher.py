@@ -1,0 +1,169 @@
+"""The thread in which the model runs: it takes what many sessions want, and does it in common forward passes."""
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Generic
+
+import numpy as np
+
+from cloud_server.engine import Engine
+from cloud_server.scheduler import Held, Scheduler, Slice, Work
+from cloud_server.session import Feed, Result, Steps
+
+logger = logging.getLogger(__name__)
+
+
+class PooledPrefix:
+    """A session's part of the pool. Used in the model's thread alone."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self.held = Held()
+
+    @property
+    def length(self) -> int:
+        return self.held.length
+
+    def rollback(self, length: int) -> None:
+        self._scheduler.shrink(self.held, length)
+
+
+@dataclass(eq=False, slots=True)
+class Task(Generic[Result]):
+    """Steps under way; `rows` are the logits of the present Feed that have been computed."""
+
+    held: Held
+    steps: Steps[Result]
+    finish: Callable[[Result | None, BaseException | None], None]
+    asked: float
+    waited: float | None = None
+    rows: list[np.ndarray] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Pass:
+    """One forward pass, for whoever watches: sessions in it, positions with and without padding, seconds."""
+
+    sessions: int
+    positions: int
+    padded: int
+    seconds: float
+
+
+class Batcher:
+    """Runs Steps of many sessions; `watch` is told of every pass, in the model's thread."""
+
+    def __init__(self, engine: Engine, positions: int = 256, watch: Callable[[Pass], None] = lambda _: None) -> None:
+        self._engine, self._watch = engine, watch
+        self.scheduler = Scheduler(engine.pages, positions)
+        self._arrived: deque[Task[Any]] = deque()
+        self._leaving: deque[Held] = deque()
+        self._tasks: dict[Work, Task[Any]] = {}
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+        self._thread.start()
+
+    def prefix(self) -> PooledPrefix:
+        return PooledPrefix(self.scheduler)
+
+    @property
+    def capacity(self) -> int:
+        """Tokens of one session that fit into the pool."""
+        return self._engine.pages.capacity
+
+    async def run(self, prefix: PooledPrefix, steps: Steps[Result]) -> tuple[Result, float]:
+        """The result of `steps`, and the seconds before their first pass began."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[tuple[Result, float]] = loop.create_future()
+
+        def settle(result: Result | None, error: BaseException | None) -> None:
+            if future.done():
+                return
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result((result, task.waited or 0.0))  # type: ignore[arg-type]
+
+        def finish(result: Result | None, error: BaseException | None) -> None:
+            loop.call_soon_threadsafe(settle, result, error)
+
+        task: Task[Result] = Task(prefix.held, steps, finish, time.perf_counter())
+        with self._wake:
+            self._arrived.append(task)
+            self._wake.notify()
+        return await future
+
+    def leave(self, prefix: PooledPrefix) -> None:
+        """The session has ended, however it ended: its work is dropped, its memory is free."""
+        with self._wake:
+            self._leaving.append(prefix.held)
+            self._wake.notify()
+
+    def close(self) -> None:
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._stopping or self._arrived or self._leaving or len(self.scheduler))
+                if self._stopping:
+                    return
+                arrived, leaving = list(self._arrived), list(self._leaving)
+                self._arrived.clear()
+                self._leaving.clear()
+            for held in leaving:
+                self.scheduler.cancel(held)
+                self._tasks = {work: task for work, task in self._tasks.items() if work.held is not held}
+            for task in arrived:
+                # Work that came after its session's end is left.
+                if task.held not in leaving:
+                    self._go_on(task, None)
+            if batch := self.scheduler.batch():
+                self._pass(batch)
+
+    def _pass(self, batch: list[Slice]) -> None:
+        started = time.perf_counter()
+        for part in batch:
+            task = self._tasks[part.work]
+            if task.waited is None:
+                task.waited = started - task.asked
+        try:
+            logits = self._engine.forward(batch)
+        except Exception as error:
+            # Whatever failed, it failed for these sessions; the thread serves the others.
+            logger.exception("a forward pass over %d sessions failed", len(batch))
+            for part in batch:
+                self._tasks.pop(part.work).finish(None, error)
+                self.scheduler.release(part.work.held)
+            return
+        counts = [part.end - part.start for part in batch]
+        self._watch(Pass(len(batch), sum(counts), len(batch) * max(counts), time.perf_counter() - started))
+        for part, rows in zip(batch, logits, strict=True):
+            task = self._tasks[part.work]
+            # Evicted in between, it begins again.
+            task.rows = [rows] if part.start == 0 else [*task.rows, rows]
+            if self.scheduler.done(part):
+                del self._tasks[part.work]
+                found, task.rows = np.concatenate(task.rows), []
+                self._go_on(task, found)
+
+    def _go_on(self, task: Task[Any], logits: np.ndarray | None) -> None:
+        """Lets a session compute until it needs the model again."""
+        try:
+            feed: Feed = task.steps.send(logits)  # type: ignore[arg-type]
+            work = Work(task.held, feed.ids, feed.rows)
+            self.scheduler.add(work)
+            self._tasks[work] = task
+        except StopIteration as end:
+            task.finish(end.value, None)
+        except Exception as error:
+            task.finish(None, error)

@@ -1,0 +1,157 @@
+"""Rows of a batch are what each would be alone: across ragged lengths, chunks, rollbacks and evictions."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pytest
+from hedge.v1 import hedge_pb2 as pb
+
+from cloud_server.batcher import Batcher, Pass, PooledPrefix
+from cloud_server.engine import PAGE, Engine, token_bytes
+from cloud_server.scheduler import Held, Scheduler, Work
+from cloud_server.session import Session, Steps
+from common.errors import BadInput
+from common.model import CausalLM
+from tests.cloud_server.test_session import Alone, drafting, opening
+
+KINDS = ("llama", "qwen2", "gpt2", "gpt_neox")
+# float32 sums in another order; logits here are of order 1.
+TOLERANCE = 2e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ragged_rows_equal_unbatched_ones(kind: str, make_lm: Callable[..., CausalLM]) -> None:
+    """Six sessions grow, roll back and are evicted at random; every row is compared with a fresh forward."""
+    lm = make_lm(kind=kind, seed=3, padding=4 if kind == "qwen2" else 0)
+    rng = np.random.default_rng(1)
+    engine = Engine(lm, 12 * PAGE * token_bytes(lm))
+    scheduler = Scheduler(engine.pages, 64)
+    texts = [[int(token) for token in rng.integers(0, 12, 60)] for _ in range(6)]
+    held = [Held() for _ in texts]
+    compared = 0
+    for _ in range(60):
+        for one, text in zip(held, texts, strict=True):
+            if one.length and rng.random() < 0.3:
+                scheduler.shrink(one, int(rng.integers(0, one.length)))
+            end = int(rng.integers(one.length + 1, len(text) + 1)) if one.length < len(text) else 0
+            if end and rng.random() < 0.7:
+                scheduler.add(Work(one, text[:end], min(3, end - one.length)))
+        while batch := scheduler.batch():
+            for part, rows in zip(batch, engine.forward(batch), strict=True):
+                alone = lm.prefix().forward(part.work.ids[: part.end], part.rows)
+                assert rows.shape == alone.shape
+                assert np.abs(rows - alone).max(initial=0) < TOLERANCE
+                compared += len(rows)
+                scheduler.done(part)
+    assert compared > 200
+    assert scheduler.evicted > 5
+
+
+@pytest.fixture(scope="module")
+def lm(make_lm: Callable[..., CausalLM]) -> CausalLM:
+    return make_lm(seed=3)
+
+
+@pytest.fixture
+def batcher(lm: CausalLM) -> Iterator[Batcher]:
+    made = Batcher(Engine(lm, 1 << 20))
+    yield made
+    made.close()
+
+
+async def answered(batcher: Batcher, lm: CausalLM, request: pb.Open, drafts: Sequence[pb.Draft]) -> list[pb.Verdict]:
+    prefix = batcher.prefix()
+    session = Session(lm, request, prefix)
+    await batcher.run(prefix, session.prefill())
+    found = [(await batcher.run(prefix, session.verify(draft)))[0] for draft in drafts]
+    batcher.leave(prefix)
+    return [verdict for verdict in found if verdict is not None]
+
+
+def test_many_sessions_at_once_get_the_verdicts_they_would_get_alone(lm: CausalLM) -> None:
+    rng = np.random.default_rng(2)
+    seen: list[Pass] = []
+    batcher = Batcher(Engine(lm, 40 * PAGE * token_bytes(lm)), watch=seen.append)
+    requests, scripts = [], []
+    for seed in range(40):
+        prompt = [int(token) for token in rng.integers(0, 11, rng.integers(1, 30))]
+        requests.append(opening(lm, seed=seed, prompt_ids=prompt))
+        scripts.append([
+            drafting([int(t) for t in rng.integers(0, 11, 2)], [int(t) for t in rng.integers(0, 11, 2)]) for _ in range(5)
+        ])  # fmt: skip
+
+    async def everybody() -> list[list[pb.Verdict]]:
+        return await asyncio.gather(*(answered(batcher, lm, r, s) for r, s in zip(requests, scripts, strict=True)))
+
+    together = asyncio.run(everybody())
+    batcher.close()
+    assert max(one.sessions for one in seen) > 4
+    assert batcher.scheduler.evicted
+    for request, script, found in zip(requests, scripts, together, strict=True):
+        session = Alone(lm, request)
+        session.opened()
+        for draft, verdict in zip(script, found, strict=True):
+            expected = session.judge(draft)
+            assert expected is not None
+            assert (verdict.accepted, verdict.correction, verdict.bonus) == (
+                expected.accepted, expected.correction, expected.bonus
+            )  # fmt: skip
+            assert np.allclose(np.frombuffer(verdict.audit, "<f4"), np.frombuffer(expected.audit, "<f4"), rtol=1e-3)
+
+
+def test_what_a_session_refuses_is_its_own_affair(lm: CausalLM, batcher: Batcher) -> None:
+    async def both() -> list[list[pb.Verdict] | BaseException]:
+        good = answered(batcher, lm, opening(lm), [drafting([1])])
+        bad = answered(batcher, lm, opening(lm), [drafting(position=7)])
+        return await asyncio.gather(bad, good, return_exceptions=True)
+
+    bad, good = asyncio.run(both())
+    assert isinstance(bad, BadInput)
+    assert isinstance(good, list)
+    assert len(good) == 1
+
+
+def test_a_failing_pass_fails_its_sessions_and_the_thread_lives_on(
+    lm: CausalLM, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Engine.forward
+
+    def broken(*_: object) -> list[np.ndarray]:
+        monkeypatch.setattr(Engine, "forward", plain)
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(Engine, "forward", broken)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        asyncio.run(answered(batcher, lm, opening(lm), [drafting([1])]))
+    assert len(asyncio.run(answered(batcher, lm, opening(lm), [drafting([1])]))) == 1
+
+
+def test_cancelled_work_leaves_the_queue_and_the_memory(lm: CausalLM, batcher: Batcher) -> None:
+    async def cancelled() -> None:
+        prefix = batcher.prefix()
+        session = Session(lm, opening(lm, prompt_ids=[1] * 50), prefix)
+        running = asyncio.create_task(batcher.run(prefix, session.prefill()))
+        await asyncio.sleep(0)
+        running.cancel()
+        batcher.leave(prefix)
+        # Served after it: what was left is gone by then.
+        await answered(batcher, lm, opening(lm), [drafting([1])])
+        assert await used(batcher) == 0
+
+    asyncio.run(cancelled())
+
+
+async def used(batcher: Batcher) -> int:
+    """Pages in use, seen from the model's thread after all that was asked before."""
+
+    def look() -> Steps[int]:
+        return batcher.scheduler._pages.used
+        yield
+
+    return (await batcher.run(PooledPrefix(batcher.scheduler), look()))[0]
+
+
+def test_a_budget_that_holds_nothing_is_refused(lm: CausalLM) -> None:
+    with pytest.raises(BadInput, match="kv-bytes 10 is less than"):
+        Engine(lm, 10)
