@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test lint proto calibration bench-micro bench-link results compose-test clean
+.PHONY: help demo test lint proto calibration bench-micro bench-link results compose-test certs clean
 
 help:
 	@echo "make demo [PROMPT=\"...\"]  cloud and edge on this machine: a chat, or one answer"
 	@echo "make test                 the tests"
 	@echo "make lint                 ruff, mypy, freshness of the stubs"
 	@echo "make compose-test         the containers, on a Docker engine"
+	@echo "make certs [HOST=...]      a private authority in certs/, with a certificate for the cloud and one for a device"
 	@echo "make bench-micro          speed, as ratios within one run"
 	@echo "make bench-link           hedge, cu-hlm and plain streaming through the link emulator"
 	@echo "make results              tables and plots of docs/results.md (under an hour)"
@@ -64,6 +65,9 @@ bench-link: .venv/.test
 
 results: .venv/.test
 	$(BIN)/python -m tools.results
+
+certs:
+	@sh tools/certs.sh certs $(HOST)
 
 compose-test:
 	@sh tools/compose_test.sh

@@ -1,85 +1,122 @@
 """hedge-cloud: the program on the cloud side."""
 
+import argparse
 import asyncio
-import logging
-import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from cloud_server.limits import Limits
 from common.command import Parser, command_parser, parse, run
-from common.errors import BadInput, HedgeError
-from common.rpc import make_server, split_address
+from common.errors import BadInput
+from common.rpc import LOOPBACK, split_address
 
-logger = logging.getLogger(__name__)
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 DEFAULT_KV_BYTES = 1 << 30
 EXAMPLES = """  hedge-cloud serve --insecure
-  hedge-cloud serve --llm ./my-llm --listen 127.0.0.1:7000 --insecure"""
+  hedge-cloud serve --llm ./my-llm --listen 127.0.0.1:7000 --insecure
+  hedge-cloud serve --listen 0.0.0.0:7411 --tls-cert certs/server.pem --tls-key certs/server.key --tokens tokens.txt"""
+LIMITS = {
+    "sessions": "sessions of all clients at once",
+    "streams": "sessions of one client at once",
+    "tokens_per_s": "positions through the model, per client",
+    "prompt": "ids in an opening",
+    "kv_tokens": "ids in all sessions of one client",
+    "open_s": "seconds until a stream says what it wants",
+    "idle_s": "seconds between two messages of a session",
+    "step_s": "seconds until a verdict",
+    "session_s": "seconds of a session",
+}
 
 
 def _parser() -> Parser:
     parser = command_parser("hedge-cloud serve", "Verifies the drafts of Hedge clients with a large model.", EXAMPLES)
     parser.add_argument("--llm", default="bundled", help="model folder, hub id or `bundled` (default)")
     parser.add_argument("--listen", default="127.0.0.1:7411", metavar="HOST:PORT", help="port 0 picks a free one")
-    parser.add_argument("--insecure", action="store_true", help="plaintext, no authentication: has to be asked for")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--http", metavar="HOST:PORT", help="/metrics, /healthz and /readyz; port 0 picks a free one")
     parser.add_argument(
+        "--drain", type=float, default=30.0, metavar="S", help="seconds that SIGTERM leaves to open sessions (default 30)"
+    )
+    group = parser.add_argument_group("who is let in")
+    group.add_argument("--insecure", action="store_true", help="plaintext, no authentication: has to be asked for")
+    group.add_argument("--tls-cert", type=Path, metavar="FILE", help="PEM chain of this server")
+    group.add_argument("--tls-key", type=Path, metavar="FILE")
+    group.add_argument("--client-ca", type=Path, metavar="FILE", help="only clients with a certificate of this authority")
+    group.add_argument(
+        "--tokens",
+        type=Path,
+        metavar="FILE",
+        help="NAME:SHA256 a line, as `hedge-cloud token NAME` prints; SIGHUP reads it again",
+    )
+    group = parser.add_argument_group("the model")
+    group.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    group.add_argument("--device", default="cpu")
+    group.add_argument("--threads", type=int, default=None, help="torch threads (default: torch's own choice)")
+    group.add_argument(
         "--kv-bytes", type=int, default=DEFAULT_KV_BYTES, metavar="N",
         help="memory for keys and values; the session used longest ago makes room (default 1 GiB)",
     )  # fmt: skip
-    parser.add_argument(
+    group.add_argument(
         "--batch-positions", type=int, default=256, metavar="N", help="positions of one forward pass, padding included"
     )
-    parser.add_argument("--threads", type=int, default=None, help="torch threads (default: torch's own choice)")
+    group = parser.add_argument_group("limits (0 is none)")
+    for name, meaning in LIMITS.items():
+        usual = getattr(Limits(), name)
+        flag = f"--max-{name.replace('_', '-')}"
+        group.add_argument(flag, type=type(usual), default=usual, metavar="N", help=f"{meaning} (default {usual:g})")
     return parser
 
 
 def serve(arguments: Sequence[str]) -> None:
     args = parse(_parser(), arguments)
-    host, port = split_address(args.listen, lowest_port=0)
+    host = check(args)
+    if args.insecure and host not in LOOPBACK:
+        sys.stderr.write(f"hedge-cloud: warning: {host} is not loopback, and --insecure neither encrypts nor authenticates\n")
+    # Loading torch takes seconds; what can be refused has been.
+    from cloud_server.serving import serve_until_stopped
+
+    asyncio.run(serve_until_stopped(args))
+
+
+def check(args: argparse.Namespace) -> str:
+    """The host to listen on. BadInput for options that do not go together."""
+    host, _ = split_address(args.listen, lowest_port=0)
+    if args.http:
+        split_address(args.http, lowest_port=0)
+    if (args.tls_cert is None) != (args.tls_key is None):
+        raise BadInput("--tls-cert and --tls-key belong together")
+    if args.insecure == (args.tls_cert is not None):
+        raise BadInput(
+            "--insecure and --tls-cert exclude each other" if args.insecure
+            else "the server speaks plaintext without authentication: say so with --insecure, or give --tls-cert and --tls-key"
+        )  # fmt: skip
+    if args.client_ca and args.insecure:
+        raise BadInput("--client-ca needs --tls-cert and --tls-key")
+    if args.tokens and args.insecure and host not in LOOPBACK:
+        raise BadInput(f"tokens would be readable on the way to {host}: --tokens needs --tls-cert and --tls-key")
     if not 8 <= args.batch_positions <= 1 << 20:
         raise BadInput(f"batch-positions {args.batch_positions} is not in 8..2^20")
-    if not args.insecure:
-        raise BadInput("the server speaks plaintext without authentication: say so with --insecure")
-    if host not in LOOPBACK:
-        sys.stderr.write(f"hedge-cloud: warning: {host} is not loopback, and --insecure neither encrypts nor authenticates\n")
-    # Loading torch takes seconds; the errors above should not.
-    from common.model import load, use_threads
-
-    use_threads(args.threads)
-    lm = load(args.llm, "llm", dtype=args.dtype, device=args.device)
-    from cloud_server.batcher import Batcher
-    from cloud_server.engine import Engine
-
-    batcher = Batcher(Engine(lm, args.kv_bytes), args.batch_positions)
-    asyncio.run(_serve(lm, batcher, f"{host}:{port}"))
+    if not 0 <= args.drain < float("inf"):
+        raise BadInput(f"drain {args.drain:g} is not a number of at least 0")
+    limits_of(args)
+    return host
 
 
-async def _serve(lm: "CausalLM", batcher: "Batcher", address: str) -> None:  # type: ignore[name-defined]  # noqa: F821
-    from hedge.v1.hedge_pb2_grpc import add_HedgeServicer_to_server
-
-    from cloud_server.servicer import ErrorInterceptor, Servicer
-
-    servicer = Servicer(lm, batcher)
-    server = make_server(lambda made: add_HedgeServicer_to_server(servicer, made), [ErrorInterceptor()])
-    try:
-        port = server.add_insecure_port(address)
-    except RuntimeError:
-        raise HedgeError(f"cannot listen on {address}: the port is in use or the address is not this machine's") from None
-    await server.start()
-    sys.stderr.write(f"hedge-cloud: {lm.name}, listening on {address.rpartition(':')[0]}:{port}\n")
-    sys.stderr.flush()
-    stopped = asyncio.Event()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(name, stopped.set)
-    await stopped.wait()
-    await server.stop(grace=1.0)
-    batcher.close()
+def limits_of(args: argparse.Namespace) -> Limits:
+    return Limits(**{name: getattr(args, f"max_{name}") for name in LIMITS})
 
 
-COMMANDS = {"serve": serve}
+def token(arguments: Sequence[str]) -> None:
+    parser = command_parser("hedge-cloud token", "Makes a token for a client.", "  hedge-cloud token phone >> tokens.txt")
+    parser.add_argument("name", help="how the client is called")
+    args = parse(parser, arguments)
+    from cloud_server.access import entry, new_token
+
+    made = new_token()
+    sys.stdout.write(entry(args.name, made) + "\n")
+    sys.stderr.write(f"the token of {args.name}, which is shown only now: {made}\n")
+
+
+COMMANDS = {"serve": serve, "token": token}
 
 
 def main() -> None:

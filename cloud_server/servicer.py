@@ -1,11 +1,12 @@
-"""The gRPC face of the verifier: streams in, verdicts out. All decisions are the session's."""
+"""The gRPC face of the verifier: streams in, verdicts out. All decisions are the session's and the quotas'."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -13,29 +14,43 @@ from google.protobuf.message import DecodeError
 from hedge.v1 import hedge_pb2 as pb
 from hedge.v1.hedge_pb2_grpc import HedgeServicer
 
+from cloud_server.access import Access
 from cloud_server.batcher import Batcher, PooledPrefix
+from cloud_server.limits import Limits, Quotas
+from cloud_server.metrics import Metrics
 from cloud_server.session import Session, server_info
-from common.errors import BadInput, HedgeError, Incompatible, Unreachable
+from common.errors import BadInput, Busy, Denied, HedgeError, Incompatible, Unreachable
 from common.model import CausalLM
 
 logger = logging.getLogger(__name__)
 
+RETRY_MS = 1000
 _STATUS: tuple[tuple[type[HedgeError], grpc.StatusCode], ...] = (
     (BadInput, grpc.StatusCode.INVALID_ARGUMENT),
     (Incompatible, grpc.StatusCode.FAILED_PRECONDITION),
+    (Denied, grpc.StatusCode.UNAUTHENTICATED),
+    (Busy, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (Unreachable, grpc.StatusCode.UNAVAILABLE),
     (HedgeError, grpc.StatusCode.INTERNAL),
 )
+Item = TypeVar("Item")
+
+
+def status_of(error: HedgeError) -> grpc.StatusCode:
+    return next(code for kind, code in _STATUS if isinstance(error, kind))
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Turns a HedgeError of any stream into its gRPC status and one line; bytes that are no message included."""
+    """Turns a HedgeError of any call into its gRPC status and one line; bytes that are no message included."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
 
     async def intercept_service(
         self, continuation: Callable[[Any], Any], handler_call_details: grpc.HandlerCallDetails
     ) -> grpc.RpcMethodHandler[Any, Any]:
         handler: Any = await continuation(handler_call_details)
-        if handler is None or not handler.stream_stream:
+        if handler is None or not handler_call_details.method.startswith("/hedge."):
             return handler  # type: ignore[no-any-return]
 
         async def guarded(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
@@ -43,12 +58,24 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                 async for answer in handler.stream_stream(_parsed(requests, handler.request_deserializer), context):
                     yield answer
             except HedgeError as error:
-                status = next(code for kind, code in _STATUS if isinstance(error, kind))
-                logger.info("refused: %s", error)
-                await context.abort(status, str(error))
+                await self._refuse(error, context)
 
-        behaviour: Any = guarded
-        return grpc.stream_stream_rpc_method_handler(behaviour, response_serializer=handler.response_serializer)
+        async def guarded_unary(request: Any, context: Any) -> Any:
+            try:
+                return await handler.unary_unary(request, context)
+            except HedgeError as error:
+                await self._refuse(error, context)
+
+        behaviour: Any = guarded if handler.stream_stream else guarded_unary
+        if handler.stream_stream:
+            return grpc.stream_stream_rpc_method_handler(behaviour, response_serializer=handler.response_serializer)
+        return grpc.unary_unary_rpc_method_handler(behaviour, handler.request_deserializer, handler.response_serializer)
+
+    async def _refuse(self, error: HedgeError, context: Any) -> None:
+        status = status_of(error)
+        self._metrics.refused(status.name.lower())
+        logger.info("refused: %s", error)
+        await context.abort(status, str(error))
 
 
 async def _parsed(requests: AsyncIterator[bytes], parse: Callable[[bytes], Any]) -> AsyncIterator[Any]:
@@ -58,6 +85,14 @@ async def _parsed(requests: AsyncIterator[bytes], parse: Callable[[bytes], Any])
         except DecodeError:
             raise BadInput(f"{len(data)} bytes that are no message of hedge.v1") from None
         yield message
+
+
+async def _within(seconds: float, what: str, wanted: Awaitable[Item]) -> Item:
+    """The result of `wanted`; Unreachable when it takes longer. 0 is no limit."""
+    try:
+        return await asyncio.wait_for(wanted, seconds or None)
+    except TimeoutError:
+        raise Unreachable(f"{what} took longer than {seconds:g} s") from None
 
 
 async def _closed(requests: AsyncIterator[pb.ClientMessage]) -> None:
@@ -70,66 +105,104 @@ async def _closed(requests: AsyncIterator[pb.ClientMessage]) -> None:
 
 
 class Servicer(HedgeServicer):
-    """Hedge over one LLM."""
+    """Hedge over one LLM. `draining` refuses new sessions and lets the others finish."""
 
-    def __init__(self, lm: CausalLM, batcher: Batcher) -> None:
-        self._lm = lm
-        self._batcher = batcher
+    def __init__(
+        self, lm: CausalLM, batcher: Batcher, limits: Limits, access: Access | None = None, metrics: Metrics | None = None
+    ) -> None:
+        self._lm, self._batcher, self._limits = lm, batcher, limits
+        self._access, self._metrics = access or Access(), metrics or Metrics()
+        self._quotas = Quotas(limits, time.monotonic)
         self._context = min(lm.context, batcher.capacity)
         self._sessions: set[Session] = set()
+        self.draining = False
+        self._metrics.follow(self._metrics.sessions, lambda: len(self._sessions))
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Any) -> pb.ServerInfo:  # noqa: N802, ARG002
+        self._access.client(context.invocation_metadata() or ())
         return server_info(self._lm, self._sessions, self._context)
 
     async def Generate(  # noqa: N802
-        self,
-        request_iterator: AsyncIterator[pb.ClientMessage],
-        context: Any,  # noqa: ARG002
+        self, request_iterator: AsyncIterator[pb.ClientMessage], context: Any
     ) -> AsyncIterator[pb.ServerMessage]:
-        first = await anext(aiter(request_iterator), None)
+        client = self._access.client(context.invocation_metadata() or ())
+        requests = aiter(request_iterator)
+        first = await _within(self._limits.open_s, "the opening", anext(requests, None))
         if first is None:
             return
+        self._metrics.received(first)
         if first.WhichOneof("kind") != "open":
             raise BadInput(f"a stream begins with open, not {first.WhichOneof('kind')}")
         prefix = self._batcher.prefix()
         session = Session(self._lm, first.open, prefix, self._context)
-        self._sessions.add(session)
-        logger.info("session %s: open, %d ids", first.open.session_id[:64], len(first.open.prompt_ids))
         try:
-            opened, _ = await self._batcher.run(prefix, session.prefill())
-            yield pb.ServerMessage(opened=opened)
+            if self.draining:
+                raise Busy("the server is about to stop")
+            self._quotas.enter(client, len(first.open.prompt_ids))
+        except Busy as busy:
+            self._metrics.refused("busy")
+            yield pb.ServerMessage(throttle=pb.Throttle(retry_after_ms=RETRY_MS, reason=str(busy)))
+            return
+        name = first.open.session_id[:64]
+        self._sessions.add(session)
+        logger.info("session=%s client=%s open ids=%d", name, client, len(first.open.prompt_ids))
+        try:
+            deadline = time.monotonic() + (self._limits.session_s or float("inf"))
+            opened = await self._run(client, prefix, session, session.prefill())
+            yield self._sent(pb.ServerMessage(opened=opened))
             answer = self._stream if session.streams else self._verify
-            async for verdict in answer(session, prefix, request_iterator):
-                yield pb.ServerMessage(verdict=verdict)
+            async for verdict in answer(client, session, prefix, requests):
+                logger.info("session=%s step=%d accepted=%d", name, verdict.step_id, verdict.accepted)
+                yield self._sent(pb.ServerMessage(verdict=verdict))
+                if time.monotonic() > deadline:
+                    raise Unreachable(f"the session took longer than {self._limits.session_s:g} s")
         finally:
             self._batcher.leave(prefix)
             self._sessions.discard(session)
-            logger.info("session %s: closed", first.open.session_id[:64])
+            self._quotas.leave(client, session.counted)
+            logger.info("session=%s closed", name)
+
+    def _sent(self, message: pb.ServerMessage) -> pb.ServerMessage:
+        self._metrics.sent(message)
+        return message
+
+    async def _run(self, client: str, prefix: PooledPrefix, session: Session, steps: Any) -> Any:
+        """Runs steps of a session, and lets its client wait when it has used the model more than it may."""
+        before = session.spent
+        result, waited = await _within(self._limits.step_s, "the verdict", self._batcher.run(prefix, steps))
+        grown = len(session.history) - session.counted
+        self._quotas.hold(client, grown)
+        session.counted += grown
+        if isinstance(result, pb.Verdict):
+            result.timings.queue_us = round(waited * 1e6)
+        if pause := self._quotas.spend(client, session.spent - before):
+            await asyncio.sleep(pause)
+        return result
 
     async def _stream(
-        self, session: Session, prefix: PooledPrefix, requests: AsyncIterator[pb.ClientMessage]
+        self, client: str, session: Session, prefix: PooledPrefix, requests: AsyncIterator[pb.ClientMessage]
     ) -> AsyncIterator[pb.Verdict]:
         closing = asyncio.create_task(_closed(requests))
         try:
             while not closing.done():
-                verdict, waited = await self._batcher.run(prefix, session.next_token())
-                if verdict is None:
+                if (verdict := await self._run(client, prefix, session, session.next_token())) is None:
                     return
-                verdict.timings.queue_us = round(waited * 1e6)
                 yield verdict
             await closing
         finally:
             closing.cancel()
 
     async def _verify(
-        self, session: Session, prefix: PooledPrefix, requests: AsyncIterator[pb.ClientMessage]
+        self, client: str, session: Session, prefix: PooledPrefix, requests: AsyncIterator[pb.ClientMessage]
     ) -> AsyncIterator[pb.Verdict]:
-        async for message in requests:
+        while message := await _within(self._limits.idle_s, "the next message", anext(requests, None)):
+            self._metrics.received(message)
             match message.WhichOneof("kind"):
                 case "draft":
-                    verdict, waited = await self._batcher.run(prefix, session.verify(message.draft))
-                    if verdict is not None:
-                        verdict.timings.queue_us = round(waited * 1e6)
+                    started = time.perf_counter()
+                    if (verdict := await self._run(client, prefix, session, session.verify(message.draft))) is not None:
+                        tested, untested = session.judged
+                        self._metrics.judged(verdict, tested, untested, time.perf_counter() - started)
                         yield verdict
                 case "close":
                     return

@@ -1,7 +1,7 @@
 """One session: the history of one stream, its KV cache, and the verdicts on its drafts. Knows no gRPC context."""
 
 import time
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -136,6 +136,15 @@ class Session:
         self._seen, self._more = 0, False
         self._correction_step = -1
         self.cost = Cost()
+        # Positions through the model so far; tested and untested ids of the last Draft.
+        self.spent = 0
+        self.judged = (0, 0)
+        # What the quotas know of the history.
+        self.counted = len(self._history)
+
+    @property
+    def history(self) -> Sequence[int]:
+        return self._history
 
     @property
     def cached_tokens(self) -> int:
@@ -158,6 +167,7 @@ class Session:
         logits = yield Feed(ids, rows)
         self.cost.seconds += time.perf_counter() - started
         self.cost.positions += len(ids) - before
+        self.spent += len(ids) - before
         return [self._warp(row) for row in logits]
 
     def verify(self, draft: pb.Draft) -> Steps[pb.Verdict | None]:
@@ -177,16 +187,17 @@ class Session:
         self._next_step, self._seen, self._more = step + 1, seen, draft.more
         self._roll_back(self._prompt + position)
         first = position + len(untested)
+        self.judged = (len(proposals), len(untested))
         self.cost = Cost()
-        judged: list[float] = []
+        shares: list[float] = []
         while len(untested) > CHUNK:
             head, untested = untested[:CHUNK], untested[CHUNK:]
             self._history += head
-            judged += _of(head, (yield from self._laws([], CHUNK, bonus=False)))
+            shares += _of(head, (yield from self._laws([], CHUNK, bonus=False)))
         self._history += untested
         laws = yield from self._laws(proposals, len(untested), bonus=bool(proposals) and self._bonus and not draft.more)
         outcome = verify_block(self._rule(step), first, proposals, laws[len(untested) :], self._end_ids)
-        self._last = self._answer(step, outcome, untested, proposals, laws, judged)
+        self._last = self._answer(step, outcome, untested, proposals, laws, shares)
         if outcome.correction is not None or outcome.law is not None:
             self._correction_step = step
         return self._last
@@ -235,7 +246,7 @@ class Session:
 
     def _answer(
         self, step: int, outcome: Outcome, untested: list[int], proposals: list[Proposal], laws: list[np.ndarray],
-        judged: list[float],
+        shares: list[float],
     ) -> pb.Verdict:  # fmt: skip
         kept = [proposal.token for proposal in proposals[: outcome.accepted]]
         own = outcome.correction if outcome.correction is not None else outcome.bonus
@@ -244,13 +255,13 @@ class Session:
         # The cache may hold a rejected draft, and must lag the history by one.
         self._prefix.rollback(min(self._prefix.length, context + len(kept), len(self._history) - 1))
         rejected = outcome.correction is not None or outcome.law is not None
-        judged += _of([*untested, *(proposal.token for proposal in proposals[: outcome.accepted + rejected])], laws)
+        shares += _of([*untested, *(proposal.token for proposal in proposals[: outcome.accepted + rejected])], laws)
         return pb.Verdict(
             step_id=step,
             accepted=outcome.accepted,
             correction=outcome.correction,
             bonus=outcome.bonus,
-            audit=self._audit_of(judged),
+            audit=self._audit_of(shares),
             timings=pb.Timings(forward_us=round(self.cost.seconds * 1e6), positions=self.cost.positions),
             law=None if outcome.law is None else _law(outcome.law),
         )

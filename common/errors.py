@@ -25,5 +25,13 @@ class Disconnected(Unreachable):
         self.retry_after = retry_after
 
 
+class Denied(HedgeError):
+    """Whoever asks is not known: gRPC UNAUTHENTICATED."""
+
+
+class Busy(HedgeError):
+    """A quota or the server's capacity is used up, for now: gRPC RESOURCE_EXHAUSTED."""
+
+
 class CodecError(BadInput):
     """Bytes that are not the encoding of a distribution."""

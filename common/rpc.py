@@ -6,11 +6,13 @@ from collections.abc import Callable
 # Read when grpc is imported: its core would put a line of its own beside the one that says what failed.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
+import grpc
 import grpc.aio
 
 from common.errors import BadInput
 
 PROTOCOL_VERSION = 2
+LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 MAX_MESSAGE_BYTES = 4 << 20
 _LIMITS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -43,10 +45,13 @@ def split_address(address: str, *, lowest_port: int = 1) -> tuple[str, int]:
     return host, int(port)
 
 
-def open_channel(address: str) -> grpc.aio.Channel:
-    """A plaintext channel: callers ask for `--insecure` in words first."""
+def open_channel(address: str, credentials: "grpc.ChannelCredentials | None" = None) -> grpc.aio.Channel:
+    """Without credentials a plaintext channel: callers ask for `--insecure` in words first."""
     split_address(address)
-    return grpc.aio.insecure_channel(address, options=[*_LIMITS, *_CLIENT])
+    options = [*_LIMITS, *_CLIENT]
+    if credentials is None:
+        return grpc.aio.insecure_channel(address, options=options)
+    return grpc.aio.secure_channel(address, credentials, options=options)
 
 
 def make_server(register: Callable[[grpc.aio.Server], None], interceptors: list[grpc.aio.ServerInterceptor]) -> grpc.aio.Server:

@@ -4,7 +4,10 @@ import argparse
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from common.errors import BadInput
 from common.model import CausalLM, load, use_threads
+from common.rpc import LOOPBACK
+from common.tls import channel_credentials
 from edge_client.grpc_link import GrpcLink
 from edge_client.options import Pair, check_connection, needs_cloud
 from edge_client.wire import check_server
@@ -13,6 +16,23 @@ from edge_client.wire import check_server
 def load_slm(args: argparse.Namespace) -> CausalLM:
     use_threads(args.threads)
     return load(args.slm, "slm", dtype=args.dtype, device=args.device)
+
+
+def read_token(args: argparse.Namespace) -> str | None:
+    """The token of --token-file. It does not leave this machine in plaintext."""
+    if args.token_file is None:
+        return None
+    if args.insecure and not all(address.rpartition(":")[0] in LOOPBACK for address in args.cloud.split(",")):
+        raise BadInput(f"a token would be readable on the way to {args.cloud}: --token-file needs --tls-ca")
+    try:
+        token = str(args.token_file.read_text("ascii")).strip()
+    except OSError as error:
+        raise BadInput(f"cannot read {args.token_file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        token = ""
+    if not token or not token.isprintable() or " " in token:
+        raise BadInput(f"{args.token_file} does not hold one token")
+    return token
 
 
 @asynccontextmanager
@@ -25,6 +45,7 @@ async def connected(
     if not wanted:
         yield None, Pair(slm, None)
         return
-    async with GrpcLink(args.cloud.split(",")) as link:
+    credentials = None if args.insecure else channel_credentials(args.tls_ca, args.tls_cert, args.tls_key)
+    async with GrpcLink(args.cloud.split(","), credentials, read_token(args)) as link:
         check_server(link.info, slm)
         yield link, Pair(slm, link.info)

@@ -9,7 +9,7 @@ import grpc.aio
 from hedge.v1 import hedge_pb2 as pb
 from hedge.v1.hedge_pb2_grpc import HedgeStub
 
-from common.errors import BadInput, Disconnected, HedgeError, Incompatible, Unreachable
+from common.errors import BadInput, Denied, Disconnected, HedgeError, Incompatible, Unreachable
 from common.rpc import open_channel, split_address
 from edge_client.sockets import bytes_with
 
@@ -18,6 +18,7 @@ INFO_SECONDS = 10.0
 _ERRORS: dict[grpc.StatusCode, type[HedgeError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: BadInput,
     grpc.StatusCode.FAILED_PRECONDITION: Incompatible,
+    grpc.StatusCode.UNAUTHENTICATED: Denied,
 }
 _GONE = (
     grpc.StatusCode.UNAVAILABLE,
@@ -113,7 +114,11 @@ class GrpcLink:
 
     info: pb.ServerInfo
 
-    def __init__(self, addresses: str | Sequence[str]) -> None:
+    def __init__(
+        self, addresses: str | Sequence[str], credentials: grpc.ChannelCredentials | None = None, token: str | None = None
+    ) -> None:
+        self._credentials = credentials
+        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._addresses = [addresses] if isinstance(addresses, str) else list(addresses)
         self._ports = {split_address(address)[1] for address in self._addresses}
         self._at = -1
@@ -147,10 +152,12 @@ class GrpcLink:
                 return
             await self._leave()
             self._at = (self._at + 1) % len(self._addresses)
-            self._channel = open_channel(self.address)
+            self._channel = open_channel(self.address, self._credentials)
             self._stub: Any = HedgeStub(self._channel)
             try:
-                self.info = await self._stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=INFO_SECONDS)
+                self.info = await self._stub.GetServerInfo(
+                    pb.GetServerInfoRequest(), timeout=INFO_SECONDS, metadata=self._metadata
+                )
             except grpc.aio.AioRpcError as error:
                 await self._leave()
                 _raise(self.address, error.code(), error.details())
@@ -167,7 +174,7 @@ class GrpcLink:
     async def open(self, request: pb.Open) -> GrpcStream:
         if self._channel is None:
             raise Disconnected(f"no Hedge cloud answers at {self.address}")
-        stream = GrpcStream(self.address, self._stub.Generate())
+        stream = GrpcStream(self.address, self._stub.Generate(metadata=self._metadata))
         await stream.write(pb.ClientMessage(open=request))
         return stream
 

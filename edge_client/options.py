@@ -39,6 +39,10 @@ def add_models(parser: Parser) -> None:
         help=f"the verifying server, or several to turn to when one is gone (default {DEFAULT_CLOUD})",
     )  # fmt: skip
     group.add_argument("--insecure", action="store_true", help="plaintext to the cloud: has to be asked for")
+    group.add_argument("--tls-ca", type=Path, metavar="FILE", help="PEM of the authority that vouches for the cloud")
+    group.add_argument("--tls-cert", type=Path, metavar="FILE", help="PEM of this device, where the cloud asks for one")
+    group.add_argument("--tls-key", type=Path, metavar="FILE")
+    group.add_argument("--token-file", type=Path, metavar="FILE", help="holds the token that the cloud knows this device by")
     group.add_argument("--threads", type=int, default=None, help="torch threads (default: torch's own choice)")
 
 
@@ -99,8 +103,14 @@ def add_system(parser: Parser) -> None:
 
 
 def check_connection(args: argparse.Namespace, needed: bool = True) -> None:
-    if needed and not args.insecure:
-        raise BadInput("the connection to the cloud is plaintext: say so with --insecure")
+    """BadInput for a connection that is neither encrypted nor asked to be plain."""
+    if needed and args.insecure == (args.tls_ca is not None):
+        raise BadInput(
+            "--insecure and --tls-ca exclude each other" if args.insecure
+            else "the connection to the cloud is plaintext: say so with --insecure, or give --tls-ca"
+        )  # fmt: skip
+    if args.insecure and (args.tls_cert or args.tls_key):
+        raise BadInput("--tls-cert and --tls-key need --tls-ca")
 
 
 def needs_cloud(args: argparse.Namespace) -> bool:

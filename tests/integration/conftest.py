@@ -22,6 +22,7 @@ ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "COLUMNS": 
 class Cloud:
     address: str
     process: subprocess.Popen[str]
+    http: str = ""
 
 
 StartCloud = Callable[..., Cloud]
@@ -34,13 +35,14 @@ def start_cloud() -> Iterator[StartCloud]:
     started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str) -> Cloud:
-        command = [str(BIN / "hedge-cloud"), "serve", "--insecure", "--listen", "127.0.0.1:0", *arguments]
+        plain = () if "--tls-cert" in arguments else ("--insecure",)
+        command = [str(BIN / "hedge-cloud"), "serve", *plain, "--listen", "127.0.0.1:0", *arguments]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
         started.append(process)
         assert process.stderr
         for line in process.stderr:
-            if found := re.search(r"listening on (\S+)", line):
-                return Cloud(found[1], process)
+            if found := re.search(r"(?:HTTP on (\S+), )?listening on (\S+)", line):
+                return Cloud(found[2], process, found[1] or "")
         raise AssertionError("the server ended before it listened")
 
     yield start

@@ -1,0 +1,61 @@
+"""What the server does, as Prometheus counts it."""
+
+from collections.abc import Callable
+
+from hedge.v1 import hedge_pb2 as pb
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from cloud_server.batcher import Pass
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Metrics:
+    """One registry per server, so that several live in one process."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.sessions = Gauge("hedge_sessions", "Sessions that are open", registry=registry)
+        self.queue = Gauge("hedge_queue_length", "Sessions that wait for a forward pass", registry=registry)
+        self.kv_bytes = Gauge("hedge_kv_bytes", "KV memory in use", registry=registry)
+        self.kv_budget = Gauge("hedge_kv_budget_bytes", "KV memory there is", registry=registry)
+        self.evictions = Gauge("hedge_evictions", "Sessions whose memory was given to another, so far", registry=registry)
+        self._batch = Histogram("hedge_batch_sessions", "Sessions in a forward pass", buckets=SIZES, registry=registry)
+        self._forward = Histogram("hedge_forward_seconds", "A forward pass", buckets=SECONDS, registry=registry)
+        self._positions = Counter("hedge_positions", "Positions through the model", ["kind"], registry=registry)
+        self._verdict = Histogram("hedge_verdict_seconds", "From a draft to its verdict", buckets=SECONDS, registry=registry)
+        self._tokens = Counter("hedge_tokens", "Tokens by what became of them", ["outcome"], registry=registry)
+        self._bytes = Counter("hedge_message_bytes", "Messages, without framing", ["direction"], registry=registry)
+        self._refusals = Counter("hedge_refusals", "Streams ended by an error", ["reason"], registry=registry)
+
+    def passed(self, one: Pass) -> None:
+        self._batch.observe(one.sessions)
+        self._forward.observe(one.seconds)
+        self._positions.labels("fed").inc(one.positions)
+        self._positions.labels("padding").inc(one.padded - one.positions)
+
+    def judged(self, verdict: pb.Verdict, tested: int, untested: int, seconds: float) -> None:
+        """A draft of `tested` and `untested` ids has its verdict."""
+        self._verdict.observe(seconds)
+        self._tokens.labels("accepted").inc(verdict.accepted)
+        self._tokens.labels("rejected").inc(tested - verdict.accepted)
+        self._tokens.labels("untested").inc(untested)
+        if verdict.HasField("bonus"):
+            self._tokens.labels("bonus").inc()
+
+    def received(self, message: pb.ClientMessage) -> None:
+        self._bytes.labels("up").inc(message.ByteSize())
+
+    def sent(self, message: pb.ServerMessage) -> None:
+        self._bytes.labels("down").inc(message.ByteSize())
+
+    def refused(self, reason: str) -> None:
+        self._refusals.labels(reason).inc()
+
+    def follow(self, gauge: Gauge, value: Callable[[], float]) -> None:
+        """Reads a gauge when it is asked for."""
+        gauge.set_function(value)
+
+    def text(self) -> bytes:
+        return bytes(generate_latest(self.registry))

@@ -1,0 +1,107 @@
+"""The server as a process: what listens where, and how it starts, reloads and stops."""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from typing import Any
+
+import grpc.aio
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+from grpc_reflection.v1alpha import reflection
+from hedge.v1 import hedge_pb2
+from hedge.v1.hedge_pb2_grpc import add_HedgeServicer_to_server
+
+from cloud_server.access import Access
+from cloud_server.batcher import Batcher
+from cloud_server.cli import limits_of
+from cloud_server.engine import Engine
+from cloud_server.http import HttpServer, operator_app
+from cloud_server.metrics import Metrics
+from cloud_server.servicer import ErrorInterceptor, Servicer
+from common.errors import HedgeError
+from common.model import load, use_threads
+from common.rpc import make_server, split_address
+from common.tls import server_credentials
+
+logger = logging.getLogger(__name__)
+
+SERVICE = hedge_pb2.DESCRIPTOR.services_by_name["Hedge"].full_name
+
+
+async def serve_until_stopped(args: argparse.Namespace) -> None:
+    """Serves until SIGINT or SIGTERM, then drains."""
+    credentials = None if args.insecure else server_credentials(args.tls_cert, args.tls_key, args.client_ca)
+    access, metrics = Access(args.tokens), Metrics()
+    use_threads(args.threads)
+    lm = load(args.llm, "llm", dtype=args.dtype, device=args.device)
+    engine = Engine(lm, args.kv_bytes)
+    batcher = Batcher(engine, args.batch_positions, metrics.passed)
+    metrics.follow(metrics.queue, lambda: len(batcher.scheduler))
+    metrics.follow(metrics.evictions, lambda: batcher.scheduler.evicted)
+    metrics.follow(metrics.kv_bytes, lambda: engine.pages.used * engine.bytes_per_page)
+    metrics.kv_budget.set((engine.pages.total - 1) * engine.bytes_per_page)
+    servicer = Servicer(lm, batcher, limits_of(args), access, metrics)
+    health = HealthServicer()
+
+    def register(made: grpc.aio.Server) -> None:
+        add_HedgeServicer_to_server(servicer, made)
+        health_pb2_grpc.add_HealthServicer_to_server(health, made)
+        reflection.enable_server_reflection((SERVICE, reflection.SERVICE_NAME, "grpc.health.v1.Health"), made)
+
+    server = make_server(register, [ErrorInterceptor(metrics)])
+    port = _listen(server, args.listen, credentials)
+    await server.start()
+    http = await _http(args.http, metrics, servicer) if args.http else None
+    for name in ("", SERVICE):
+        await health.set(name, HealthCheckResponse.SERVING)
+    host = args.listen.rpartition(":")[0]
+    operator = f", HTTP on {split_address(args.http, lowest_port=0)[0]}:{http[0].port}" if http else ""
+    sys.stderr.write(f"hedge-cloud: {lm.name}{operator}, listening on {host}:{port}\n")
+    sys.stderr.flush()
+    await _signalled(access)
+    servicer.draining = True
+    await health.enter_graceful_shutdown()
+    logger.info("draining for up to %g s", args.drain)
+    await server.stop(grace=args.drain)
+    if http:
+        http[0].should_exit = True
+        await http[1]
+    batcher.close()
+
+
+def _listen(server: grpc.aio.Server, address: str, credentials: "grpc.ServerCredentials | None") -> int:
+    host, wanted = split_address(address, lowest_port=0)
+    try:
+        if credentials is None:
+            return server.add_insecure_port(f"{host}:{wanted}")
+        return server.add_secure_port(f"{host}:{wanted}", credentials)
+    except RuntimeError:
+        raise HedgeError(f"cannot listen on {address}: the port is in use or the address is not this machine's") from None
+
+
+async def _http(address: str, metrics: Metrics, servicer: Servicer) -> "tuple[HttpServer, asyncio.Task[Any]]":
+    host, port = split_address(address, lowest_port=0)
+    server = HttpServer(operator_app(metrics, lambda: not servicer.draining), host, port)
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        if serving.done():
+            with contextlib.suppress(BaseException):
+                serving.result()
+            raise HedgeError(f"cannot listen on {address}: the port is in use or the address is not this machine's")
+        await asyncio.sleep(0.01)
+    return server, serving
+
+
+async def _signalled(access: Access) -> None:
+    """Returns at SIGINT or SIGTERM; SIGHUP reads the tokens again."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(name, stopped.set)
+    loop.add_signal_handler(signal.SIGHUP, access.reload)
+    await stopped.wait()

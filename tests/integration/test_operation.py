@@ -1,0 +1,191 @@
+"""The server as an operator runs it: who gets in, what it says of itself, how it stops."""
+
+import asyncio
+import signal
+import subprocess
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from hedge.v1 import hedge_pb2 as pb
+from hedge.v1.hedge_pb2_grpc import HedgeStub
+
+from cloud_server.access import entry, new_token
+from common.model import load
+from tests.cloud_server.test_session import drafting, opening
+from tests.conftest import MakeFolder
+from tests.integration.conftest import Run, StartCloud, hedge, one_line
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folders(make_folder: MakeFolder) -> tuple[str, str]:
+    return str(make_folder(seed=1)), str(make_folder(seed=2))
+
+
+@pytest.fixture(scope="module")
+def certs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("certs") / "made"
+    subprocess.run(["sh", "tools/certs.sh", str(folder), "127.0.0.1"], cwd=ROOT, check=True, capture_output=True)
+    return folder
+
+
+def asking(folders: tuple[str, str], address: str) -> tuple[str, ...]:
+    return ("generate", "--slm", folders[0], "--cloud", address, "--prompt", "w1 w2", "--threshold", "0.5",
+            "--max-new-tokens", "8", "--seed", "1")  # fmt: skip
+
+
+def test_only_known_devices_are_let_in(
+    folders: tuple[str, str], certs: Path, start_cloud: StartCloud, here: Run, tmp_path: Path
+) -> None:
+    tokens, mine, wrong = tmp_path / "tokens", tmp_path / "mine", tmp_path / "wrong"
+    first, second = new_token(), new_token()
+    tokens.write_text(entry("phone", first))
+    mine.write_text(first + "\n")
+    wrong.write_text(second)
+    secured = ("--tls-cert", str(certs / "server.pem"), "--tls-key", str(certs / "server.key"))
+    cloud = start_cloud("--llm", folders[1], *secured, "--tokens", str(tokens), "--threads", "1", "--verbose")
+    ask, trust = asking(folders, cloud.address), ("--tls-ca", str(certs / "ca.pem"))
+    assert here(*ask, *trust, "--token-file", str(mine)).returncode == 0
+    one_line(here(*ask, *trust), 1, "no token: give --token-file")
+    one_line(here(*ask, *trust, "--token-file", str(wrong)), 1, "not known")
+    one_line(here(*ask, "--insecure", "--token-file", str(mine)), 1, "no Hedge cloud answers")
+    one_line(here(*ask, "--tls-ca", str(certs / "device.pem"), "--token-file", str(mine)), 1, "no Hedge cloud answers")
+    tokens.write_text(entry("robot", second))
+    cloud.process.send_signal(signal.SIGHUP)
+    # The server says when it has read them.
+    assert cloud.process.stderr
+    log = ""
+    while "1 tokens" not in log:
+        log += cloud.process.stderr.readline()
+    one_line(here(*ask, *trust, "--token-file", str(mine)), 1, "not known")
+    assert here(*ask, *trust, "--token-file", str(wrong)).returncode == 0
+    cloud.process.send_signal(signal.SIGTERM)
+    log += cloud.process.stderr.read()
+    assert "session=" in log
+    assert "client=robot" in log
+    assert not {first, second, "w1 w2"} & set(log.split())
+
+
+def test_mutual_tls_asks_for_a_certificate_of_the_device(
+    folders: tuple[str, str], certs: Path, start_cloud: StartCloud, here: Run
+) -> None:
+    cloud = start_cloud(
+        "--llm", folders[1], "--tls-cert", str(certs / "server.pem"), "--tls-key", str(certs / "server.key"),
+        "--client-ca", str(certs / "ca.pem"), "--threads", "1",
+    )  # fmt: skip
+    ask = (*asking(folders, cloud.address), "--tls-ca", str(certs / "ca.pem"))
+    assert here(*ask, "--tls-cert", str(certs / "device.pem"), "--tls-key", str(certs / "device.key")).returncode == 0
+    one_line(here(*ask), 1, "no Hedge cloud answers")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "--insecure"),
+        (("--insecure", "--tls-ca", "x"), "exclude each other"),
+        (("--insecure", "--tls-cert", "x"), "need --tls-ca"),
+        (("--tls-ca", "/nowhere.pem"), "/nowhere.pem"),
+        (("--tls-ca", __file__), "not PEM"),
+        (("--insecure", "--token-file", "/nowhere"), "/nowhere"),
+        (("--insecure", "--cloud", "192.0.2.1:7", "--token-file", __file__), "readable on the way to 192.0.2.1:7"),
+        (("--insecure", "--token-file", __file__), "does not hold one token"),
+    ],
+)
+def test_bad_connections_are_refused_in_one_line(
+    arguments: tuple[str, ...], words: str, folders: tuple[str, str], here: Run
+) -> None:
+    one_line(here(*asking(folders, "127.0.0.1:9"), *arguments), 2, words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "--insecure"),
+        (("--insecure", "--tls-cert", "a", "--tls-key", "b"), "exclude"),
+        (("--tls-cert", "a"), "belong together"),
+        (("--insecure", "--client-ca", "a"), "--client-ca needs"),
+        (("--insecure", "--listen", "0.0.0.0:0", "--tokens", "a"), "readable on the way"),
+        (("--insecure", "--tokens", "/nowhere"), "/nowhere"),
+        (("--insecure", "--max-streams", "-1"), "streams -1"),
+        (("--insecure", "--batch-positions", "1"), "batch-positions 1"),
+        (("--insecure", "--http", "nonsense"), "nonsense"),
+    ],
+)
+def test_bad_server_options_are_refused_in_one_line(arguments: tuple[str, ...], words: str) -> None:
+    one_line(hedge("serve", *arguments, program="hedge-cloud"), 2, words)
+
+
+def test_a_full_server_says_when_to_come_back(folders: tuple[str, str], start_cloud: StartCloud, here: Run) -> None:
+    cloud = start_cloud("--llm", folders[1], "--max-streams", "1", "--threads", "1")
+    lm = load(folders[1], "llm")
+
+    async def second_stream() -> pb.ServerMessage:
+        async with grpc.aio.insecure_channel(cloud.address) as channel:
+            streams = [HedgeStub(channel).Generate() for _ in range(2)]
+            answers = []
+            for stream in streams:
+                await stream.write(pb.ClientMessage(open=opening(lm)))
+                answers.append(await stream.read())
+            assert answers[0].WhichOneof("kind") == "opened"
+            return answers[1]
+
+    throttle = asyncio.run(second_stream()).throttle
+    assert throttle.retry_after_ms > 0
+    assert "1 streams" in throttle.reason
+    assert here(*asking(folders, cloud.address), "--insecure").returncode == 0
+
+
+def get(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_health_reflection_metrics_and_a_drain(folders: tuple[str, str], start_cloud: StartCloud, here: Run) -> None:
+    """SIGTERM: what is open finishes, nothing new is taken, and the exit status is 0."""
+    cloud = start_cloud("--llm", folders[1], "--http", "127.0.0.1:0", "--threads", "1")
+    lm = load(folders[1], "llm")
+    assert here(*asking(folders, cloud.address), "--insecure").returncode == 0
+    assert get(f"http://{cloud.http}/healthz") == (200, "ok\n")
+    assert get(f"http://{cloud.http}/readyz") == (200, "ready\n")
+    status, text = get(f"http://{cloud.http}/metrics")
+    assert status == 200
+    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert float(values['hedge_positions_total{kind="fed"}']) > 0
+    assert float(values["hedge_verdict_seconds_count"]) > 0
+    assert float(values["hedge_kv_bytes"]) == 0 < float(values["hedge_kv_budget_bytes"])
+
+    async def drained() -> None:
+        async with grpc.aio.insecure_channel(cloud.address) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            answer = await health.Check(health_pb2.HealthCheckRequest(service="hedge.v1.Hedge"))
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+            listing = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(
+                iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+            )
+            named = {service.name async for one in listing for service in one.list_services_response.service}
+            assert "hedge.v1.Hedge" in named
+            stream = HedgeStub(channel).Generate()
+            await stream.write(pb.ClientMessage(open=opening(lm)))
+            assert (await stream.read()).WhichOneof("kind") == "opened"
+            changes = health.Watch(health_pb2.HealthCheckRequest())
+            assert (await changes.read()).status == health_pb2.HealthCheckResponse.SERVING
+            cloud.process.send_signal(signal.SIGTERM)
+            assert (await changes.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            changes.cancel()
+            await stream.write(pb.ClientMessage(draft=drafting([1])))
+            assert (await stream.read()).WhichOneof("kind") == "verdict"
+            await stream.write(pb.ClientMessage(close=pb.Close()))
+            assert await stream.read() is grpc.aio.EOF
+
+    asyncio.run(drained())
+    assert cloud.process.wait(20) == 0
