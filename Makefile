@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test lint proto calibration bench-micro bench-link results compose-test certs clean
+.PHONY: help demo test lint proto calibration bench-micro bench-link bench-cloud results compose-test certs clean
 
 help:
 	@echo "make demo [PROMPT=\"...\"]  cloud and edge on this machine: a chat, or one answer"
@@ -13,6 +13,7 @@ help:
 	@echo "make certs [HOST=...]      a private authority in certs/, with a certificate for the cloud and one for a device"
 	@echo "make bench-micro          speed, as ratios within one run"
 	@echo "make bench-link           hedge, cu-hlm and plain streaming through the link emulator"
+	@echo "make bench-cloud          many devices on one cloud, beside the bare forward pass"
 	@echo "make results              tables and plots of docs/results.md (under an hour)"
 	@echo "make proto calibration    regenerate the stubs; recalibrate the bundled pair"
 
@@ -62,6 +63,9 @@ bench-micro: .venv/.test
 
 bench-link: .venv/.test
 	$(BIN)/python -m tools.bench_link
+
+bench-cloud: .venv/.test
+	$(BIN)/python -m tools.bench_cloud
 
 results: .venv/.test
 	$(BIN)/python -m tools.results

@@ -47,11 +47,10 @@ class Task(Generic[Result]):
 
 @dataclass(slots=True)
 class Pass:
-    """One forward pass, for whoever watches: sessions in it, positions with and without padding, seconds."""
+    """One forward pass, for whoever watches: sessions and positions in it, seconds."""
 
     sessions: int
     positions: int
-    padded: int
     seconds: float
 
 
@@ -145,8 +144,7 @@ class Batcher:
                 self._tasks.pop(part.work).finish(None, error)
                 self.scheduler.release(part.work.held)
             return
-        counts = [part.end - part.start for part in batch]
-        self._watch(Pass(len(batch), sum(counts), len(batch) * max(counts), time.perf_counter() - started))
+        self._watch(Pass(len(batch), sum(part.end - part.start for part in batch), time.perf_counter() - started))
         for part, rows in zip(batch, logits, strict=True):
             task = self._tasks[part.work]
             # Evicted in between, it begins again.

@@ -56,7 +56,7 @@ def _parser() -> Parser:
         help="memory for keys and values; the session used longest ago makes room (default 1 GiB)",
     )  # fmt: skip
     group.add_argument(
-        "--batch-positions", type=int, default=256, metavar="N", help="positions of one forward pass, padding included"
+        "--batch-positions", type=int, default=256, metavar="N", help="positions of one forward pass at most (default 256)"
     )
     group = parser.add_argument_group("limits (0 is none)")
     for name, meaning in LIMITS.items():
@@ -116,7 +116,13 @@ def token(arguments: Sequence[str]) -> None:
     sys.stderr.write(f"the token of {args.name}, which is shown only now: {made}\n")
 
 
-COMMANDS = {"serve": serve, "token": token}
+def loadtest(arguments: Sequence[str]) -> None:
+    from cloud_server.loadtest import loadtest as body
+
+    body(arguments)
+
+
+COMMANDS = {"serve": serve, "token": token, "loadtest": loadtest}
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from hedge.v1 import hedge_pb2 as pb
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from cloud_server.batcher import Pass
 
@@ -16,6 +16,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
         self.sessions = Gauge("hedge_sessions", "Sessions that are open", registry=registry)
         self.queue = Gauge("hedge_queue_length", "Sessions that wait for a forward pass", registry=registry)
         self.kv_bytes = Gauge("hedge_kv_bytes", "KV memory in use", registry=registry)
@@ -23,7 +24,7 @@ class Metrics:
         self.evictions = Gauge("hedge_evictions", "Sessions whose memory was given to another, so far", registry=registry)
         self._batch = Histogram("hedge_batch_sessions", "Sessions in a forward pass", buckets=SIZES, registry=registry)
         self._forward = Histogram("hedge_forward_seconds", "A forward pass", buckets=SECONDS, registry=registry)
-        self._positions = Counter("hedge_positions", "Positions through the model", ["kind"], registry=registry)
+        self._positions = Counter("hedge_positions", "Positions through the model", registry=registry)
         self._verdict = Histogram("hedge_verdict_seconds", "From a draft to its verdict", buckets=SECONDS, registry=registry)
         self._tokens = Counter("hedge_tokens", "Tokens by what became of them", ["outcome"], registry=registry)
         self._bytes = Counter("hedge_message_bytes", "Messages, without framing", ["direction"], registry=registry)
@@ -32,8 +33,7 @@ class Metrics:
     def passed(self, one: Pass) -> None:
         self._batch.observe(one.sessions)
         self._forward.observe(one.seconds)
-        self._positions.labels("fed").inc(one.positions)
-        self._positions.labels("padding").inc(one.padded - one.positions)
+        self._positions.inc(one.positions)
 
     def judged(self, verdict: pb.Verdict, tested: int, untested: int, seconds: float) -> None:
         """A draft of `tested` and `untested` ids has its verdict."""

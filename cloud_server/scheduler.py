@@ -1,8 +1,7 @@
 """Which work the next forward pass does, and in whose memory. Knows no tensors, threads or clocks.
 
 Work is served in order of arrival, a chunk at a time: work that is longer than a chunk goes back to the end of the queue, so
-that it delays nobody by more than one chunk. A pass runs over a padded rectangle, so work that is short and work that is
-long do not share one.
+that it delays nobody by more than one chunk.
 """
 
 from collections import OrderedDict, deque
@@ -11,7 +10,7 @@ from dataclasses import dataclass, field
 
 from cloud_server.pages import Pages
 
-SHORT, LONG = 8, 64
+CHUNK = 64
 
 
 @dataclass(eq=False, slots=True)
@@ -49,10 +48,10 @@ class Slice:
 
 
 class Scheduler:
-    """Queue and memory. `positions` is the area of a pass, padding included."""
+    """Queue and memory. `positions` is the most that go through a pass."""
 
     def __init__(self, pages: Pages, positions: int = 256) -> None:
-        self._pages, self._positions = pages, max(positions, SHORT)
+        self._pages, self._positions = pages, positions
         self._queue: deque[Work] = deque()
         # From the least to the most recently used.
         self._holders: OrderedDict[int, Held] = OrderedDict()
@@ -91,18 +90,16 @@ class Scheduler:
         """The next pass, memory reserved; its work is out of the queue until `done`."""
         chosen: list[Slice] = []
         passed: deque[Work] = deque()
-        width = 0
-        while self._queue:
+        left = self._positions
+        while self._queue and left:
             work = self._queue.popleft()
-            mine = SHORT if work.remaining <= SHORT else min(LONG, self._positions)
-            width = width or mine
-            count = min(work.remaining, width)
-            full = len(chosen) >= max(1, self._positions // width)
-            if full or mine != width or not self._reserve(work.held, work.held.length + count, chosen):
+            count = min(work.remaining, CHUNK, left)
+            if not self._reserve(work.held, work.held.length + count, chosen):
                 passed.append(work)
                 continue
             chosen.append(Slice(work, work.held.length, work.held.length + count))
-        self._queue = passed
+            left -= count
+        self._queue = passed + self._queue
         return chosen
 
     def done(self, part: Slice) -> bool:

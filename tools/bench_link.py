@@ -12,8 +12,6 @@ from statistics import median
 from typing import Any
 
 from hedge.v1 import hedge_pb2 as pb
-from rich.console import Console
-from rich.table import Table
 from tqdm import tqdm
 
 from common.command import command_parser
@@ -107,15 +105,14 @@ def ratio(entries: Sequence[dict[str, Any]], one: str, other: str) -> float:
 
 
 def report(entries: Sequence[dict[str, Any]]) -> None:
-    console = Console(highlight=False, width=160)
+    """Tables in Markdown on stdout."""
+    heads = ("system", "tokens/s", "exact match", "passes/token", "positions/token", "SLM steps/token", "uplink B/token",
+             "paper B/token", "socket B/token, both ways", "answers as llm's")  # fmt: skip
     for link in LINKS:
         for temperature in TEMPERATURES:
             mine = [e for e in entries if (e["link"], e["temperature"]) == (link, temperature)]
-            table = Table(title=f"{link}, temperature {temperature:g}: {len({e['question'] for e in mine})} questions")
-            heads = ("system", "tokens/s", "exact match", "passes/token", "positions/token", "SLM steps/token",
-                     "uplink B/token", "paper B/token", "socket B/token, both ways", "answers as llm's")  # fmt: skip
-            for head in heads:
-                table.add_column(head, justify="left" if head == "system" else "right")
+            print(f"**{link}, temperature {temperature:g}**, {len({e['question'] for e in mine})} questions\n")
+            print(f"| {' | '.join(heads)} |\n|---|{'---:|' * (len(heads) - 1)}")
             theirs = {e["question"]: e["token_ids"] for e in mine if e["system"] == "llm"}
             for name in SYSTEMS:
                 rows = [e for e in mine if e["system"] == name]
@@ -123,14 +120,15 @@ def report(entries: Sequence[dict[str, Any]]) -> None:
                 per = [sum(e[key] for e in rows) / tokens for key in
                        ("rounds", "llm_positions", "slm_steps", "uplink_payload", "uplink_paper", "sockets")]  # fmt: skip
                 same = sum(e["token_ids"] == theirs[e["question"]] for e in rows)
-                table.add_row(
+                cells = (
                     name, f"{median(e['tokens'] / e['wall_s'] for e in rows):.1f}",
                     f"{sum(e['correct'] for e in rows) / len(rows):.1%}", *(f"{value:.3f}" for value in per[:3]),
                     *(f"{value:.2f}" for value in per[3:]), f"{same} of {len(rows)}",
                 )  # fmt: skip
-            console.print(table)
-            pairs = ((OURS, WAITING), (OURS, RIVAL), (OURS, "llm"), (DEFAULT, RIVAL), (DEFAULT, "llm"))
-            console.print("tokens/s, paired: " + "; ".join(f"{a} over {b} {ratio(mine, a, b):.2f}" for a, b in pairs))
+                print(f"| {' | '.join(cells)} |")
+            pairs = ((OURS, WAITING), (OURS, RIVAL), (OURS, "llm"), (DEFAULT, WAITING), (DEFAULT, RIVAL), (DEFAULT, "llm"))
+            ratios = "; ".join(f"{a} over {b} {ratio(mine, a, b):.2f}" for a, b in pairs)
+            print(f"\ntokens/s, median of pairs: {ratios}\n")
 
 
 def main() -> None:

@@ -51,7 +51,8 @@ def recorded(slm: CausalLM, llm: CausalLM, temperature: float, threshold: float)
         rows = slm.prefix().forward([*prompt, *ids[:-1]], len(ids))
         for at, (token, logits) in enumerate(zip(ids, rows, strict=True)):
             law = warp(logits)
-            times = race_times(law, noise.integers(Purpose.TARGET, at, 0, len(law)))
+            # At temperature 0 the noise decides nothing, and the next-best is the next-best logit.
+            times = race_times(law, noise.integers(Purpose.TARGET, at, 0, len(law))) if temperature else -logits
             rank = int((times < times[token]).sum())
             positions.append(Position(rank, measure.of(logits, law, -1, np.empty(0)) > threshold))
         found.append(positions)

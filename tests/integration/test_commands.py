@@ -85,7 +85,9 @@ def test_a_server_killed_in_mid_answer_and_started_again_changes_nothing(start_c
     ask = ("generate", "--cloud", server.address, "--insecure", "--seed", "6", "--prompt", "Tell me a tale about a fox.")
     whole = hedge(*ask)
     assert whole.returncode == 0
-    asking = subprocess.Popen([str(BIN / "hedge"), *ask], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT)
+    # Unbuffered: what is left to read is read by communicate.
+    command = [str(BIN / "hedge"), *ask]
+    asking = subprocess.Popen(command, bufsize=0, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT)
     assert asking.stdout
     assert asking.stderr
     said = b""
@@ -191,6 +193,7 @@ def test_a_server_killed_in_the_middle_is_one_line(system: str, start_cloud: Sta
     server = start_cloud("--threads", "1")
     command = [str(BIN / "hedge"), "generate", "--cloud", server.address, "--insecure", "--system", system, "--seed", "3"]
     command += ["--prompt", "Tell me a tale about a wolf.", "--max-new-tokens", "900", "--stop", "never said"]
+    command += ["--on-disconnect", "fail"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
     assert process.stdout
     assert process.stdout.read(1)

@@ -1,0 +1,121 @@
+"""python -m tools.bench_cloud [--soak SECONDS]: many devices on one cloud, as ratios within one run.
+
+The server has one torch thread, the devices are one other process, and the bare forward runs in this one while both are idle.
+"""
+
+import argparse
+import asyncio
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+
+from cloud_server.loadtest import batches
+from common.model import BUNDLED, CausalLM, cache_argument, load, use_threads
+from tools.local_cloud import BIN, local_cloud
+
+SECONDS, MANY, HELD = 20.0, 32, 200
+PREFIX = 50
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def played(cloud: str, http: str, devices: int, seconds: float, think: float = 0.0) -> dict[str, Any]:
+    command = [str(BIN / "hedge-cloud"), "loadtest", "--cloud", cloud, "--http", http, "--devices", str(devices)]
+    done = subprocess.run(
+        [*command, "--seconds", str(seconds), "--think", str(think)], stdout=subprocess.PIPE, text=True, check=True
+    )
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+@torch.inference_mode()
+def bare(lm: CausalLM, rows: int, new: int) -> float:
+    """Positions/s of the model itself over `rows` equally long prefixes, `new` ids at a time."""
+    cache = DynamicCache(config=lm.model.config)
+    model: Any = lm.model
+    arguments = {cache_argument(lm.model): cache, "use_cache": True, "logits_to_keep": new}
+    model(input_ids=torch.ones(rows, PREFIX, dtype=torch.int64), **arguments)
+    ids, times = torch.ones(rows, new, dtype=torch.int64), []
+    for _ in range(60):
+        started = time.perf_counter()
+        model(input_ids=ids, **arguments)
+        times.append(time.perf_counter() - started)
+        cache.crop(-new)
+    return rows * new / median(times)
+
+
+def compared(name: str, found: dict[str, Any], lm: CausalLM) -> tuple[float, float]:
+    """Positions/s of the server and of the bare forward over as many sessions and positions as its passes had."""
+    rows = max(1, round(found["sessions_per_pass"]))
+    new = max(1, round(found["positions_per_pass"] / found["sessions_per_pass"]))
+    plain = bare(lm, rows, new)
+    print(
+        f"{name}: {found['positions_per_s']:.0f} positions/s, {found['tokens_per_s']:.0f} tokens/s; "
+        f"bare forward of {rows} x {new}: {plain:.0f} positions/s; ratio {found['positions_per_s'] / plain:.2f}; "
+        f"in the forward {found['forward_share']:.2f} of the time; verdict {found['verdict_ms']}"
+    )
+    return found["positions_per_s"], plain
+
+
+def bars(cloud: str, http: str, lm: CausalLM) -> None:
+    one, many = played(cloud, http, 1, SECONDS), played(cloud, http, MANY, SECONDS)
+    alone, together = compared("1 session", one, lm), compared(f"{MANY} sessions", many, lm)
+    print(f"batches: {many['batches']}")
+    gain, possible = together[0] / alone[0], together[1] / alone[1]
+    print(f"gain over one session {gain:.2f}, of the bare forward {possible:.2f}; ratio {gain / possible:.2f}")
+    print(f"p99 over median latency: {many['verdict_ms']['p99'] / many['verdict_ms']['p50']:.2f}")
+    held = played(cloud, http, HELD, SECONDS, think=1.0)
+    print(f"{HELD} streams: {held['errors']} errors, {held['throttled']} throttled, verdict {held['verdict_ms']}")
+
+
+async def soak(cloud: str, http: str, seconds: float) -> None:
+    """RSS of the server under load, sampled through its own metrics."""
+    playing = asyncio.create_task(asyncio.to_thread(played, cloud, http, MANY, seconds, 0.05))
+    samples: list[tuple[float, float]] = []
+    started = time.perf_counter()
+    while not playing.done():
+        await asyncio.sleep(5)
+        samples.append(
+            (time.perf_counter() - started, (await asyncio.to_thread(batches, http))["process_resident_memory_bytes"])
+        )
+    at, rss = np.array(samples).T
+    warm, late = rss[at > 60], at > seconds / 2
+    slope = np.polyfit(at[late], rss[late], 1)[0] * seconds / 2 / rss[late].mean()
+    result = await playing
+    print(
+        f"soak of {seconds:g} s: {result['verdicts']} verdicts, {result['errors']} errors; RSS {rss[0] / 1e6:.0f} MB, "
+        f"after a minute {warm[0] / 1e6:.0f}, at the end {rss[-1] / 1e6:.0f} ({rss[-1] / warm[0] - 1:+.1%}); "
+        f"trend over the last half {slope:+.2%}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument(
+        "--soak", type=float, default=0.0, help="seconds under load, with an eye on memory, instead of the bars"
+    )
+    args = parser.parse_args()
+    use_threads(1)
+    lm = load(BUNDLED, "llm")
+    http = f"127.0.0.1:{free_port()}"
+    with local_cloud("--threads", "1", "--http", http) as cloud:
+        run: Callable[[], None] = (
+            (lambda: asyncio.run(soak(cloud, http, args.soak))) if args.soak else lambda: bars(cloud, http, lm)
+        )
+        run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""python -m tools.record_drafts: writes models/drafts.jsonl, what a device of the bundled pair sent for some questions."""
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+
+from hedge.v1 import hedge_pb2 as pb
+
+from common.ids import ADAPTIVE, id_codec
+from common.model import BUNDLED, CausalLM, bundled_folder, load, use_threads
+from common.sampling import Warp
+from edge_client.session import Session
+from edge_client.settings import Settings
+from evaluation.local import LocalLink, LocalStream
+from evaluation.questions import held_out_set
+
+QUESTIONS, SEED = 48, 21
+# The gate of `hedge` at temperature 0, stop and wait: what is sent does not depend on time.
+SETTINGS = Settings(
+    system="hedge", policy="threshold", measure="expected_perturbation", threshold=0.15, verification="coupled", exact=True,
+    warp=Warp(0.0), max_new_tokens=64,
+)  # fmt: skip
+
+
+@dataclass
+class Recorder(LocalLink):
+    """A link that keeps the ids of every Draft."""
+
+    lm: CausalLM
+    drafts: list[list[int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__(self.lm)
+        self.info.id_primer = ""
+
+    async def open(self, request: pb.Open) -> LocalStream:
+        request.id_codecs[:] = [ADAPTIVE]
+        stream = await super().open(request)
+        coder, send = id_codec(ADAPTIVE, self.lm.vocab_size), stream.send
+
+        async def kept(draft: pb.Draft) -> None:
+            self.drafts.append(coder.decode(list(stream.session.history), draft.ids, self.lm.context))
+            await send(draft)
+
+        stream.send = kept  # type: ignore[method-assign]
+        return stream
+
+
+def main() -> None:
+    use_threads(1)
+    slm, llm = load(BUNDLED, "slm"), load(BUNDLED, "llm")
+    with (bundled_folder() / "drafts.jsonl").open("w") as file:
+        for question in held_out_set(QUESTIONS, seed=SEED):
+            prompt, link = slm.encode_chat([{"role": "user", "content": question.text}]), Recorder(llm)
+
+            async def answer(prompt: list[int] = prompt, link: Recorder = link) -> None:
+                async for _ in Session(slm, prompt, SETTINGS, link).tokens():
+                    pass
+
+            asyncio.run(answer())
+            file.write(json.dumps({"prompt": prompt, "drafts": link.drafts}, separators=(",", ":")) + "\n")
+
+
+if __name__ == "__main__":
+    main()
