@@ -1,7 +1,7 @@
 """One forward pass over slices of many sessions: ragged lengths, each row's keys and values in pages of its own.
 
-The new ids of all sessions run through the model as one row, so that its large products see no padding. Only attention is a
-padded rectangle: `ragged_attention` folds the row into one per session and back.
+The new ids of all sessions run through the model as one row, so that its large products see no padding. Only attention is
+padded: `ragged_attention` folds the row into rectangles, a row per session, and back.
 """
 
 import math
@@ -26,18 +26,37 @@ PAGE = 16
 ATTENTION = "hedge_ragged"
 
 
+# Sessions with more new ids than this share a rectangle of their own: prompts beside blocks of a few drafts.
+NARROW = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Rectangle:
+    """Sessions `first` to `last` and their new ids, `begin` to `end` of the pass's T.
+
+    `row` and `column`, int64: the place of each id; `mask` [sessions, 1, width, longest]: 0 where it looks, else the least
+    number there is.
+    """
+
+    first: int
+    last: int
+    begin: int
+    end: int
+    row: torch.Tensor
+    column: torch.Tensor
+    mask: torch.Tensor
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Where things are in a pass over T new ids of B sessions, int64.
 
-    `row` and `column` [T]: the place of each id in the padded rectangle; `slots` [T]: where its key and value go; `read`
-    [B, longest]: where those of every session lie.
+    `slots` [T]: where the key and value of each id go; `read` [B, longest]: where those of every session lie.
     """
 
-    row: torch.Tensor
-    column: torch.Tensor
     slots: torch.Tensor
     read: torch.Tensor
+    rectangles: list[Rectangle]
 
 
 _running = threading.local()
@@ -53,11 +72,16 @@ def ragged_attention(
     plan: Plan | None = getattr(_running, "plan", None)
     if plan is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    rows, width = plan.read.shape[0], attention_mask.shape[2]
-    padded = query.new_zeros(rows, query.shape[1], width, query.shape[3])
-    padded[plan.row, :, plan.column] = query[0].transpose(0, 1)
-    out, _ = sdpa_attention_forward(module, padded, key, value, attention_mask, **kwargs)
-    return out[plan.row, plan.column][None], None
+    _, heads, _, size = query.shape
+    found = []
+    for one in plan.rectangles:
+        longest = one.mask.shape[3]
+        padded = query.new_zeros(one.last - one.first, heads, one.mask.shape[2], size)
+        padded[one.row, :, one.column] = query[0, :, one.begin : one.end].transpose(0, 1)
+        keys, values = (states[one.first : one.last, :, :longest] for states in (key, value))
+        out, _ = sdpa_attention_forward(module, padded, keys, values, one.mask, **kwargs)
+        found.append(out[one.row, one.column])
+    return torch.cat(found)[None], None
 
 
 AttentionInterface.register(ATTENTION, ragged_attention)
@@ -121,36 +145,57 @@ class Engine:
     @torch.inference_mode()
     def forward(self, batch: Sequence[Slice]) -> list[np.ndarray]:
         """Feeds every slice; float32 [slice.rows, vocab_size] each: the raw logits after the last of its ids."""
-        device, dtype = self._lm.model.device, self._lm.model.dtype
-        counts = [part.end - part.start for part in batch]
+        order = sorted(range(len(batch)), key=lambda number: batch[number].end - batch[number].start > NARROW)
+        logits = self._forward([batch[number] for number in order])
+        return [logits[at] for at in np.argsort(order)]
+
+    def _forward(self, batch: Sequence[Slice]) -> list[np.ndarray]:
+        """`forward` of slices that are sorted into narrow and wide ones."""
+        device = self._lm.model.device
+        counts = np.array([part.end - part.start for part in batch])
         ends = np.cumsum(counts)
         positions = np.concatenate([np.arange(part.start, part.end) for part in batch])
         read = np.zeros((len(batch), max(part.end for part in batch)), np.int64)
         for number, part in enumerate(batch):
-            read[number, : part.end] = (np.array(part.work.held.pages)[:, None] * PAGE + np.arange(PAGE)).reshape(-1)[
-                : part.end
-            ]
-        row = np.repeat(np.arange(len(batch)), counts)
-        column = positions - np.repeat([part.start for part in batch], counts)
-        # Rows of padding see the first key: what comes of them is dropped.
-        seen = np.zeros((len(batch), max(counts)), np.int64)
-        seen[row, column] = positions
+            held = np.array(part.work.held.pages)
+            read[number, : part.end] = (held[:, None] * PAGE + np.arange(PAGE)).reshape(-1)[: part.end]
         wanted = np.concatenate([np.arange(end - part.rows, end) for part, end in zip(batch, ends, strict=True)])
-        hidden = torch.arange(read.shape[1], device=device) > torch.from_numpy(seen).to(device)[:, None, :, None]
-        mask = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, torch.finfo(dtype).min)
+        slots = read[np.repeat(np.arange(len(batch)), counts), positions]
+        narrow = int((counts <= NARROW).sum())
+        rectangles = [
+            self._rectangle(batch, counts, ends, first, last)
+            for first, last in ((0, narrow), (narrow, len(batch)))
+            if last > first
+        ]
         ids = [token for part in batch for token in part.work.ids[part.start : part.end]]
-        _running.plan = Plan(*(torch.from_numpy(array).to(device) for array in (row, column, read[row, positions], read)))
+        _running.plan = Plan(torch.from_numpy(slots).to(device), torch.from_numpy(read).to(device), rectangles)
         try:
             out = self._lm.model(
                 input_ids=torch.tensor([ids], device=device), position_ids=torch.from_numpy(positions)[None].to(device),
-                attention_mask=mask, logits_to_keep=torch.from_numpy(wanted if len(wanted) else ends[:1] - 1).to(device),
-                **self._arguments,
+                # Four dimensions: it is passed on as it is.
+                attention_mask=rectangles[0].mask,
+                logits_to_keep=torch.from_numpy(wanted if len(wanted) else ends[:1] - 1).to(device), **self._arguments,
             )  # fmt: skip
         finally:
             _running.plan = None
         logits = out.logits[0, :, : self._lm.vocab_size].float().cpu().numpy()
         cuts = np.cumsum([part.rows for part in batch])
         return [np.asarray(logits[cut - part.rows : cut]) for part, cut in zip(batch, cuts, strict=True)]
+
+    def _rectangle(self, batch: Sequence[Slice], counts: np.ndarray, ends: np.ndarray, first: int, last: int) -> Rectangle:
+        device, dtype = self._lm.model.device, self._lm.model.dtype
+        mine, parts = counts[first:last], batch[first:last]
+        row = np.repeat(np.arange(last - first), mine)
+        column = np.concatenate([np.arange(count) for count in mine])
+        # Padding sees the first key: what comes of it is dropped.
+        seen = np.zeros((last - first, int(mine.max())), np.int64)
+        seen[row, column] = np.concatenate([np.arange(part.start, part.end) for part in parts])
+        longest = max(part.end for part in parts)
+        hidden = torch.arange(longest, device=device) > torch.from_numpy(seen).to(device)[:, None, :, None]
+        mask = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, torch.finfo(dtype).min)
+        begin = int(ends[first] - counts[first])
+        at_row, at_column = torch.from_numpy(row).to(device), torch.from_numpy(column).to(device)
+        return Rectangle(first, last, begin, int(ends[last - 1]), at_row, at_column, mask)
 
 
 def token_bytes(lm: CausalLM) -> int:

@@ -38,6 +38,8 @@ async def serve_until_stopped(args: argparse.Namespace) -> None:
     credentials = None if args.insecure else server_credentials(args.tls_cert, args.tls_key, args.client_ca)
     access, metrics = Access(args.tokens), Metrics()
     use_threads(args.threads)
+    # The model's thread comes back to Python between any two products; it should not wait for the event loop each time.
+    sys.setswitchinterval(5e-4)
     lm = load(args.llm, "llm", dtype=args.dtype, device=args.device)
     engine = Engine(lm, args.kv_bytes)
     batcher = Batcher(engine, args.batch_positions, metrics.passed)
