@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test lint proto calibration bench-micro bench-link bench-cloud results compose-test certs clean
+.PHONY: help demo test lint proto calibration bench-micro bench-link bench-cloud results compose-test ray-test certs clean
 
 help:
 	@echo "make demo [PROMPT=\"...\"]  cloud and edge on this machine: a chat, or one answer"
 	@echo "make test                 the tests"
 	@echo "make lint                 ruff, mypy, freshness of the stubs"
 	@echo "make compose-test         the containers, on a Docker engine"
+	@echo "make ray-test             two replicas behind Ray Serve, one killed (installs Ray)"
 	@echo "make certs [HOST=...]      a private authority in certs/, with a certificate for the cloud and one for a device"
 	@echo "make bench-micro          speed, as ratios within one run"
 	@echo "make bench-link           hedge, cu-hlm and plain streaming through the link emulator"
@@ -69,6 +70,14 @@ bench-cloud: .venv/.test
 
 results: .venv/.test
 	$(BIN)/python -m tools.results
+
+.venv/.ray: .venv/.test
+	@echo "installing Ray"
+	@$(PIP) -e ".[ray]"
+	@touch $@
+
+ray-test: .venv/.ray
+	@$(BIN)/python -m pytest -n 0 tests/ray
 
 certs:
 	@sh tools/certs.sh certs $(HOST)

@@ -28,6 +28,25 @@ LIMITS = {
 }
 
 
+def add_model(parser: Parser) -> None:
+    group = parser.add_argument_group("the model")
+    group.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    group.add_argument("--device", default="cpu")
+    group.add_argument("--threads", type=int, default=None, help="torch threads (default: torch's own choice)")
+    group.add_argument(
+        "--kv-bytes", type=int, default=DEFAULT_KV_BYTES, metavar="N",
+        help="memory for keys and values; the session used longest ago makes room (default 1 GiB)",
+    )  # fmt: skip
+    group.add_argument(
+        "--batch-positions", type=int, default=256, metavar="N", help="positions of one forward pass at most (default 256)"
+    )
+    group = parser.add_argument_group("limits (0 is none)")
+    for name, meaning in LIMITS.items():
+        usual = getattr(Limits(), name)
+        flag = f"--max-{name.replace('_', '-')}"
+        group.add_argument(flag, type=type(usual), default=usual, metavar="N", help=f"{meaning} (default {usual:g})")
+
+
 def _parser() -> Parser:
     parser = command_parser("hedge-cloud serve", "Verifies the drafts of Hedge clients with a large model.", EXAMPLES)
     parser.add_argument("--llm", default="bundled", help="model folder, hub id or `bundled` (default)")
@@ -47,22 +66,7 @@ def _parser() -> Parser:
         metavar="FILE",
         help="NAME:SHA256 a line, as `hedge-cloud token NAME` prints; SIGHUP reads it again",
     )
-    group = parser.add_argument_group("the model")
-    group.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
-    group.add_argument("--device", default="cpu")
-    group.add_argument("--threads", type=int, default=None, help="torch threads (default: torch's own choice)")
-    group.add_argument(
-        "--kv-bytes", type=int, default=DEFAULT_KV_BYTES, metavar="N",
-        help="memory for keys and values; the session used longest ago makes room (default 1 GiB)",
-    )  # fmt: skip
-    group.add_argument(
-        "--batch-positions", type=int, default=256, metavar="N", help="positions of one forward pass at most (default 256)"
-    )
-    group = parser.add_argument_group("limits (0 is none)")
-    for name, meaning in LIMITS.items():
-        usual = getattr(Limits(), name)
-        flag = f"--max-{name.replace('_', '-')}"
-        group.add_argument(flag, type=type(usual), default=usual, metavar="N", help=f"{meaning} (default {usual:g})")
+    add_model(parser)
     return parser
 
 
@@ -93,8 +97,6 @@ def check(args: argparse.Namespace) -> str:
         raise BadInput("--client-ca needs --tls-cert and --tls-key")
     if args.tokens and args.insecure and host not in LOOPBACK:
         raise BadInput(f"tokens would be readable on the way to {host}: --tokens needs --tls-cert and --tls-key")
-    if not 8 <= args.batch_positions <= 1 << 20:
-        raise BadInput(f"batch-positions {args.batch_positions} is not in 8..2^20")
     if not 0 <= args.drain < float("inf"):
         raise BadInput(f"drain {args.drain:g} is not a number of at least 0")
     limits_of(args)
@@ -102,6 +104,8 @@ def check(args: argparse.Namespace) -> str:
 
 
 def limits_of(args: argparse.Namespace) -> Limits:
+    if not 8 <= args.batch_positions <= 1 << 20:
+        raise BadInput(f"batch-positions {args.batch_positions} is not in 8..2^20")
     return Limits(**{name: getattr(args, f"max_{name}") for name in LIMITS})
 
 
@@ -122,7 +126,32 @@ def loadtest(arguments: Sequence[str]) -> None:
     body(arguments)
 
 
-COMMANDS = {"serve": serve, "token": token, "loadtest": loadtest}
+def deploy(arguments: Sequence[str]) -> None:
+    examples = """  hedge-cloud deploy --replicas 2 --insecure
+  RAY_ADDRESS=auto hedge-cloud deploy --replicas 2 --max-replicas 16 --insecure"""
+    what = "Serves with Ray Serve: replicas on a cluster, or on this machine."
+    parser = command_parser("hedge-cloud deploy", what, examples)
+    parser.add_argument("--llm", default="bundled", help="model folder, hub id or `bundled` (default)")
+    parser.add_argument("--replicas", type=int, default=1, metavar="N")
+    parser.add_argument("--max-replicas", type=int, metavar="N", help="scale up to so many, by the streams that are open")
+    parser.add_argument("--port", type=int, default=9000, help="of Ray's gRPC proxy, on every machine (default 9000)")
+    parser.add_argument("--http-port", type=int, default=8000, help="of Ray's HTTP proxy, which serves nothing (default 8000)")
+    parser.add_argument("--cpus", type=float, default=1.0, help="CPUs of a replica, as Ray counts them (default 1)")
+    parser.add_argument("--insecure", action="store_true", help="Ray's proxy has no TLS: terminate it in front")
+    parser.add_argument("--tokens", type=Path, metavar="FILE", help="as for serve; the file has to be on every machine")
+    add_model(parser)
+    args = parse(parser, arguments)
+    if not args.insecure:
+        raise BadInput("Ray's gRPC proxy speaks plaintext on all interfaces: say so with --insecure, and put TLS in front")
+    if not 1 <= args.replicas <= (args.max_replicas or args.replicas) <= 1000:
+        raise BadInput(f"replicas {args.replicas} and max-replicas {args.max_replicas} are not in order within 1..1000")
+    limits = limits_of(args)
+    from cloud_server.ray_serve import deploy as body
+
+    body(args, limits)
+
+
+COMMANDS = {"serve": serve, "token": token, "loadtest": loadtest, "deploy": deploy}
 
 
 def main() -> None:

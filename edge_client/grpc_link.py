@@ -37,7 +37,8 @@ def _raise(address: str, code: grpc.StatusCode, details: str | None) -> NoReturn
         raise Disconnected(f"no Hedge cloud answers at {address}: {line}")
     if code in _ERRORS:
         raise _ERRORS[code](line)
-    raise HedgeError(f"{address} failed: {code.name} {line}")
+    # A server that broke down, or a proxy whose replica did: another one, or the same one later, may do better.
+    raise Disconnected(f"{address} failed: {code.name} {line}")
 
 
 class GrpcStream:
