@@ -46,7 +46,7 @@ class Verifier:
             return await self._servicer.GetServerInfo(request, grpc_context)
         except HedgeError as error:
             _refuse(error, grpc_context)
-            return pb.ServerInfo()
+            raise
 
     async def Generate(self, request_stream: Any, grpc_context: Any) -> AsyncIterator[pb.ServerMessage]:  # noqa: N802
         try:
@@ -54,12 +54,11 @@ class Verifier:
                 yield message
         except HedgeError as error:
             _refuse(error, grpc_context)
-
-    async def pid(self) -> int:
-        return os.getpid()
+            raise
 
 
 def _refuse(error: HedgeError, context: Any) -> None:
+    """Ray takes the status from the context only when something is raised."""
     from cloud_server.servicer import status_of
 
     context.set_code(status_of(error))
