@@ -3,18 +3,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test lint proto calibration bench-micro bench-link bench-cloud results compose-test ray-test certs clean
+.PHONY: help demo test lint proto calibration bench-micro bench-link loadtest soak results compose-test test-ray certs clean
 
 help:
 	@echo "make demo [PROMPT=\"...\"]  cloud and edge on this machine: a chat, or one answer"
 	@echo "make test                 the tests"
 	@echo "make lint                 ruff, mypy, freshness of the stubs"
 	@echo "make compose-test         the containers, on a Docker engine"
-	@echo "make ray-test             two replicas behind Ray Serve, one killed (installs Ray)"
+	@echo "make test-ray             two replicas behind Ray Serve, one killed (installs Ray)"
 	@echo "make certs [HOST=...]      a private authority in certs/, with a certificate for the cloud and one for a device"
 	@echo "make bench-micro          speed, as ratios within one run"
 	@echo "make bench-link           hedge, cu-hlm and plain streaming through the link emulator"
-	@echo "make bench-cloud          many devices on one cloud, beside the bare forward pass"
+	@echo "make loadtest          many devices on one cloud, beside the bare forward pass"
+	@echo "make soak                 ten minutes of that with an eye on memory, and 100,000 hostile messages"
 	@echo "make results              tables and plots of docs/results.md (under an hour)"
 	@echo "make proto calibration    regenerate the stubs; recalibrate the bundled pair"
 
@@ -65,8 +66,13 @@ bench-micro: .venv/.test
 bench-link: .venv/.test
 	$(BIN)/python -m tools.bench_link
 
-bench-cloud: .venv/.test
+loadtest: .venv/.test
 	$(BIN)/python -m tools.bench_cloud
+
+# Ten minutes under load, then 100,000 hostile messages.
+soak: .venv/.test
+	$(BIN)/python -m tools.bench_cloud --soak 600
+	HEDGE_HOSTILE=100000 $(BIN)/python -m pytest -n 0 --timeout 1800 tests/integration/test_fuzz.py
 
 results: .venv/.test
 	$(BIN)/python -m tools.results
@@ -76,7 +82,7 @@ results: .venv/.test
 	@$(PIP) -e ".[ray]"
 	@touch $@
 
-ray-test: .venv/.ray
+test-ray: .venv/.ray
 	@$(BIN)/python -m pytest -n 0 tests/ray
 
 certs:

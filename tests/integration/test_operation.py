@@ -1,6 +1,7 @@
 """The server as an operator runs it: who gets in, what it says of itself, how it stops."""
 
 import asyncio
+import json
 import signal
 import subprocess
 import urllib.error
@@ -189,3 +190,35 @@ def test_health_reflection_metrics_and_a_drain(folders: tuple[str, str], start_c
 
     asyncio.run(drained())
     assert cloud.process.wait(20) == 0
+
+
+def test_a_load_test_tells_latencies_and_batches(start_cloud: StartCloud) -> None:
+    cloud = start_cloud("--threads", "1", "--http", "127.0.0.1:0")
+    done = hedge(
+        "loadtest", "--cloud", cloud.address, "--http", cloud.http, "--devices", "6", "--seconds", "3", program="hedge-cloud"
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["errors"] == found["throttled"] == 0
+    assert found["verdicts"] > 20
+    assert found["sessions_per_pass"] > 1.5
+    assert sum(found["batches"].values()) == found["passes"]
+    assert 0 < found["verdict_ms"]["p50"] <= found["verdict_ms"]["p99"] <= found["verdict_ms"]["max"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("loadtest", "--cloud", "192.0.2.1:7"), "this machine only"),
+        (("loadtest", "--devices", "0"), "devices 0"),
+        (("loadtest", "--seconds", "inf"), "seconds inf"),
+        (("loadtest", "--drafts", "/nowhere"), "/nowhere"),
+        (("loadtest", "--drafts", __file__), "no recording"),
+        (("deploy",), "--insecure"),
+        (("deploy", "--insecure", "--replicas", "0"), "replicas 0"),
+        (("deploy", "--insecure", "--replicas", "3", "--max-replicas", "2"), "max-replicas 2"),
+        (("token", "a b"), "'a b'"),
+    ],
+)
+def test_bad_use_of_the_other_commands_is_one_line(arguments: tuple[str, ...], words: str) -> None:
+    one_line(hedge(*arguments, program="hedge-cloud"), 2, words)

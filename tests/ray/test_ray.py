@@ -1,4 +1,4 @@
-"""Two replicas behind Ray Serve's proxy, one of them killed in the middle: needs hedge-hlm[ray], `make ray-test` runs it."""
+"""Two replicas behind Ray Serve's proxy, one of them killed in the middle: needs hedge-hlm[ray], `make test-ray` runs it."""
 
 import asyncio
 import os

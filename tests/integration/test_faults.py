@@ -1,0 +1,71 @@
+"""Links that fail between a real device and a real cloud: with `wait` nothing is lost and nothing changes."""
+
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.integration.conftest import BIN, ENVIRONMENT, Cloud, StartCloud, hedge
+
+ASK = ("--insecure", "--seed", "6", "--prompt", "Tell me a tale about a fox.", "--max-new-tokens", "120")
+
+
+@contextmanager
+def relay(to: str, *options: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    """`hedge link` in front of a cloud."""
+    command = [str(BIN / "hedge"), "link", "--listen", "127.0.0.1:0", "--to", to, *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    assert process.stderr
+    try:
+        found = next(found for line in process.stderr if (found := re.search(r"listening on (\S+)", line)))
+        yield found[1], process
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+        process.communicate(timeout=20)
+
+
+def asking(address: str, *options: str) -> "subprocess.Popen[bytes]":
+    command = [str(BIN / "hedge"), "generate", "--cloud", address, *ASK, *options]
+    return subprocess.Popen(command, bufsize=0, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT)
+
+
+def finished(process: "subprocess.Popen[bytes]", begun: bytes) -> tuple[str, str]:
+    rest, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    return (begun + rest).decode(), said.decode()
+
+
+def test_a_half_open_connection_is_left_for_another_server(cloud: Cloud, start_cloud: StartCloud) -> None:
+    """The way to the first server swallows everything, without a word: after `--patience` the device turns to the second."""
+    whole = hedge("generate", "--cloud", cloud.address, *ASK).stdout
+    other = start_cloud("--threads", "1")
+    with relay(cloud.address) as (address, process):
+        device = asking(f"{address},{other.address}", "--patience", "2")
+        assert device.stdout
+        begun = device.stdout.read(30)
+        process.send_signal(signal.SIGSTOP)
+        text, said = finished(device, begun)
+    assert text == whole
+    assert "has not answered for 2 s" in said
+    assert "the cloud is back" in said
+
+
+def test_a_link_that_is_cut_for_ten_seconds_changes_nothing(cloud: Cloud) -> None:
+    whole = hedge("generate", "--cloud", cloud.address, *ASK).stdout
+    with relay(cloud.address, "--delay", "0.02", "--outage", "0.5:10") as (address, _):
+        text, _ = finished(asking(address, "--patience", "3"), b"")
+    assert text == whole
+
+
+def test_alone_the_device_finishes_what_the_cloud_began(start_cloud: StartCloud) -> None:
+    """`continue`: the server dies for good, the answer goes on at once, and says which words nobody checked."""
+    server = start_cloud("--threads", "1")
+    device = asking(server.address, "--on-disconnect", "continue")
+    assert device.stdout
+    begun = device.stdout.read(30)
+    server.process.kill()
+    text, said = finished(device, begun)
+    assert len(text) > len(begun)
+    assert re.search(r"\d+ offline", said)
