@@ -1,7 +1,5 @@
 """What the server does, as Prometheus counts it."""
 
-from collections.abc import Callable
-
 from hedge.v1 import hedge_pb2 as pb
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
@@ -52,10 +50,6 @@ class Metrics:
 
     def refused(self, reason: str) -> None:
         self._refusals.labels(reason).inc()
-
-    def follow(self, gauge: Gauge, value: Callable[[], float]) -> None:
-        """Reads a gauge when it is asked for."""
-        gauge.set_function(value)
 
     def text(self) -> bytes:
         return bytes(generate_latest(self.registry))

@@ -116,7 +116,7 @@ class Servicer(HedgeServicer):
         self._context = min(lm.context, batcher.capacity)
         self._sessions: set[Session] = set()
         self.draining = False
-        self._metrics.follow(self._metrics.sessions, lambda: len(self._sessions))
+        self._metrics.sessions.set_function(lambda: len(self._sessions))
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Any) -> pb.ServerInfo:  # noqa: N802, ARG002
         self._access.client(context.invocation_metadata() or ())

@@ -54,10 +54,10 @@ class Message:
 
 def log_round(statistics: Statistics, verdict: pb.Verdict, tested: Sequence[Drafted] = ()) -> None:
     entries = sum(drafted.proposal.entries for drafted in tested if drafted.proposal)
-    done, timings = statistics.log, verdict.timings
-    drafted = statistics.steps - sum(round_.drafted for round_ in done)
-    sent = statistics.uplink_payload_bytes - statistics.open_bytes - sum(round_.uplink_bytes for round_ in done)
-    done.append(Round(drafted, entries, sent, timings.positions, timings.forward_us / 1e6))
+    timings, now = verdict.timings, (statistics.steps, statistics.uplink_payload_bytes - statistics.open_bytes)
+    drafted, sent = now[0] - statistics.logged[0], now[1] - statistics.logged[1]
+    statistics.log.append(Round(drafted, entries, sent, timings.positions, timings.forward_us / 1e6))
+    statistics.logged = now
 
 
 def token_of(verdict: pb.Verdict, kind: Literal["bonus", "correction"], vocab_size: int) -> int:

@@ -39,6 +39,8 @@ class Statistics:
 
     provenance: list[Provenance] = field(default_factory=list)
     log: list[Round] = field(default_factory=list)
+    # Steps and payload bytes, the opening's apart, that the log accounts for.
+    logged: tuple[int, int] = (0, 0)
     steps: int = 0
     asked: int = 0
     audited: int = 0
@@ -90,7 +92,7 @@ class Statistics:
 
     def to_json(self) -> dict[str, float | int | None]:
         counts = {kind.value: self.count(kind) for kind in Provenance if kind is not Provenance.LOCAL}
-        plain = {name: getattr(self, name) for name in self.__slots__ if name not in ("provenance", "risk", "log")}
+        plain = {name: getattr(self, name) for name in self.__slots__ if name not in ("provenance", "risk", "log", "logged")}
         plain |= {name: getattr(self, name) for name in ("rounds", "llm_positions", "cloud_s")}
         plain = {name: round(value, 6) if isinstance(value, float) else value for name, value in plain.items()}
         risk = self.realised_risk

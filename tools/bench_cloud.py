@@ -6,7 +6,6 @@ The server has one torch thread, the devices are one other process, and the bare
 import argparse
 import asyncio
 import json
-import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -19,16 +18,10 @@ from transformers import DynamicCache
 
 from cloud_server.loadtest import batches
 from common.model import BUNDLED, CausalLM, cache_argument, load, use_threads
-from tools.local_cloud import BIN, local_cloud
+from tools.local_cloud import BIN, free_port, local_cloud
 
 SECONDS, MANY, HELD = 20.0, 32, 200
 PREFIX = 50
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def played(cloud: str, http: str, devices: int, seconds: float, think: float = 0.0) -> dict[str, Any]:
