@@ -1,7 +1,8 @@
 """Rows of a batch are what each would be alone: across ragged lengths, chunks, rollbacks and evictions."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ from hedge.v1 import hedge_pb2 as pb
 
 from cloud_server.batcher import Batcher, Pass, PooledPrefix
 from cloud_server.engine import PAGE, Engine, token_bytes
+from cloud_server.limits import Limits
 from cloud_server.scheduler import Held, Scheduler, Work
+from cloud_server.servicer import Servicer
 from cloud_server.session import Session, Steps
 from common.errors import BadInput
 from common.model import CausalLM
@@ -150,6 +153,31 @@ async def used(batcher: Batcher) -> int:
         yield
 
     return (await batcher.run(PooledPrefix(batcher.scheduler), look()))[0]
+
+
+def test_a_client_above_its_rate_gets_its_verdict_later(
+    lm: CausalLM, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pauses are those of its bucket: 1 position/s, 1 saved up, two of the prompt and one of the draft spent."""
+    pauses: list[float] = []
+
+    async def slept(seconds: float) -> None:
+        pauses.append(seconds)
+
+    async def requests() -> AsyncIterator[pb.ClientMessage]:
+        yield pb.ClientMessage(open=opening(lm, bonus=False))
+        yield pb.ClientMessage(draft=drafting([1]))
+
+    monkeypatch.setattr("cloud_server.servicer.asyncio.sleep", slept)
+    monkeypatch.setattr("cloud_server.servicer.time.monotonic", lambda: 0.0)
+    context = SimpleNamespace(invocation_metadata=tuple)
+
+    async def served() -> list[str | None]:
+        servicer = Servicer(lm, batcher, Limits(tokens_per_s=1.0))
+        return [message.WhichOneof("kind") async for message in servicer.Generate(requests(), context)]
+
+    assert asyncio.run(served()) == ["opened", "verdict"]
+    assert pauses == [1.0, 2.0]
 
 
 def test_a_budget_that_holds_nothing_is_refused(lm: CausalLM) -> None:

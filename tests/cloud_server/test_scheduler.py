@@ -131,6 +131,15 @@ def test_the_session_used_longest_ago_makes_room() -> None:
     assert scheduler.evicted == 2
 
 
+def test_using_a_session_again_makes_it_the_last_to_go() -> None:
+    scheduler = Scheduler(Pages(9, PAGE), POSITIONS)
+    sessions = [Held() for _ in range(4)]
+    for held, length in ((sessions[0], 8), (sessions[1], 8), (sessions[2], 8), (sessions[0], 9), (sessions[3], 16)):
+        scheduler.add(Work(held, range(length), 0))
+        scheduler.done(scheduler.batch()[0])
+    assert [held.length for held in sessions] == [9, 0, 0, 16]
+
+
 def test_work_that_no_memory_holds_is_refused() -> None:
     scheduler = Scheduler(Pages(3, PAGE), POSITIONS)
     with pytest.raises(ValueError, match="9 tokens in a memory of 8"):
