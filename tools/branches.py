@@ -1,100 +1,171 @@
-"""python -m tools.branches: what drafting on under the runner-up would gain on a slow link, replayed over recorded answers.
+"""python -m tools.branches: what drafting on under the runner-up would gain on a slow link, replayed with the bundled pair.
 
-The LLM's answer under the shared noise is known, so is the rank that the SLM's law gives each of its tokens, and so is the
-gate. On a virtual clock the edge drafts ahead, a message leaves at every asked position, and a mismatch costs a round trip
-unless it was a branch. Branches are unlimited in number here and never wrong otherwise: an upper bound, but for the rows.
+Under the shared noise the LLM's answer is known beforehand, whatever is drafted. The device is replayed step by step on a
+virtual clock: it drafts with the real SLM, on every path that it holds open, as the rows of one batch; a block leaves where
+the gate fires; its verdict comes a round trip later. What is not a branch of the tree costs the stall it costs today.
 """
 
 import asyncio
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from common.coupling import race_times
 from common.model import BUNDLED, CausalLM, bundled_folder, load, use_threads
 from common.noise import Noise, Purpose
-from common.sampling import Warp
+from common.sampling import Warp, descending
 from edge_client.calibration import load_calibration
 from edge_client.measures import MEASURES
 from edge_client.session import Session
-from edge_client.settings import Settings
+from edge_client.settings import SYSTEMS, Settings
 from evaluation.local import LocalLink
 from evaluation.tasks import tasks
 from tools.bench_cloud import bare
 from tools.bench_link import SEED
 
-QUESTIONS, SKIP_RATE = 48, 0.85
+QUESTIONS = 48
 ROUND_TRIP, STEP, PASS = 0.1, 0.0033, 0.008
-# How much longer a step over all the rows takes than over one; what it is here is printed.
-ROWS = (1.0, 1.15, 1.3)
+ROWS = (1, 2, 3, 4, 6, 8)
+MAX_BLOCK, IN_FLIGHT, SURVIVAL = 16, 8, 0.05
+# What the device believes of a first choice without and with the gate, and of the first and second runner-up.
+SURE, ASKED, RUNNERS_UP = 0.97, 0.7, (0.15, 0.06)
+
+Path = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
-    """Rank of the LLM's token in the SLM's race (0: they agree), and whether the gate fired."""
+class Choices:
+    """The SLM's own order of tokens at a position, the best three, and whether the gate fires there."""
 
-    rank: int
+    tokens: list[int]
     asked: bool
+
+
+class Device:
+    """The SLM of one answer: its choices after any path, each computed once."""
+
+    def __init__(self, slm: CausalLM, prompt: list[int], warp: Warp, threshold: float) -> None:
+        self._prefix, self._prompt, self._warp, self._threshold = slm.prefix(), prompt, warp, threshold
+        self._noise, self._known, self._fed = Noise(SEED, prompt), dict[Path, Choices](), list[int]()
+
+    def choices(self, path: Path) -> Choices:
+        if path not in self._known:
+            ids = [*self._prompt, *path]
+            same = next((at for at, (a, b) in enumerate(zip(ids, self._fed, strict=False)) if a != b), len(self._fed))
+            self._prefix.rollback(min(same, len(ids) - 1, self._prefix.length))
+            logits, self._fed = self._prefix.forward(ids[self._prefix.length :], 1)[0], ids
+            law = self._warp(logits)
+            # At temperature 0 the noise decides nothing, and the next-best is the next-best logit.
+            integers = self._noise.integers(Purpose.TARGET, len(path), 0, len(law))
+            order = -race_times(law, integers) if self._warp.temperature else logits.astype(np.float64)
+            asked = MEASURES["expected_perturbation"].of(logits, law, -1, np.empty(0)) > self._threshold
+            self._known[path] = Choices([int(token) for token in descending(order)[:3]], asked)
+        return self._known[path]
+
+
+@dataclass(slots=True)
+class Replay:
+    """One answer. `runners_up` per asked position, at most `rows` paths in a step, which then costs `step_s`."""
+
+    device: Device
+    truth: Sequence[int]
+    runners_up: int
+    rows: int
+    step_s: float
+    now: float = 0.0
+    # Paths to draft on, and how likely each is; when the token that ends a path left the device.
+    leaves: dict[Path, float] = field(default_factory=lambda: {(): 1.0})
+    sent: dict[Path, float] = field(default_factory=dict)
+    drafted: dict[Path, list[Path]] = field(default_factory=dict)
+    final: int = 0
+
+    def seconds(self) -> float:
+        while self.final < len(self.truth):
+            open_paths = sorted((path for path in self.leaves if self._goes_on(path)), key=lambda p: -self.leaves[p])
+            if open_paths:
+                self.now += self.step_s
+                for path in open_paths[: self.rows]:
+                    self._draft(path)
+            else:
+                self.now = self._arrival() or self.now
+            while (at := self._arrival()) is not None and at <= self.now:
+                self._judge()
+        return self.now
+
+    def _goes_on(self, path: Path) -> bool:
+        waiting = {self.sent[path[: end + 1]] for end in range(self.final, len(path)) if path[: end + 1] in self.sent}
+        return self.leaves[path] >= SURVIVAL and len(waiting) < IN_FLIGHT
+
+    def _draft(self, path: Path) -> None:
+        believed, choices = self.leaves.pop(path), self.device.choices(path)
+        shares = (ASKED, *RUNNERS_UP[: self.runners_up]) if choices.asked else (SURE,)
+        self.drafted[path] = [(*path, token) for token, _ in zip(choices.tokens, shares, strict=False)]
+        for share, child in zip(shares, self.drafted[path], strict=True):
+            # The last token of the answer is its end token, or the limit.
+            if len(child) < len(self.truth):
+                self.leaves[child] = believed * share
+        unsent = [path[:end] for end in range(self.final + 1, len(path) + 1) if path[:end] not in self.sent]
+        if choices.asked or len(path) + 1 == len(self.truth) or len(unsent) + 1 >= MAX_BLOCK:
+            for one in [*unsent, *self.drafted[path]]:
+                self.sent.setdefault(one, self.now)
+
+    def _arrival(self) -> float | None:
+        """When the verdict on the next position comes; None while it is not on its way."""
+        children = self.drafted.get(tuple(self.truth[: self.final]), [])
+        return self.sent[children[0]] + ROUND_TRIP + PASS if children and children[0] in self.sent else None
+
+    def _judge(self) -> None:
+        known = tuple(self.truth[: self.final + 1])
+        branch = known in self.drafted[known[:-1]]
+        self.final += 1
+        self.leaves = {path: p for path, p in self.leaves.items() if path[: self.final] == known}
+        if not branch:
+            self.leaves = {known: 1.0}
+        elif self.leaves and (best := max(self.leaves.values())):
+            self.leaves = {path: p / best for path, p in self.leaves.items()}
 
 
 async def answered(slm: CausalLM, prompt: list[int], settings: Settings, link: LocalLink) -> list[int]:
     return [emitted.token async for emitted in Session(slm, prompt, settings, link).tokens()]
 
 
-def recorded(slm: CausalLM, llm: CausalLM, temperature: float, threshold: float) -> list[list[Position]]:
-    warp, measure = Warp(temperature), MEASURES["expected_perturbation"]
+def answers(slm: CausalLM, llm: CausalLM, warp: Warp, threshold: float) -> list[tuple[Device, list[int]]]:
+    """The LLM's answers, and a device each."""
     found = []
     for task in tasks(None, QUESTIONS, 0):
         prompt = slm.encode_chat(task.prompt.messages)
-        ids = asyncio.run(answered(slm, prompt, Settings(policy="stream", warp=warp, seed=SEED), LocalLink(llm)))
-        noise, positions = Noise(SEED, prompt), []
-        rows = slm.prefix().forward([*prompt, *ids[:-1]], len(ids))
-        for at, (token, logits) in enumerate(zip(ids, rows, strict=True)):
-            law = warp(logits)
-            # At temperature 0 the noise decides nothing, and the next-best is the next-best logit.
-            times = race_times(law, noise.integers(Purpose.TARGET, at, 0, len(law))) if temperature else -logits
-            rank = int((times < times[token]).sum())
-            positions.append(Position(rank, measure.of(logits, law, -1, np.empty(0)) > threshold))
-        found.append(positions)
+        truth = asyncio.run(answered(slm, prompt, Settings(policy="stream", warp=warp, seed=SEED), LocalLink(llm)))
+        found.append((Device(slm, prompt, warp, threshold), truth))
     return found
-
-
-def seconds(positions: list[Position], runners_up: int, rows: float) -> float:
-    """One answer on the virtual clock; a mismatch of rank up to `runners_up` at an asked position costs no stall."""
-    now = 0.0
-    for number, position in enumerate(positions):
-        now += STEP * (rows if runners_up else 1.0)
-        covered = position.asked and position.rank <= runners_up
-        last = number == len(positions) - 1
-        if last or (position.rank and not covered):
-            # The message leaves where the gate fires next on the wrong path: at once, in the best case.
-            now += ROUND_TRIP + PASS
-    return now
 
 
 def main() -> None:
     use_threads(1)
     slm, llm = load(BUNDLED, "slm"), load(BUNDLED, "llm")
-    steps = [count / bare(slm, count, 1) for count in (1, 2, 3)]
-    costs = " and ".join(f"{step / steps[0]:.2f}" for step in steps[1:])
-    sys.stdout.write(f"a forward pass of the SLM over 2 and 3 rows takes {costs} times as long as over 1\n")
+    alone = bare(slm, 1, 1)
+    # A batch of rows over the rate of one: how much longer a step over them takes.
+    costs = {rows: max(1.0, rows * alone / bare(slm, rows, 1)) for rows in ROWS}
+    sys.stdout.write(f"a step over {list(costs)} rows takes {[round(cost, 2) for cost in costs.values()]} times as long\n")
+    skip_rate: Any = SYSTEMS["hedge"]["skip_rate"]
     for path in sorted(bundled_folder().glob("calibration*.json")):
         calibration = load_calibration(path)
-        threshold = calibration.threshold("expected_perturbation", "quantile", max_risk=0.05, delta=0.1, skip_rate=SKIP_RATE)
-        answers = recorded(slm, llm, calibration.warp.temperature, threshold or 0.0)
-        every = [position for positions in answers for position in positions]
-        wrong = [position for position in every if position.rank]
-        sys.stdout.write(
-            f"temperature {calibration.warp.temperature:g}: {len(every)} tokens, {len(wrong)} mismatches; at asked positions "
-            f"{sum(p.asked for p in wrong)}, of these the runner-up {sum(p.asked and p.rank == 1 for p in wrong)}, "
-            f"one of two {sum(p.asked and p.rank <= 2 for p in wrong)}\n"
-        )
-        plain = sum(seconds(positions, 0, 1.0) for positions in answers)
+        threshold = calibration.threshold("expected_perturbation", "quantile", max_risk=0.05, delta=0.1, skip_rate=skip_rate)
+        recorded = answers(slm, llm, calibration.warp, threshold or 0.0)
+        tokens = sum(len(truth) for _, truth in recorded)
+
+        def total(runners_up: int, rows: int, cost: float, recorded: list[Any] = recorded) -> float:
+            return sum(Replay(device, truth, runners_up, rows, STEP * cost).seconds() for device, truth in recorded)
+
+        plain = total(0, 1, 1.0)
+        sys.stdout.write(f"temperature {calibration.warp.temperature:g}: without branches {tokens / plain:.1f} tokens/s\n")
         for runners_up in (1, 2):
-            for rows in ROWS:
-                ratio = plain / sum(seconds(positions, runners_up, rows) for positions in answers)
-                sys.stdout.write(f"  {runners_up} branches, step times {rows:g}: {ratio:.2f} times as fast\n")
+            for rows in ROWS[1:]:
+                gains = [plain / total(runners_up, rows, cost) for cost in (costs[rows], 1.0)]
+                found = f"{gains[0]:.2f} times as fast; {gains[1]:.2f} if rows were free"
+                sys.stdout.write(f"  {runners_up} of them, {rows} rows: {found}\n")
 
 
 if __name__ == "__main__":
