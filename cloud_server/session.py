@@ -17,7 +17,7 @@ from common.model import CausalLM
 from common.model import Prefix as ModelPrefix
 from common.noise import Noise
 from common.rpc import MAX_MESSAGE_BYTES, PROTOCOL_VERSION
-from common.sampling import Warp
+from common.sampling import Warp, largest
 from common.split import decode_share
 
 VERIFICATIONS = (
@@ -83,6 +83,8 @@ def check_open(request: pb.Open, lm: CausalLM, context: int) -> Warp:
         raise BadInput(f"{request.bits} bits per share, not 1..{MAX_BITS}")
     if request.audit not in pb.Audit.values() or request.guarantee not in pb.Guarantee.values():
         raise Incompatible(f"audit {request.audit} or guarantee {request.guarantee} is not known to this server")
+    if request.law_entries and request.guarantee == pb.GUARANTEE_EXACT:
+        raise BadInput(f"laws cut to {request.law_entries} entries in a session whose guarantee is exact")
     if len(request.end_ids) > MAX_END_IDS:
         raise BadInput(f"{len(request.end_ids)} end ids, at most {MAX_END_IDS}")
     prompt = len(request.prompt_ids)
@@ -122,6 +124,7 @@ class Session:
         self._verification = request.verification
         self._exact = request.guarantee == pb.GUARANTEE_EXACT
         self._bits = request.bits
+        self._law_entries = request.law_entries
         self._bonus = request.bonus
         self._end_ids = frozenset(request.end_ids or lm.end_ids)
         self._max_new_tokens = request.max_new_tokens
@@ -132,6 +135,8 @@ class Session:
         self._ids = ids.id_codec(self._id_version, lm.vocab_size, lm.primer)
         self._prefix = prefix
         self._last: pb.Verdict | None = None
+        # The law in it, whole.
+        self._law: np.ndarray | None = None
         self._next_step = 0
         self._seen, self._more = 0, False
         self._correction_step = -1
@@ -174,7 +179,7 @@ class Session:
         """The verdict on `draft`: the cached one for a repeated step, None for a draft that missed a correction."""
         step = draft.step_id if draft.HasField("step_id") else self._next_step
         if self._last is not None and step == self._last.step_id:
-            return self._last
+            return self._repeated(whole=draft.whole_law)
         if step < self._next_step:
             raise BadInput(f"step {step} after step {self._next_step - 1}")
         seen = self._seen if self._more else self._next_step
@@ -201,6 +206,15 @@ class Session:
         if outcome.correction is not None or outcome.law is not None:
             self._correction_step = step
         return self._last
+
+    def _repeated(self, *, whole: bool) -> pb.Verdict:
+        assert self._last is not None
+        if not whole or self._law is None:
+            return self._last
+        repeated = pb.Verdict()
+        repeated.CopyFrom(self._last)
+        repeated.law.CopyFrom(_law(self._law, 0))
+        return repeated
 
     def _rule(self, step: int) -> Rule:
         return Couple(self._noise) if self._verification == pb.VERIFICATION_COUPLED else Resample(self._noise, step)
@@ -255,6 +269,7 @@ class Session:
         # The cache may hold a rejected draft, and must lag the history by one.
         self._prefix.rollback(min(self._prefix.length, context + len(kept), len(self._history) - 1))
         rejected = outcome.correction is not None or outcome.law is not None
+        self._law = outcome.law
         shares += _of([*untested, *(proposal.token for proposal in proposals[: outcome.accepted + rejected])], laws)
         return pb.Verdict(
             step_id=step,
@@ -263,7 +278,7 @@ class Session:
             bonus=outcome.bonus,
             audit=self._audit_of(shares),
             timings=pb.Timings(forward_us=round(self.cost.seconds * 1e6), positions=self.cost.positions),
-            law=None if outcome.law is None else _law(outcome.law),
+            law=None if outcome.law is None else _law(outcome.law, self._law_entries),
         )
 
     def _audit_of(self, probabilities: list[float]) -> bytes:
@@ -308,8 +323,11 @@ def _of(tokens: list[int], laws: list[np.ndarray]) -> list[float]:
     return [float(law[token]) for token, law in zip(tokens, laws, strict=False)]
 
 
-def _law(law: np.ndarray) -> pb.Law:
+def _law(law: np.ndarray, entries: int) -> pb.Law:
+    """The largest `entries` of it, all for 0."""
     kept = np.flatnonzero(law)
+    if 0 < entries < len(kept):
+        kept = largest(law, entries)
     named = b"" if len(kept) == len(law) else kept.astype("<u4").tobytes()
     return pb.Law(probabilities=law[kept].astype("<f4").tobytes(), ids=named)
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 from hedge.v1 import hedge_pb2 as pb
 
 from common import codec
@@ -245,6 +246,8 @@ class Exchange:
             raise Unreachable(f"the server ended the stream without a verdict on step {message.step}")
         if verdict.accepted > len(message.tested):
             raise Unreachable(f"the server accepted {verdict.accepted} of {len(message.tested)} drafts")
+        if verdict.HasField("law") and verdict.accepted < len(message.tested):
+            verdict = await self._with_a_residual(verdict, message)
         self._flight.popleft()
         timings, kept = verdict.timings, message.tested[: verdict.accepted]
         cloud = (timings.queue_us + timings.forward_us) / 1e6
@@ -259,6 +262,24 @@ class Exchange:
             self._correct(verdict, message)
         elif verdict.HasField("bonus"):
             self._take_bonus(verdict, wanted=self._settings.exact and not message.more)
+
+    async def _with_a_residual(self, verdict: pb.Verdict, message: Message) -> pb.Verdict:
+        """`split`: the verdict, its law whole if nothing of y - x_hat lies in what was cut out for us."""
+        proposal = message.tested[verdict.accepted].proposal
+        assert self._connection
+        if not self._settings.law_entries or not proposal or not proposal.law:
+            return verdict
+        cut = law_of(verdict.law, self._slm.vocab_size)
+        if np.maximum(cut - proposal.law.dense(), 0.0).any():
+            self.statistics.cut_mass += max(0.0, 1.0 - float(cut.sum()))
+            return verdict
+        draft = pb.Draft(step_id=message.step, whole_law=True)
+        self.statistics.uplink_payload_bytes += pb.ClientMessage(draft=draft).ByteSize()
+        await self._connection.send(draft)
+        whole = await self._connection.receive()
+        if whole is None or (whole.step_id, whole.accepted) != (verdict.step_id, verdict.accepted):
+            raise Unreachable(f"the server did not repeat its verdict on step {message.step} with the whole law")
+        return whole
 
     def _take_bonus(self, verdict: pb.Verdict, *, wanted: bool) -> None:
         """The LLM's token after a whole block: new, or the verdict on a position that was drafted meanwhile."""

@@ -85,6 +85,10 @@ def add_system(parser: Parser) -> None:
     group.add_argument("--eta", type=float, help="sharpness of U_TV (default 1)")
     group.add_argument("--bits", type=int, help="probabilities are integers that sum to 2^BITS")
     group.add_argument(
+        "--law-entries", type=int, metavar="N",
+        help="split: most entries of the LLM's law that come back after a rejection; cheaper, not exact (default: all)",
+    )  # fmt: skip
+    group.add_argument(
         "--draft-from", choices=("sent", "full"), help="draw drafts from the law that is sent, or from the full one"
     )
     group.add_argument(
@@ -175,6 +179,7 @@ def settings_from(args: argparse.Namespace, pair: Pair, system: str | None = Non
         "theta",
         "eta",
         "max_in_flight",
+        "law_entries",
         "skip_rate",
     ):
         if (value := getattr(args, option, None)) is not None:

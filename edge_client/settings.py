@@ -61,7 +61,8 @@ class Settings:
 
     `recalibrate` is the joint risk that a moving threshold holds. `slope` and `intercept` are the calibrated
     beta = a u + b of the measure, read by truncation `online`. With `exact` every drafted position is tested before
-    release, and the gate decides only when: it ends blocks. `on_disconnect`: what becomes of an answer whose link
+    release, and the gate decides only when: it ends blocks. `law_entries`: most entries of y that come back after a
+    rejection in `split`, 0 for all. `on_disconnect`: what becomes of an answer whose link
     dies, or has brought nothing for `patience` seconds.
     """
 
@@ -77,6 +78,7 @@ class Settings:
     bits: int = 12
     theta: float = THETA
     eta: float = ETA
+    law_entries: int = 0
     slope: float = 0.0
     intercept: float = 0.0
     draft_from: str = "full"
@@ -116,6 +118,11 @@ class Settings:
             raise BadInput(f"verification {self.verification} does not go with truncation {self.truncation}")
         if self.recalibrate is not None and (self.exact or self.policy != "threshold"):
             raise BadInput("--recalibrate moves the threshold of policy threshold; guarantee exact takes no risk to hold")
+        if self.law_entries < 0 or (self.law_entries and (self.exact or self.verification != "split")):
+            raise BadInput(
+                f"law-entries {self.law_entries} cuts the LLM's law in verification split, and is not exact; not with "
+                f"verification {self.verification} and guarantee {'exact' if self.exact else 'opportunistic'}"
+            )
         if self.exact and not (self.asks and self._lossless):
             raise BadInput(
                 f"guarantee exact needs --verification coupled or --draft-from sent, and a policy that asks; not verification "
@@ -161,7 +168,7 @@ class Settings:
     @property
     def guarantee(self) -> str:
         """`exact` only where the output provably follows the LLM's law."""
-        tested = self.exact or (self.policy == "always" and self._lossless)
+        tested = self.exact or (self.policy == "always" and self._lossless and not self.law_entries)
         return "exact" if tested or self.streams else "opportunistic"
 
     @property

@@ -58,6 +58,8 @@ class Statistics:
     codec_s: float = 0.0
     wait_s: float = 0.0
     rolled_back: int = 0
+    # `split` with a cut law: sum of 1 - y(S) over the tokens drawn from one.
+    cut_mass: float = 0.0
     disconnects: int = 0
     # In exact mode: how many tokens came before the first that was released untested, when the link was gone.
     exact_until: int | None = None

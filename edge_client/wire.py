@@ -42,6 +42,7 @@ def opening(
         id_codecs=ids.versions(slm.primer),
         id_primer=slm.primer_fingerprint,
         bits=settings.bits if settings.verification == "split" else 0,
+        law_entries=settings.law_entries,
         bonus=settings.exact,
         max_new_tokens=max_new_tokens if settings.streams else 0,
         end_ids=slm.end_ids,

@@ -184,6 +184,7 @@ def test_the_stream_is_plain_decoding(lm: CausalLM) -> None:
         ({"prompt_ids": [12]}, BadInput, "id 12"),
         ({"end_ids": [4_000_000_000]}, BadInput, "4000000000"),
         ({"resume_position": 3}, BadInput, "resume position 3"),
+        ({"law_entries": 5, "guarantee": pb.GUARANTEE_EXACT}, BadInput, "cut to 5 entries"),
         ({"warp": pb.Warp(temperature=-1, top_p=1)}, BadInput, "temperature -1"),
         ({"warp": pb.Warp(temperature=float("nan"), top_p=1)}, BadInput, "temperature nan"),
         ({"warp": pb.Warp(temperature=1, top_p=0)}, BadInput, "top-p 0"),

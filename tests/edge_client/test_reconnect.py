@@ -116,6 +116,7 @@ WAYS = {
     "sparse": SENT,
     "full": replace(SENT, verification="full", truncation="none"),
     "split": replace(SENT, verification="split"),
+    "split, cut": replace(SENT, policy="always", verification="split", exact=False, law_entries=1),
     "cu-hlm": replace(SENT, exact=False, draft_from="full", measure="perturbation", threshold=0.4),
     "greedy": replace(EXACT, warp=Warp(0.0), max_in_flight=3),
 }

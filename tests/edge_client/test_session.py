@@ -207,6 +207,40 @@ def test_no_released_token_is_withdrawn(pair: tuple[CausalLM, CausalLM]) -> None
     assert len(released) == 40
 
 
+CUT = replace(ALWAYS, verification="split", law_entries=1, bits=12, max_new_tokens=1)
+
+
+def test_the_rest_of_a_cut_law_is_asked_for_where_nothing_is_left_to_draw(make_lm: Callable[..., CausalLM]) -> None:
+    """Here the SLM gives the LLM's first choice more than the LLM does: no residual is left in that entry."""
+    slm, llm = make_lm(seed=1), make_lm(seed=4)
+    asked = 0
+    for seed in range(40):
+        link = Tampered(LocalLink(llm), lambda verdict: verdict)
+        cut = run_session(slm, PROMPT, replace(CUT, seed=seed), link)
+        whole = run_session(slm, PROMPT, replace(CUT, seed=seed, law_entries=0), LocalLink(llm))
+        assert cut.token_ids == whole.token_ids
+        assert cut.statistics.cut_mass == 0
+        wanted = [draft for draft in link.drafts if draft.whole_law]
+        assert len(wanted) == cut.statistics.count(Provenance.CORRECTED)
+        sent = cut.statistics.uplink_payload_bytes - cut.statistics.open_bytes
+        assert sent == sum(pb.ClientMessage(draft=draft).ByteSize() for draft in link.drafts)
+        asked += len(wanted)
+    assert 5 < asked < 40
+
+
+def test_a_server_that_does_not_send_the_rest_is_named(make_lm: Callable[..., CausalLM]) -> None:
+    slm, llm = make_lm(seed=1), make_lm(seed=4)
+    first = iter([lambda verdict: verdict])
+    link = Tampered(LocalLink(llm), lambda verdict: next(first, altered(step_id=7))(verdict))
+    seed = next(seed for seed in range(40) if _corrected(slm, llm, seed))
+    with pytest.raises(Unreachable, match="did not repeat its verdict on step 0"):
+        run_session(slm, PROMPT, replace(CUT, seed=seed), link)
+
+
+def _corrected(slm: CausalLM, llm: CausalLM, seed: int) -> bool:
+    return bool(run_session(slm, PROMPT, replace(CUT, seed=seed), LocalLink(llm)).statistics.count(Provenance.CORRECTED))
+
+
 @pytest.mark.parametrize("verification", ["sparse", "split"])
 def test_no_draw_of_a_discarded_draft_is_used_again(
     verification: str, pair: tuple[CausalLM, CausalLM], monkeypatch: pytest.MonkeyPatch

@@ -31,6 +31,9 @@ from edge_client.settings import SYSTEMS, Settings
         ({"exact": True, "policy": "never", "draft_from": "sent"}, "policy never"),
         ({"max_in_flight": 0}, "max-in-flight 0"),
         ({"recalibrate": 0.1}, "recalibrate"),
+        ({"law_entries": 3}, "law-entries 3"),
+        ({"law_entries": -1, "verification": "split"}, "law-entries -1"),
+        ({"law_entries": 3, "verification": "split", "draft_from": "sent", "exact": True}, "not exact"),
         (
             {"recalibrate": 0.1, "policy": "threshold", "threshold": 0.5, "verification": "coupled", "exact": True},
             "takes no risk",

@@ -263,6 +263,7 @@ class Open(_message.Message):
     ID_CODECS_FIELD_NUMBER: _builtins.int
     ID_PRIMER_FIELD_NUMBER: _builtins.int
     BITS_FIELD_NUMBER: _builtins.int
+    LAW_ENTRIES_FIELD_NUMBER: _builtins.int
     BONUS_FIELD_NUMBER: _builtins.int
     MAX_NEW_TOKENS_FIELD_NUMBER: _builtins.int
     END_IDS_FIELD_NUMBER: _builtins.int
@@ -282,6 +283,8 @@ class Open(_message.Message):
     """Names the ids that the primed id codec starts from; empty for none."""
     bits: _builtins.int
     """VERIFICATION_SPLIT only: shares are multiples of 2^-bits."""
+    law_entries: _builtins.int
+    """VERIFICATION_SPLIT only: most entries of a law, the largest ones; 0 for all. Not with GUARANTEE_EXACT."""
     bonus: _builtins.bool
     """Whether bonus tokens are wanted."""
     max_new_tokens: _builtins.int
@@ -324,13 +327,14 @@ class Open(_message.Message):
         id_codecs: _abc.Iterable[_builtins.int] | None = ...,
         id_primer: _builtins.str = ...,
         bits: _builtins.int = ...,
+        law_entries: _builtins.int = ...,
         bonus: _builtins.bool = ...,
         max_new_tokens: _builtins.int = ...,
         end_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["warp", b"warp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "bits", b"bits", "bonus", b"bonus", "codecs", b"codecs", "end_ids", b"end_ids", "guarantee", b"guarantee", "id_codecs", b"id_codecs", "id_primer", b"id_primer", "max_new_tokens", b"max_new_tokens", "prompt_ids", b"prompt_ids", "protocol_version", b"protocol_version", "resume_position", b"resume_position", "seed", b"seed", "session_id", b"session_id", "tokenizer_fingerprint", b"tokenizer_fingerprint", "verification", b"verification", "vocab_size", b"vocab_size", "warp", b"warp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "bits", b"bits", "bonus", b"bonus", "codecs", b"codecs", "end_ids", b"end_ids", "guarantee", b"guarantee", "id_codecs", b"id_codecs", "id_primer", b"id_primer", "law_entries", b"law_entries", "max_new_tokens", b"max_new_tokens", "prompt_ids", b"prompt_ids", "protocol_version", b"protocol_version", "resume_position", b"resume_position", "seed", b"seed", "session_id", b"session_id", "tokenizer_fingerprint", b"tokenizer_fingerprint", "verification", b"verification", "vocab_size", b"vocab_size", "warp", b"warp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -349,6 +353,7 @@ class Draft(_message.Message):
     UNTESTED_FIELD_NUMBER: _builtins.int
     PROPOSALS_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
+    WHOLE_LAW_FIELD_NUMBER: _builtins.int
     step_id: _builtins.int
     """Counts the Drafts of a session from 0; a repeated id returns the cached verdict. Absent: the one after the last."""
     verdicts_seen: _builtins.int
@@ -363,6 +368,10 @@ class Draft(_message.Message):
     """How many of them, the first ones, were released untested. The others are to be tested."""
     more: _builtins.bool
     """More Drafts follow before this one's verdict, so no bonus token is wanted."""
+    whole_law: _builtins.bool
+    """VERIFICATION_SPLIT, with the step id of the last verdict and nothing else: that verdict again, its law whole. For a client
+    that finds nothing to draw from in what a cut law brought.
+    """
     @_builtins.property
     def proposals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """One per tested id, what it was drawn from: SPARSE and FULL one byte of codec version, then the codec's own layout;
@@ -379,10 +388,11 @@ class Draft(_message.Message):
         untested: _builtins.int = ...,
         proposals: _abc.Iterable[_builtins.bytes] | None = ...,
         more: _builtins.bool = ...,
+        whole_law: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_position", b"_position", "_step_id", b"_step_id", "_verdicts_seen", b"_verdicts_seen", "position", b"position", "step_id", b"step_id", "verdicts_seen", b"verdicts_seen"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_position", b"_position", "_step_id", b"_step_id", "_verdicts_seen", b"_verdicts_seen", "ids", b"ids", "more", b"more", "position", b"position", "proposals", b"proposals", "step_id", b"step_id", "untested", b"untested", "verdicts_seen", b"verdicts_seen"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_position", b"_position", "_step_id", b"_step_id", "_verdicts_seen", b"_verdicts_seen", "ids", b"ids", "more", b"more", "position", b"position", "proposals", b"proposals", "step_id", b"step_id", "untested", b"untested", "verdicts_seen", b"verdicts_seen", "whole_law", b"whole_law"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__position: _TypeAlias = _typing.Literal["position"]  # noqa: Y015
     _WhichOneofArgType__position: _TypeAlias = _typing.Literal["_position", b"_position"]  # noqa: Y015
@@ -528,7 +538,7 @@ Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
 @_typing.final
 class Law(_message.Message):
-    """A law over the vocabulary."""
+    """A law over the vocabulary. A cut one is not renormalised: 1 minus its sum bounds how far the client's draw is from the whole."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
