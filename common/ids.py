@@ -7,7 +7,8 @@ occur nowhere, so that the two sides cannot disagree.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Protocol
 
 from common.errors import CodecError
@@ -54,10 +55,15 @@ class FixedIds:
 
 
 class _Contexts:
-    """How often each id followed each context of 2, 1 and 0 ids; what was learned last can be unlearned."""
+    """How often each id followed each context of 2, 1 and 0 ids; what was learned last can be unlearned.
 
-    def __init__(self) -> None:
-        self.history: list[int] = []
+    What `base` has learned is shared, not copied, and never unlearned.
+    """
+
+    def __init__(self, base: "_Contexts | None" = None) -> None:
+        self.history: list[int] = list(base.history) if base else []
+        self._learned_before = len(self.history)
+        self._base: Mapping[tuple[int, ...], Counter[int]] = base._counts if base else {}
         self._counts: defaultdict[tuple[int, ...], Counter[int]] = defaultdict(Counter)
 
     def _last(self, order: int) -> tuple[int, ...]:
@@ -66,7 +72,11 @@ class _Contexts:
     def seen(self) -> Iterator[Counter[int]]:
         """What followed the present context, the longest first."""
         for order in ORDERS:
-            if len(self.history) >= order and (found := self._counts.get(self._last(order))):
+            if len(self.history) < order:
+                continue
+            context = self._last(order)
+            shared, own = self._base.get(context), self._counts.get(context)
+            if found := shared + own if shared and own else shared or own:
                 yield found
 
     def learn(self, token: int) -> None:
@@ -85,14 +95,22 @@ class _Contexts:
                     del found[token]
 
     def follow(self, history: Sequence[int]) -> None:
-        """Learns and unlearns until `history` is what has been learned."""
-        shared = min(len(history), len(self.history))
-        if self.history[:shared] != list(history[:shared]):
-            shared = next(i for i in range(shared) if self.history[i] != history[i])
-        while len(self.history) > shared:
+        """Learns and unlearns until `history` is what has been learned on top of the base."""
+        before = self._learned_before
+        shared = min(len(history), len(self.history) - before)
+        if self.history[before : before + shared] != list(history[:shared]):
+            shared = next(i for i in range(shared) if self.history[before + i] != history[i])
+        while len(self.history) > before + shared:
             self.unlearn()
         for token in history[shared:]:
             self.learn(token)
+
+
+@cache
+def _primed(primer: tuple[int, ...]) -> _Contexts:
+    contexts = _Contexts()
+    contexts.follow(primer)
+    return contexts
 
 
 class _Fraction:
@@ -127,11 +145,10 @@ class AdaptiveIds:
 
     def __init__(self, vocab_size: int, primer: Sequence[int] = ()) -> None:
         self._vocab_size = vocab_size
-        self._primer = list(primer)
-        self._contexts = _Contexts()
+        self._contexts = _Contexts(_primed(tuple(primer)))
 
     def encode(self, history: Sequence[int], ids: Sequence[int]) -> bytes:
-        self._contexts.follow([*self._primer, *history])
+        self._contexts.follow(history)
         fraction = _Fraction()
         for token in ids:
             fraction.narrow((0, _LONGER - 1, _LONGER))
@@ -144,7 +161,7 @@ class AdaptiveIds:
     def decode(self, history: Sequence[int], data: bytes, most: int) -> list[int]:
         if len(data) > 8 + 4 * most:
             raise CodecError(f"{len(data)} bytes for at most {most} ids")
-        self._contexts.follow([*self._primer, *history])
+        self._contexts.follow(history)
         fraction, ids = _Fraction(), list[int]()
         while fraction.target(data, _LONGER) < _LONGER - 1:
             if len(ids) == most:

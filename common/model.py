@@ -45,10 +45,7 @@ class CausalLM:
     end_ids: tuple[int, ...]
     # Ids that what is said will resemble; both sides start the coding of ids from them.
     primer: tuple[int, ...] = ()
-
-    @property
-    def primer_fingerprint(self) -> str:
-        return _digest(json.dumps(self.primer).encode()) if self.primer else ""
+    primer_fingerprint: str = ""
 
     def prefix(self) -> "Prefix":
         return Prefix(self)
@@ -141,6 +138,7 @@ def load(where: str, side: str, *, dtype: str = "float32", device: str = "cpu") 
         rows = model.config.get_text_config().vocab_size
         raise BadInput(f"the tokenizer of {where} has {vocab_size} ids, its model only {rows}")
     tokenizer_fingerprint = _digest(json.dumps(sorted(vocab.items()), ensure_ascii=True).encode())
+    primer = _primer(tokenizer_fingerprint)
     return CausalLM(
         model=model,
         tokenizer=tokenizer,
@@ -150,7 +148,8 @@ def load(where: str, side: str, *, dtype: str = "float32", device: str = "cpu") 
         vocab_size=vocab_size,
         context=_context(model),
         end_ids=tuple(token for token in _end_ids(model, tokenizer) if token < vocab_size),
-        primer=_primer(tokenizer_fingerprint),
+        primer=primer,
+        primer_fingerprint=_digest(json.dumps(primer).encode()) if primer else "",
     )
 
 
