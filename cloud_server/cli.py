@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cloud_server.limits import Limits
-from common.command import Parser, command_parser, parse, run
+from common.command import Parser, command_parser, parse, run, say
 from common.errors import BadInput
 from common.rpc import LOOPBACK, split_address
 
@@ -20,7 +20,7 @@ LIMITS = {
     "streams": "sessions of one client at once",
     "tokens_per_s": "positions through the model, per client",
     "prompt": "ids in an opening",
-    "kv_tokens": "ids in all sessions of one client",
+    "kv_bytes": "bytes of keys and values in all sessions of one client",
     "open_s": "seconds until a stream says what it wants",
     "idle_s": "seconds between two messages of a session",
     "step_s": "seconds until a verdict",
@@ -74,7 +74,7 @@ def serve(arguments: Sequence[str]) -> None:
     args = parse(_parser(), arguments)
     host = check(args)
     if args.insecure and host not in LOOPBACK:
-        sys.stderr.write(f"hedge-cloud: warning: {host} is not loopback, and --insecure neither encrypts nor authenticates\n")
+        say(f"hedge-cloud: warning: {host} is not loopback, and --insecure neither encrypts nor authenticates")
     # Loading torch takes seconds; what can be refused has been.
     from cloud_server.serving import serve_until_stopped
 

@@ -11,8 +11,8 @@ from common.errors import BadInput, Busy
 class Limits:
     """Counts per client and seconds; 0 is no limit.
 
-    `streams` at once, `tokens_per_s` positions through the model on average, `prompt` ids in an opening, `kv_tokens` in all of
-    its sessions; `sessions` of all clients together. `open_s` until a stream says what it wants, `idle_s` between two of its
+    `streams` at once, `tokens_per_s` positions through the model on average, `prompt` ids in an opening, `kv_bytes` of keys and
+    values in all of its sessions; `sessions` of all clients together. `open_s` until a stream says what it wants, `idle_s` between two of its
     messages, `step_s` until a verdict, `session_s` in all.
     """
 
@@ -20,7 +20,7 @@ class Limits:
     streams: int = 256
     tokens_per_s: float = 0.0
     prompt: int = 0
-    kv_tokens: int = 0
+    kv_bytes: int = 0
     open_s: float = 10.0
     idle_s: float = 600.0
     step_s: float = 120.0
@@ -51,10 +51,11 @@ class Bucket:
 
 @dataclass(slots=True)
 class Quotas:
-    """What every client uses at present."""
+    """What every client uses at present; a token takes `token_bytes` of keys and values."""
 
     limits: Limits
     clock: Callable[[], float]
+    token_bytes: int
     _streams: Counter[str] = field(default_factory=Counter)
     _tokens: Counter[str] = field(default_factory=Counter)
     _buckets: dict[str, Bucket] = field(default_factory=dict)
@@ -82,8 +83,11 @@ class Quotas:
     def hold(self, client: str, tokens: int) -> None:
         """So many tokens more are in the client's sessions. Busy when they are too many."""
         held = self._tokens[client] + tokens
-        if self.limits.kv_tokens and held > self.limits.kv_tokens:
-            raise Busy(f"{held} tokens in the sessions of {client}, at most {self.limits.kv_tokens}")
+        if self.limits.kv_bytes and held * self.token_bytes > self.limits.kv_bytes:
+            raise Busy(
+                f"{held} tokens, {held * self.token_bytes} bytes of keys and values, in the sessions of {client}, "
+                f"at most {self.limits.kv_bytes}"
+            )
         self._tokens[client] = held
 
     def spend(self, client: str, positions: int) -> float:

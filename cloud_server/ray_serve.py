@@ -6,7 +6,6 @@ A stream stays on the replica it began on, so a session stays where its keys and
 import argparse
 import os
 import signal
-import sys
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from hedge.v1 import hedge_pb2 as pb
 
 from cloud_server.access import Access
 from cloud_server.limits import Limits
+from common.command import say
 from common.errors import BadInput, HedgeError
 
 # Ray would send usage reports, and its workers' lines would stand between ours.
@@ -91,8 +91,7 @@ def deploy(args: argparse.Namespace, limits: Limits) -> None:
                             args.tokens and args.tokens.resolve()),
             name=APPLICATION,
         )  # fmt: skip
-        sys.stderr.write(f"hedge-cloud: {args.replicas} replicas, listening on 127.0.0.1:{args.port}\n")
-        sys.stderr.flush()
+        say(f"hedge-cloud: {args.replicas} replicas, listening on 127.0.0.1:{args.port}")
         stopped = threading.Event()
         for name in (signal.SIGINT, signal.SIGTERM):
             signal.signal(name, lambda *_: stopped.set())

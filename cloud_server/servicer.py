@@ -16,6 +16,7 @@ from hedge.v1.hedge_pb2_grpc import HedgeServicer
 
 from cloud_server.access import Access
 from cloud_server.batcher import Batcher, PooledPrefix
+from cloud_server.engine import token_bytes
 from cloud_server.limits import Limits, Quotas
 from cloud_server.metrics import Metrics
 from cloud_server.session import Session, server_info
@@ -112,7 +113,7 @@ class Servicer(HedgeServicer):
     ) -> None:
         self._lm, self._batcher, self._limits = lm, batcher, limits
         self._access, self._metrics = access or Access(), metrics or Metrics()
-        self._quotas = Quotas(limits, time.monotonic)
+        self._quotas = Quotas(limits, time.monotonic, token_bytes(lm))
         self._context = min(lm.context, batcher.capacity)
         self._sessions: set[Session] = set()
         self.draining = False

@@ -23,6 +23,7 @@ from cloud_server.engine import Engine
 from cloud_server.http import HttpServer, operator_app
 from cloud_server.metrics import Metrics
 from cloud_server.servicer import ErrorInterceptor, Servicer
+from common.command import say
 from common.errors import HedgeError
 from common.model import load, use_threads
 from common.rpc import make_server, split_address
@@ -63,8 +64,7 @@ async def serve_until_stopped(args: argparse.Namespace) -> None:
         await health.set(name, HealthCheckResponse.SERVING)
     host = args.listen.rpartition(":")[0]
     operator = f", HTTP on {split_address(args.http, lowest_port=0)[0]}:{http[0].port}" if http else ""
-    sys.stderr.write(f"hedge-cloud: {lm.name}{operator}, listening on {host}:{port}\n")
-    sys.stderr.flush()
+    say(f"hedge-cloud: {lm.name}{operator}, listening on {host}:{port}")
     await _signalled(access)
     servicer.draining = True
     await health.enter_graceful_shutdown()

@@ -1,13 +1,14 @@
 """What the two programs share: options from a TOML file, errors in one line, exit statuses."""
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
 import tomllib
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from common.errors import BadInput, HedgeError
 
@@ -50,6 +51,8 @@ def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
     first = Parser(prog=parser.prog, add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path)
     config = first.parse_known_args(arguments)[0].config or os.environ.get(CONFIG_VARIABLE)
+    # A log that cannot be written is lost; a traceback about it would not get there either.
+    logging.raiseExceptions = False
     parsed = parser.parse_args([*(_from_file(Path(config), parser.lists) if config else []), *arguments])
     logging.basicConfig(
         level=logging.INFO if parsed.verbose else logging.WARNING,
@@ -85,26 +88,42 @@ def run(prog: str, body: Callable[[], None]) -> NoReturn:
     try:
         body()
         sys.stdout.flush()
+        _settle_log()
     except HedgeError as error:
         _complain(prog, str(error))
         sys.exit(BAD_USE if isinstance(error, BadInput) else FAILURE)
     except BrokenPipeError:
         # The reader of our output has left; say nothing, as other filters do.
-        _drop_output()
+        _drop(sys.stdout)
         sys.exit(FAILURE)
     except OSError as error:
         _complain(prog, f"{error.filename or 'output'}: {error.strerror or error}")
-        _drop_output()
+        _drop(sys.stdout)
         sys.exit(FAILURE)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     sys.exit(0)
 
 
-def _drop_output() -> None:
+def _drop(stream: TextIO) -> None:
     """What is still buffered would fail once more when the interpreter flushes it at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _settle_log() -> None:
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _drop(sys.stderr)
+
+
+def say(line: str) -> None:
+    """A line on stderr. A disk that is full of logs stops nothing."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
 
 
 def _complain(prog: str, message: str) -> None:
-    sys.stderr.write(f"{prog}: {' '.join(message.split())}\n")
+    say(f"{prog}: {' '.join(message.split())}")
+    _settle_log()

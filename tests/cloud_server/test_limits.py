@@ -10,7 +10,7 @@ from common.errors import BadInput, Busy, Denied
 
 
 def test_streams_are_counted_per_client_and_in_all() -> None:
-    quotas = Quotas(Limits(sessions=3, streams=2), lambda: 0.0)
+    quotas = Quotas(Limits(sessions=3, streams=2), lambda: 0.0, 1)
     quotas.enter("a", 5)
     quotas.enter("a", 5)
     with pytest.raises(Busy, match="2 streams are open for a"):
@@ -23,27 +23,27 @@ def test_streams_are_counted_per_client_and_in_all() -> None:
 
 
 def test_tokens_held_are_counted_over_all_sessions_of_a_client() -> None:
-    quotas = Quotas(Limits(kv_tokens=100), lambda: 0.0)
+    quotas = Quotas(Limits(kv_bytes=6499), lambda: 0.0, 64)
     quotas.enter("a", 60)
-    with pytest.raises(Busy, match="110 tokens in the sessions of a, at most 100"):
+    with pytest.raises(Busy, match="110 tokens, 7040 bytes of keys and values, in the sessions of a, at most 6499"):
         quotas.enter("a", 50)
     quotas.hold("a", 30)
-    with pytest.raises(Busy, match="at most 100"):
-        quotas.hold("a", 11)
+    with pytest.raises(Busy, match="at most 6499"):
+        quotas.hold("a", 12)
     quotas.leave("a", 90)
-    quotas.enter("a", 100)
+    quotas.enter("a", 101)
 
 
 def test_a_long_prompt_is_refused() -> None:
     with pytest.raises(BadInput, match="a prompt of 11 ids, at most 10"):
-        Quotas(Limits(prompt=10), lambda: 0.0).enter("a", 11)
+        Quotas(Limits(prompt=10), lambda: 0.0, 1).enter("a", 11)
 
 
 @given(st.lists(st.tuples(st.floats(0, 3), st.integers(1, 200)), min_size=1, max_size=40), st.floats(1, 100))
 def test_over_any_time_a_client_gets_its_rate_and_one_second_more(spent: list[tuple[float, int]], rate: float) -> None:
     """A client that waits as told has, at any time, used at most rate x (time + 1 s)."""
     now, used, starts = 0.0, 0, list[tuple[float, int]]()
-    quotas = Quotas(Limits(tokens_per_s=rate), lambda: now)
+    quotas = Quotas(Limits(tokens_per_s=rate), lambda: now, 1)
     for idle, positions in spent:
         now += idle
         starts.append((now, used))

@@ -1,9 +1,10 @@
-"""20,000 hostile messages (`make soak`: 100,000) against a real server: a proper status for each, and it goes on serving."""
+"""20,000 hostile messages (`make soak`: 100,000) against a real server: a proper status for each, honest clients unharmed."""
 
 import asyncio
 import os
 from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import grpc.aio
@@ -14,15 +15,17 @@ from common import codec
 from common.distribution import Quantised
 from common.ids import ADAPTIVE, AdaptiveIds
 from common.model import CausalLM, load
-from edge_client.grpc_link import GrpcLink
+from edge_client.grpc_link import GrpcLink, GrpcStream
 from edge_client.session import Session
 from edge_client.settings import Settings
+from evaluation.local import LocalLink
 from tests.cloud_server.test_session import PROMPT, opening
 from tests.conftest import MakeFolder
 from tests.integration.conftest import StartCloud
 
 MESSAGES = int(os.environ.get("HEDGE_HOSTILE", "20000"))
 AT_ONCE = 32
+HONEST = Settings(policy="always", draft_from="sent", max_new_tokens=40, k=3)
 PROPER = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.OK}
 
 
@@ -73,14 +76,39 @@ def hostile(rng: np.random.Generator, honest_open: bytes) -> list[bytes]:
     return [honest_open, message]
 
 
+@dataclass
+class Overheard:
+    """An honest device's link, whose session ids the hostile clients know."""
+
+    link: GrpcLink
+    ids: list[str] = field(default_factory=list)
+
+    @property
+    def info(self) -> pb.ServerInfo:
+        return self.link.info
+
+    async def open(self, request: pb.Open) -> GrpcStream:
+        self.ids.append(request.session_id)
+        return await self.link.open(request)
+
+    async def reach(self) -> None:
+        await self.link.reach()
+
+    def socket_bytes(self) -> tuple[int, int] | None:
+        return self.link.socket_bytes()
+
+
 def test_the_server_survives_hostile_messages(start_cloud: StartCloud, make_folder: MakeFolder) -> None:
     folder = str(make_folder(seed=3))
     server = start_cloud("--llm", folder, "--threads", "1")
     lm = load(folder, "llm")
     ways = (pb.VERIFICATION_SPARSE, pb.VERIFICATION_SPLIT, pb.VERIFICATION_COUPLED)
-    opens = [
-        pb.ClientMessage(open=opening(lm, verification=way, bits=8, id_codecs=[ADAPTIVE])).SerializeToString() for way in ways
-    ]
+
+    def opened(number: int, session_id: str) -> bytes:
+        way = ways[number % len(ways)]
+        request = opening(lm, verification=way, bits=8, id_codecs=[ADAPTIVE], session_id=session_id)
+        return pb.ClientMessage(open=request).SerializeToString()
+
     seen: Counter[grpc.StatusCode] = Counter()
 
     async def one(stub: Any, stream: list[bytes]) -> None:
@@ -96,24 +124,40 @@ def test_the_server_survives_hostile_messages(start_cloud: StartCloud, make_fold
             pass
         seen[await call.code()] += 1
 
-    async def attack() -> None:
-        rng, sent = np.random.default_rng(0), 0
-        async with grpc.aio.insecure_channel(server.address) as channel:
-            stub = channel.stream_stream("/hedge.v1.Hedge/Generate")
+    async def attack() -> int:
+        rng, sent, served, answers = np.random.default_rng(0), 0, 0, set[asyncio.Task[None]]()
+        async with grpc.aio.insecure_channel(server.address) as channel, GrpcLink(server.address) as link:
+            stub, overheard = channel.stream_stream("/hedge.v1.Hedge/Generate"), Overheard(link)
             while sent < MESSAGES:
-                streams = [hostile(rng, opens[i % len(opens)]) for i in range(AT_ONCE)]
+                # Those of the honest session that is open at the same time.
+                names = ["", *overheard.ids[-1:]]
+                streams = [hostile(rng, opened(i, names[i % len(names)])) for i in range(AT_ONCE)]
                 sent += sum(map(len, streams))
+                # An answer lasts through several waves of the attack.
+                if all(answer.done() for answer in answers):
+                    await asyncio.gather(*answers)
+                    answers = {asyncio.create_task(honest(lm, overheard, served))}
+                    served += 1
                 await asyncio.gather(*(one(stub, stream) for stream in streams))
+            await asyncio.gather(*answers)
+        return served
 
-    asyncio.run(attack())
+    assert asyncio.run(attack()) > 1
     assert set(seen) <= PROPER, seen
     assert seen[grpc.StatusCode.INVALID_ARGUMENT] > MESSAGES / 4
+    asyncio.run(nothing_is_left(server.address))
 
-    asyncio.run(still_serves(server.address, lm))
+
+async def honest(lm: CausalLM, link: Overheard, seed: int) -> None:
+    """An answer beside the attack: the one that a server of its own would have given."""
+    settings = replace(HONEST, seed=seed)
+    session = Session(lm, PROMPT, settings, link)
+    async for _ in session.tokens():
+        pass
+    alone = Session(lm, PROMPT, settings, LocalLink(lm))
+    assert session.token_ids == [emitted.token async for emitted in alone.tokens()]
 
 
-async def still_serves(address: str, lm: CausalLM) -> None:
+async def nothing_is_left(address: str) -> None:
     async with GrpcLink(address) as link:
         assert (link.info.open_sessions, link.info.cached_tokens) == (0, 0)
-        session = Session(lm, [1, 2], Settings(policy="always", draft_from="sent", max_new_tokens=5, k=3), link)
-        assert len([token async for token in session.tokens()]) == 5

@@ -19,7 +19,8 @@ from cloud_server.access import entry, new_token
 from common.model import load
 from tests.cloud_server.test_session import drafting, opening
 from tests.conftest import MakeFolder
-from tests.integration.conftest import Run, StartCloud, hedge, one_line
+from tests.integration.conftest import BIN, ENVIRONMENT, Run, StartCloud, hedge, one_line
+from tools.local_cloud import free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,6 +37,27 @@ def certs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def expired(certs: Path, name: str, usage: str, folder: Path) -> str:
+    """A certificate of the authority for the key of `name` that ended long ago."""
+    folder.mkdir()
+    (folder / "index").touch()
+    (folder / "usage").write_text(f"subjectAltName=IP:127.0.0.1\nextendedKeyUsage={usage}\n")
+    (folder / "ca.cnf").write_text(
+        "[ca]\ndefault_ca=own\n[own]\npolicy=any\ndefault_md=sha256\nrand_serial=yes\n[any]\ncommonName=supplied\n"
+        f"[own]\ndatabase={folder}/index\nnew_certs_dir={folder}\n"
+    )
+    request, made = folder / "request", folder / f"{name}.pem"
+    subprocess.run(
+        ["openssl", "req", "-new", "-key", certs / f"{name}.key", "-subj", f"/CN={name}", "-out", request], check=True
+    )
+    subprocess.run(
+        ["openssl", "ca", "-batch", "-notext", "-config", folder / "ca.cnf", "-cert", certs / "ca.pem", "-keyfile",
+         certs / "ca.key", "-in", request, "-out", made, "-extfile", folder / "usage", "-startdate", "20240101000000Z",
+         "-enddate", "20240201000000Z"], check=True, capture_output=True,
+    )  # fmt: skip
+    return str(made)
+
+
 def asking(folders: tuple[str, str], address: str) -> tuple[str, ...]:
     return ("generate", "--slm", folders[0], "--cloud", address, "--prompt", "w1 w2", "--threshold", "0.5",
             "--max-new-tokens", "8", "--seed", "1")  # fmt: skip
@@ -50,7 +72,8 @@ def test_only_known_devices_are_let_in(
     mine.write_text(first + "\n")
     wrong.write_text(second)
     secured = ("--tls-cert", str(certs / "server.pem"), "--tls-key", str(certs / "server.key"))
-    cloud = start_cloud("--llm", folders[1], *secured, "--tokens", str(tokens), "--threads", "1", "--verbose")
+    operator = ("--http", "127.0.0.1:0", "--threads", "1", "--verbose")
+    cloud = start_cloud("--llm", folders[1], *secured, "--tokens", str(tokens), *operator)
     ask, trust = asking(folders, cloud.address), ("--tls-ca", str(certs / "ca.pem"))
     assert here(*ask, *trust, "--token-file", str(mine)).returncode == 0
     one_line(here(*ask, *trust), 1, "no token: give --token-file")
@@ -66,6 +89,7 @@ def test_only_known_devices_are_let_in(
         log += cloud.process.stderr.readline()
     one_line(here(*ask, *trust, "--token-file", str(mine)), 1, "not known")
     assert here(*ask, *trust, "--token-file", str(wrong)).returncode == 0
+    assert 'hedge_refusals_total{reason="unauthenticated"} 3.0' in get(f"http://{cloud.http}/metrics")[1].splitlines()
     cloud.process.send_signal(signal.SIGTERM)
     log += cloud.process.stderr.read()
     assert "session=" in log
@@ -74,7 +98,7 @@ def test_only_known_devices_are_let_in(
 
 
 def test_mutual_tls_asks_for_a_certificate_of_the_device(
-    folders: tuple[str, str], certs: Path, start_cloud: StartCloud, here: Run
+    folders: tuple[str, str], certs: Path, start_cloud: StartCloud, here: Run, tmp_path: Path
 ) -> None:
     cloud = start_cloud(
         "--llm", folders[1], "--tls-cert", str(certs / "server.pem"), "--tls-key", str(certs / "server.key"),
@@ -83,6 +107,16 @@ def test_mutual_tls_asks_for_a_certificate_of_the_device(
     ask = (*asking(folders, cloud.address), "--tls-ca", str(certs / "ca.pem"))
     assert here(*ask, "--tls-cert", str(certs / "device.pem"), "--tls-key", str(certs / "device.key")).returncode == 0
     one_line(here(*ask), 1, "no Hedge cloud answers")
+    old = expired(certs, "device", "clientAuth", tmp_path / "device")
+    one_line(here(*ask, "--tls-cert", old, "--tls-key", str(certs / "device.key")), 1, "no Hedge cloud answers")
+
+
+def test_a_server_whose_certificate_has_expired_is_not_believed(
+    folders: tuple[str, str], certs: Path, start_cloud: StartCloud, here: Run, tmp_path: Path
+) -> None:
+    old = expired(certs, "server", "serverAuth", tmp_path / "server")
+    cloud = start_cloud("--llm", folders[1], "--tls-cert", old, "--tls-key", str(certs / "server.key"), "--threads", "1")
+    one_line(here(*asking(folders, cloud.address), "--tls-ca", str(certs / "ca.pem")), 1, "no Hedge cloud answers")
 
 
 @pytest.mark.parametrize(
@@ -169,6 +203,50 @@ def test_a_client_that_says_nothing_is_not_waited_for(
     assert code is grpc.StatusCode.UNAVAILABLE
     assert details == words
     assert info.open_sessions == 0
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        ("--max-step-s", "the verdict took longer than 1e-06 s"),
+        ("--max-session-s", "the session took longer than 1e-06 s"),
+    ],
+)
+def test_what_takes_too_long_is_ended(limit: str, words: str, folders: tuple[str, str], start_cloud: StartCloud) -> None:
+    cloud = start_cloud("--llm", folders[1], limit, "1e-6", "--threads", "1")
+    lm = load(folders[1], "llm")
+
+    async def ended() -> tuple[grpc.StatusCode, str, int]:
+        async with grpc.aio.insecure_channel(cloud.address) as channel:
+            stub = HedgeStub(channel)
+            call = stub.Generate()
+            await call.write(pb.ClientMessage(open=opening(lm)))
+            await call.write(pb.ClientMessage(draft=drafting([1])))
+            with pytest.raises(grpc.aio.AioRpcError):
+                while await call.read() is not grpc.aio.EOF:
+                    pass
+            info = await stub.GetServerInfo(pb.GetServerInfoRequest())
+            return await call.code(), str(await call.details()), info.open_sessions
+
+    assert asyncio.run(ended()) == (grpc.StatusCode.UNAVAILABLE, words, 0)
+
+
+def test_a_disk_that_is_full_of_logs_stops_nothing(folders: tuple[str, str], here: Run) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    command = [str(BIN / "hedge-cloud"), "serve", "--llm", folders[1], "--insecure", "--listen", address, "--verbose"]
+    with Path("/dev/full").open("w") as full:
+        server = subprocess.Popen(command, stderr=full, env=ENVIRONMENT)
+
+    async def up() -> None:
+        async with grpc.aio.insecure_channel(address) as channel:
+            await HedgeStub(channel).GetServerInfo(pb.GetServerInfoRequest(), wait_for_ready=True, timeout=60)
+
+    try:
+        asyncio.run(up())
+        assert here(*asking(folders, address), "--insecure").returncode == 0
+    finally:
+        server.terminate()
+    assert server.wait(20) == 0
 
 
 def get(url: str) -> tuple[int, str]:
