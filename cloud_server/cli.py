@@ -134,6 +134,9 @@ def deploy(arguments: Sequence[str]) -> None:
     parser.add_argument("--llm", default="bundled", help="model folder, hub id or `bundled` (default)")
     parser.add_argument("--replicas", type=int, default=1, metavar="N")
     parser.add_argument("--max-replicas", type=int, metavar="N", help="scale up to so many, by the streams that are open")
+    parser.add_argument(
+        "--streams-per-replica", type=int, default=32, metavar="N", help="open streams a replica is meant to have (default 32)"
+    )
     parser.add_argument("--port", type=int, default=9000, help="of Ray's gRPC proxy, on every machine (default 9000)")
     parser.add_argument("--http-port", type=int, default=8000, help="of Ray's HTTP proxy, which serves nothing (default 8000)")
     parser.add_argument("--cpus", type=float, default=1.0, help="CPUs of a replica, as Ray counts them (default 1)")
@@ -145,6 +148,8 @@ def deploy(arguments: Sequence[str]) -> None:
         raise BadInput("Ray's gRPC proxy speaks plaintext on all interfaces: say so with --insecure, and put TLS in front")
     if not 1 <= args.replicas <= (args.max_replicas or args.replicas) <= 1000:
         raise BadInput(f"replicas {args.replicas} and max-replicas {args.max_replicas} are not in order within 1..1000")
+    if args.streams_per_replica < 1:
+        raise BadInput(f"streams-per-replica {args.streams_per_replica} is not at least 1")
     limits = limits_of(args)
     from cloud_server.ray_serve import deploy as body
 

@@ -11,9 +11,9 @@ from common.errors import BadInput, Busy
 class Limits:
     """Counts per client and seconds; 0 is no limit.
 
-    `streams` at once, `tokens_per_s` positions through the model on average, `prompt` ids in an opening, `kv_bytes` of keys and
-    values in all of its sessions; `sessions` of all clients together. `open_s` until a stream says what it wants, `idle_s` between two of its
-    messages, `step_s` until a verdict, `session_s` in all.
+    `streams` at once, `tokens_per_s` positions through the model on average, `prompt` ids in an opening, `kv_bytes` of keys
+    and values in all of its sessions; `sessions` of all clients together. `open_s` until a stream says what it wants,
+    `idle_s` between two of its messages, `step_s` until a verdict, `session_s` in all.
     """
 
     sessions: int = 1000

@@ -23,8 +23,6 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
 
 APPLICATION = "hedge"
-# Ongoing streams a replica is meant to have.
-STREAMS_PER_REPLICA = 32
 
 
 class Verifier:
@@ -104,5 +102,5 @@ def deploy(args: argparse.Namespace, limits: Limits) -> None:
 def _scale(args: argparse.Namespace) -> dict[str, Any]:
     if args.max_replicas is None:
         return {"num_replicas": args.replicas}
-    ongoing = {"target_ongoing_requests": STREAMS_PER_REPLICA, "min_replicas": args.replicas, "max_replicas": args.max_replicas}
-    return {"autoscaling_config": ongoing}
+    ongoing = {"target_ongoing_requests": args.streams_per_replica}
+    return {"autoscaling_config": {**ongoing, "min_replicas": args.replicas, "max_replicas": args.max_replicas}}

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc.aio
@@ -19,9 +20,9 @@ from tools.local_cloud import free_port
 CLIENTS = 4
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    command = [str(BIN / "hedge-cloud"), "deploy", "--replicas", "2", "--insecure", "--threads", "1", "--cpus", "0.5",
+@contextmanager
+def deployed(*options: str) -> Iterator[str]:
+    command = [str(BIN / "hedge-cloud"), "deploy", *options, "--insecure", "--threads", "1", "--cpus", "0.5",
                "--port", str(free_port()), "--http-port", str(free_port())]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
     assert process.stderr
@@ -32,6 +33,12 @@ def address() -> Iterator[str]:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
     assert process.returncode == 0
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with deployed("--replicas", "2") as found:
+        yield found
 
 
 def replicas() -> list[int]:
