@@ -55,6 +55,9 @@ def _parser() -> Parser:
     parser.add_argument(
         "--drain", type=float, default=30.0, metavar="S", help="seconds that SIGTERM leaves to open sessions (default 30)"
     )
+    parser.add_argument(
+        "--emulate", metavar="BASE:PER_POSITION", help="seconds that a pass takes at least, for benches: a larger model's"
+    )
     group = parser.add_argument_group("who is let in")
     group.add_argument("--insecure", action="store_true", help="plaintext, no authentication: has to be asked for")
     group.add_argument("--tls-cert", type=Path, metavar="FILE", help="PEM chain of this server")

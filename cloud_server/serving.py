@@ -19,13 +19,14 @@ from hedge.v1.hedge_pb2_grpc import add_HedgeServicer_to_server
 from cloud_server.access import Access
 from cloud_server.batcher import Batcher
 from cloud_server.cli import limits_of
+from cloud_server.emulation import Emulated, parse_pace
 from cloud_server.engine import Engine
 from cloud_server.http import HttpServer, operator_app
 from cloud_server.metrics import Metrics
 from cloud_server.servicer import ErrorInterceptor, Servicer
 from common.command import say
 from common.errors import HedgeError
-from common.model import load, use_threads
+from common.model import CausalLM, load, use_threads
 from common.rpc import make_server, split_address
 from common.tls import server_credentials
 
@@ -42,7 +43,7 @@ async def serve_until_stopped(args: argparse.Namespace) -> None:
     # The model's thread comes back to Python between any two products; it should not wait for the event loop each time.
     sys.setswitchinterval(5e-4)
     lm = load(args.llm, "llm", dtype=args.dtype, device=args.device)
-    engine = Engine(lm, args.kv_bytes)
+    engine = _engine(args, lm)
     batcher = Batcher(engine, args.batch_positions, metrics.passed)
     metrics.queue.set_function(lambda: len(batcher.scheduler))
     metrics.evictions.set_function(lambda: batcher.scheduler.evicted)
@@ -74,6 +75,15 @@ async def serve_until_stopped(args: argparse.Namespace) -> None:
         http[0].should_exit = True
         await http[1]
     batcher.close()
+
+
+def _engine(args: argparse.Namespace, lm: CausalLM) -> Engine:
+    if args.emulate is None:
+        return Engine(lm, args.kv_bytes)
+    engine, pace = Emulated(lm, args.kv_bytes), parse_pace(args.emulate)
+    engine.pace(*pace)
+    lm.name += f", emulated at {pace[0]:g} s + {pace[1]:g} s a position"
+    return engine
 
 
 def _listen(server: grpc.aio.Server, address: str, credentials: "grpc.ServerCredentials | None") -> int:

@@ -1,10 +1,8 @@
 """The simulator's virtual clock: tau_SLM + payload / C + tau_LLM (algorithms: section 2), replayed over recorded rounds."""
 
 import math
-import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -28,17 +26,6 @@ class Times:
         for name in self.__slots__:
             if not 0 <= getattr(self, name) < math.inf:
                 raise BadInput(f"tau {name} {getattr(self, name):g} s is not a number of at least 0")
-
-
-def read_profile(path: Path) -> Times:
-    """slm_s, llm_s and llm_position_s of a TOML device profile."""
-    try:
-        data = tomllib.loads(path.read_text("utf-8"))
-        return Times(float(data["slm_s"]), float(data["llm_s"]), float(data.get("llm_position_s", 0.0)))
-    except OSError as error:
-        raise BadInput(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, TypeError, KeyError) as error:
-        raise BadInput(f"{path} is no device profile with slm_s and llm_s: {error}") from None
 
 
 def measured(slm_seconds: Sequence[float], log: Iterable[Round]) -> Times:

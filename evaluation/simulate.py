@@ -26,7 +26,8 @@ from common.model import BUNDLED
 from edge_client.options import Pair as Known
 from edge_client.options import add_slm, add_system, add_warp, choose_seed, settings_from
 from edge_client.settings import SYSTEMS, Settings
-from evaluation.clock import ACCOUNTS, Clock, Times, bits_of, measured, read_profile, replay
+from evaluation.clock import ACCOUNTS, Clock, Times, bits_of, measured, replay
+from evaluation.profile import read_profile
 from evaluation.quality import interval
 from evaluation.record import Answer, Journal, answers_of, only_writer
 from evaluation.tasks import Task, tasks
@@ -77,7 +78,7 @@ def command(arguments: Sequence[str]) -> None:
     group.add_argument("--vocab", type=int, help="|V| of the paper's account (default: the pair's)")
     group.add_argument("--tau-slm", type=float, metavar="S", help="seconds of an SLM step (default: measured)")
     group.add_argument("--tau-llm", type=float, metavar="S", help="seconds of an LLM pass (default: measured)")
-    group.add_argument("--profile", type=Path, metavar="FILE", help="both from a TOML device profile")
+    group.add_argument("--profile", metavar="NAME|FILE", help="both from a device profile: phone, laptop, tablet, or TOML")
     args = parse(parser, arguments)
     channels, given = channels_of(args), times_of(args)
     for name in ("seeds", "jobs"):
@@ -124,7 +125,8 @@ def channels_of(args: argparse.Namespace) -> list[Channel]:
 
 def times_of(args: argparse.Namespace) -> Times | None:
     if args.profile:
-        return read_profile(args.profile)
+        profile = read_profile(args.profile)
+        return Times(profile.slm_s, profile.llm_s, profile.llm_position_s)
     if (args.tau_slm is None) != (args.tau_llm is None):
         raise BadInput("--tau-slm and --tau-llm go together")
     return None if args.tau_slm is None else Times(args.tau_slm, args.tau_llm)

@@ -18,7 +18,7 @@ from transformers import DynamicCache
 
 from cloud_server.loadtest import batches
 from common.model import BUNDLED, CausalLM, cache_argument, load, use_threads
-from tools.local_cloud import BIN, free_port, local_cloud
+from evaluation.processes import BIN, free_port, local_cloud
 
 SECONDS, MANY, HELD = 20.0, 32, 200
 PREFIX = 50

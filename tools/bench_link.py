@@ -21,10 +21,10 @@ from edge_client.options import Pair, add_system, add_warp, settings_from
 from edge_client.session import Session
 from edge_client.settings import Settings
 from edge_client.wire import opening
+from evaluation.processes import listening, local_cloud
 from evaluation.record import Journal, read_journal
 from evaluation.simulate import options_of
 from evaluation.tasks import Task, tasks
-from tools.local_cloud import listening, local_cloud
 
 OUT = Path(__file__).parent.parent / "docs" / "results" / "link.jsonl"
 RIVAL, WAITING, OURS, DEFAULT = "cu-hlm", "hedge, waiting", "hedge", "hedge, its default gate"

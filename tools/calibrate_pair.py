@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from evaluation.processes import BIN, local_cloud
 from evaluation.questions import FAMILIES, draw
-from tools.local_cloud import BIN, local_cloud
 
 MODELS = Path(__file__).parent.parent / "models"
 PROMPTS = 256

@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 
-from tools.local_cloud import BIN, local_cloud
+from evaluation.processes import BIN, local_cloud
 
 
 def main() -> None:

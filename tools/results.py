@@ -10,10 +10,10 @@ from tqdm import tqdm
 from common.model import BUNDLED, bundled_folder, load, use_threads
 from common.sampling import Warp
 from edge_client.calibration import load_calibration
+from evaluation.processes import BIN
 from evaluation.record import Journal, answers_of, read_journal
 from evaluation.study import KS, Context, study
 from tools import results_tables
-from tools.local_cloud import BIN
 
 ROOT = Path(__file__).parent.parent
 RUNS = ROOT / "runs"

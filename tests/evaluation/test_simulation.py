@@ -9,8 +9,9 @@ import pytest
 from common.errors import BadInput
 from common.sampling import softmax
 from edge_client.statistics import Round
-from evaluation.clock import Clock, Times, bits_of, measured, read_profile, replay
+from evaluation.clock import Clock, Times, bits_of, measured, replay
 from evaluation.findings import max_risk_trials
+from evaluation.profile import Profile, read_profile
 from evaluation.quality import interval, relative_accuracy
 from evaluation.record import Answer, Journal, answers_of, parse_answer, read_journal
 from evaluation.study import KEPT, KS, auc, effect
@@ -58,7 +59,7 @@ def test_times_are_fitted_from_rounds() -> None:
 def test_a_profile_says_its_times(tmp_path: Path) -> None:
     path = tmp_path / "p.toml"
     path.write_text("slm_s = 0.02\nllm_s = 0.1\n")
-    assert read_profile(path) == Times(0.02, 0.1)
+    assert read_profile(path) == Profile(path.stem, slm_s=0.02, llm_s=0.1)
     for bad in ("slm_s = 1", "nonsense", "slm_s = -1\nllm_s = 1", "slm_s = 'x'\nllm_s = 1", "slm_s = nan\nllm_s = 1"):
         path.write_text(bad)
         with pytest.raises(BadInput):

@@ -18,10 +18,10 @@ from hedge.v1.hedge_pb2_grpc import HedgeStub
 
 from cloud_server.access import entry, new_token
 from common.model import load
+from evaluation.processes import free_port
 from tests.cloud_server.test_session import drafting, opening
 from tests.conftest import MakeFolder
 from tests.integration.conftest import BIN, ENVIRONMENT, Run, StartCloud, hedge, one_line
-from tools.local_cloud import free_port
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,8 +14,8 @@ import pytest
 from hedge.v1 import hedge_pb2 as pb
 from hedge.v1.hedge_pb2_grpc import HedgeStub
 
+from evaluation.processes import free_port
 from tests.integration.conftest import BIN, ENVIRONMENT
-from tools.local_cloud import free_port
 
 CLIENTS = 4
 

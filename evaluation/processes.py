@@ -35,7 +35,7 @@ def listening(program: str, *arguments: str) -> Iterator[str]:
     """Yields HOST:PORT. The program is stopped however the block ends, and on Linux even if this process is killed."""
     command = [str(BIN / program), *arguments]
     # A session of its own: Ctrl-C is for the chat, not for the server.
-    running = subprocess.Popen(
+    running = subprocess.Popen(  # noqa: S603
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
         preexec_fn=_die_with_parent,
     )  # fmt: skip

@@ -1,0 +1,36 @@
+"""The engine of a larger model than there is: every pass takes as long as that model's would."""
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from cloud_server.engine import Engine
+from cloud_server.scheduler import Slice
+from common.errors import BadInput
+
+
+class Emulated(Engine):
+    """An Engine whose passes take `base` + `per_position` x positions seconds, or as long as they do."""
+
+    def pace(self, base: float, per_position: float) -> None:
+        self._base, self._per_position = base, per_position
+
+    def forward(self, batch: Sequence[Slice]) -> list[np.ndarray]:
+        started = time.perf_counter()
+        rows = super().forward(batch)
+        wanted = self._base + self._per_position * sum(part.end - part.start for part in batch)
+        time.sleep(max(0.0, started + wanted - time.perf_counter()))
+        return rows
+
+
+def parse_pace(word: str) -> tuple[float, float]:
+    """BASE:PER_POSITION in seconds."""
+    base, mark, per_position = word.partition(":")
+    try:
+        pace = float(base), float(per_position)
+    except ValueError:
+        pace = -1.0, -1.0
+    if not mark or not all(0 <= value < float("inf") for value in pace):
+        raise BadInput(f"emulate {word!r} is not BASE:PER_POSITION in seconds")
+    return pace

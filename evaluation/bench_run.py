@@ -1,0 +1,189 @@
+"""The running of a bench: one answer after the other, all systems in turn, through a link of every kind."""
+
+import argparse
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tqdm import tqdm
+
+from common.model import CausalLM
+from edge_client.connect import connected
+from edge_client.grpc_link import GrpcLink
+from edge_client.options import Pair, settings_from, warp_of
+from edge_client.session import Session
+from edge_client.settings import Settings
+from evaluation.assisted import assisted
+from evaluation.link import Pipe, parse_outages
+from evaluation.machine import joules
+from evaluation.paced import PacedLM, Timeline, TracedLink
+from evaluation.processes import listening
+from evaluation.profile import Profile
+from evaluation.record import Journal, from_session
+from evaluation.simulate import options_of
+from evaluation.tasks import Task
+
+COLOCATED, ASSISTED = "colocated", "assisted"
+MEASURED = "measured"
+# What a streamed token weighs on the way down: its frames.
+TOKEN_BYTES = 31
+WARM_UP = Settings(policy="always", verification="coupled", exact=True, max_new_tokens=16)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One link: bit/s up (0 for no limit), seconds there and back, and outages (start, end) of every period."""
+
+    rate: float
+    round_trip: float
+    outage: str
+
+    def outages(self, seconds: float = 36000.0) -> list[str]:
+        """The schedule in the words of `hedge link`, for so long."""
+        if self.outage == "none":
+            return []
+        period, _, length = self.outage.partition(":")
+        return [f"{start:g}:{length}" for start in _steps(float(period), seconds)]
+
+
+def _steps(period: float, seconds: float) -> Iterator[float]:
+    at = period
+    while at < seconds:
+        yield at
+        at += period
+
+
+def describe(cell: Cell) -> str:
+    rate = f"{cell.rate / 1e6:g} Mbit/s" if cell.rate else "no limit"
+    outage = "" if cell.outage == "none" else f", outage {cell.outage}"
+    return f"{rate}, {cell.round_trip * 1e3:g} ms{outage}"
+
+
+class Bench:
+    """One profile over all cells: question by question, all systems in turn, each question beginning with another one."""
+
+    def __init__(
+        self, args: argparse.Namespace, slm: CausalLM, llm: CausalLM, profile: Profile | None, journal: Journal
+    ) -> None:
+        self._args, self._profile, self._journal, self._llm, self._plain = args, profile, journal, llm, slm
+        steps = (profile.slm_s, profile.slm_position_s) if profile else (0.0, 0.0)
+        beside = (profile.colocated_slm_s, 0.0) if profile else (0.0, 0.0)
+        self._timeline = Timeline()
+        self._slm = PacedLM(slm, *steps, self._timeline)
+        self._beside = PacedLM(slm, *beside)
+        self._name = profile.name if profile else MEASURED
+        self._done = {
+            (e["profile"], e["rate"], e["round_trip"], e["outage"], e["system"], e["answer"]["task"]) for e in journal.entries
+        }
+
+    async def run(self, address: str, cells: Sequence[Cell], asked: Sequence[Task]) -> None:
+        async with AsyncExitStack() as stack:
+            if self._args.cloud:
+                direct, _ = await stack.enter_async_context(connected(self._args, self._slm, cloud=True))
+                assert direct
+                await self._cell(cells[0], direct, direct, asked)
+                return
+            direct = await stack.enter_async_context(GrpcLink(address))
+            # The first passes of a fresh server are slower than all others.
+            async for _ in Session(self._plain, self._plain.encode_chat(asked[0].prompt.messages), WARM_UP, direct).tokens():
+                pass
+            for cell in cells:
+                options = ["--rate", str(cell.rate), "--delay", str(cell.round_trip / 2)]
+                options += ["--outage", *cell.outages()] if cell.outages() else []
+                with listening("hedge", "link", "--listen", "127.0.0.1:0", "--to", address, *options) as relay:
+                    up_since = time.perf_counter()
+                    async with GrpcLink(relay) as link:
+                        await self._cell(cell, link, direct, asked, up_since)
+
+    async def _cell(self, cell: Cell, link: GrpcLink, direct: GrpcLink, asked: Sequence[Task], up_since: float = 0.0) -> None:
+        systems = self._args.systems
+        for number, task in enumerate(tqdm(asked, desc=f"{self._name} {describe(cell)}", unit="question", disable=None)):
+            turn = number % len(systems)
+            for system in (*systems[turn:], *systems[:turn]):
+                key = (self._name, *asdict(cell).values(), system, number)
+                if key in self._done:
+                    continue
+                entry = await self._entry(system, cell, link, direct, number, task, up_since)
+                self._journal.append(dict(zip(("profile", "rate", "round_trip", "outage"), key, strict=False)) | entry)
+                if entry["partial"] and link is not direct:
+                    # What is still queued in the link would delay the next answer.
+                    await link.reach()
+
+    async def _entry(
+        self, system: str, cell: Cell, link: GrpcLink, direct: GrpcLink, number: int, task: Task, up_since: float
+    ) -> dict[str, Any]:
+        if system == ASSISTED:
+            return self._assisted(cell, number, task, time.perf_counter() - up_since)
+        if system == COLOCATED:
+            # The tokens come from the machine beside the LLM, and go through the link as a stream.
+            settings = settings_from(options_of("hedge:max-in-flight=1", self._args), Pair(self._plain, direct.info))
+            since = time.perf_counter() - up_since
+            entry = await self._answer(system, self._beside, settings, direct, cell, number, task)
+            return entry | {"released": through(cell, since, entry["released"]), "sockets": None, "payload": [0, 0]}
+        settings = settings_from(options_of(system, self._args), Pair(self._plain, link.info))
+        return await self._answer(system, self._slm, settings, link, cell, number, task)
+
+    async def _answer(
+        self, system: str, slm: CausalLM, settings: Settings, link: GrpcLink, cell: Cell, number: int, task: Task
+    ) -> dict[str, Any]:
+        prompt = slm.encode_chat(task.prompt.messages)
+        self._timeline.events.clear()
+        session = Session(slm, prompt, settings, TracedLink(link, self._timeline) if settings.needs_cloud else None)
+        released: list[float] = []
+        before, started = joules(), time.perf_counter()
+        partial = False
+        try:
+            async with asyncio.timeout(self._args.seconds), contextlib.aclosing(session.tokens()) as tokens:  # type: ignore[type-var]
+                async for _ in tokens:
+                    # The last characters of a text may come after its last token.
+                    released += [time.perf_counter() - started] * (len(session.token_ids) - len(released))
+        except TimeoutError:
+            partial = True
+        after, statistics = joules(), session.statistics
+        sockets = (statistics.uplink_socket_bytes, statistics.downlink_socket_bytes)
+        steps = statistics.steps if slm is self._slm else 0
+        modelled = self._profile and self._profile.energy(steps, sockets[0] or 0, cell.rate)
+        measured = None if before is None or after is None else after - before
+        beside = statistics.steps * self._profile.colocated_slm_s if self._profile and slm is self._beside else 0.0
+        return {
+            "system": system, "partial": partial, "released": [round(at, 5) for at in released],
+            "answer": from_session(number, task, prompt, session).to_json(), "cloud_s": statistics.cloud_s + beside,
+            "payload": [statistics.uplink_payload_bytes, statistics.downlink_payload_bytes],
+            "sockets": None if None in sockets else list(sockets), "joules": modelled, "rapl_joules": measured,
+            "timeline": self._timeline.since(started) if number == 0 else [],
+        }  # fmt: skip
+
+    def _assisted(self, cell: Cell, number: int, task: Task, since: float) -> dict[str, Any]:
+        """Computed from counted passes where a profile sets their times, measured otherwise; streamed evenly."""
+        prompt, args = self._plain.encode_chat(task.prompt.messages), self._args
+        found = assisted(self._plain, self._llm, prompt, warp_of(args), args.seed, args.max_new_tokens)
+        profile, seconds = self._profile, found.seconds
+        if profile:
+            large = sum(profile.llm_s + profile.llm_position_s * count for count in found.llm)
+            seconds = large + profile.colocated_slm_s * len(found.slm)
+        text = self._plain.decode(found.token_ids)
+        log = [[0, 0, 0, count, profile.llm_s if profile else 0.0] for count in found.llm]
+        # Its tokens were tested by the LLM, by rules of its own.
+        answer = {
+            "task": number, "family": task.family, "prompt": task.prompt.text, "reference": task.reference, "text": text,
+            "correct": task.is_correct(text), "prompt_ids": prompt, "token_ids": found.token_ids,
+            "provenance": ["accepted"] * len(found.token_ids), "log": log, "steps": len(found.slm), "audited": 0, "risk": 0.0,
+            "slm_s": 0.0, "wall_s": seconds, "codec_bytes": 0, "payload_bytes": (0, 0), "socket_bytes": None,
+        }  # fmt: skip
+        even = [seconds * (at + 1) / len(found.token_ids) for at in range(len(found.token_ids))]
+        return {
+            "system": ASSISTED, "partial": False, "released": through(cell, since, even), "answer": answer, "cloud_s": seconds,
+            "payload": [0, 0], "sockets": None, "joules": 0.0 if profile else None, "rapl_joules": None, "timeline": [],
+        }  # fmt: skip
+
+
+def through(cell: Cell, since: float, released: Sequence[float]) -> list[float]:
+    """When a user who asks `since` seconds after the link came up has the tokens that a cloud gives at `released`."""
+    outages = parse_outages(cell.outages())
+    up, down = Pipe(cell.rate, cell.round_trip / 2, outages=outages), Pipe(0.0, cell.round_trip / 2, outages=outages)
+    asked = up.arrival(TOKEN_BYTES, since)
+    return [round(down.arrival(TOKEN_BYTES, asked + at) - since, 5) for at in released]
