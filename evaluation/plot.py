@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 ROWS = ("frontier", "throughput", "payload")
 TOKENS = ("uncertainty", "roc", "truncation")
-KINDS = (*TOKENS, *ROWS, "skips")
+KINDS = (*TOKENS, *ROWS, "skips", "bench")
 EXAMPLES = """  hedge plot throughput runs/paper/rows.jsonl --out plots
   hedge plot uncertainty runs/tokens.jsonl --out plots
-  hedge plot skips runs/headline/answers-*.jsonl --out plots"""
+  hedge plot skips runs/headline/answers-*.jsonl --out plots
+  hedge plot bench runs/bench/bench.jsonl --out plots"""
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -32,14 +33,17 @@ def command(arguments: Sequence[str]) -> None:
         raise HedgeError("hedge plot needs matplotlib: pip install 'hedge-hlm[bench]'") from None
     # Fixed ids and no date: a plot drawn twice is the same file.
     mpl.rcParams["svg.hashsalt"] = "hedge"
-    save(draw(args.kind, args.files), args.kind, args.out)
+    for name, figure in draw(args.kind, args.files).items():
+        save(figure, name, args.out)
 
 
-def draw(kind: str, files: Sequence[Path]) -> "Figure":
-    """BadInput when a file is of another kind, or lacks what the figure shows."""
-    from evaluation import figures
+def draw(kind: str, files: Sequence[Path]) -> "dict[str, Figure]":
+    """Figures by name. BadInput when a file is of another kind, or lacks what a figure shows."""
+    from evaluation import bench_figures, figures
 
-    function: Callable[[Any], Figure] = getattr(figures, kind)
+    functions: dict[str, Callable[[Any], Figure]] = (
+        bench_figures.FIGURES if kind == "bench" else {kind: getattr(figures, kind)}
+    )  # fmt: skip
     if kind == "skips":
         runs: dict[str, Any] = {}
         for file in files:
@@ -47,14 +51,15 @@ def draw(kind: str, files: Sequence[Path]) -> "Figure":
             runs[str(header["run"])] = answers_of(file, entries)
         content: Any = runs
     else:
-        content = [entry for file in files for entry in read_journal(file, "tokens" if kind in TOKENS else "rows")[1]]
+        wanted = "bench" if kind == "bench" else "tokens" if kind in TOKENS else "rows"
+        content = [entry for file in files for entry in read_journal(file, wanted)[1]]
         if kind in ROWS:
             # Of a point replayed with several times, the last.
             content = list({tuple(row.get(name) for name in POINT): row for row in content}.values())
     if not content:
         raise BadInput(f"nothing to draw in {', '.join(map(str, files))}")
     try:
-        return function(content)
+        return {name: function(content) for name, function in functions.items()}
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
         raise BadInput(f"{', '.join(map(str, files))} cannot be drawn as {kind}: {error!r}") from None
 

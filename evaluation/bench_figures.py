@@ -1,0 +1,101 @@
+"""The figures of `hedge plot bench`: who wins where, what each system costs, and who waited for whom in one answer."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from evaluation.bench_rows import cell_name, cells, point, rows_of, winner
+from evaluation.figures import short
+
+Entries = Sequence[dict[str, Any]]
+_SHADES = {"step": "0.75", "message": "0.45", "pass": "0.1"}
+_TIMELINES = 5
+
+
+def winners(entries: Entries) -> Figure:
+    """Per profile: the fastest system over rate and round trip that keeps 99 % of the LLM's accuracy, and its tokens/s."""
+    found = {where: systems for where, systems in cells(rows_of(entries)).items() if where[3] == "none"}
+    profiles = list(dict.fromkeys(where[0] for where in found))
+    rates, trips = sorted({where[1] for where in found}), sorted({where[2] for where in found})
+    figure = Figure(figsize=(1.8 + 1.7 * len(trips) * len(profiles), 1.6 + 0.9 * len(rates)), layout="constrained")
+    for number, profile in enumerate(profiles):
+        axes = figure.add_subplot(1, len(profiles), number + 1)
+        speeds = np.full((len(rates), len(trips)), np.nan)
+        for (name, rate, trip, _), systems in found.items():
+            if name != profile:
+                continue
+            best = winner({key: row for key, row in systems.items() if key != "slm"})
+            at = rates.index(rate), trips.index(trip)
+            speeds[at] = systems[best]["tokens_per_s"] if best in systems else np.nan
+            label = f"{short(best)}\n{speeds[at]:.0f}"
+            axes.text(at[1], at[0], label, ha="center", va="center", fontsize=7, bbox={"fc": "white", "ec": "none", "pad": 1})
+        axes.imshow(speeds, cmap="Greys", aspect="auto", alpha=0.6)
+        axes.set(
+            xticks=range(len(trips)), xticklabels=[f"{trip * 1e3:g}" for trip in trips], xlabel="round trip, ms",
+            yticks=range(len(rates)), yticklabels=[f"{rate / 1e6:g}" for rate in rates], ylabel="uplink, Mbit/s", title=profile,
+        )  # fmt: skip
+    return figure
+
+
+def bars(entries: Entries) -> Figure:
+    """Of the cell in the middle: tokens/s with intervals, cloud seconds, and bytes up, a system a bar."""
+    by_cell = cells(rows_of(entries))
+    where = _middle(entries)
+    systems = by_cell[where]
+    names, at = [short(name) for name in systems], np.arange(len(systems))
+    figure = Figure(figsize=(13.0, 0.9 + 0.36 * len(names)), layout="constrained")
+    figure.suptitle(cell_name(where), fontsize=9)
+    labels = {"tokens_per_s": "tokens/s", "cloud_s": "cloud seconds/token", "up": "bytes up/token"}
+    for number, (key, label) in enumerate(labels.items()):
+        axes = figure.add_subplot(1, 3, number + 1)
+        values = np.array([row[key] or 0.0 for row in systems.values()])
+        spread = None
+        if key == "tokens_per_s":
+            limits = np.array([[row["low"], row["high"]] for row in systems.values()]).T
+            spread = np.abs(limits - values)
+        axes.barh(at, values, color="0.7", edgecolor="black", xerr=spread)
+        axes.set(yticks=at, yticklabels=names if not number else [], xlabel=label)
+        axes.set_xscale("symlog" if key == "up" else "linear")
+        axes.invert_yaxis()
+    return figure
+
+
+def timeline(entries: Entries) -> Figure:
+    """One answer: steps of the device, messages until their verdicts, passes of the cloud, and released tokens."""
+    where = _middle(entries)
+    mine = [entry for entry in entries if point(entry) == where and entry["timeline"]]
+    chosen = sorted(mine, key=lambda entry: entry["released"][-1])[-_TIMELINES:]
+    figure = Figure(figsize=(10.0, 1.1 * len(chosen) + 0.9), layout="constrained")
+    end = max(entry["released"][-1] for entry in chosen)
+    for number, entry in enumerate(chosen):
+        axes = figure.add_subplot(len(chosen), 1, number + 1)
+        _lanes(axes, entry)
+        axes.set(xlim=(0, end * 1.02), ylim=(-0.6, 3.4), yticks=range(4), ylabel=short(entry["system"]).split(":")[0])
+        axes.set_yticklabels(["released", "pass", "message", "SLM step"], fontsize=6)
+        if number < len(chosen) - 1:
+            axes.set_xticklabels([])
+    axes.set_xlabel(f"seconds since the question; {cell_name(where)}")
+    return figure
+
+
+def _lanes(axes: Axes, entry: dict[str, Any]) -> None:
+    lanes = {"pass": 1, "message": 2, "step": 3}
+    for number, (what, begin, stop) in enumerate(entry["timeline"]):
+        height = 0.3 if what == "message" else 0.7
+        shift = 0.16 * (number % 3 - 1) if what == "message" else 0.0
+        axes.barh(lanes[what] + shift, stop - begin, height, left=begin, color=_SHADES[what], edgecolor="white", linewidth=0.3)
+    axes.plot(entry["released"], np.zeros(len(entry["released"])), "k|", markersize=7)
+
+
+def _middle(entries: Entries) -> tuple[Any, ...]:
+    """The cell without outage whose rate and round trip are in the middle of those there are."""
+    plain = sorted({point(entry) for entry in entries if entry["outage"] == "none"}, key=lambda where: (where[1], where[2]))
+    rates, trips = sorted({where[1] for where in plain}), sorted({where[2] for where in plain})
+    middle = rates[len(rates) // 2], trips[len(trips) // 2]
+    return next(where for where in plain if where[1:3] == middle)
+
+
+FIGURES: dict[str, Callable[[Any], Figure]] = {"bench-winners": winners, "bench-bars": bars, "bench-timeline": timeline}
