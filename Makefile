@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test lint proto calibration bench-micro bench-link loadtest soak results compose-test test-ray certs clean
+.PHONY: help demo test lint proto calibration bench bench-full bench-micro bench-link loadtest soak results compose-test test-ray certs clean
 
 help:
 	@echo "make demo [PROMPT=\"...\"]  cloud and edge on this machine: a chat, or one answer"
@@ -12,6 +12,7 @@ help:
 	@echo "make compose-test         the containers, on a Docker engine"
 	@echo "make test-ray             two replicas behind Ray Serve, one killed (installs Ray)"
 	@echo "make certs [HOST=...]      a private authority in certs/, with a certificate for the cloud and one for a device"
+	@echo "make bench                every system side by side on emulated links and devices (about an hour)"
 	@echo "make bench-micro          speed, as ratios within one run"
 	@echo "make bench-link           hedge, cu-hlm and plain streaming through the link emulator"
 	@echo "make loadtest          many devices on one cloud, beside the bare forward pass"
@@ -73,6 +74,12 @@ loadtest: .venv/.test
 soak: .venv/.test
 	$(BIN)/python -m tools.bench_cloud --soak 600
 	HEDGE_HOSTILE=100000 $(BIN)/python -m pytest -n 0 --timeout 1800 tests/integration/test_fuzz.py
+
+bench: .venv/.test
+	$(BIN)/python -m tools.bench
+
+bench-full: .venv/.test
+	$(BIN)/python -m tools.bench --full
 
 results: .venv/.test
 	$(BIN)/python -m tools.results

@@ -10,6 +10,7 @@ from rich.table import Table
 from evaluation.quality import RESAMPLES, relative_accuracy
 from evaluation.record import Answer, parse_answer
 
+Cells = dict[tuple[Any, ...], dict[str, dict[str, Any]]]
 POINT = ("profile", "rate", "round_trip", "outage")
 TIE = 0.97
 KEPT = 0.99
@@ -85,9 +86,9 @@ def _row(
     }  # fmt: skip
 
 
-def cells(rows: Sequence[dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, dict[str, Any]]]:
+def cells(rows: Sequence[dict[str, Any]]) -> Cells:
     """The rows of every cell, by system."""
-    found: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
+    found: Cells = {}
     for row in rows:
         found.setdefault(point(row), {})[row["system"]] = row
     return found

@@ -26,7 +26,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     return read_journal(folder / "rows.jsonl", "rows")[1]
 
 
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     rule = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *lines))
 
@@ -57,7 +57,7 @@ def systems(folder: Path) -> str:
         "system", "answers", "skipped", "exact match", "accuracy over the LLM's (95 %)", "realised risk",
         "uplink B/token, paper, 32,000", "uplink B/token, sent",
     )  # fmt: skip
-    return _table(head, lines)
+    return table(head, lines)
 
 
 def speeds(folder: Path, channels: Sequence[tuple[float, float, str]], base: str = "hlm #1") -> str:
@@ -75,7 +75,7 @@ def speeds(folder: Path, channels: Sequence[tuple[float, float, str]], base: str
         f"{snr:g} dB, {hz / 1e6:g} MHz" + ("" if fading == "none" else f", Rayleigh per {fading}")
         for snr, hz, fading in channels
     ]
-    return _table(("tokens/s (over hlm)", *heads), lines)
+    return table(("tokens/s (over hlm)", *heads), lines)
 
 
 def frontier(folder: Path) -> str:
@@ -87,7 +87,7 @@ def frontier(folder: Path) -> str:
         for name, row in rows.items()
         if row["threshold"] is not None
     ]  # fmt: skip
-    return _table(("measure", "u_th", "skipped", "exact match", "realised risk", "accuracy over the LLM's (95 %)"), lines)
+    return table(("measure", "u_th", "skipped", "exact match", "realised risk", "accuracy over the LLM's (95 %)"), lines)
 
 
 def measures(tokens: Path) -> str:
@@ -104,7 +104,7 @@ def measures(tokens: Path) -> str:
         "AUC for rejection",
         "cost over perturbation",
     )
-    return _table(head, lines)
+    return table(head, lines)
 
 
 def risk(tokens: Path) -> str:
@@ -114,7 +114,7 @@ def risk(tokens: Path) -> str:
         for epsilon in (0.02, 0.05):
             exceeded, feasible, skipped = max_risk_trials(entries, measure, epsilon, 0.1, calibrated=len(entries) // 2)
             lines.append([measure, f"{epsilon:g}", f"{feasible} of {RESAMPLES}", f"{exceeded}", f"{skipped:.1%}"])
-    return _table(("measure", "epsilon", "threshold found", "exceeded", "skipped"), lines)
+    return table(("measure", "epsilon", "threshold found", "exceeded", "skipped"), lines)
 
 
 def write(document: Path, parts: dict[str, str]) -> None:
