@@ -26,7 +26,9 @@ from common.rpc import LOOPBACK, PROTOCOL_VERSION, open_channel, split_address
 
 MAX_DEVICES, MAX_SECONDS = 2000, 3600.0
 EXAMPLES = """  hedge-cloud loadtest --devices 32 --seconds 20
-  hedge-cloud loadtest --devices 200 --seconds 60 --think 0.2 --http 127.0.0.1:9100"""
+  hedge-cloud loadtest --devices 200 --seconds 60 --think 0.2 --http 127.0.0.1:9100
+  hedge-cloud loadtest --devices 50 --tokens-per-s 10        # each reads at that pace, and no faster
+  hedge-cloud loadtest --devices 50 --stream                 # without drafts: the llm system"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,9 @@ def read_recordings(path: Path) -> list[Recording]:
 
 @dataclass(slots=True)
 class Tally:
-    """What all devices together have seen; `latencies` are seconds from a draft to its verdict."""
+    """What all devices together have seen; `latencies` are seconds from a draft to its verdict, `rates` tokens/s of answers."""
 
+    rates: list[float] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
     opened: list[float] = field(default_factory=list)
     tokens: int = 0
@@ -63,15 +66,24 @@ class Tally:
     errors: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How devices ask: a pause before each draft, tokens/s that their users read (0: any number), or no drafts at all."""
+
+    think: float = 0.0
+    tokens_per_s: float = 0.0
+    streams: bool = False
+
+
 async def device(
-    stub: Any, info: pb.ServerInfo, recordings: Sequence[Recording], number: int, until: float, think: float, tally: Tally
+    stub: Any, info: pb.ServerInfo, recordings: Sequence[Recording], number: int, until: float, pace: Pace, tally: Tally
 ) -> None:
     """Answers until the time is over, one recording after the other, each device beginning with another."""
     while time.perf_counter() < until:
         recording = recordings[number % len(recordings)]
         number += 1
         try:
-            await _answer(stub, info, recording, until, think, tally)
+            await _answer(stub, info, recording, until, pace, tally)
         except grpc.aio.AioRpcError as error:
             tally.errors.append(f"{error.code().name} {error.details()}")
             return
@@ -80,10 +92,10 @@ async def device(
             return
 
 
-async def _answer(stub: Any, info: pb.ServerInfo, recording: Recording, until: float, think: float, tally: Tally) -> None:
+async def _answer(stub: Any, info: pb.ServerInfo, recording: Recording, until: float, pace: Pace, tally: Tally) -> None:
     call = stub.Generate()
     started = time.perf_counter()
-    await call.write(pb.ClientMessage(open=_opening(info, recording)))
+    await call.write(pb.ClientMessage(open=_opening(info, recording, streams=pace.streams)))
     first = await call.read()
     if isinstance(first, pb.ServerMessage) and first.WhichOneof("kind") == "throttle":
         tally.throttled += 1
@@ -92,10 +104,34 @@ async def _answer(stub: Any, info: pb.ServerInfo, recording: Recording, until: f
     if not isinstance(first, pb.ServerMessage) or first.WhichOneof("kind") != "opened":
         raise Unreachable(f"the server did not open a session: {await call.code()} {await call.details()}")
     tally.opened.append(time.perf_counter() - started)
+    got = await (_streamed(call, until, tally) if pace.streams else _drafted(call, info, recording, until, pace, tally))
+    if got and time.perf_counter() < until:
+        tally.rates.append(got / (time.perf_counter() - started))
+    tally.sessions += 1
+
+
+async def _streamed(call: Any, until: float, tally: Tally) -> int:
+    """The tokens of the llm system, counted."""
+    got = 0
+    while (answer := await call.read()) is not grpc.aio.EOF:
+        if answer.WhichOneof("kind") != "verdict":
+            raise Unreachable(f"no verdict came: {await call.code()} {await call.details()}")
+        got += 1
+        tally.tokens += 1
+        tally.positions += answer.verdict.timings.positions
+        if time.perf_counter() >= until:
+            call.cancel()
+            break
+    return got
+
+
+async def _drafted(call: Any, info: pb.ServerInfo, recording: Recording, until: float, pace: Pace, tally: Tally) -> int:
+    """Plays the drafts of a recording. The tokens that came of it."""
+    started, read = time.perf_counter(), 0
     history, coder = list(recording.prompt), ids.id_codec(ADAPTIVE, info.vocab_size)
     for drafted in recording.drafts:
-        if think:
-            await asyncio.sleep(think)
+        if pace.think:
+            await asyncio.sleep(pace.think)
         if time.perf_counter() >= until:
             break
         draft = pb.Draft(ids=coder.encode(history, drafted))
@@ -109,18 +145,23 @@ async def _answer(stub: Any, info: pb.ServerInfo, recording: Recording, until: f
         own = [verdict.correction] if verdict.HasField("correction") else [verdict.bonus] if verdict.HasField("bonus") else []
         history += [*drafted[: verdict.accepted], *own]
         tally.tokens += verdict.accepted + len(own)
+        read += verdict.accepted + len(own)
         tally.positions += verdict.timings.positions
+        if pace.tokens_per_s:
+            # The next words are needed when those that came have been read.
+            await asyncio.sleep(max(0.0, started + read / pace.tokens_per_s - time.perf_counter()))
     await call.write(pb.ClientMessage(close=pb.Close()))
     await call.done_writing()
     while await call.read() is not grpc.aio.EOF:
         pass
-    tally.sessions += 1
+    return read
 
 
-def _opening(info: pb.ServerInfo, recording: Recording) -> pb.Open:
+def _opening(info: pb.ServerInfo, recording: Recording, *, streams: bool) -> pb.Open:
     return pb.Open(
         protocol_version=PROTOCOL_VERSION, prompt_ids=recording.prompt, warp=pb.Warp(temperature=0, top_p=1),
-        verification=pb.VERIFICATION_COUPLED, guarantee=pb.GUARANTEE_EXACT, bonus=True,
+        verification=pb.VERIFICATION_STREAM if streams else pb.VERIFICATION_COUPLED,
+        max_new_tokens=sum(map(len, recording.drafts)) if streams else 0, guarantee=pb.GUARANTEE_EXACT, bonus=True,
         tokenizer_fingerprint=info.tokenizer_fingerprint, vocab_size=info.vocab_size, codecs=codec.VERSIONS,
         id_codecs=[ADAPTIVE],
     )  # fmt: skip
@@ -149,12 +190,14 @@ def batches(address: str | None) -> dict[str, float]:
 def summary(tally: Tally, seconds: float, before: dict[str, float], after: dict[str, float]) -> dict[str, Any]:
     """The JSON of a run: milliseconds, and the server's own account where --http was given."""
     grown = {name: after[name] - before.get(name, 0.0) for name in after}
+    rates = np.percentile(np.array(tally.rates or [0.0]), [10, 50])
     quantiles = np.percentile(np.array(tally.latencies or [0.0]) * 1e3, [50, 90, 99, 100])
     result: dict[str, Any] = {
         "seconds": round(seconds, 3), "sessions": tally.sessions, "verdicts": len(tally.latencies), "tokens": tally.tokens,
         "positions": tally.positions, "tokens_per_s": round(tally.tokens / seconds, 1),
         "positions_per_s": round(tally.positions / seconds, 1), "throttled": tally.throttled, "errors": len(tally.errors),
         "verdict_ms": dict(zip(("p50", "p90", "p99", "max"), (round(float(q), 2) for q in quantiles), strict=True)),
+        "answer_tokens_per_s": dict(zip(("p10", "p50"), (round(float(r), 2) for r in rates), strict=True)),
         "open_ms_p50": round(float(np.median(tally.opened or [0.0])) * 1e3, 2),
     }  # fmt: skip
     if grown:
@@ -172,7 +215,7 @@ def summary(tally: Tally, seconds: float, before: dict[str, float], after: dict[
 
 
 async def play(args: argparse.Namespace, recordings: Sequence[Recording]) -> dict[str, Any]:
-    tally = Tally()
+    tally, pace = Tally(), Pace(args.think, args.tokens_per_s, args.stream)
     async with open_channel(args.cloud) as channel:
         stub: Any = HedgeStub(channel)
         try:
@@ -183,9 +226,7 @@ async def play(args: argparse.Namespace, recordings: Sequence[Recording]) -> dic
             raise BadInput(f"id {largest} of the recording in a vocabulary of {info.vocab_size}")
         before, started = batches(args.http), time.perf_counter()
         until = started + args.seconds
-        await asyncio.gather(
-            *(device(stub, info, recordings, number, until, args.think, tally) for number in range(args.devices))
-        )
+        await asyncio.gather(*(device(stub, info, recordings, number, until, pace, tally) for number in range(args.devices)))
         seconds = time.perf_counter() - started
     for line in sorted(set(tally.errors))[:5]:
         sys.stderr.write(f"hedge-cloud loadtest: {line}\n")
@@ -200,6 +241,10 @@ def loadtest(arguments: Sequence[str]) -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--think", type=float, default=0.0, metavar="S", help="pause before each draft (default 0)")
     parser.add_argument(
+        "--tokens-per-s", type=float, default=0.0, metavar="R", help="of each device, at most (default: as fast as it goes)"
+    )
+    parser.add_argument("--stream", action="store_true", help="no drafts: the server streams its own tokens")
+    parser.add_argument(
         "--drafts", type=Path, metavar="FILE", help="JSONL: prompt and drafts, ids (default: the bundled pair's)"
     )
     args = parse(parser, arguments)
@@ -212,6 +257,8 @@ def loadtest(arguments: Sequence[str]) -> None:
         raise BadInput(f"seconds {args.seconds:g} is not in (0, {MAX_SECONDS:g}]")
     if not 0 <= args.think < MAX_SECONDS:
         raise BadInput(f"think {args.think:g} is not in [0, {MAX_SECONDS:g})")
+    if not 0 <= args.tokens_per_s < float("inf"):
+        raise BadInput(f"tokens-per-s {args.tokens_per_s:g} is not a number of at least 0")
     if args.drafts is None:
         from common.model import bundled_folder
 

@@ -1,0 +1,53 @@
+"""python -m tools.bench_served: how many devices one LLM serves at a fixed pace each, drafting or streaming, by real streams.
+
+The LLM is as fast as a profile says (`hedge-cloud serve --emulate`). A number of devices is served when nine answers of ten
+come at the pace; the largest one is found by doubling and halving.
+"""
+
+import argparse
+import json
+import subprocess
+from collections.abc import Callable
+
+from evaluation.processes import BIN, listening
+from evaluation.profile import read_profile
+
+SECONDS, SLACK, MOST = 15, 0.95, 1024
+RATES = (5.0, 10.0, 15.0, 20.0)
+
+
+def keeps_up(address: str, devices: int, rate: float, *options: str) -> bool:
+    command = [str(BIN / "hedge-cloud"), "loadtest", "--cloud", address, "--devices", str(devices), "--seconds", str(SECONDS)]
+    done = subprocess.run([*command, *options], check=True, capture_output=True, text=True)
+    return float(json.loads(done.stdout)["answer_tokens_per_s"]["p10"]) >= SLACK * rate
+
+
+def most(keeps: Callable[[int], bool]) -> int:
+    """The largest number that keeps up, within an eighth."""
+    good, bad = 0, 1
+    while bad <= MOST and keeps(bad):
+        good, bad = bad, 2 * bad
+    while bad - good > max(1, good // 8):
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if keeps(middle) else (good, middle)
+    return good
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--profile", default="phone")
+    args = parser.parse_args()
+    profile = read_profile(args.profile)
+    pace = f"{profile.llm_s}:{profile.llm_position_s}"
+    options = ("--emulate", pace, "--threads", "1", "--batch-positions", "1024", "--max-streams", "0", "--max-sessions", "0")
+    print(f"| tokens/s each | llm | hedge | ratio |\n|---|---:|---:|---:|  <!-- an LLM of {pace} -->")
+    with listening("hedge-cloud", "serve", "--insecure", "--listen", "127.0.0.1:0", *options) as address:
+        for rate in RATES:
+            streamed = most(lambda n, rate=rate: keeps_up(address, n, rate, "--stream"))  # type: ignore[misc]
+            drafted = most(lambda n, rate=rate: keeps_up(address, n, rate, "--tokens-per-s", str(rate)))  # type: ignore[misc]
+            ratio = f"{drafted / streamed:.2f}" if streamed else "-"
+            print(f"| {rate:g} | {streamed} | {drafted} | {ratio} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
