@@ -304,7 +304,7 @@ def test_health_reflection_metrics_and_a_drain(folders: tuple[str, str], start_c
 def test_a_load_test_tells_latencies_and_batches(start_cloud: StartCloud) -> None:
     cloud = start_cloud("--threads", "1", "--http", "127.0.0.1:0")
     done = hedge(
-        "loadtest", "--cloud", cloud.address, "--http", cloud.http, "--devices", "6", "--seconds", "3", program="hedge-cloud"
+        "loadtest", "--cloud", cloud.address, "--http", cloud.http, "--devices", "6", "--seconds", "5", program="hedge-cloud"
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
