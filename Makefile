@@ -63,6 +63,7 @@ calibration: .venv/.run
 
 bench-micro: .venv/.test
 	$(BIN)/python -m evaluation.micro
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 --timeout 900 --benchmark-columns=median,iqr,rounds --benchmark-sort=name tests/bench
 
 bench-link: .venv/.test
 	$(BIN)/python -m tools.bench_link

@@ -1,0 +1,122 @@
+"""Time of the parts, by vocabulary: `make bench-micro` runs it, not `make test`. One core; a law as sharp as a model's."""
+
+import asyncio
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from common import codec
+from common.coupling import coupled_draw
+from common.distribution import Quantised
+from common.ids import PRIMED, id_codec
+from common.model import BUNDLED, CausalLM, load
+from common.noise import Noise, Purpose
+from common.sampling import Warp
+from edge_client.measures import MEASURES
+from edge_client.session import Session
+from edge_client.settings import Settings
+from edge_client.truncation import truncate
+from evaluation.local import LocalLink
+from evaluation.tasks import tasks
+from tests.conftest import RememberingLM
+
+SIZES = (4096, 32_000, 152_000)
+NONE = np.empty(0)
+NOISE = Noise(1, [1])
+
+
+def logits(size: int) -> np.ndarray:
+    """A few dozen likely tokens above a broad floor."""
+    found = (np.random.default_rng(0).normal(size=size) * 3).astype(np.float32)
+    found[:40] += np.linspace(18, 8, 40, dtype=np.float32)
+    return found
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("part", ["warp", "top1, truncate, encode", "decode", "expected_perturbation", "noise", "coupled draw"])
+def test_part(benchmark: BenchmarkFixture, part: str, size: int) -> None:
+    z = logits(size)
+    x = Warp()(z)
+    payload = codec.encode(truncate(x, 30, 12))
+
+    def asked() -> bytes:
+        MEASURES["top1"].of(z, x, -1, NONE)
+        return codec.encode(truncate(x, 30, 12))
+
+    parts: dict[str, Callable[[], object]] = {
+        "warp": lambda: Warp()(z), "top1, truncate, encode": asked, "decode": lambda: codec.decode(payload, size),
+        "expected_perturbation": lambda: MEASURES["expected_perturbation"].of(z, x, -1, NONE),
+        "noise": lambda: NOISE.integers(Purpose.TARGET, 7, 0, size), "coupled draw": lambda: coupled_draw(NOISE, 7, x),
+    }  # fmt: skip
+    benchmark.group = f"|V| = {size}"
+    benchmark(parts[part])
+
+
+def floor(law: Quantised) -> float:
+    """Bytes that name the support, and its counts by their own entropy (algorithms: section 3)."""
+    kept = len(law.ids)
+    support = math.lgamma(law.vocab_size + 1) - math.lgamma(kept + 1) - math.lgamma(law.vocab_size - kept + 1)
+    # Every way to write 2^bits as so many counts and a tail is as likely as any other.
+    total = 1 << law.bits
+    values = math.lgamma(total + 1) - math.lgamma(kept + 1) - math.lgamma(total - kept + 1)
+    return (support + values) / math.log(2) / 8
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_payload_against_its_entropy(benchmark: BenchmarkFixture, size: int) -> None:
+    rng, laws = np.random.default_rng(1), []
+    for _ in range(50):
+        z = logits(size)
+        laws.append(truncate(Warp()(rng.permutation(z)), 30, 12))
+    sizes = [len(codec.encode(law)) for law in laws]
+    benchmark.group = f"|V| = {size}"
+    benchmark.extra_info["bytes"] = float(np.mean(sizes))
+    benchmark.extra_info["floor"] = float(np.mean([floor(law) for law in laws]))
+    benchmark(codec.encode, laws[0])
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[CausalLM, CausalLM]:
+    return RememberingLM(load(BUNDLED, "slm")), RememberingLM(load(BUNDLED, "llm"))
+
+
+@pytest.mark.parametrize("system", ["slm", "hedge", "cu-hlm"])
+def test_session_without_its_models(benchmark: BenchmarkFixture, system: str, pair: tuple[CausalLM, CausalLM]) -> None:
+    """Both sides of an answer whose logits are remembered: what is left is ours. Microseconds a token are in extra_info."""
+    settings = {
+        "slm": Settings(policy="never", seed=1),
+        "hedge": Settings(
+            policy="threshold", measure="expected_perturbation", threshold=0.15, verification="coupled", exact=True
+        ),
+        "cu-hlm": Settings(policy="threshold", measure="perturbation", threshold=0.3, truncation="fixed"),
+    }[system]
+    slm, llm = pair
+    prompt = slm.encode_chat(tasks(None, 1, 0)[0].prompt.messages)
+    link = LocalLink(llm)
+
+    def answer() -> int:
+        session = Session(slm, prompt, settings, link)
+
+        async def drain() -> None:
+            async for _ in session.tokens():
+                pass
+
+        asyncio.run(drain())
+        return session.statistics.tokens
+
+    tokens = answer()
+    benchmark.group = "an answer without its models"
+    benchmark.extra_info["tokens"] = tokens
+    benchmark(answer)
+
+
+def test_ids(benchmark: BenchmarkFixture, pair: tuple[CausalLM, CausalLM]) -> None:
+    """A message of six ids, written and read."""
+    lm = pair[0]
+    writer, reader = (id_codec(PRIMED, lm.vocab_size, lm.primer) for _ in range(2))
+    history, ids = list(lm.primer[:60]), list(lm.primer[60:66])
+    benchmark.group = "ids"
+    benchmark(lambda: reader.decode(history, writer.encode(history, ids), 64))
