@@ -1,9 +1,7 @@
 """What an operator asks over HTTP: /metrics, /healthz, /readyz."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -24,18 +22,3 @@ def operator_app(metrics: Metrics, ready: Callable[[], bool]) -> Starlette:
         return PlainTextResponse("ready\n") if ready() else PlainTextResponse("draining\n", 503)
 
     return Starlette(routes=[Route("/metrics", scrape), Route("/healthz", alive), Route("/readyz", readiness)])
-
-
-class HttpServer(uvicorn.Server):
-    """uvicorn that leaves the signals to the program it is part of."""
-
-    def __init__(self, app: Starlette, host: str, port: int) -> None:
-        super().__init__(uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False, lifespan="off"))
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    @property
-    def port(self) -> int:
-        return int(self.servers[0].sockets[0].getsockname()[1])

@@ -21,11 +21,12 @@ from cloud_server.batcher import Batcher
 from cloud_server.cli import limits_of
 from cloud_server.emulation import Emulated, parse_pace
 from cloud_server.engine import Engine
-from cloud_server.http import HttpServer, operator_app
+from cloud_server.http import operator_app
 from cloud_server.metrics import Metrics
 from cloud_server.servicer import ErrorInterceptor, Servicer
 from common.command import say
 from common.errors import HedgeError
+from common.http import HttpServer
 from common.model import CausalLM, load, use_threads
 from common.rpc import make_server, split_address
 from common.tls import server_credentials

@@ -91,12 +91,12 @@ class Exchange:
         self._said = Said()
         self._regaining: asyncio.Task[None] | None = None
 
-    async def tokens(self) -> AsyncGenerator[tuple[int, Provenance]]:
+    async def tokens(self) -> AsyncGenerator[Drafted]:
         """Drafts while it may, reads verdicts as they come, gives the tokens that have become final."""
         try:
             while True:
-                while self._ahead and (provenance := self._ahead[0].provenance):
-                    yield self._ahead.popleft().token, provenance
+                while self._ahead and self._ahead[0].provenance:
+                    yield self._ahead.popleft()
                 try:
                     await self._advance()
                 except Disconnected as error:

@@ -11,7 +11,7 @@ from common.model import CausalLM
 from common.noise import Noise
 from edge_client.audit import Auditor
 from edge_client.connection import Connection, Notify
-from edge_client.drafting import Drafter, Watcher
+from edge_client.drafting import Drafted, Drafter, Watcher
 from edge_client.exchange import Exchange, log_round, token_of
 from edge_client.link import Link
 from edge_client.policy import policy_of
@@ -24,11 +24,12 @@ from edge_client.wire import check_server
 
 @dataclass(frozen=True, slots=True)
 class Emitted:
-    """A released token, and the text it released."""
+    """A released token, and the text it released. `proposed` is the SLM's own probability of it, 0 where unknown."""
 
     token: int
     provenance: Provenance
     text: str
+    proposed: float = 0.0
 
 
 def _unheard(line: str) -> None:
@@ -116,9 +117,9 @@ class Session:
         before = self._link.socket_bytes() if self._link else None
         source = self._streamed() if self._settings.streams else self._exchange.tokens()
         try:
-            async for token, provenance in source:
-                yield self._emit(token, provenance)
-                if self._ended(token):
+            async for drafted in source:
+                yield self._emit(drafted)
+                if self._ended(drafted.token):
                     break
             if rest := self._release.finish():
                 yield Emitted(self.token_ids[-1], self.statistics.provenance[-1], rest)
@@ -131,12 +132,14 @@ class Session:
                 self.statistics.downlink_socket_bytes = after[1] - before[1]
             self.statistics.wall_s = time.perf_counter() - started
 
-    def _emit(self, token: int, provenance: Provenance) -> Emitted:
+    def _emit(self, drafted: Drafted) -> Emitted:
+        provenance = drafted.provenance
+        assert provenance
         if provenance is Provenance.OFFLINE and self.exact:
             self.statistics.exact_until = len(self.token_ids)
-        self.token_ids.append(token)
+        self.token_ids.append(drafted.token)
         self.statistics.provenance.append(provenance)
-        return Emitted(token, provenance, self._release.add(token))
+        return Emitted(drafted.token, provenance, self._release.add(drafted.token), drafted.proposed)
 
     def _ended(self, token: int) -> bool:
         if token in self._slm.end_ids or self._release.stopped:
@@ -144,7 +147,7 @@ class Session:
             return True
         return len(self.token_ids) >= self._limit
 
-    async def _streamed(self) -> AsyncGenerator[tuple[int, Provenance]]:
+    async def _streamed(self) -> AsyncGenerator[Drafted]:
         """The llm system: the cloud's own tokens."""
         assert self._connection
         while True:
@@ -161,4 +164,4 @@ class Session:
                 await self._connection.regain(error)
                 continue
             log_round(self.statistics, verdict)
-            yield token_of(verdict, "bonus", self._slm.vocab_size), Provenance.BONUS
+            yield Drafted(token_of(verdict, "bonus", self._slm.vocab_size), Provenance.BONUS)
