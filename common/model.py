@@ -62,6 +62,11 @@ class CausalLM:
             return list(self.tokenizer.encode(str(text), add_special_tokens=False))
         return list(self.tokenizer.encode("\n".join(message["content"] for message in messages)))
 
+    def encode_text(self, text: str) -> list[int]:
+        """Prompt ids of a text to go on with."""
+        _check_unicode(text)
+        return list(self.tokenizer.encode(text))
+
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 

@@ -12,6 +12,7 @@ GROUP = "hedge.commands"
 OWN = {
     "chat": "edge_client.chat:command",
     "generate": "edge_client.generate:command",
+    "serve": "edge_client.serve:command",
     "calibrate": "edge_client.calibrate:command",
 }
 

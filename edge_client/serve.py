@@ -1,0 +1,74 @@
+"""hedge serve: the OpenAI-compatible API on the device."""
+
+import argparse
+import asyncio
+import contextlib
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.command import command_parser, parse, say
+from common.errors import BadInput, HedgeError
+from common.http import HttpServer
+from common.rpc import LOOPBACK, split_address
+from edge_client.api import Api
+from edge_client.connect import load_slm
+from edge_client.options import add_generation, check_connection, warp_of
+from edge_client.service import Service
+
+EXAMPLES = """  hedge serve --insecure
+  hedge serve --insecure --on-disconnect continue        (answers alone when the cloud is away)
+  curl http://127.0.0.1:8080/v1/chat/completions -d '{"model": "hedge", "messages": [{"role": "user", "content": "hi"}]}'"""
+
+
+def command(arguments: Sequence[str]) -> None:
+    parser = command_parser("hedge serve", "The OpenAI API on this device; every model is a system.", EXAMPLES)
+    parser.add_argument("--http", default="127.0.0.1:8080", metavar="HOST:PORT", help="port 0 picks a free one")
+    parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="holds the key that clients have to send")
+    parser.add_argument("--cors", nargs="+", default=[], metavar="ORIGIN", help="web pages that may ask (default: none)")
+    parser.add_argument("--max-requests", type=int, default=64, metavar="N", help="at once (default 64)")
+    add_generation(parser)
+    args = parse(parser, arguments)
+    host, _ = split_address(args.http, lowest_port=0)
+    if args.max_requests < 1:
+        raise BadInput(f"max-requests {args.max_requests} is not at least 1")
+    key = read_key(args.api_key_file)
+    if host not in LOOPBACK and key is None:
+        say(f"hedge serve: warning: {host} is not loopback, and without --api-key-file anybody may ask")
+    warp_of(args)
+    check_connection(args)
+    slm = load_slm(args)
+    asyncio.run(_serve(args, Service(args, slm), key))
+
+
+def read_key(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        key = path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"cannot read {path}: {error}") from None
+    if not key or not key.isprintable():
+        raise BadInput(f"{path} does not hold one key")
+    return key
+
+
+async def _serve(args: argparse.Namespace, service: Service, key: str | None) -> None:
+    host, port = split_address(args.http, lowest_port=0)
+    async with service:
+        server = HttpServer(Api(service, key, args.max_requests, tuple(args.cors)).app(), host, port)
+        serving = asyncio.create_task(server.serve())
+        while not server.started:
+            if serving.done():
+                with contextlib.suppress(BaseException):
+                    serving.result()
+                raise HedgeError(f"cannot listen on {args.http}: the port is in use or the address is not this machine's")
+            await asyncio.sleep(0.01)
+        cloud = service.link and f"verified by {service.cloud.model_name} at {service.link.address}" if service.cloud else None
+        say(f"hedge serve: {service.slm.name}, {cloud or 'no cloud yet'}, listening on {host}:{server.port}")
+        stopped = asyncio.Event()
+        for name in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(name, stopped.set)
+        await stopped.wait()
+        server.should_exit = True
+        await serving

@@ -1,0 +1,119 @@
+"""What is behind the device's HTTP API: the SLM, the link, found again when it dies, and a session for every answer."""
+
+import argparse
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+from hedge.v1 import hedge_pb2 as pb
+
+from common.errors import Disconnected
+from common.model import CausalLM
+from edge_client.connect import connected
+from edge_client.connection import pause
+from edge_client.grpc_link import GrpcLink
+from edge_client.link import Link
+from edge_client.options import Pair, settings_from
+from edge_client.recalibration import Recalibrated, recalibration_of
+from edge_client.session import Emitted, Session
+from edge_client.settings import SYSTEMS, Settings
+from edge_client.statistics import Provenance
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Reply:
+    """An answer under way. `alone`: the cloud was never there, and the device answers for it."""
+
+    session: Session
+    settings: Settings
+    alone: bool
+
+    async def pieces(self) -> AsyncIterator[Emitted]:
+        async for emitted in self.session.tokens():
+            yield replace(emitted, provenance=Provenance.OFFLINE) if self.alone else emitted
+
+    @property
+    def provenance(self) -> list[str]:
+        kinds = self.session.statistics.provenance
+        return [Provenance.OFFLINE.value if self.alone else kind.value for kind in kinds]
+
+    def to_json(self) -> dict[str, Any]:
+        """The `hedge` block of the API."""
+        statistics = self.session.statistics.to_json()
+        return {
+            "system": self.settings.system, "guarantee": "none" if self.alone else self.settings.guarantee,
+            "exact": self.session.exact and not self.alone, "offline": self.alone or bool(statistics["offline"]),
+            "seed": self.settings.seed, "provenance": self.provenance, "stats": statistics,
+        }  # fmt: skip
+
+
+class Service:
+    """Makes sessions; use as an async context manager. Without a cloud it goes on looking for one."""
+
+    def __init__(self, args: argparse.Namespace, slm: CausalLM) -> None:
+        self._args, self.slm = args, slm
+        self._stack = AsyncExitStack()
+        self._link: GrpcLink | None = None
+        self._pair = Pair(slm, None)
+        self._looking: asyncio.Task[None] | None = None
+        self._recalibrated: dict[Settings, Recalibrated | None] = {}
+
+    async def __aenter__(self) -> Self:
+        if not await self._reach():
+            self._looking = asyncio.create_task(self._look())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._looking:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+        await self._stack.aclose()
+
+    async def _reach(self) -> bool:
+        """Whether the cloud answers; other errors than its absence are raised."""
+        try:
+            link, self._pair = await self._stack.enter_async_context(connected(self._args, self.slm, cloud=True))
+        except Disconnected as error:
+            logger.info("%s", error)
+            return False
+        self._link = link
+        return True
+
+    async def _look(self) -> None:
+        attempt, rng = 0, np.random.default_rng()
+        while not await self._reach():
+            await asyncio.sleep(pause(attempt, rng))
+            attempt += 1
+
+    @property
+    def link(self) -> GrpcLink | None:
+        return self._link
+
+    @property
+    def cloud(self) -> pb.ServerInfo | None:
+        return self._link.info if self._link else None
+
+    def reply(self, system: str, ids: list[int], changes: dict[str, Any], audit: "pb.Audit.ValueType | None" = None) -> Reply:
+        """A session of a system over prompt ids. `changes` replace options of the command line.
+
+        Disconnected when the system needs a cloud, none has answered yet, and the device is not to go on alone.
+        """
+        args = argparse.Namespace(**vars(self._args) | changes)
+        alone = SYSTEMS[system]["policy"] != "never" and self._link is None
+        if alone and args.on_disconnect != "continue":
+            raise Disconnected(f"no Hedge cloud answers at {args.cloud} yet; model slm needs none", 1.0)
+        settings = settings_from(args, self._pair, "slm" if alone else system)
+        link: Link | None = self._link if settings.needs_cloud else None
+        if settings.recalibrate is not None:
+            # One threshold for all answers that are asked for alike.
+            key = replace(settings, seed=0)
+            recalibrated = self._recalibrated.setdefault(key, recalibration_of(settings))
+        else:
+            recalibrated = None
+        return Reply(Session(self.slm, ids, settings, link, audit=audit, recalibrated=recalibrated), settings, alone)
