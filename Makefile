@@ -3,13 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test lint proto calibration bench bench-full bench-micro bench-link loadtest soak results compose-test test-ray certs clean
+.PHONY: help demo demo-web test lint proto calibration bench bench-full bench-micro bench-link loadtest soak results compose-test web-test test-ray certs clean
 
 help:
 	@echo "make demo [PROMPT=\"...\"]  cloud and edge on this machine: a chat, or one answer"
+	@echo "make demo-web             the same, as a page at http://127.0.0.1:8080"
 	@echo "make test                 the tests"
 	@echo "make lint                 ruff, mypy, freshness of the stubs"
 	@echo "make compose-test         the containers, on a Docker engine"
+	@echo "make web-test             the page in headless Chromium"
 	@echo "make test-ray             two replicas behind Ray Serve, one killed (installs Ray)"
 	@echo "make certs [HOST=...]      a private authority in certs/, with a certificate for the cloud and one for a device"
 	@echo "make bench                every system side by side on emulated links and devices (about an hour)"
@@ -45,6 +47,9 @@ demo: export HEDGE_PROMPT = $(value PROMPT)
 demo: .venv/.run
 	@$(BIN)/python -m tools.demo "$$HEDGE_PROMPT"
 
+demo-web: .venv/.run
+	@$(BIN)/python -m tools.demo_web
+
 test: .venv/.test
 	@echo "running the tests"
 	@$(BIN)/python -m pytest
@@ -75,6 +80,7 @@ loadtest: .venv/.test
 soak: .venv/.test
 	$(BIN)/python -m tools.bench_cloud --soak 600
 	HEDGE_HOSTILE=100000 $(BIN)/python -m pytest -n 0 --timeout 1800 tests/integration/test_fuzz.py
+	HEDGE_KILLS=5 $(BIN)/python -m pytest -n 0 --timeout 600 tests/integration/test_commands.py -k killed_in_mid_answer
 
 bench: .venv/.test
 	$(BIN)/python -m tools.bench
@@ -92,6 +98,14 @@ results: .venv/.test
 
 test-ray: .venv/.ray
 	@$(BIN)/python -m pytest -n 0 tests/ray
+
+web-test: .venv/.web
+	@$(BIN)/python -m pytest -n 0 tests/web
+
+.venv/.web: .venv/.test
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || { echo "Chromium is missing (Debian: apt install chromium)"; exit 1; }
+	@$(PIP) -e ".[web]"
+	@touch $@
 
 certs:
 	@sh tools/certs.sh certs $(HOST)

@@ -44,6 +44,7 @@ async def serve_until_stopped(args: argparse.Namespace) -> None:
     # The model's thread comes back to Python between any two products; it should not wait for the event loop each time.
     sys.setswitchinterval(5e-4)
     lm = load(args.llm, "llm", dtype=args.dtype, device=args.device)
+    lm.warm_up()
     engine = _engine(args, lm)
     batcher = Batcher(engine, args.batch_positions, metrics.passed)
     metrics.queue.set_function(lambda: len(batcher.scheduler))

@@ -50,6 +50,10 @@ class CausalLM:
     def prefix(self) -> "Prefix":
         return Prefix(self)
 
+    def warm_up(self) -> None:
+        """A pass for nobody: the first one of a process is slower than all others."""
+        self.prefix().forward([0] * min(16, self.context))
+
     def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """Prompt ids of a conversation, by the tokenizer's chat template, or plain text. BadInput when refused."""
         for message in messages:

@@ -37,6 +37,8 @@ class Choice:
     reply: Reply
     prompt_tokens: int
     text: str = ""
+    # What was said of the link while the answer was under way.
+    notes: list[str] = field(default_factory=list)
     logprobs: list[dict[str, Any]] = field(default_factory=list)
 
     async def pieces(self, *, logprobs: bool) -> AsyncIterator[Emitted]:
@@ -144,13 +146,16 @@ class Api:
         """A session per choice, all of them checked before any begins."""
         slm, found = self._service.slm, list[Choice]()
         prompts = [slm.encode_chat(list(one)) for one in asked.conversations] + [slm.encode_text(one) for one in asked.texts]
-        given = {"temperature": asked.temperature, "top_p": asked.top_p, "max_new_tokens": asked.max_tokens}
+        given: dict[str, Any] = {"temperature": asked.temperature, "top_p": asked.top_p, "max_new_tokens": asked.max_tokens}
+        given["threshold"] = asked.threshold
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         seed = asked.seed if asked.seed is not None else secrets.randbits(32)
         for ids in prompts:
             for _ in range(asked.n):
                 chosen = changes | {"stop": list(asked.stop), "seed": (seed + len(found)) % (1 << 64)}
-                found.append(Choice(len(found), self._service.reply(asked.model, ids, chosen), len(ids)))
+                notes: list[str] = []
+                reply = self._service.reply(asked.model, ids, chosen, notes.append)
+                found.append(Choice(len(found), reply, len(ids), notes=notes))
         return found
 
     @asynccontextmanager
@@ -257,8 +262,19 @@ def _chunk(choice: Choice, emitted: Emitted | None, asked: ApiRequest, *, chat: 
         found = {"index": choice.index, "text": text, "logprobs": None, "finish_reason": finish}
     if emitted and asked.logprobs:
         found["logprobs"] = {"content": [choice.logprobs[-1]], "refusal": None}
-    found["hedge"] = {"provenance": emitted.provenance.value} if emitted else choice.reply.to_json()
+    found["hedge"] = _meters(choice, emitted) if emitted else choice.reply.to_json()
     return {"choices": [found]}
+
+
+def _meters(choice: Choice, emitted: Emitted) -> dict[str, Any]:
+    """What a token came to, and what the answer has cost so far."""
+    statistics = choice.reply.session.statistics
+    notes, choice.notes[:] = list(choice.notes), []
+    return {
+        "provenance": emitted.provenance.value, "proposed": round(emitted.proposed, 4), "rounds": statistics.rounds,
+        "up": statistics.uplink_payload_bytes, "down": statistics.downlink_payload_bytes,
+        "verdict_ms": round(1e3 * statistics.verdict_s, 1), "link": notes,
+    }  # fmt: skip
 
 
 def _usage(choices: list[Choice]) -> dict[str, int]:

@@ -45,6 +45,7 @@ class ApiRequest:
     stream: bool = False
     include_usage: bool = False
     logprobs: bool = False
+    threshold: float | None = None
 
 
 def _wrong(param: str, value: object, limit: str) -> ApiError:
@@ -112,6 +113,15 @@ def _texts(value: object) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _threshold(value: object) -> float | None:
+    """Of our own block: ask above this uncertainty."""
+    if value is None:
+        return None
+    if not isinstance(value, dict) or set(value) - {"threshold"}:
+        raise _wrong("hedge", value, 'an object with "threshold" alone')
+    return _number(value, "threshold", 0, 1)
+
+
 def parse_request(body: object, *, chat: bool) -> ApiRequest:
     """ApiError for what cannot be granted; what only describes the caller is let be."""
     if not isinstance(body, dict):
@@ -135,5 +145,5 @@ def parse_request(body: object, *, chat: bool) -> ApiRequest:
         stop=_stops(body.get("stop")), seed=_whole(body, "seed", 0, SEED_LIMIT - 1),
         n=_whole(body, "n", 1, MAX_CHOICES) or 1, stream=_flag(body, "stream"),
         include_usage=isinstance(options, dict) and _flag(options, "include_usage"),
-        logprobs=body.get("logprobs") not in (None, False),
+        logprobs=body.get("logprobs") not in (None, False), threshold=_threshold(body.get("hedge")),
     )  # fmt: skip

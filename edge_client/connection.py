@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
 # Without a verdict for so many attempts in a row (about five minutes) the server counts as gone for good.
 ATTEMPTS = 50
+BACK = "the cloud is back"
 
 Notify = Callable[[str], None]
 
@@ -87,7 +88,7 @@ class Connection:
             self._statistics.downlink_payload_bytes += pb.ServerMessage(opened=self._stream.opened).ByteSize()
         self._heard = True
         if self._attempts:
-            self._notify("the cloud is back")
+            self._notify(BACK)
         self._attempts = 0
         self._statistics.downlink_payload_bytes += pb.ServerMessage(verdict=verdict).ByteSize()
         return verdict

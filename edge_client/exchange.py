@@ -254,7 +254,8 @@ class Exchange:
         log_round(self.statistics, verdict, message.tested)
         rejected = verdict.accepted < len(message.tested)
         lost = message.tested[verdict.accepted].asked if rejected else None
-        self._pace.judged(time.perf_counter() - message.sent_at, cloud, [drafted.asked for drafted in kept], lost)
+        self.statistics.verdict_s = time.perf_counter() - message.sent_at
+        self._pace.judged(self.statistics.verdict_s, cloud, [drafted.asked for drafted in kept], lost)
         self._auditor.take(verdict, [*message.untested, *message.tested[: verdict.accepted + rejected]])
         for drafted in kept:
             drafted.provenance = Provenance.ACCEPTED

@@ -163,6 +163,17 @@ class GrpcLink:
                 await self._leave()
                 _raise(self.address, error.code(), error.details())
 
+    async def probe(self) -> None:
+        """Asks who answers, on the connection there is if it lives. Disconnected when nobody does."""
+        if self._channel is not None:
+            try:
+                await self._stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=INFO_SECONDS, metadata=self._metadata)
+            except grpc.aio.AioRpcError:
+                pass
+            else:
+                return
+        await self.reach()
+
     async def _leave(self) -> None:
         if self._channel is None:
             return

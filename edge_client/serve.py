@@ -1,4 +1,4 @@
-"""hedge serve: the OpenAI-compatible API on the device."""
+"""hedge serve: the OpenAI-compatible API on the device, and its web page."""
 
 import argparse
 import asyncio
@@ -14,6 +14,7 @@ from common.rpc import LOOPBACK, split_address
 from edge_client.api import Api
 from edge_client.connect import load_slm
 from edge_client.options import add_generation, check_connection, warp_of
+from edge_client.page import Page
 from edge_client.service import Service
 
 EXAMPLES = """  hedge serve --insecure
@@ -26,6 +27,7 @@ def command(arguments: Sequence[str]) -> None:
     parser.add_argument("--http", default="127.0.0.1:8080", metavar="HOST:PORT", help="port 0 picks a free one")
     parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="holds the key that clients have to send")
     parser.add_argument("--cors", nargs="+", default=[], metavar="ORIGIN", help="web pages that may ask (default: none)")
+    parser.add_argument("--link-control", metavar="HOST:PORT", help="of `hedge link --control`: the page can cut and slow it")
     parser.add_argument("--max-requests", type=int, default=64, metavar="N", help="at once (default 64)")
     add_generation(parser)
     args = parse(parser, arguments)
@@ -38,6 +40,7 @@ def command(arguments: Sequence[str]) -> None:
     warp_of(args)
     check_connection(args)
     slm = load_slm(args)
+    slm.warm_up()
     asyncio.run(_serve(args, Service(args, slm), key))
 
 
@@ -56,7 +59,8 @@ def read_key(path: Path | None) -> str | None:
 async def _serve(args: argparse.Namespace, service: Service, key: str | None) -> None:
     host, port = split_address(args.http, lowest_port=0)
     async with service:
-        server = HttpServer(Api(service, key, args.max_requests, tuple(args.cors)).app(), host, port)
+        api = Api(service, key, args.max_requests, tuple(args.cors))
+        server = HttpServer(api.app(Page(service, args.link_control).routes()), host, port)
         serving = asyncio.create_task(server.serve())
         while not server.started:
             if serving.done():

@@ -14,7 +14,7 @@ from hedge.v1 import hedge_pb2 as pb
 from common.errors import Disconnected
 from common.model import CausalLM
 from edge_client.connect import connected
-from edge_client.connection import pause
+from edge_client.connection import BACK, Notify, pause
 from edge_client.grpc_link import GrpcLink
 from edge_client.link import Link
 from edge_client.options import Pair, settings_from
@@ -63,10 +63,13 @@ class Service:
         self._pair = Pair(slm, None)
         self._looking: asyncio.Task[None] | None = None
         self._recalibrated: dict[Settings, Recalibrated | None] = {}
+        # Set while the link is not known to be alive.
+        self._down = asyncio.Event()
+        self._down.set()
 
     async def __aenter__(self) -> Self:
-        if not await self._reach():
-            self._looking = asyncio.create_task(self._look())
+        await self._reach()
+        self._looking = asyncio.create_task(self._look())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -83,13 +86,31 @@ class Service:
             logger.info("%s", error)
             return False
         self._link = link
+        self._down.clear()
         return True
 
     async def _look(self) -> None:
-        attempt, rng = 0, np.random.default_rng()
-        while not await self._reach():
-            await asyncio.sleep(pause(attempt, rng))
-            attempt += 1
+        """Finds the cloud for the first time, and again whenever an answer has lost it."""
+        rng = np.random.default_rng()
+        while True:
+            await self._down.wait()
+            attempt = 0
+            while not (await self._reach() if self._link is None else await self._probe(self._link)):
+                await asyncio.sleep(pause(attempt, rng))
+                attempt += 1
+
+    async def _probe(self, link: GrpcLink) -> bool:
+        try:
+            await link.probe()
+        except Disconnected:
+            return False
+        self._down.clear()
+        return True
+
+    @property
+    def up(self) -> bool:
+        """Whether the link was alive when it was last heard of."""
+        return not self._down.is_set()
 
     @property
     def link(self) -> GrpcLink | None:
@@ -99,8 +120,8 @@ class Service:
     def cloud(self) -> pb.ServerInfo | None:
         return self._link.info if self._link else None
 
-    def reply(self, system: str, ids: list[int], changes: dict[str, Any], audit: "pb.Audit.ValueType | None" = None) -> Reply:
-        """A session of a system over prompt ids. `changes` replace options of the command line.
+    def reply(self, system: str, ids: list[int], changes: dict[str, Any], notify: Notify = lambda _: None) -> Reply:
+        """A session of a system over prompt ids. `changes` replace options of the command line; `notify` hears of the link.
 
         Disconnected when the system needs a cloud, none has answered yet, and the device is not to go on alone.
         """
@@ -116,4 +137,9 @@ class Service:
             recalibrated = self._recalibrated.setdefault(key, recalibration_of(settings))
         else:
             recalibrated = None
-        return Reply(Session(self.slm, ids, settings, link, audit=audit, recalibrated=recalibrated), settings, alone)
+
+        def heard(line: str) -> None:
+            (self._down.clear if line == BACK else self._down.set)()
+            notify(line)
+
+        return Reply(Session(self.slm, ids, settings, link, recalibrated=recalibrated, notify=heard), settings, alone)

@@ -57,6 +57,8 @@ class Statistics:
     gate_s: float = 0.0
     codec_s: float = 0.0
     wait_s: float = 0.0
+    # From the last message that was judged to its verdict.
+    verdict_s: float = 0.0
     rolled_back: int = 0
     # `split` with a cut law: sum of 1 - y(S) over the tokens drawn from one.
     cut_mass: float = 0.0

@@ -79,6 +79,7 @@ class Relay:
         self._to, self.up, self.down = to, up, down
         self._started = 0.0
         self._carrying: set[asyncio.Task[None]] = set()
+        self.cut = False
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time() - self._started
@@ -93,17 +94,20 @@ class Relay:
         self._carrying.add(task)
         ends = [writer]
         try:
+            if self.cut:
+                return
             far_reader, far_writer = await asyncio.open_connection(*self._to)
             ends.append(far_writer)
             await asyncio.gather(self._pump(reader, far_writer, self.up), self._pump(far_reader, writer, self.down))
         except OSError:
             # Nothing listens there: this end is closed too.
             pass
-        for end in ends:
-            end.close()
-            with contextlib.suppress(OSError):
-                await end.wait_closed()
-        self._carrying.discard(task)
+        finally:
+            for end in ends:
+                end.close()
+                with contextlib.suppress(OSError):
+                    await end.wait_closed()
+            self._carrying.discard(task)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pipe: Pipe) -> None:
         """Carries one direction to its end; the end arrives like everything else."""
@@ -120,12 +124,42 @@ class Relay:
                 await writer.drain()
 
         delivering = asyncio.create_task(deliver())
-        with contextlib.suppress(OSError):
-            while data := await reader.read(CHUNK):
-                await queue.put((pipe.arrival(len(data), self._now()), data))
-        await queue.put((pipe.arrival(0, self._now()), b""))
-        with contextlib.suppress(OSError):
-            await delivering
+        try:
+            with contextlib.suppress(OSError):
+                while data := await reader.read(CHUNK):
+                    await queue.put((pipe.arrival(len(data), self._now()), data))
+            await queue.put((pipe.arrival(0, self._now()), b""))
+            with contextlib.suppress(OSError):
+                await delivering
+        finally:
+            delivering.cancel()
+
+    def change(self, wanted: dict[str, object]) -> dict[str, object]:
+        """Sets `cut` (connections end, and none is made), `delay` and `rate` (of the uplink); the state after that."""
+        for name, value in wanted.items():
+            if name == "cut" and isinstance(value, bool):
+                self.cut = value
+            elif name in ("delay", "rate") and isinstance(value, int | float) and 0 <= value < float("inf"):
+                for pipe in (self.up, self.down) if name == "delay" else (self.up,):
+                    setattr(pipe, name, float(value))
+            else:
+                raise BadInput(f"{name} {value!r} is nothing a link can be set to")
+        if self.cut:
+            for task in self._carrying:
+                task.cancel()
+        return {"cut": self.cut, "delay": self.up.delay, "rate": self.up.rate, "up": self.up.bytes, "down": self.down.bytes}
+
+    async def control(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One JSON object a line, answered with the state."""
+        with contextlib.suppress(OSError, ValueError):
+            while line := await reader.readline():
+                try:
+                    said = self.change(dict(json.loads(line)))
+                except (ValueError, TypeError, BadInput) as error:
+                    said = {"error": str(error)}
+                writer.write(json.dumps(said).encode() + b"\n")
+                await writer.drain()
+        writer.close()
 
     async def finish(self) -> None:
         """Returns when no connection is left."""
@@ -141,6 +175,7 @@ def command(arguments: Sequence[str]) -> None:
     parser.add_argument("--delay", type=float, default=0.0, metavar="S", help="one way (default 0)")
     parser.add_argument("--jitter", type=float, default=0.0, metavar="S", help="up to so much more, uniform (default 0)")
     parser.add_argument("--outage", nargs="+", default=[], metavar="START:LENGTH", help="seconds in which nothing is sent")
+    parser.add_argument("--control", metavar="HOST:PORT", help='takes {"cut": true} and the like, a line each')
     parser.add_argument("--seed", type=int, default=0, help="of the jitter")
     args = parse(parser, arguments)
     for name in ("rate", "down_rate", "delay", "jitter"):
@@ -151,12 +186,15 @@ def command(arguments: Sequence[str]) -> None:
         Pipe(rate, args.delay, args.jitter, outages, np.random.default_rng([args.seed, way]))
         for way, rate in enumerate((args.rate, args.down_rate))
     )
-    asyncio.run(_relay(Relay(to, up, down), *split_address(args.listen, lowest_port=0)))
+    control = split_address(args.control) if args.control else None
+    asyncio.run(_relay(Relay(to, up, down), *split_address(args.listen, lowest_port=0), control))
 
 
-async def _relay(relay: Relay, host: str, port: int) -> None:
+async def _relay(relay: Relay, host: str, port: int, control: tuple[str, int] | None) -> None:
     try:
         server = await relay.serve(host, port)
+        if control:
+            await asyncio.start_server(relay.control, *control)
     except OSError as error:
         raise HedgeError(f"cannot listen on {host}:{port}: {error.strerror}") from None
     bound = server.sockets[0].getsockname()[1]

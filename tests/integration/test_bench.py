@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import MakeFolder
-from tests.integration.conftest import hedge, one_line
+from tests.integration.conftest import Run, hedge, one_line
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +14,7 @@ def folders(make_folder: MakeFolder) -> tuple[str, str]:
     return str(make_folder(seed=1)), str(make_folder(seed=2))
 
 
-def test_a_bench_runs_goes_on_and_is_drawn(folders: tuple[str, str], tmp_path: Path) -> None:
+def test_a_bench_runs_goes_on_and_is_drawn(folders: tuple[str, str], tmp_path: Path, here: Run) -> None:
     prompts = tmp_path / "p.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": f"w{n} w2", "reference": "w1"}) + "\n" for n in (1, 3)))
     profile = tmp_path / "quick.toml"
@@ -38,8 +38,8 @@ def test_a_bench_runs_goes_on_and_is_drawn(folders: tuple[str, str], tmp_path: P
     assert after.count(b"\n") == before.count(b"\n") + 4
     rows = {row["system"]: row for row in map(json.loads, more.stdout.splitlines())}
     assert rows["colocated"]["same"] == rows["assisted"]["same"] == 1
-    drawn = hedge("plot", "bench", str(out / "bench.jsonl"), "--out", str(tmp_path / "plots"))
+    drawn = here("plot", "bench", str(out / "bench.jsonl"), "--out", str(tmp_path / "plots"))
     assert drawn.returncode == 0, drawn.stderr
     names = {path.name for path in (tmp_path / "plots").iterdir()}
     assert names == {f"bench-{name}.{kind}" for name in ("winners", "bars", "timeline") for kind in ("png", "svg")}
-    one_line(hedge(*words, "--questions", "1"), 2, "of another run: questions")
+    one_line(here(*words, "--questions", "1"), 2, "of another run: questions")

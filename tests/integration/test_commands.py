@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import signal
 import subprocess
@@ -15,10 +16,11 @@ from evaluation.questions import held_out_set
 from tests.integration.conftest import BIN, ENVIRONMENT, Cloud, Run, StartCloud, hedge, one_line
 
 QUESTION = "What is 47 + 38?"
+KILLS = int(os.environ.get("HEDGE_KILLS", "2"))
 
 
 def asked(cloud: Cloud, *arguments: str, run: Run = hedge) -> list[dict[str, object]]:
-    done = run("generate", "--cloud", cloud.address, "--insecure", "--json", "--seed", "5", *arguments)
+    done = run("generate", "--cloud", cloud.address, "--insecure", "--json", "--seed", "5", "--patience", "60", *arguments)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -68,11 +70,12 @@ def test_every_system_answers_a_file_of_prompts(cloud: Cloud, here: Run, tmp_pat
         assert kinds <= allowed.get(system, {"local", "accepted", "corrected"})
 
 
-def test_same_seed_same_tokens_across_restarts_of_both_sides(start_cloud: StartCloud) -> None:
+def test_same_seed_same_tokens_across_restarts_of_both_sides(start_cloud: StartCloud, here: Run) -> None:
     runs = []
-    for _ in range(2):
+    for run in (hedge, here):
         server = start_cloud("--threads", "1")
-        runs.append(asked(server, "--prompt", "Tell me a tale about a fox.", "--max-new-tokens", "60", "--system", "cu-hlm")[0])
+        options = ("--prompt", "Tell me a tale about a fox.", "--max-new-tokens", "60", "--system", "cu-hlm")
+        runs.append(asked(server, *options, run=run)[0])
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(20) == 0
     assert runs[0]["token_ids"] == runs[1]["token_ids"]
@@ -80,7 +83,7 @@ def test_same_seed_same_tokens_across_restarts_of_both_sides(start_cloud: StartC
 
 
 def test_a_server_killed_in_mid_answer_and_started_again_changes_nothing(start_cloud: StartCloud) -> None:
-    """kill -9, five times; `hedge` waits, replays and goes on, and the words are those of an answer that was not disturbed."""
+    """kill -9, twice (`make soak`: five times); `hedge` waits, replays and goes on, and the words are those of an answer that was not disturbed."""
     server = start_cloud("--threads", "1")
     ask = ("generate", "--cloud", server.address, "--insecure", "--seed", "6", "--prompt", "Tell me a tale about a fox.")
     whole = hedge(*ask)
@@ -91,7 +94,7 @@ def test_a_server_killed_in_mid_answer_and_started_again_changes_nothing(start_c
     assert asking.stdout
     assert asking.stderr
     said = b""
-    for _ in range(5):
+    for _ in range(KILLS):
         said += asking.stdout.read(40)
         server.process.kill()
         server.process.wait()
@@ -146,7 +149,7 @@ def test_calibrate_writes_a_file_that_generate_uses_and_others_refuse(cloud: Clo
     prompts, out = tmp_path / "p.jsonl", tmp_path / "c.json"
     prompts.write_text("".join(json.dumps({"prompt": q.text}) + "\n" for q in held_out_set(16, seed=9)))
     common = ("--cloud", cloud.address, "--insecure", "--seed", "5")
-    done = hedge("calibrate", *common, "--prompts", str(prompts), "--out", str(out), "--max-new-tokens", "60")
+    done = here("calibrate", *common, "--prompts", str(prompts), "--out", str(out), "--max-new-tokens", "60")
     assert done.returncode == 0, done.stderr
     learned = json.loads(done.stdout)
     assert learned["prompts"] == 16
@@ -159,9 +162,9 @@ def test_calibrate_writes_a_file_that_generate_uses_and_others_refuse(cloud: Clo
         (found,) = asked(cloud, "--prompt", QUESTION, *quantile, "--truncation", truncation, "--theta", "0.2", run=here)
         assert found["stats"]["asked"] > 0  # type: ignore[index]
     one_line(here("generate", *common, "--prompt", QUESTION, *quantile, "--truncation", "offline", "--eta", "2"), 1, "eta")
-    other_warp = hedge("generate", *common, "--prompt", QUESTION, *quantile, "--temperature", "0.5")
+    other_warp = here("generate", *common, "--prompt", QUESTION, *quantile, "--temperature", "0.5")
     one_line(other_warp, 1, "warp", "0.5")
-    certify = hedge("generate", *common, "--prompt", QUESTION, "--calibration", str(out), "--threshold-rule", "max-risk")
+    certify = here("generate", *common, "--prompt", QUESTION, "--calibration", str(out), "--threshold-rule", "max-risk")
     one_line(certify, 1, "16 calibration prompts")
 
 

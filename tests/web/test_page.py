@@ -1,0 +1,160 @@
+"""The page in headless Chromium: typing, streaming, provenance, a link that is cut and mended, two tabs. `make web-test`."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from evaluation.processes import free_port
+
+ROOT = Path(__file__).parents[2]
+SHOTS = Path(os.environ["HEDGE_SCREENSHOTS"]) if "HEDGE_SCREENSHOTS" in os.environ else None
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "chromium"
+QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync")  # fmt: skip
+expect.set_options(timeout=20_000)
+TALE = "Tell me a tale about a king."
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """`make demo-web` on a free port."""
+    where = f"127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", "tools.demo_web", where]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert process.stderr
+    try:
+        next(line for line in process.stderr if re.search(r"listening on (\S+)", line))
+        yield where
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    context = browser.new_context(viewport={"width": 1100, "height": 820})
+    yield context
+    context.close()
+
+
+def opened(context: BrowserContext, address: str) -> Page:
+    page = context.new_page()
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    page.goto(f"http://{address}/")
+    expect(page.locator("#state")).to_contain_text("the link is up")
+    expect(page.locator("#left")).to_have_value("hedge")
+    assert not wrong
+    return page
+
+
+def shoot(page: Page, name: str) -> None:
+    if SHOTS:
+        SHOTS.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=SHOTS / f"{name}.png")
+
+
+def test_typing_streaming_and_whose_words_they_are(context: BrowserContext, address: str) -> None:
+    page = opened(context, address)
+    page.get_by_label("your message").fill("What is 47 + 38?")
+    page.keyboard.press("Enter")
+    expect(page.locator(".words .token").first).to_be_visible()
+    expect(page.locator(".words")).to_contain_text("Answer: 85")
+    expect(page.locator(".sum")).to_contain_text("exactly the large model's words")
+    kinds = {name for one in page.locator(".words .token").all() for name in (one.get_attribute("class") or "").split()[1:]}
+    assert "accepted" in kinds
+    assert kinds <= {"accepted", "corrected", "bonus"}
+    expect(page.locator("#up")).not_to_have_text("0 B")
+    expect(page.locator("#kept")).to_have_text("0 %")
+    page.locator(".words .token").nth(2).click()
+    expect(page.locator("#about")).to_contain_text("Token 3")
+    page.keyboard.press("Escape")
+    expect(page.locator("#details")).to_be_hidden()
+    # By shape too, not by colour alone.
+    borders = {one: page.locator(f"#legend .{one}").evaluate("e => getComputedStyle(e).borderBottomStyle") for one in
+               ("local", "accepted", "corrected", "bonus", "offline")}  # fmt: skip
+    assert borders["accepted"] == "solid"
+    assert len({borders[one] for one in ("accepted", "corrected", "bonus", "offline")}) == 4
+    shoot(page, "page")
+
+
+def test_two_systems_side_by_side_give_the_same_words_where_both_are_exact(context: BrowserContext, address: str) -> None:
+    page = opened(context, address)
+    page.locator("#right").select_option("llm")
+    page.locator("#temperature").fill("1")
+    page.get_by_label("your message").fill("What is 12 + 9?")
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator(".sum")).to_have_count(2, timeout=20_000)
+    ours, theirs = page.locator(".words").all_inner_texts()
+    assert ours == theirs != ""
+
+
+def test_a_cut_link_is_seen_and_mended(context: BrowserContext, address: str) -> None:
+    page = opened(context, address)
+    page.locator("#temperature").fill("1")
+    page.get_by_role("button", name="Slow the link").click()
+    expect(page.get_by_role("button", name="Slow the link")).to_have_attribute("aria-pressed", "true")
+    page.get_by_label("your message").fill(TALE)
+    page.keyboard.press("Enter")
+    expect(page.locator(".words .token").first).to_be_visible()
+    page.get_by_role("button", name="Cut the link").click()
+    expect(page.locator("#state")).to_contain_text("the link is down")
+    expect(page.locator(".words .offline").first).to_be_visible(timeout=20_000)
+    shoot(page, "page-cut")
+    expect(page.locator(".sum")).to_be_visible(timeout=60_000)
+    # With the cloud down the page works.
+    page.get_by_label("your message").fill("What is 2 + 3?")
+    page.keyboard.press("Enter")
+    expect(page.locator(".sum")).to_have_count(2, timeout=60_000)
+    page.get_by_role("button", name="Mend the link").click()
+    page.get_by_role("button", name="Slow the link").click()
+    expect(page.locator("#state")).not_to_contain_text("down", timeout=60_000)
+    page.get_by_label("your message").fill("What is 4 + 5?")
+    page.keyboard.press("Enter")
+    expect(page.locator(".turn").last.locator(".accepted, .corrected, .bonus").first).to_be_visible(timeout=60_000)
+
+
+def test_stopping_an_answer(context: BrowserContext, address: str) -> None:
+    page = opened(context, address)
+    page.locator("#left").select_option("llm")
+    page.get_by_label("your message").fill(TALE)
+    page.keyboard.press("Enter")
+    expect(page.locator(".words .token").first).to_be_visible()
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator(".note")).to_have_text("stopped")
+    expect(page.get_by_role("button", name="Send")).to_be_visible()
+
+
+def test_two_tabs_are_two_conversations(context: BrowserContext, address: str) -> None:
+    first, second = opened(context, address), opened(context, address)
+    for page, sum_ in ((first, "20 + 11"), (second, "30 + 12")):
+        page.get_by_label("your message").fill(f"What is {sum_}?")
+        page.keyboard.press("Enter")
+    expect(first.locator(".words")).to_contain_text("Answer: 31", timeout=20_000)
+    expect(second.locator(".words")).to_contain_text("Answer: 42", timeout=20_000)
+    expect(first.locator(".turn")).to_have_count(1)
+
+
+def test_dark_and_narrow(browser: Browser, address: str) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark")
+    page = opened(context, address)
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
+    shoot(page, "page-phone")
+    context.close()
