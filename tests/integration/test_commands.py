@@ -83,7 +83,7 @@ def test_same_seed_same_tokens_across_restarts_of_both_sides(start_cloud: StartC
 
 
 def test_a_server_killed_in_mid_answer_and_started_again_changes_nothing(start_cloud: StartCloud) -> None:
-    """kill -9, twice (`make soak`: five times); `hedge` waits, replays and goes on, and the words are those of an answer that was not disturbed."""
+    """kill -9, twice (`make soak`: five times): `hedge` waits, replays and goes on, with the words of an undisturbed answer."""
     server = start_cloud("--threads", "1")
     ask = ("generate", "--cloud", server.address, "--insecure", "--seed", "6", "--prompt", "Tell me a tale about a fox.")
     whole = hedge(*ask)
