@@ -1,6 +1,7 @@
-"""What an operator asks over HTTP: /metrics, /healthz, /readyz."""
+"""What an operator asks over HTTP: a page that is read only, /metrics, /healthz, /readyz."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
@@ -9,6 +10,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from cloud_server.metrics import Metrics
+from common.http import static
+
+FILES = {"/": "operator.html", "/operator.js": "operator.js", "/operator.css": "operator.css"}
 
 
 def operator_app(metrics: Metrics, ready: Callable[[], bool]) -> Starlette:
@@ -21,4 +25,5 @@ def operator_app(metrics: Metrics, ready: Callable[[], bool]) -> Starlette:
     async def readiness(_: Request) -> Response:
         return PlainTextResponse("ready\n") if ready() else PlainTextResponse("draining\n", 503)
 
-    return Starlette(routes=[Route("/metrics", scrape), Route("/healthz", alive), Route("/readyz", readiness)])
+    answers = [Route("/metrics", scrape), Route("/healthz", alive), Route("/readyz", readiness)]
+    return Starlette(routes=[*answers, *static(Path(__file__).parent / "web", FILES)])

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from common.errors import BadInput, Unreachable
+from common.http import static
 from common.rpc import split_address
 from edge_client.api import error_response
 from edge_client.api_request import ApiError
@@ -18,10 +19,6 @@ from edge_client.settings import SYSTEMS
 
 FOLDER = Path(__file__).parent / "web"
 FILES = {"/": "index.html", "/page.js": "page.js", "/page.css": "page.css"}
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'", "Cache-Control": "no-cache",
-    "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
-}  # fmt: skip
 SECONDS = 5.0
 
 
@@ -33,8 +30,11 @@ class Page:
         self._control = split_address(control) if control else None
 
     def routes(self) -> list[Route]:
-        files = [Route(path, _file(name)) for path, name in FILES.items()]
-        return [*files, Route("/hedge/state", self._state), Route("/hedge/link", self._change, methods=["POST"])]
+        return [
+            *static(FOLDER, FILES),
+            Route("/hedge/state", self._state),
+            Route("/hedge/link", self._change, methods=["POST"]),
+        ]
 
     async def _state(self, request: Request) -> Response:  # noqa: ARG002
         service = self._service
@@ -78,10 +78,3 @@ class Page:
                     writer.close()
         except (OSError, ValueError, TimeoutError) as error:
             raise Unreachable(f"no link emulator answers at {self._control[0]}:{self._control[1]}: {error}") from None
-
-
-def _file(name: str) -> Any:
-    async def send(request: Request) -> Response:  # noqa: ARG001
-        return FileResponse(FOLDER / name, headers=_HEADERS)
-
-    return send

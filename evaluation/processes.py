@@ -52,3 +52,5 @@ def listening(program: str, *arguments: str) -> Iterator[str]:
     finally:
         running.terminate()
         running.wait()
+        if running.stderr:
+            running.stderr.close()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from evaluation.processes import free_port
+from evaluation.processes import BIN, free_port, local_cloud
 
 ROOT = Path(__file__).parents[2]
 SHOTS = Path(os.environ["HEDGE_SCREENSHOTS"]) if "HEDGE_SCREENSHOTS" in os.environ else None
@@ -158,3 +158,19 @@ def test_dark_and_narrow(browser: Browser, address: str) -> None:
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
     shoot(page, "page-phone")
     context.close()
+
+
+def test_the_operator_sees_what_the_cloud_does(context: BrowserContext) -> None:
+    http = f"127.0.0.1:{free_port()}"
+    with local_cloud("--threads", "1", "--http", http) as cloud:
+        page = context.new_page()
+        page.goto(f"http://{http}/")
+        expect(page.locator("#state")).to_have_text("ready")
+        words = [str(BIN / "hedge-cloud"), "loadtest", "--cloud", cloud, "--devices", "4", "--seconds", "6"]
+        loading = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+        expect(page.locator("#now div", has_text="sessions open").locator("dd")).not_to_have_text("0")
+        expect(page.locator("#tokens tr", has_text="accepted")).to_be_visible()
+        expect(page.locator("#batches tr").first).to_be_visible()
+        assert loading.wait(60) == 0
+        shoot(page, "operator")
+        expect(page.locator("#now div", has_text="sessions open").locator("dd")).to_have_text("0")
