@@ -1,1 +1,35 @@
-"""The device side: drafts with the SLM, gates, asks the cloud, reconciles."""
+"""The device side: drafts with the SLM, gates, asks the cloud, reconciles.
+
+What a program of your own needs is here by name, and loaded when it is used; examples/tour.py shows all of it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from common.model import CausalLM, load
+    from common.sampling import Warp
+    from common.tls import channel_credentials
+    from edge_client.grpc_link import GrpcLink
+    from edge_client.public import choose
+    from edge_client.session import Emitted, Session
+    from edge_client.settings import Settings
+    from edge_client.statistics import Provenance, Statistics
+
+_WHERE = {
+    "CausalLM": "common.model", "Emitted": "edge_client.session", "GrpcLink": "edge_client.grpc_link",
+    "Provenance": "edge_client.statistics", "Session": "edge_client.session", "Settings": "edge_client.settings",
+    "Statistics": "edge_client.statistics", "Warp": "common.sampling", "channel_credentials": "common.tls",
+    "load": "common.model", "choose": "edge_client.public",
+}  # fmt: skip
+__all__ = [
+    "CausalLM", "Emitted", "GrpcLink", "Provenance", "Session", "Settings", "Statistics", "Warp", "channel_credentials",
+    "choose", "load",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    # Importing torch takes seconds: not for `hedge --help`.
+    if name not in _WHERE:
+        raise AttributeError(f"module 'edge_client' has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)

@@ -14,6 +14,7 @@ OWN = {
     "generate": "edge_client.generate:command",
     "serve": "edge_client.serve:command",
     "calibrate": "edge_client.calibrate:command",
+    "doctor": "edge_client.doctor:command",
 }
 
 

@@ -1,0 +1,147 @@
+"""hedge doctor: what is needed for an answer, looked at one after the other, and what to do where it is missing."""
+
+import argparse
+import asyncio
+import json
+import platform
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from common.command import command_parser, parse
+from common.errors import BadInput, Denied, Disconnected, HedgeError, Incompatible
+from common.model import CausalLM
+from common.rpc import PROTOCOL_VERSION
+from edge_client.connect import connected, load_slm
+from edge_client.grpc_link import GrpcLink
+from edge_client.options import Pair, add_models, check_connection, find_calibration
+from edge_client.sockets import bytes_with
+from edge_client.wire import id_codec_of
+
+PACKAGES = ("torch", "transformers", "grpcio", "protobuf", "numpy", "uvicorn")
+EXTRAS = {"matplotlib": "bench (hedge plot)", "ray": "ray (hedge-cloud deploy)"}
+STEPS, CALLS = 8, 5
+EXAMPLES = """  hedge doctor --insecure
+  hedge doctor --slm ./small --cloud cloud.example.org:7411 --tls-ca ca.pem --token-file token"""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was looked at, whether it will do, what was found, and what to do about it."""
+
+    what: str
+    well: bool
+    found: str
+    advice: str = ""
+
+
+def command(arguments: Sequence[str]) -> None:
+    parser = command_parser("hedge doctor", "Checks model, cloud, versions and link, and says what to do.", EXAMPLES)
+    add_models(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON object per finding on stdout")
+    args = parse(parser, arguments)
+    findings = list(_examined(args))
+    for finding in findings:
+        if args.json:
+            sys.stdout.write(json.dumps(asdict(finding)) + "\n")
+        else:
+            advice = f"\n      -> {finding.advice}" if finding.advice else ""
+            sys.stdout.write(f"{'ok   ' if finding.well else 'WRONG'} {finding.what}: {finding.found}{advice}\n")
+    if wrong := sum(not finding.well for finding in findings):
+        raise HedgeError(f"{wrong} of {len(findings)} findings are wrong")
+
+
+def _examined(args: argparse.Namespace) -> Iterator[Finding]:
+    yield from versions()
+    try:
+        slm = load_slm(args)
+    except HedgeError as error:
+        yield Finding(
+            "the device's model", well=False, found=str(error), advice="give a model folder with --slm, or leave it out"
+        )
+        return
+    yield device(slm)
+    try:
+        check_connection(args)
+    except BadInput as error:
+        yield Finding("the connection", well=False, found=str(error), advice="model slm needs no cloud: --system slm")
+        return
+    yield from asyncio.run(_cloud(args, slm))
+
+
+def versions() -> Iterator[Finding]:
+    found = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    yield Finding("versions", well=True, found=f"hedge {version('hedge-hlm')}, Python {platform.python_version()}, {found}")
+    for name, extra in EXTRAS.items():
+        try:
+            version(name)
+        except PackageNotFoundError:
+            yield Finding("extra", well=True, found=f"{name} is not installed", advice=f"only for {extra}")
+    if bytes_with(()) is None:
+        yield Finding(
+            "socket bytes", well=True, found="not counted on this system", advice="statistics have payload bytes only"
+        )
+
+
+def device(slm: CausalLM) -> Finding:
+    slm.warm_up()
+    prefix = slm.prefix()
+    prefix.forward([0] * 8, 1)
+    started = time.perf_counter()
+    for _ in range(STEPS):
+        prefix.forward([0], 1)
+    step = 1e3 * (time.perf_counter() - started) / STEPS
+    found = f"{slm.name}, vocabulary {slm.vocab_size}, context {slm.context}, {step:.1f} ms a step"
+    return Finding("the device's model", well=True, found=found)
+
+
+async def _cloud(args: argparse.Namespace, slm: CausalLM) -> list[Finding]:
+    advice = {
+        Disconnected: f"is hedge-cloud serve running at {args.cloud}, the way open, and TLS the same on both sides?",
+        Denied: "ask the operator for a token (hedge-cloud token NAME), and give its file with --token-file",
+        Incompatible: "device and cloud need models with the same tokenizer, and the same version of hedge",
+        BadInput: "see hedge doctor --help",
+    }
+    try:
+        async with connected(args, slm, cloud=True) as (link, pair):
+            assert link
+            return [*_known(link, slm), await _link(link), _calibrated(pair)]
+    except HedgeError as error:
+        known = next((words for kind, words in advice.items() if isinstance(error, kind)), "")
+        return [Finding("the cloud", well=False, found=str(error), advice=known)]
+
+
+def _known(link: GrpcLink, slm: CausalLM) -> Iterator[Finding]:
+    info = link.info
+    codec = id_codec_of(info, slm)
+    yield Finding(
+        "the cloud", well=True,
+        found=f"{info.model_name} at {link.address}, protocol {PROTOCOL_VERSION}, context {info.context_limit}, "
+        f"{info.open_sessions} sessions open, ids by codec {codec}",
+    )  # fmt: skip
+
+
+async def _link(link: GrpcLink) -> Finding:
+    trips = []
+    for _ in range(CALLS):
+        started = time.perf_counter()
+        await link.probe()
+        trips.append(1e3 * (time.perf_counter() - started))
+    trip = min(trips)
+    advice = "each rejected draft costs that: plain streaming (--system llm) may be as fast" if trip > 200 else ""
+    return Finding(
+        "the link", well=True, found=f"{trip:.1f} ms there and back at best, {max(trips):.1f} at worst", advice=advice
+    )
+
+
+def _calibrated(pair: Pair) -> Finding:
+    from common.sampling import Warp
+
+    try:
+        find_calibration(None, pair, Warp())
+    except HedgeError as error:
+        advice = "hedge works without; cu-hlm and the like need hedge calibrate --prompts FILE --out FILE"
+        return Finding("calibration", well=True, found=str(error), advice=advice)
+    return Finding("calibration", well=True, found="this pair has one")
