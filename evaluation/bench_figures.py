@@ -13,31 +13,44 @@ from evaluation.figures import short
 Entries = Sequence[dict[str, Any]]
 _SHADES = {"step": "0.75", "message": "0.45", "pass": "0.1"}
 _TIMELINES = 5
+IN_THE_CLOUD = ("colocated", "assisted")
 
 
 def winners(entries: Entries) -> Figure:
-    """Per profile: the fastest system over rate and round trip that keeps 99 % of the LLM's accuracy, and its tokens/s."""
+    """The fastest system over rate and round trip that keeps 99 % of the LLM's accuracy, and its tokens/s.
+
+    A row of panels with all systems, and one without a draft model in the cloud; a column a profile.
+    """
     found = {where: systems for where, systems in cells(rows_of(entries)).items() if where[3] == "none"}
     profiles = list(dict.fromkeys(where[0] for where in found))
     rates, trips = sorted({where[1] for where in found}), sorted({where[2] for where in found})
-    figure = Figure(figsize=(1.8 + 1.7 * len(trips) * len(profiles), 1.6 + 0.9 * len(rates)), layout="constrained")
-    for number, profile in enumerate(profiles):
-        axes = figure.add_subplot(1, len(profiles), number + 1)
-        speeds = np.full((len(rates), len(trips)), np.nan)
-        for (name, rate, trip, _), systems in found.items():
-            if name != profile:
-                continue
-            best = winner({key: row for key, row in systems.items() if key != "slm"})
-            at = rates.index(rate), trips.index(trip)
-            speeds[at] = systems[best]["tokens_per_s"] if best in systems else np.nan
-            label = f"{short(best)}\n{speeds[at]:.0f}"
-            axes.text(at[1], at[0], label, ha="center", va="center", fontsize=7, bbox={"fc": "white", "ec": "none", "pad": 1})
-        axes.imshow(speeds, cmap="Greys", aspect="auto", alpha=0.6)
-        axes.set(
-            xticks=range(len(trips)), xticklabels=[f"{trip * 1e3:g}" for trip in trips], xlabel="round trip, ms",
-            yticks=range(len(rates)), yticklabels=[f"{rate / 1e6:g}" for rate in rates], ylabel="uplink, Mbit/s", title=profile,
-        )  # fmt: skip
+    figure = Figure(figsize=(1.8 + 1.7 * len(trips) * len(profiles), 2 * (1.3 + 0.6 * len(rates))), layout="constrained")
+    for row, left_out in enumerate((("slm",), ("slm", *IN_THE_CLOUD))):
+        for number, profile in enumerate(profiles):
+            axes = figure.add_subplot(2, len(profiles), row * len(profiles) + number + 1)
+            mine = {
+                (rates.index(rate), trips.index(trip)): {name: one for name, one in systems.items() if name not in left_out}
+                for (name, rate, trip, _), systems in found.items()
+                if name == profile
+            }
+            _winners(axes, mine, (len(rates), len(trips)))
+            what = "all systems" if row == 0 else "without a draft model in the cloud"
+            axes.set(
+                xticks=range(len(trips)), xticklabels=[f"{trip * 1e3:g}" for trip in trips], xlabel="round trip, ms",
+                yticks=range(len(rates)), yticklabels=[f"{rate / 1e6:g}" for rate in rates], ylabel="uplink, Mbit/s",
+                title=f"{profile}: {what}",
+            )  # fmt: skip
     return figure
+
+
+def _winners(axes: Axes, systems: dict[tuple[int, int], dict[str, Any]], shape: tuple[int, int]) -> None:
+    speeds = np.full(shape, np.nan)
+    for at, rows in systems.items():
+        best = winner(rows)
+        speeds[at] = rows[best]["tokens_per_s"] if best in rows else np.nan
+        label = f"{short(best)}\n{speeds[at]:.0f}"
+        axes.text(at[1], at[0], label, ha="center", va="center", fontsize=7, bbox={"fc": "white", "ec": "none", "pad": 1})
+    axes.imshow(speeds, cmap="Greys", aspect="auto", alpha=0.6)
 
 
 def bars(entries: Entries) -> Figure:
