@@ -12,8 +12,8 @@ from collections.abc import Callable
 from evaluation.processes import BIN, listening
 from evaluation.profile import read_profile
 
-SECONDS, SLACK, MOST = 15, 0.95, 1024
-RATES = (5.0, 10.0, 15.0, 20.0)
+SECONDS, SLACK, MOST = 8, 0.95, 1024
+RATES = (10.0, 20.0)
 
 
 def keeps_up(address: str, devices: int, rate: float, *options: str) -> bool:
@@ -23,11 +23,11 @@ def keeps_up(address: str, devices: int, rate: float, *options: str) -> bool:
 
 
 def most(keeps: Callable[[int], bool]) -> int:
-    """The largest number that keeps up, within an eighth."""
-    good, bad = 0, 1
+    """The largest number that keeps up, within a fifth."""
+    good, bad = 0, 8
     while bad <= MOST and keeps(bad):
         good, bad = bad, 2 * bad
-    while bad - good > max(1, good // 8):
+    while bad - good > max(1, good // 5):
         middle = (good + bad) // 2
         good, bad = (middle, bad) if keeps(middle) else (good, middle)
     return good
