@@ -50,12 +50,17 @@ def _parse(line: str, where: str) -> Prompt:
     reference = data.get("reference")
     if reference is not None and not isinstance(reference, str):
         raise BadInput(f"{where}: reference is not a string")
-    messages = data.get("messages", [{"role": "user", "content": data.get("prompt")}])
-    if not isinstance(messages, list) or not messages:
-        raise BadInput(f"{where}: needs a prompt or a non-empty list of messages")
-    for message in messages:
-        if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
-            raise BadInput(f"{where}: needs a prompt string, or messages with role and content strings")
+    messages = check_messages(data.get("messages", [{"role": "user", "content": data.get("prompt")}]), where)
     if not messages[-1]["content"].strip():
         raise BadInput(f"{where}: the prompt is empty")
-    return Prompt(tuple({"role": m["role"], "content": m["content"]} for m in messages), reference)
+    return Prompt(tuple(messages), reference)
+
+
+def check_messages(value: object, where: str) -> list[dict[str, str]]:
+    """A conversation, nothing else in it. BadInput names `where` it is none."""
+    if not isinstance(value, list) or not value:
+        raise BadInput(f"{where}: needs a prompt or a non-empty list of messages")
+    for message in value:
+        if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
+            raise BadInput(f"{where}: needs a prompt string, or messages with role and content strings")
+    return [{"role": message["role"], "content": message["content"]} for message in value]

@@ -1,0 +1,120 @@
+"""hedge chat on a real pseudo-terminal."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pytest
+
+from tests.integration.conftest import BIN, ENVIRONMENT, Cloud
+
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[()=>][0B]?|\x1b\][^\x07]*\x07")
+TALE = "Tell me a tale about a king."
+
+
+def chatting(cloud: Cloud, home: Path, *options: str, **environment: str) -> Any:
+    plain = {name: value for name, value in ENVIRONMENT.items() if name != "NO_COLOR"}
+    words = ["chat", "--cloud", cloud.address, "--insecure", "--threads", "1", "--temperature", "0", "--seed", "1", *options]
+    child = pexpect.spawn(
+        str(BIN / "hedge"), words, timeout=60, encoding="utf-8", dimensions=(40, 160),
+        env={**plain, "TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1", "XDG_STATE_HOME": str(home), **environment},
+    )  # fmt: skip
+    child.expect("/help lists the commands")
+    child.expect(">")
+    return child
+
+
+@pytest.fixture
+def child(cloud: Cloud, tmp_path: Path) -> Iterator[Any]:
+    made = chatting(cloud, tmp_path)
+    yield made
+    made.close(force=True)
+
+
+def said(child: Any) -> str:
+    return ESCAPES.sub("", child.before)
+
+
+def test_a_conversation_with_commands(child: Any, tmp_path: Path) -> None:
+    child.sendline("What is 47 + 38?")
+    child.expect("tokens/s")
+    assert re.search(r"7\+8=15.*Answer: 85", said(child).replace("\r\n", " "))
+    # Words are coloured by whose they are.
+    assert "\x1b[32m" in child.before
+    for line, words in (
+        ("/threshold 0.5", "above 0.5000 of expected_perturbation"),
+        ("/threshold high", "threshold 'high' is not a number"),
+        ("/threshold calibrated", "guarantee exact"),
+        ("/link", "ms there and back"),
+        ("/system slm", "policy never"),
+        ("/system hedge", "guarantee exact"),
+        ("/compare best", "no system 'best'"),
+        ("/compare slm", "tokens/s.*tokens/s"),
+        (f"/save {tmp_path / 'talk.json'}", "2 messages in"),
+        ("/reset", "forgotten"),
+        ("/compare slm", "nothing has been asked yet"),
+        ("/load /nowhere", "cannot read /nowhere"),
+        (f"/load {tmp_path / 'talk.json'}", "2 messages from"),
+        ("/stats", "1 answers, 22 tokens"),
+        ("/wish", "no command '/wish'"),
+    ):
+        child.sendline(line)
+        child.expect(f"(?s){words}")
+    saved = json.loads((tmp_path / "talk.json").read_text())
+    assert [message["role"] for message in saved["messages"]] == ["user", "assistant"]
+    child.sendeof()
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_program(child: Any) -> None:
+    child.sendline("/system llm")
+    child.expect("policy stream")
+    child.sendline(TALE)
+    # The colour of the first word; the rest is long.
+    child.expect("\x1b\\[36m")
+    child.sendintr()
+    child.expect("stopped")
+    child.sendintr()
+    child.expect("leaves")
+    child.sendline("What is 2 + 3?")
+    child.expect("(?s)Answer: 5.*tokens/s.*>")
+    child.sendline("/quit")
+    child.expect(pexpect.EOF)
+
+
+def test_pasted_lines_are_one_question_and_history_comes_back(cloud: Cloud, tmp_path: Path, child: Any) -> None:
+    child.send("\x1b[200~What is\n47 + 38?\x1b[201~")
+    child.send("\r")
+    child.expect("(?s)tokens/s.*>")
+    child.sendline("/stats")
+    child.expect("(?s)1 answers.*>")
+    child.sendline("What is 2 + 3?")
+    child.expect("(?s)tokens/s.*>")
+    child.sendline("/quit")
+    child.expect(pexpect.EOF)
+    history = tmp_path / "hedge" / "history"
+    assert "+47 + 38?" in history.read_text()
+    assert history.stat().st_mode & 0o077 == 0
+    again = chatting(cloud, tmp_path)
+    # Up twice, past /quit.
+    again.send("\x1b[A\x1b[A\r")
+    again.expect("Answer: 5")
+    again.close(force=True)
+
+
+def test_plain_has_no_escapes_and_no_color_no_colours(cloud: Cloud, tmp_path: Path) -> None:
+    plain = chatting(cloud, tmp_path, "--plain")
+    plain.sendline("What is 47 + 38?")
+    plain.expect("tokens/s")
+    assert "\x1b" not in plain.before
+    plain.close(force=True)
+    grey = chatting(cloud, tmp_path, NO_COLOR="1")
+    grey.sendline("What is 47 + 38?")
+    grey.expect("tokens/s")
+    assert "\x1b[32m" not in grey.before
+    grey.close(force=True)
