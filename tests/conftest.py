@@ -31,6 +31,8 @@ torch.set_num_threads(1)
 hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.load_profile("unhurried")
 CONTEXT = 64
+# One event loop for thousands of short answers.
+_RUNNER = asyncio.Runner()
 
 
 def _tokenizer(vocab: int) -> PreTrainedTokenizerFast:
@@ -131,5 +133,5 @@ def run_session(slm: CausalLM, prompt: list[int], settings: Settings, link: Link
         async for _ in session.tokens():
             pass
 
-    asyncio.run(drain())
+    _RUNNER.run(drain())
     return session

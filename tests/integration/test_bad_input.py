@@ -95,8 +95,8 @@ def test_a_prompt_that_fills_the_context_to_the_last_token_is_answered(cloud: Cl
     one_line(over, 2, "1024")
 
 
-def test_an_unreachable_cloud(free_port: int) -> None:
-    one_line(hedge(*ASK, "--cloud", f"127.0.0.1:{free_port}"), 1, f"127.0.0.1:{free_port}")
+def test_an_unreachable_cloud(free_port: int, here: Run) -> None:
+    one_line(here(*ASK, "--cloud", f"127.0.0.1:{free_port}"), 1, f"127.0.0.1:{free_port}")
 
 
 @pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:99999", "127.0.0.1:0"])
@@ -136,17 +136,19 @@ def test_another_grpc_server_is_not_a_cloud() -> None:
     asyncio.run(ask())
 
 
-def test_a_server_with_another_tokenizer_is_refused_with_both_named(start_cloud: StartCloud, make_folder: MakeFolder) -> None:
+def test_a_server_with_another_tokenizer_is_refused_with_both_named(
+    start_cloud: StartCloud, make_folder: MakeFolder, here: Run
+) -> None:
     server = start_cloud("--llm", str(make_folder()))
-    done = hedge(*ASK, "--cloud", server.address)
+    done = here(*ASK, "--cloud", server.address)
     one_line(done, 1, "tokenizer", "bundled slm")
 
 
-def test_a_calibration_of_another_pair_is_an_error(start_cloud: StartCloud) -> None:
+def test_a_calibration_of_another_pair_is_an_error(start_cloud: StartCloud, here: Run) -> None:
     """The bundled SLM as its own cloud: same tokenizer, another LLM."""
     server = start_cloud("--llm", str(bundled_folder() / "slm"), "--threads", "1")
     calibration = bundled_folder() / "calibration.json"
-    done = hedge(*ASK, "--cloud", server.address, "--calibration", str(calibration))
+    done = here(*ASK, "--cloud", server.address, "--calibration", str(calibration))
     one_line(done, 1, "calibration", "LLM")
 
 
@@ -172,9 +174,9 @@ def test_a_full_disk_behind_stdout_is_said() -> None:
 
 
 @needs_full
-def test_a_full_disk_is_said(cloud: Cloud, tmp_path: Path) -> None:
+def test_a_full_disk_is_said(cloud: Cloud, tmp_path: Path, here: Run) -> None:
     (tmp_path / "answers-slm.jsonl").symlink_to("/dev/full")
-    done = hedge(
+    done = here(
         "evaluate", "--cloud", cloud.address, "--insecure", "--systems", "slm", "--questions", "2", "--seed", "1",
         "--answers", str(tmp_path), "--json",
     )  # fmt: skip

@@ -59,7 +59,7 @@ def test_a_conversation_with_commands(child: Any, tmp_path: Path) -> None:
         ("/load /nowhere", "cannot read /nowhere"),
         (f"/load {tmp_path / 'talk.json'}", "2 messages from"),
         ("/stats", "1 answers, 22 tokens"),
-        ("/wish", "no command '/wish'"),
+        ("/wish", "no command '/wish'.*>"),
     ):
         child.sendline(line)
         child.expect(f"(?s){words}")

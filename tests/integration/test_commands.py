@@ -82,11 +82,11 @@ def test_same_seed_same_tokens_across_restarts_of_both_sides(start_cloud: StartC
     assert runs[0]["provenance"] == runs[1]["provenance"]
 
 
-def test_a_server_killed_in_mid_answer_and_started_again_changes_nothing(start_cloud: StartCloud) -> None:
+def test_a_server_killed_in_mid_answer_and_started_again_changes_nothing(start_cloud: StartCloud, here: Run) -> None:
     """kill -9, twice (`make soak`: five times): `hedge` waits, replays and goes on, with the words of an undisturbed answer."""
     server = start_cloud("--threads", "1")
     ask = ("generate", "--cloud", server.address, "--insecure", "--seed", "6", "--prompt", "Tell me a tale about a fox.")
-    whole = hedge(*ask)
+    whole = here(*ask)
     assert whole.returncode == 0
     # Unbuffered: what is left to read is read by communicate.
     command = [str(BIN / "hedge"), *ask]
@@ -168,9 +168,9 @@ def test_calibrate_writes_a_file_that_generate_uses_and_others_refuse(cloud: Clo
     one_line(certify, 1, "16 calibration prompts")
 
 
-def test_evaluate_reports_exact_match_and_bytes(cloud: Cloud) -> None:
+def test_evaluate_reports_exact_match_and_bytes(cloud: Cloud, here: Run) -> None:
     options = ("--cloud", cloud.address, "--insecure", "--questions", "8", "--temperature", "0", "--seed", "1")
-    done = hedge("evaluate", *options, "--systems", "slm,llm,cu-hlm,hedge", "--json")
+    done = here("evaluate", *options, "--systems", "slm,llm,cu-hlm,hedge", "--json")
     assert done.returncode == 0, done.stderr
     slm, llm, cu, ours = (json.loads(line) for line in done.stdout.splitlines())
     assert slm["uplink_payload_bytes_per_token"] == 0

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.integration.conftest import BIN, ENVIRONMENT, Cloud, StartCloud, hedge
+from tests.integration.conftest import BIN, ENVIRONMENT, Cloud, Run, StartCloud
 
 ASK = ("--insecure", "--seed", "6", "--prompt", "Tell me a tale about a fox.", "--max-new-tokens", "120")
 
@@ -37,9 +37,9 @@ def finished(process: "subprocess.Popen[bytes]", begun: bytes) -> tuple[str, str
     return (begun + rest).decode(), said.decode()
 
 
-def test_a_half_open_connection_is_left_for_another_server(cloud: Cloud, start_cloud: StartCloud) -> None:
+def test_a_half_open_connection_is_left_for_another_server(cloud: Cloud, start_cloud: StartCloud, here: Run) -> None:
     """The way to the first server swallows everything, without a word: after `--patience` the device turns to the second."""
-    whole = hedge("generate", "--cloud", cloud.address, *ASK).stdout
+    whole = here("generate", "--cloud", cloud.address, *ASK).stdout
     other = start_cloud("--threads", "1")
     with relay(cloud.address) as (address, process):
         device = asking(f"{address},{other.address}", "--patience", "2")
@@ -52,8 +52,8 @@ def test_a_half_open_connection_is_left_for_another_server(cloud: Cloud, start_c
     assert "the cloud is back" in said
 
 
-def test_a_link_that_is_cut_for_ten_seconds_changes_nothing(cloud: Cloud) -> None:
-    whole = hedge("generate", "--cloud", cloud.address, *ASK).stdout
+def test_a_link_that_is_cut_for_ten_seconds_changes_nothing(cloud: Cloud, here: Run) -> None:
+    whole = here("generate", "--cloud", cloud.address, *ASK).stdout
     with relay(cloud.address, "--delay", "0.02", "--outage", "0.5:10") as (address, _):
         text, _ = finished(asking(address, "--patience", "3"), b"")
     assert text == whole
