@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo demo-web test lint proto calibration bench bench-full bench-micro bench-link loadtest soak results compose-test web-test test-ray certs clean
+.PHONY: help demo demo-web test lint proto calibration bench bench-full bench-micro bench-link loadtest soak results compose-test web-test screenshots test-ray certs clean
 
 help:
 	@echo "make demo [PROMPT=\"...\"]  cloud and edge on this machine: a chat, or one answer"
@@ -12,6 +12,7 @@ help:
 	@echo "make lint                 ruff, mypy, freshness of the stubs"
 	@echo "make compose-test         the containers, on a Docker engine"
 	@echo "make web-test             the page in headless Chromium"
+	@echo "make screenshots          pictures of the pages, in docs/screenshots"
 	@echo "make test-ray             two replicas behind Ray Serve, one killed (installs Ray)"
 	@echo "make certs [HOST=...]      a private authority in certs/, with a certificate for the cloud and one for a device"
 	@echo "make bench                every system side by side on emulated links and devices (about an hour)"
@@ -101,6 +102,9 @@ test-ray: .venv/.ray
 
 web-test: .venv/.web
 	@$(BIN)/python -m pytest -n 0 tests/web
+
+screenshots: .venv/.web
+	HEDGE_SCREENSHOTS=docs/screenshots $(BIN)/python -m pytest -n 0 tests/web
 
 .venv/.web: .venv/.test
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || { echo "Chromium is missing (Debian: apt install chromium)"; exit 1; }
