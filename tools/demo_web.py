@@ -17,7 +17,7 @@ def main() -> None:
         sys.stderr.write(f"starting the device: its page is http://{where}/ ; Ctrl-C ends all\n")
         command = [
             str(BIN / "hedge"), "serve", "--insecure", "--cloud", relay, "--http", where, "--link-control", control,
-            "--on-disconnect", "continue", "--patience", "15", "--threads", "1",
+            "--on-disconnect", "continue", "--threads", "1",
         ]  # fmt: skip
         try:
             status = subprocess.run(command, check=False).returncode
