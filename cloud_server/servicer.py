@@ -91,7 +91,9 @@ async def _parsed(requests: AsyncIterator[bytes], parse: Callable[[bytes], Any])
 async def _within(seconds: float, what: str, wanted: Awaitable[Item]) -> Item:
     """The result of `wanted`; Unreachable when it takes longer. 0 is no limit."""
     try:
-        return await asyncio.wait_for(wanted, seconds or None)
+        # Not wait_for: until Python 3.12 it loses a cancellation that comes together with the result.
+        async with asyncio.timeout(seconds or None):
+            return await wanted
     except TimeoutError:
         raise Unreachable(f"{what} took longer than {seconds:g} s") from None
 

@@ -76,7 +76,9 @@ class Connection:
         assert self._stream
         waiting = time.perf_counter()
         try:
-            verdict = await asyncio.wait_for(self._stream.receive(), self._settings.patience)
+            # Not wait_for: until Python 3.12 it loses a cancellation that comes together with the verdict.
+            async with asyncio.timeout(self._settings.patience):
+                verdict = await self._stream.receive()
         except TimeoutError:
             raise Disconnected(f"the cloud has not answered for {self._settings.patience:g} s") from None
         finally:

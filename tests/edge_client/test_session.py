@@ -1,6 +1,7 @@
 """What the edge does with a cloud that does not keep to the contract, and how it accounts for what it sent."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -239,6 +240,50 @@ def test_a_server_that_does_not_send_the_rest_is_named(make_lm: Callable[..., Ca
 
 def _corrected(slm: CausalLM, llm: CausalLM, seed: int) -> bool:
     return bool(run_session(slm, PROMPT, replace(CUT, seed=seed), LocalLink(llm)).statistics.count(Provenance.CORRECTED))
+
+
+def test_a_ctrl_c_that_comes_with_a_verdict_is_not_lost(pair: tuple[CausalLM, CausalLM]) -> None:
+    """However late it is on the way to the device, the answer ends there."""
+
+    async def cancelled_after(turns: int) -> bool:
+        session = Session(pair[0], PROMPT, Settings(policy="stream", max_new_tokens=8), Delayed(LocalLink(pair[1])))
+
+        async def drain() -> None:
+            async for _ in session.tokens():
+                pass
+
+        answering = asyncio.create_task(drain())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if answering.done():
+            return False
+        answering.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await answering
+        assert answering.cancelled()
+        return True
+
+    assert sum([asyncio.run(cancelled_after(turns)) for turns in range(1, 60)]) > 20
+
+
+class Delayed(Tampered):
+    """A link whose verdicts come a few turns of the loop after they are waited for, from a task of their own."""
+
+    def __init__(self, link: LocalLink) -> None:
+        super().__init__(link, lambda verdict: verdict)
+
+    async def open(self, request: pb.Open) -> "DelayedStream":
+        return DelayedStream(self, await self.link.open(request))
+
+
+class DelayedStream(TamperedStream):
+    async def receive(self) -> pb.Verdict | None:
+        async def later() -> pb.Verdict | None:
+            for _ in range(3):
+                await asyncio.sleep(0)
+            return await super(DelayedStream, self).receive()
+
+        return await asyncio.ensure_future(later())
 
 
 @pytest.mark.parametrize("verification", ["sparse", "split"])
