@@ -2,11 +2,9 @@
 
 import argparse
 import asyncio
-import contextlib
 import logging
 import signal
 import sys
-from typing import Any
 
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
@@ -26,7 +24,7 @@ from cloud_server.metrics import Metrics
 from cloud_server.servicer import ErrorInterceptor, Servicer
 from common.command import say
 from common.errors import HedgeError
-from common.http import HttpServer
+from common.http import serving
 from common.model import CausalLM, load, use_threads
 from common.rpc import make_server, split_address
 from common.tls import server_credentials
@@ -62,7 +60,7 @@ async def serve_until_stopped(args: argparse.Namespace) -> None:
     server = make_server(register, [ErrorInterceptor(metrics)])
     port = _listen(server, args.listen, credentials)
     await server.start()
-    http = await _http(args.http, metrics, servicer) if args.http else None
+    http = await serving(operator_app(metrics, lambda: not servicer.draining), args.http) if args.http else None
     for name in ("", SERVICE):
         await health.set(name, HealthCheckResponse.SERVING)
     host = args.listen.rpartition(":")[0]
@@ -96,19 +94,6 @@ def _listen(server: grpc.aio.Server, address: str, credentials: "grpc.ServerCred
         return server.add_secure_port(f"{host}:{wanted}", credentials)
     except RuntimeError:
         raise HedgeError(f"cannot listen on {address}: the port is in use or the address is not this machine's") from None
-
-
-async def _http(address: str, metrics: Metrics, servicer: Servicer) -> "tuple[HttpServer, asyncio.Task[Any]]":
-    host, port = split_address(address, lowest_port=0)
-    server = HttpServer(operator_app(metrics, lambda: not servicer.draining), host, port)
-    serving = asyncio.create_task(server.serve())
-    while not server.started:
-        if serving.done():
-            with contextlib.suppress(BaseException):
-                serving.result()
-            raise HedgeError(f"cannot listen on {address}: the port is in use or the address is not this machine's")
-        await asyncio.sleep(0.01)
-    return server, serving
 
 
 async def _signalled(access: Access) -> None:

@@ -1,5 +1,6 @@
 """HTTP inside a program of its own: uvicorn without signals and logs, and the files of a page."""
 
+import asyncio
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,6 +10,9 @@ import uvicorn
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
+
+from common.errors import HedgeError
+from common.rpc import split_address
 
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'",
@@ -29,6 +33,21 @@ class HttpServer(uvicorn.Server):
     @property
     def port(self) -> int:
         return int(self.servers[0].sockets[0].getsockname()[1])
+
+
+async def serving(app: Any, address: str) -> tuple[HttpServer, "asyncio.Task[None]"]:
+    """A server that listens at `address`, and its task; it ends after `should_exit`. HedgeError when it cannot listen."""
+    host, port = split_address(address, lowest_port=0)
+    server = HttpServer(app, host, port)
+    task = asyncio.create_task(server.serve())
+    while not server.started:
+        if task.done():
+            # uvicorn leaves by SystemExit.
+            with contextlib.suppress(BaseException):
+                task.result()
+            raise HedgeError(f"cannot listen on {address}: the port is in use or the address is not this machine's")
+        await asyncio.sleep(0.01)
+    return server, task
 
 
 def static(folder: Path, files: Mapping[str, str]) -> list[Route]:

@@ -9,11 +9,10 @@ from common.noise import SEED_LIMIT
 from edge_client.settings import MAX_NEW_TOKENS, SYSTEMS
 
 MAX_CHOICES, MAX_STOPS, MAX_PROMPTS = 8, 4, 16
-_ABSENT: tuple[Any, ...] = (None, [], {}, False, 0, 0.0, 1)
 # What is asked of models that have it; here only its absence can be granted.
 _UNSUPPORTED = (
     "tools", "tool_choice", "functions", "function_call", "response_format", "logit_bias", "frequency_penalty",
-    "presence_penalty", "audio", "modalities", "echo", "suffix", "best_of", "top_logprobs",
+    "presence_penalty", "audio", "modalities", "echo", "suffix", "top_logprobs",
 )  # fmt: skip
 
 
@@ -132,7 +131,8 @@ def parse_request(body: object, *, chat: bool) -> ApiRequest:
             404, f"no model {model!r}; there are {', '.join(SYSTEMS)}", param="model", code="model_not_found"
         )  # fmt: skip
     for name in _UNSUPPORTED:
-        if body.get(name) not in (*_ABSENT, "none", {"type": "text"}):
+        # Empty, false, 0 and none are ways to say that it is not wanted.
+        if body.get(name) and body[name] not in ("none", {"type": "text"}):
             raise ApiError(400, f"{name} is not supported", param=name, code="unsupported_parameter")
     options = body.get("stream_options") or {}
     return ApiRequest(

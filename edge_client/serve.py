@@ -2,14 +2,13 @@
 
 import argparse
 import asyncio
-import contextlib
 import signal
 from collections.abc import Sequence
 from pathlib import Path
 
 from common.command import command_parser, parse, say
-from common.errors import BadInput, HedgeError
-from common.http import HttpServer
+from common.errors import BadInput
+from common.http import serving
 from common.rpc import LOOPBACK, split_address
 from edge_client.api import Api
 from edge_client.connect import load_slm
@@ -57,17 +56,10 @@ def read_key(path: Path | None) -> str | None:
 
 
 async def _serve(args: argparse.Namespace, service: Service, key: str | None) -> None:
-    host, port = split_address(args.http, lowest_port=0)
+    host, _ = split_address(args.http, lowest_port=0)
     async with service:
         api = Api(service, key, args.max_requests, tuple(args.cors))
-        server = HttpServer(api.app(Page(service, args.link_control).routes()), host, port)
-        serving = asyncio.create_task(server.serve())
-        while not server.started:
-            if serving.done():
-                with contextlib.suppress(BaseException):
-                    serving.result()
-                raise HedgeError(f"cannot listen on {args.http}: the port is in use or the address is not this machine's")
-            await asyncio.sleep(0.01)
+        server, task = await serving(api.app(Page(service, args.link_control).routes()), args.http)
         cloud = service.link and f"verified by {service.cloud.model_name} at {service.link.address}" if service.cloud else None
         say(f"hedge serve: {service.slm.name}, {cloud or 'no cloud yet'}, listening on {host}:{server.port}")
         stopped = asyncio.Event()
@@ -75,4 +67,4 @@ async def _serve(args: argparse.Namespace, service: Service, key: str | None) ->
             asyncio.get_running_loop().add_signal_handler(name, stopped.set)
         await stopped.wait()
         server.should_exit = True
-        await serving
+        await task

@@ -23,7 +23,7 @@ from evaluation.profile import Profile, named, read_profile
 from evaluation.quality import judge
 from evaluation.record import Journal, only_writer
 from evaluation.simulate import options_of
-from evaluation.tasks import tasks
+from evaluation.tasks import add_tasks, tasks
 
 GATE = "threshold-rule=quantile,skip-rate=0.748"
 SYSTEMS_COMPARED = (
@@ -66,9 +66,7 @@ def _parser() -> Any:
         "--systems", nargs="+", default=list(SYSTEMS_COMPARED), metavar="NAME[:OPTION=VALUE,...]",
         help=f"also `{COLOCATED}`: both models in the cloud, our rule; `{ASSISTED}`: the same by transformers, computed",
     )  # fmt: skip
-    group.add_argument("--prompts", type=Path, metavar="FILE", help="JSONL with references (default: held-out questions)")
-    group.add_argument("--questions", type=int, default=12, help="how many; 0 for all of --prompts (default 12)")
-    group.add_argument("--question-seed", type=int, default=0)
+    add_tasks(group, 12)
     group.add_argument("--seconds", type=float, default=8.0, help="an answer is cut off then, and marked (default 8)")
     group.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="bench.jsonl, every answer")
     group.add_argument("--resume", action="store_true", help="go on with what the folder holds")

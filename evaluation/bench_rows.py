@@ -100,10 +100,13 @@ def winner(cell: dict[str, dict[str, Any]], least: float = KEPT) -> str:
     return str(max(good, key=lambda row: float(row["tokens_per_s"]))["system"]) if good else "none"
 
 
+def link_name(rate: float, round_trip: float, outage: str) -> str:
+    up = f"{rate / 1e6:g} Mbit/s" if rate else "no limit"
+    return f"{up}, {round_trip * 1e3:g} ms" + ("" if outage == "none" else f", outage {outage}")
+
+
 def cell_name(where: tuple[Any, ...]) -> str:
-    profile, rate, round_trip, outage = where
-    link = f"{rate / 1e6:g} Mbit/s" if rate else "no limit"
-    return f"{profile}: {link}, {round_trip * 1e3:g} ms" + ("" if outage == "none" else f", outage {outage}")
+    return f"{where[0]}: {link_name(*where[1:])}"
 
 
 def number(value: float | None) -> str:

@@ -18,6 +18,7 @@ from edge_client.options import Pair, settings_from, warp_of
 from edge_client.session import Session
 from edge_client.settings import Settings
 from evaluation.assisted import assisted
+from evaluation.bench_rows import link_name
 from evaluation.link import Pipe, parse_outages
 from evaluation.machine import joules
 from evaluation.paced import PacedLM, Timeline, TracedLink
@@ -42,6 +43,9 @@ class Cell:
     round_trip: float
     outage: str
 
+    def __str__(self) -> str:
+        return link_name(self.rate, self.round_trip, self.outage)
+
     def outages(self, seconds: float = 36000.0) -> list[str]:
         """The schedule in the words of `hedge link`, for so long."""
         if self.outage == "none":
@@ -55,12 +59,6 @@ def _steps(period: float, seconds: float) -> Iterator[float]:
     while at < seconds:
         yield at
         at += period
-
-
-def describe(cell: Cell) -> str:
-    rate = f"{cell.rate / 1e6:g} Mbit/s" if cell.rate else "no limit"
-    outage = "" if cell.outage == "none" else f", outage {cell.outage}"
-    return f"{rate}, {cell.round_trip * 1e3:g} ms{outage}"
 
 
 class Bench:
@@ -101,7 +99,7 @@ class Bench:
 
     async def _cell(self, cell: Cell, link: GrpcLink, direct: GrpcLink, asked: Sequence[Task], up_since: float = 0.0) -> None:
         systems = self._args.systems
-        for number, task in enumerate(tqdm(asked, desc=f"{self._name} {describe(cell)}", unit="question", disable=None)):
+        for number, task in enumerate(tqdm(asked, desc=f"{self._name}: {cell}", unit="question", disable=None)):
             turn = number % len(systems)
             for system in (*systems[turn:], *systems[:turn]):
                 key = (self._name, *asdict(cell).values(), system, number)
@@ -123,7 +121,12 @@ class Bench:
             settings = settings_from(options_of("hedge:max-in-flight=1", self._args), Pair(self._plain, direct.info))
             since = time.perf_counter() - up_since
             entry = await self._answer(system, self._beside, settings, direct, cell, number, task)
-            return entry | {"released": through(cell, since, entry["released"]), "sockets": None, "payload": [0, 0]}
+            return entry | {
+                "released": through(cell, since, entry["released"]),
+                "sockets": None,
+                "payload": [0, 0],
+                "joules": None,
+            }
         settings = settings_from(options_of(system, self._args), Pair(self._plain, link.info))
         return await self._answer(system, self._slm, settings, link, cell, number, task)
 
@@ -162,11 +165,11 @@ class Bench:
         prompt, args = self._plain.encode_chat(task.prompt.messages), self._args
         found = assisted(self._plain, self._llm, prompt, warp_of(args), args.seed, args.max_new_tokens)
         profile, seconds = self._profile, found.seconds
+        passes = [profile.llm_s + profile.llm_position_s * count if profile else 0.0 for count in found.llm]
         if profile:
-            large = sum(profile.llm_s + profile.llm_position_s * count for count in found.llm)
-            seconds = large + profile.colocated_slm_s * len(found.slm)
+            seconds = sum(passes) + profile.colocated_slm_s * len(found.slm)
         text = self._plain.decode(found.token_ids)
-        log = [[0, 0, 0, count, profile.llm_s if profile else 0.0] for count in found.llm]
+        log = [[0, 0, 0, count, took] for count, took in zip(found.llm, passes, strict=True)]
         # Its tokens were tested by the LLM, by rules of its own.
         answer = {
             "task": number, "family": task.family, "prompt": task.prompt.text, "reference": task.reference, "text": text,
@@ -177,7 +180,7 @@ class Bench:
         even = [seconds * (at + 1) / len(found.token_ids) for at in range(len(found.token_ids))]
         return {
             "system": ASSISTED, "partial": False, "released": through(cell, since, even), "answer": answer, "cloud_s": seconds,
-            "payload": [0, 0], "sockets": None, "joules": 0.0 if profile else None, "rapl_joules": None, "timeline": [],
+            "payload": [0, 0], "sockets": None, "joules": None, "rapl_joules": None, "timeline": [],
         }  # fmt: skip
 
 

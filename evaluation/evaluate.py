@@ -23,7 +23,7 @@ from edge_client.session import Session
 from edge_client.settings import SYSTEMS, Settings
 from evaluation.quality import chrf, judge, relative_accuracy
 from evaluation.record import Answer, Journal, answers_of, from_session
-from evaluation.tasks import Task, tasks
+from evaluation.tasks import Task, add_tasks, tasks
 
 NO_JUDGE = "none"
 EXAMPLES = """  hedge evaluate --insecure --systems slm,llm,cu-hlm,hedge --questions 200 --temperature 0
@@ -36,9 +36,7 @@ def command(arguments: Sequence[str]) -> None:
         "hedge evaluate", "Exact match, fidelity, perplexity, share skipped and bytes, system by system.", EXAMPLES
     )
     parser.add_argument("--systems", default="slm,llm,cu-hlm,hedge", help="comma-separated (default slm,llm,cu-hlm,hedge)")
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help="JSONL with references (default: held-out questions)")
-    parser.add_argument("--questions", type=int, default=200, help="how many; 0 for all of --prompts (default 200)")
-    parser.add_argument("--question-seed", type=int, default=0)
+    add_tasks(parser, 200)
     parser.add_argument(
         "--llm", default=BUNDLED, help="the cloud's model, loaded here to judge: fidelity and perplexity (`none`: without)"
     )

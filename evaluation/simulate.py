@@ -30,7 +30,7 @@ from evaluation.clock import ACCOUNTS, Clock, Times, bits_of, measured, replay
 from evaluation.profile import read_profile
 from evaluation.quality import interval
 from evaluation.record import Answer, Journal, answers_of, only_writer
-from evaluation.tasks import Task, tasks
+from evaluation.tasks import Task, add_tasks, tasks
 from evaluation.workers import CHUNK, Job, Pair, answers
 from wireless.channel import FADINGS, Channel, open_uplink, snr_at
 
@@ -59,9 +59,7 @@ def command(arguments: Sequence[str]) -> None:
         metavar="NAME[:OPTION=VALUE,...]",
         help="default: all of the paper, and hedge without pipelining",
     )
-    group.add_argument("--prompts", type=Path, metavar="FILE", help="JSONL with references (default: held-out questions)")
-    group.add_argument("--questions", type=int, default=200, help="how many; 0 for all of --prompts (default 200)")
-    group.add_argument("--question-seed", type=int, default=0)
+    add_tasks(group, 200)
     group.add_argument("--seeds", type=int, default=1, help="runs per system, with seeds --seed, --seed + 1, ... (default 1)")
     group.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="answers and rows as JSONL")
     group.add_argument("--resume", action="store_true", help="go on with what the folder holds")

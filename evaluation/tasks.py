@@ -1,5 +1,6 @@
 """What an evaluation asks: the held-out questions, or a file of prompts with references."""
 
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,14 @@ from edge_client.prompts import Prompt, from_text, read_prompts
 from evaluation.questions import held_out_set, parse_answer
 
 FILE_FAMILY = "file"
+
+
+def add_tasks(parser: argparse._ActionsContainer, questions: int) -> None:
+    """The options behind `tasks`."""
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help="JSONL with references (default: held-out questions)")
+    what = f"how many; 0 for all of --prompts (default {questions})"
+    parser.add_argument("--questions", type=int, default=questions, help=what)
+    parser.add_argument("--question-seed", type=int, default=0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import CodecError
-from common.ids import ADAPTIVE, FIXED, AdaptiveIds, id_codec
+from common.ids import ADAPTIVE, FIXED, PRIMED, AdaptiveIds, id_codec
 
 VOCABS = st.sampled_from([2, 12, 256, 257, 4096, 151_936])
 
@@ -66,3 +66,15 @@ def test_what_was_said_before_is_cheap_to_say_again() -> None:
     first = len(codec.encode([], phrase))
     assert first <= 11
     assert len(codec.encode(phrase * 3, phrase)) <= first / 3
+
+
+@given(st.lists(st.integers(0, 11), max_size=12), st.lists(st.integers(0, 11), min_size=1, max_size=6))
+def test_sessions_share_a_primer_and_nothing_else(history: list[int], ids: list[int]) -> None:
+    primer = (1, 2, 3, 1, 2, 3, 1, 2, 5)
+    first = id_codec(PRIMED, 12, primer).encode(history, ids)
+    other = id_codec(PRIMED, 12, primer)
+    other.encode([4, 4, 4], [1, 2, 9])
+    assert id_codec(PRIMED, 12, primer).encode(history, ids) == first
+    assert other.decode(history, first, len(ids)) == ids
+    # As if the primer had been said before.
+    assert first == AdaptiveIds(12).encode([*primer, *history], ids)

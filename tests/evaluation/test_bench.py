@@ -1,6 +1,7 @@
 """The parts of hedge bench that need no server: the grid, the arithmetic of links and devices, rows and winners."""
 
 import argparse
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cloud_server.emulation import parse_pace
+from cloud_server.emulation import Emulated, parse_pace
+from cloud_server.scheduler import Held, Scheduler, Work
 from common.errors import BadInput
 from common.model import CausalLM
 from common.sampling import Warp
 from evaluation.assisted import assisted
 from evaluation.bench import _parser, check
 from evaluation.bench_rows import cells, median_interval, rows_of, speed, winner
-from evaluation.bench_run import Cell, describe, through
+from evaluation.bench_run import Cell, through
 from evaluation.paced import PacedLM
 from evaluation.profile import Profile, named, read_profile
 
@@ -30,7 +32,7 @@ def test_the_grid_is_every_combination() -> None:
     assert found == [Cell(rate, 0.1, outage) for outage in ("none", "6:2") for rate in (1e5, 0)]
     assert profiles == [None]
     assert found[2].outages(20) == ["6:2", "12:2", "18:2"]
-    assert describe(found[2]) == "0.1 Mbit/s, 100 ms, outage 6:2"
+    assert str(found[2]) == "0.1 Mbit/s, 100 ms, outage 6:2"
     assert check(options("--profiles", "phone", "measured"))[1] == [read_profile("phone"), None]
 
 
@@ -88,6 +90,25 @@ def test_a_paced_model_says_what_the_model_says(make_lm: Callable[..., CausalLM]
     assert (prefix.forward([1, 2, 3]) == plain.forward([1, 2, 3])).all()
     assert [what for what, _, _ in paced.timeline.events] == ["step"]
     assert paced.end_ids == lm.end_ids
+
+
+def test_emulation_waits_for_what_is_left_of_a_pass(make_lm: Callable[..., CausalLM], monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    lm = make_lm(seed=1)
+    engine = Emulated(lm, 1 << 20)
+    # A quarter of a second goes by between two looks at the clock.
+    now = itertools.count(step=0.25)
+    monkeypatch.setattr("time.sleep", waited.append)
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    PacedLM(lm, 1.0, 0.5).prefix().forward([1, 2, 3])
+    assert waited == [1.0 + 2 * 0.5 - 0.25]
+    PacedLM(lm, 0.1).prefix().forward([1])
+    assert waited.pop() == 0
+    engine.pace(2.0, 0.25)
+    scheduler = Scheduler(engine.pages)
+    scheduler.add(Work(Held(), [1, 2, 3, 4], 1))
+    engine.forward(scheduler.batch())
+    assert waited.pop() == 2.0 + 4 * 0.25 - 0.25
 
 
 def test_assisted_generation_is_greedy_decoding(make_lm: Callable[..., CausalLM]) -> None:

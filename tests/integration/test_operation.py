@@ -157,8 +157,14 @@ def test_bad_server_options_are_refused_in_one_line(arguments: tuple[str, ...], 
     one_line(hedge("serve", *arguments, program="hedge-cloud"), 2, words)
 
 
-def test_a_full_server_says_when_to_come_back(folders: tuple[str, str], start_cloud: StartCloud, here: Run) -> None:
-    cloud = start_cloud("--llm", folders[1], "--max-streams", "1", "--threads", "1")
+@pytest.mark.parametrize(
+    ("limit", "words"), [(("--max-streams", "1"), "1 streams"), (("--max-kv-bytes", "3500"), "bytes of keys and values")]
+)
+def test_a_full_server_says_when_to_come_back(
+    limit: tuple[str, str], words: str, folders: tuple[str, str], start_cloud: StartCloud, here: Run
+) -> None:
+    """An id takes 256 bytes of keys and values here (2 x 2 layers x 2 heads x 8 x 4): a session of 8 ids fits, or an answer."""
+    cloud = start_cloud("--llm", folders[1], *limit, "--threads", "1")
     lm = load(folders[1], "llm")
 
     async def second_stream() -> pb.ServerMessage:
@@ -166,14 +172,14 @@ def test_a_full_server_says_when_to_come_back(folders: tuple[str, str], start_cl
             streams = [HedgeStub(channel).Generate() for _ in range(2)]
             answers = []
             for stream in streams:
-                await stream.write(pb.ClientMessage(open=opening(lm)))
+                await stream.write(pb.ClientMessage(open=opening(lm, prompt_ids=[1] * 8)))
                 answers.append(await stream.read())
             assert answers[0].WhichOneof("kind") == "opened"
             return answers[1]
 
     throttle = asyncio.run(second_stream()).throttle
     assert throttle.retry_after_ms > 0
-    assert "1 streams" in throttle.reason
+    assert words in throttle.reason
     assert here(*asking(folders, cloud.address), "--insecure").returncode == 0
 
 

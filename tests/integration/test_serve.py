@@ -120,6 +120,8 @@ def test_completions_models_and_logprobs(client: openai.OpenAI) -> None:
         ({"messages": [{"role": "wizard", "content": "x"}]}, openai.BadRequestError, "messages[0]"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, openai.BadRequestError, "not text"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, openai.BadRequestError, "tools is not supported"),
+        ({"frequency_penalty": 1}, openai.BadRequestError, "frequency_penalty is not supported"),
+        ({"extra_body": {"echo": True}}, openai.BadRequestError, "echo is not supported"),
         ({"logprobs": True}, openai.BadRequestError, "model slm has its own"),
         ({"messages": [{"role": "user", "content": "word " * 4000}]}, openai.BadRequestError, "context of"),
     ],
