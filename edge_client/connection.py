@@ -43,6 +43,7 @@ class Connection:
         self.audit, self.exact = audit, settings.guarantee == "exact"
         self._model = link.info.model_fingerprint
         self._stream: Stream | None = None
+        self._on = 0
         self._heard = False
         self._attempts = 0
         self._rng = np.random.default_rng()
@@ -62,6 +63,7 @@ class Connection:
         self._statistics.open_bytes += size
         self._statistics.uplink_payload_bytes += size
         self._heard = False
+        self._on = self._link.connection
         self._stream = await self._link.open(request)
 
     async def send(self, draft: pb.Draft) -> None:
@@ -111,7 +113,7 @@ class Connection:
             self._attempts += 1
             await asyncio.sleep(max(pause(self._attempts - 1, self._rng), error.retry_after))
             try:
-                await self._link.reach()
+                await self._link.reach(self._on)
             except Disconnected as again:
                 error = again
                 continue

@@ -1,7 +1,7 @@
 """The way to the cloud over gRPC."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NoReturn, Self
 
 import grpc
@@ -42,10 +42,11 @@ def _raise(address: str, code: grpc.StatusCode, details: str | None) -> NoReturn
 
 
 class GrpcStream:
-    """One Generate call."""
+    """One Generate call. `ended` is awaited once, when it is closed."""
 
-    def __init__(self, address: str, call: Any) -> None:
-        self._address, self._call = address, call
+    def __init__(self, address: str, call: Any, ended: Callable[[], Awaitable[None]]) -> None:
+        self._address, self._call, self._ended = address, call, ended
+        self._closed = False
         self._reading: asyncio.Task[pb.Verdict | None] | None = None
         self.opened: pb.Opened | None = None
 
@@ -108,6 +109,18 @@ class GrpcStream:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
         self._call.cancel()
+        if not self._closed:
+            self._closed = True
+            await self._ended()
+
+
+class _Connection:
+    """A channel of many calls. When left it closes with the last of them: nobody's reconnecting cuts another's answer short."""
+
+    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None) -> None:
+        self.address, self.channel = address, open_channel(address, credentials)
+        self.stub: Any = HedgeStub(self.channel)
+        self.calls, self.left = 0, False
 
 
 class GrpcLink:
@@ -123,7 +136,8 @@ class GrpcLink:
         self._addresses = [addresses] if isinstance(addresses, str) else list(addresses)
         self._ports = {split_address(address)[1] for address in self._addresses}
         self._at = -1
-        self._channel: grpc.aio.Channel | None = None
+        self.connection = 0
+        self._now: _Connection | None = None
         self._reaching = asyncio.Lock()
         # Bytes of connections that are no more.
         self._past = (0, 0)
@@ -135,7 +149,7 @@ class GrpcLink:
     async def __aenter__(self) -> Self:
         for remaining in reversed(range(len(self._addresses))):
             try:
-                await self.reach()
+                await self.reach(0)
                 break
             except Disconnected:
                 if not remaining:
@@ -145,49 +159,74 @@ class GrpcLink:
     async def __aexit__(self, *_: object) -> None:
         await self._leave()
 
-    async def reach(self) -> None:
-        channel = self._channel
+    async def reach(self, after: int) -> None:
         async with self._reaching:
-            if self._channel is not channel:
+            if self._now and self.connection > after:
                 # Another session has been here meanwhile.
                 return
             await self._leave()
             self._at = (self._at + 1) % len(self._addresses)
-            self._channel = open_channel(self.address, self._credentials)
-            self._stub: Any = HedgeStub(self._channel)
+            self.connection += 1
+            self._now = _Connection(self.address, self._credentials)
             try:
-                self.info = await self._stub.GetServerInfo(
-                    pb.GetServerInfoRequest(), timeout=INFO_SECONDS, metadata=self._metadata
-                )
-            except grpc.aio.AioRpcError as error:
+                await self._ask(self._now)
+            except Disconnected:
                 await self._leave()
-                _raise(self.address, error.code(), error.details())
+                raise
+
+    async def _ask(self, connection: _Connection) -> None:
+        connection.calls += 1
+        try:
+            self.info = await connection.stub.GetServerInfo(
+                pb.GetServerInfoRequest(), timeout=INFO_SECONDS, metadata=self._metadata
+            )
+        except grpc.aio.AioRpcError as error:
+            _raise(connection.address, error.code(), error.details())
+        finally:
+            await self._ended(connection)
 
     async def probe(self) -> None:
         """Asks who answers, on the connection there is if it lives. Disconnected when nobody does."""
-        if self._channel is not None:
+        known = self.connection
+        if self._now:
             try:
-                await self._stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=INFO_SECONDS, metadata=self._metadata)
-            except grpc.aio.AioRpcError:
+                await self._ask(self._now)
+            except Disconnected:
                 pass
             else:
                 return
-        await self.reach()
+        await self.reach(known)
 
     async def _leave(self) -> None:
-        if self._channel is None:
+        left, self._now = self._now, None
+        if left:
+            left.left = True
+            await self._close(left)
+
+    async def _ended(self, connection: _Connection) -> None:
+        connection.calls -= 1
+        await self._close(connection)
+
+    async def _close(self, connection: _Connection) -> None:
+        if connection.calls or not connection.left:
             return
         before = self.socket_bytes()
-        await self._channel.close()
-        self._channel = None
+        await connection.channel.close()
         if before and (after := self.socket_bytes()):
             self._past = (self._past[0] + before[0] - after[0], self._past[1] + before[1] - after[1])
 
     async def open(self, request: pb.Open) -> GrpcStream:
-        if self._channel is None:
+        connection = self._now
+        if connection is None:
             raise Disconnected(f"no Hedge cloud answers at {self.address}")
-        stream = GrpcStream(self.address, self._stub.Generate(metadata=self._metadata))
-        await stream.write(pb.ClientMessage(open=request))
+        connection.calls += 1
+        call = connection.stub.Generate(metadata=self._metadata)
+        stream = GrpcStream(connection.address, call, lambda: self._ended(connection))
+        try:
+            await stream.write(pb.ClientMessage(open=request))
+        except BaseException:
+            await stream.close()
+            raise
         return stream
 
     def socket_bytes(self) -> tuple[int, int] | None:

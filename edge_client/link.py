@@ -32,12 +32,20 @@ class Link(Protocol):
     @property
     def info(self) -> pb.ServerInfo: ...
 
+    @property
+    def connection(self) -> int:
+        """The number of the connection there is: sessions share it, and each may lose it."""
+        ...
+
     async def open(self, request: pb.Open) -> Stream:
         """A session, without waiting for the server to say that it is open."""
         ...
 
-    async def reach(self) -> None:
-        """Connects anew, and asks again who answers there. Disconnected when nobody does."""
+    async def reach(self, after: int) -> None:
+        """Connects anew, and asks again who answers there, unless a connection later than number `after` lives.
+
+        Disconnected when nobody answers.
+        """
         ...
 
     def socket_bytes(self) -> tuple[int, int] | None:

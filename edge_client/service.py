@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 from hedge.v1 import hedge_pb2 as pb
 
-from common.errors import Disconnected
+from common.errors import Disconnected, HedgeError
 from common.model import CausalLM
 from edge_client.connect import connected
 from edge_client.connection import BACK, Notify, pause
@@ -60,7 +60,6 @@ class Service:
         self._args, self.slm = args, slm
         self._stack = AsyncExitStack()
         self._link: GrpcLink | None = None
-        self._pair = Pair(slm, None)
         self._looking: asyncio.Task[None] | None = None
         self._recalibrated: dict[Settings, Recalibrated | None] = {}
         # Set while the link is not known to be alive.
@@ -81,7 +80,7 @@ class Service:
     async def _reach(self) -> bool:
         """Whether the cloud answers; other errors than its absence are raised."""
         try:
-            link, self._pair = await self._stack.enter_async_context(connected(self._args, self.slm, cloud=True))
+            link, _ = await self._stack.enter_async_context(connected(self._args, self.slm, cloud=True))
         except Disconnected as error:
             logger.info("%s", error)
             return False
@@ -95,14 +94,18 @@ class Service:
         while True:
             await self._down.wait()
             attempt = 0
-            while not (await self._reach() if self._link is None else await self._probe(self._link)):
+            while not await self._found():
                 await asyncio.sleep(pause(attempt, rng))
                 attempt += 1
 
-    async def _probe(self, link: GrpcLink) -> bool:
+    async def _found(self) -> bool:
         try:
-            await link.probe()
-        except Disconnected:
+            if self._link is None:
+                return await self._reach()
+            await self._link.probe()
+        except HedgeError as error:
+            # One that is no Hedge cloud, or lets nobody in, may be another tomorrow.
+            logger.info("%s", error)
             return False
         self._down.clear()
         return True
@@ -129,7 +132,7 @@ class Service:
         alone = SYSTEMS[system]["policy"] != "never" and self._link is None
         if alone and args.on_disconnect != "continue":
             raise Disconnected(f"no Hedge cloud answers at {args.cloud} yet; model slm needs none", 1.0)
-        settings = settings_from(args, self._pair, "slm" if alone else system)
+        settings = settings_from(args, Pair(self.slm, self.cloud), "slm" if alone else system)
         link: Link | None = self._link if settings.needs_cloud else None
         if settings.recalibrate is not None:
             # One threshold for all answers that are asked for alike.

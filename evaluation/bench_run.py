@@ -109,7 +109,7 @@ class Bench:
                 self._journal.append(dict(zip(("profile", "rate", "round_trip", "outage"), key, strict=False)) | entry)
                 if entry["partial"] and link is not direct:
                     # What is still queued in the link would delay the next answer.
-                    await link.reach()
+                    await link.reach(link.connection)
 
     async def _entry(
         self, system: str, cell: Cell, link: GrpcLink, direct: GrpcLink, number: int, task: Task, up_since: float

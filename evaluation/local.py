@@ -43,6 +43,7 @@ class LocalLink:
 
     def __init__(self, lm: CausalLM, lag: int = 0) -> None:
         self._lm, self._lag = lm, lag
+        self.connection = 1
         self.info = server_info(lm)
 
     async def open(self, request: pb.Open) -> LocalStream:
@@ -50,7 +51,7 @@ class LocalLink:
         session = Session(self._lm, pb.Open.FromString(request.SerializeToString()), prefix)
         return LocalStream(session, prefix, self._lag)
 
-    async def reach(self) -> None: ...
+    async def reach(self, after: int) -> None: ...
 
     def socket_bytes(self) -> tuple[int, int] | None:
         return None

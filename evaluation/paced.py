@@ -63,8 +63,12 @@ class TracedLink:
     async def open(self, request: pb.Open) -> "TracedStream":
         return TracedStream(await self.link.open(request), self.timeline)
 
-    async def reach(self) -> None:
-        await self.link.reach()
+    @property
+    def connection(self) -> int:
+        return self.link.connection
+
+    async def reach(self, after: int) -> None:
+        await self.link.reach(after)
 
     def socket_bytes(self) -> tuple[int, int] | None:
         return self.link.socket_bytes()

@@ -63,6 +63,11 @@ async function* events(response) {
   }
 }
 
+function sumUp({ stats, exact, seed }) {
+  const vouched = exact ? "exactly the large model's words" : `${stats.skipped} of ${stats.tokens} tokens untested`;
+  return `${vouched}; ${stats.rounds} round trips, ${bytes(stats.uplink_payload_bytes)} up, seed ${seed}`;
+}
+
 async function answerWith(system, answers, column, seed, signal) {
   const card = element("article", "answer");
   card.append(element("h2", "", system));
@@ -71,6 +76,7 @@ async function answerWith(system, answers, column, seed, signal) {
   column.append(card);
   const answer = { system, tokens: 0, alone: 0, text: "", last: null, started: performance.now() };
   answers.push(answer);
+  let ended = null;
   const asked = {
     model: system, messages: conversation, stream: true, seed, temperature: Number($("temperature").value || 0),
     ...($("threshold").value === "" ? {} : { hedge: { threshold: Number($("threshold").value) } }),
@@ -83,9 +89,7 @@ async function answerWith(system, answers, column, seed, signal) {
       const choice = event.choices[0];
       if (!choice?.hedge) continue;
       if (choice.finish_reason) {
-        const { stats, exact, seed: used } = choice.hedge;
-        const vouched = exact ? "exactly the large model's words" : `${stats.skipped} of ${stats.tokens} tokens untested`;
-        card.append(element("p", "sum", `${vouched}; ${stats.rounds} round trips, ${bytes(stats.uplink_payload_bytes)} up, seed ${used}`));
+        ended = choice.hedge;
         continue;
       }
       for (const line of choice.hedge.link ?? []) card.append(element("p", "note", line));
@@ -97,6 +101,8 @@ async function answerWith(system, answers, column, seed, signal) {
       showMeters(answers);
       card.scrollIntoView({ block: "nearest" });
     }
+    // Not before the response has ended: who sees the sum may ask again.
+    if (ended) card.append(element("p", "sum", sumUp(ended)));
   } catch (error) {
     card.append(element("p", "note wrong", error.name === "AbortError" ? "stopped" : error.message));
   }

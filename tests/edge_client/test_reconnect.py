@@ -38,6 +38,7 @@ class Frail:
     operations: int = 0
     failures: int = 0
     opens: list[pb.Open] = field(default_factory=list)
+    connection: int = 1
 
     @property
     def info(self) -> pb.ServerInfo:
@@ -57,7 +58,7 @@ class Frail:
             self.die()
         return FrailStream(self, await self.link.open(request))
 
-    async def reach(self) -> None:
+    async def reach(self, after: int) -> None:
         if self.failures:
             self.failures -= 1
             raise Disconnected("nobody answers")
@@ -201,7 +202,7 @@ def test_fail_fails_and_wait_gives_up_in_the_end(pair: tuple[CausalLM, CausalLM]
 def test_another_model_does_not_finish_the_answer(pair: tuple[CausalLM, CausalLM], make_lm: Callable[..., CausalLM]) -> None:
     frail = Frail(LocalLink(pair[1]), frozenset({3}))
 
-    async def elsewhere() -> None:
+    async def elsewhere(_: int) -> None:
         frail.link = LocalLink(make_lm(seed=9, eos=11))
 
     frail.reach = elsewhere  # type: ignore[method-assign]

@@ -34,6 +34,7 @@ class Tampered:
     change: Callable[[pb.Verdict], pb.Verdict | None]
     drafts: list[pb.Draft] = field(default_factory=list)
     closed: int = 0
+    connection: int = 1
 
     @property
     def info(self) -> pb.ServerInfo:
@@ -42,7 +43,7 @@ class Tampered:
     async def open(self, request: pb.Open) -> "TamperedStream":
         return TamperedStream(self, await self.link.open(request))
 
-    async def reach(self) -> None: ...
+    async def reach(self, after: int) -> None: ...
 
     def socket_bytes(self) -> tuple[int, int] | None:
         return None

@@ -1,11 +1,16 @@
 """Links that fail between a real device and a real cloud: with `wait` nothing is lost and nothing changes."""
 
+import asyncio
 import re
 import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from common.model import BUNDLED, load
+from edge_client.grpc_link import GrpcLink
+from edge_client.session import Session
+from edge_client.settings import Settings
 from tests.integration.conftest import BIN, ENVIRONMENT, Cloud, Run, StartCloud
 
 ASK = ("--insecure", "--seed", "6", "--prompt", "Tell me a tale about a fox.", "--max-new-tokens", "120")
@@ -69,3 +74,22 @@ def test_alone_the_device_finishes_what_the_cloud_began(start_cloud: StartCloud)
     text, said = finished(device, begun)
     assert len(text) > len(begun)
     assert re.search(r"\d+ offline", said)
+
+
+def test_one_answer_that_connects_anew_does_not_cut_another_short(cloud: Cloud) -> None:
+    slm = load(BUNDLED, "slm")
+    settings = Settings(system="llm", policy="stream", max_new_tokens=24, on_disconnect="fail")
+
+    async def both() -> tuple[list[int], list[int], int]:
+        async with GrpcLink(cloud.address) as link:
+            plain = Session(slm, [1, 2, 3], settings, link)
+            whole = [emitted.token async for emitted in plain.tokens()]
+            session = Session(slm, [1, 2, 3], settings, link)
+            async for _ in session.tokens():
+                if len(session.token_ids) == 1:
+                    await asyncio.gather(link.reach(1), link.reach(1), link.probe())
+            return session.token_ids, whole, link.connection
+
+    found, whole, connections = asyncio.run(both())
+    assert found == whole
+    assert connections == 2

@@ -91,8 +91,12 @@ class Overheard:
         self.ids.append(request.session_id)
         return await self.link.open(request)
 
-    async def reach(self) -> None:
-        await self.link.reach()
+    @property
+    def connection(self) -> int:
+        return self.link.connection
+
+    async def reach(self, after: int) -> None:
+        await self.link.reach(after)
 
     def socket_bytes(self) -> tuple[int, int] | None:
         return self.link.socket_bytes()
