@@ -115,7 +115,7 @@ certs:
 	@sh tools/certs.sh certs $(HOST)
 
 compose-test:
-	@sh tools/compose_test.sh
+	@$(PYTHON) -m tools.compose_test
 
 clean:
 	rm -rf .venv build *.egg-info
