@@ -16,7 +16,7 @@ from edge_client.grpc_link import GrpcLink
 from edge_client.options import Pair, settings_from
 from edge_client.prompts import check_messages
 from edge_client.recalibration import recalibration_of
-from edge_client.render import STYLES, counts_line, legend, print_piece, statistics_line
+from edge_client.render import STYLES, Answer, counts_line, legend, statistics_line
 from edge_client.session import Session
 from edge_client.settings import SYSTEMS, Settings
 
@@ -52,10 +52,6 @@ class Conversation:
 
     def say(self, line: str) -> None:
         self._console.print(line, style="dim", markup=False)
-
-    def _of_link(self, line: str) -> None:
-        self._console.print()
-        self.say(f"({line})")
 
     async def obey(self, line: str) -> bool:
         """Runs a /command; False when it was /quit."""
@@ -169,11 +165,13 @@ class Conversation:
     async def reply(self, line: str) -> None:
         """Answers one user turn, word by word."""
         messages, ids = self._fitted([*self._messages, {"role": "user", "content": line}])
-        session = Session(self._slm, ids, self._settings, self._link, recalibrated=self._recalibrated, notify=self._of_link)
+        answer = Answer(self._console)
+        session = Session(self._slm, ids, self._settings, self._link, recalibrated=self._recalibrated, notify=answer.note)
         self._messages = messages
         try:
-            async for emitted in session.tokens():
-                print_piece(self._console, emitted)
+            async with answer.watching(session):
+                async for emitted in session.tokens():
+                    answer.add(emitted)
         finally:
             self._console.print()
             self._messages.append({"role": "assistant", "content": session.text})

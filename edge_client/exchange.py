@@ -121,6 +121,11 @@ class Exchange:
             await self._reconcile()
 
     @property
+    def ahead(self) -> list[int]:
+        """The tokens that are drafted and not final."""
+        return [drafted.token for drafted in self._ahead]
+
+    @property
     def _position(self) -> int:
         """Index of the next token."""
         return len(self._history) - self._prompt

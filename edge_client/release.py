@@ -32,6 +32,11 @@ class TextRelease:
             self._decoded = self._decode(self._ids[self._start :])
         return self._release(fresh, final=False)
 
+    def preview(self, tokens: Sequence[int]) -> str:
+        """What follows `text` if `tokens` become final: whole characters."""
+        whole = self._decode([*self._ids[self._start :], *tokens])
+        return (self._held + whole[len(self._decoded) :]).rstrip(_INCOMPLETE)
+
     def finish(self) -> str:
         """What was held back: an unfinished character, the beginning of a stop string that never came."""
         whole = self._decode(self._ids[self._start :])

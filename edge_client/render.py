@@ -1,8 +1,13 @@
 """Answers on a terminal: words coloured by provenance; plain text with a legend of counts elsewhere."""
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 
+from rich.cells import cell_len, chop_cells
 from rich.console import Console
+from rich.control import Control
+from rich.segment import ControlType
 from rich.text import Text
 
 from edge_client.session import Emitted, Session
@@ -15,6 +20,8 @@ STYLES = {
     Provenance.BONUS: "cyan",
     Provenance.OFFLINE: "dim magenta",
 }
+PROVISIONAL = "dim"
+TICK_SECONDS = 0.05
 MEANING = {
     Provenance.LOCAL: "the device was sure",
     Provenance.ACCEPTED: "the cloud agreed",
@@ -36,6 +43,73 @@ def print_piece(console: Console, emitted: Emitted) -> None:
         console.file.flush()
         return
     console.print(Text(emitted.text, STYLES[emitted.provenance]), end="", soft_wrap=True)
+
+
+class Answer:
+    """Final words as they come and, on a terminal, those that are not final dimmed behind them, as far as the line goes.
+
+    The cursor stays where the next final word begins, so the terminal wraps and scrolls as with plain text.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = console.is_terminal and not console.is_dumb_terminal
+        self._provisional: Callable[[], str] = str
+        self._column, self._shown = 0, ""
+
+    @asynccontextmanager
+    async def watching(self, session: Session) -> AsyncIterator[None]:
+        """Shows the words of a session that are not final while the body runs."""
+        self._provisional = lambda: session.provisional
+        ticking = asyncio.create_task(self._tick())
+        try:
+            yield
+        finally:
+            ticking.cancel()
+            await asyncio.gather(ticking, return_exceptions=True)
+            self._show("")
+
+    async def _tick(self) -> None:
+        while self._live:
+            self.look()
+            await asyncio.sleep(TICK_SECONDS)
+
+    def look(self) -> None:
+        """Puts what is provisional now in the place of what was."""
+        room = self._console.width - self._column - 1
+        line = self._provisional().expandtabs(1).partition("\n")[0]
+        self._show(chop_cells(line, room)[0] if room > 1 and line else "")
+
+    def _show(self, words: str) -> None:
+        if words == self._shown:
+            return
+        self._console.control(Control((ControlType.ERASE_IN_LINE, 0)))
+        if words:
+            self._console.print(Text(words, PROVISIONAL), end="", soft_wrap=True)
+            self._console.control(Control((ControlType.CURSOR_BACKWARD, cell_len(words))))
+        self._shown = words
+
+    def add(self, emitted: Emitted) -> None:
+        self._show("")
+        print_piece(self._console, emitted)
+        if not self._live:
+            return
+        _, newline, last = emitted.text.rpartition("\n")
+        start = 0 if newline else self._column
+        for part in last.split("\t")[:-1]:
+            start += cell_len(part)
+            start += 8 - start % 8
+        end = start + cell_len(last.rpartition("\t")[2])
+        # A full line: the cursor waits behind its last character.
+        self._column = (end - 1) % self._console.width + 1 if end else 0
+        self.look()
+
+    def note(self, line: str) -> None:
+        """A line about the link in the middle of the answer."""
+        self._show("")
+        self._console.print()
+        self._console.print(f"({line})", style=PROVISIONAL, markup=False)
+        self._column = 0
 
 
 def counts_line(statistics: Statistics) -> Text:

@@ -85,6 +85,11 @@ class Session:
         return self._release.text
 
     @property
+    def provisional(self) -> str:
+        """What would follow `text` if every draft that is not final became so."""
+        return self._release.preview(self._exchange.ahead)
+
+    @property
     def exact(self) -> bool:
         """Whether every token is the LLM's or was tested by it before release."""
         return self._settings.guarantee == "exact" and self.statistics.exact_until is None

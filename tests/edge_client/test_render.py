@@ -1,0 +1,58 @@
+"""An answer on a terminal: what is left on the screen is the final text, whatever was provisional in between."""
+
+import io
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyte
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from edge_client.render import Answer
+from edge_client.session import Emitted
+from edge_client.statistics import Provenance
+
+WIDTH, HEIGHT = 12, 60
+WORDS = st.text("ab \n\u00e9\u4e16", max_size=9)
+
+
+@dataclass
+class Provisional:
+    """A session, as far as an Answer looks at one."""
+
+    provisional: str = ""
+    steps: list[Any] = field(default_factory=list)
+
+
+def shown(steps: list[tuple[str, str]]) -> tuple[list[str], str]:
+    """The screen after pieces, each with what is provisional behind it, and all that was written."""
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=WIDTH, legacy_windows=False, _environ={"TERM": "xterm"})
+    answer, session = Answer(console), Provisional()
+    answer._provisional = lambda: session.provisional
+    for piece, provisional in steps:
+        session.provisional = provisional
+        answer.look()
+        answer.add(Emitted(0, Provenance.ACCEPTED, piece))
+    session.provisional = ""
+    answer.look()
+    # A terminal's line discipline makes CR LF of LF.
+    return screen(out.getvalue()), out.getvalue()
+
+
+def screen(written: str) -> list[str]:
+    display = pyte.Screen(WIDTH, HEIGHT)
+    pyte.Stream(display).feed(written.replace("\n", "\r\n"))
+    return [line.rstrip() for line in display.display]
+
+
+@given(st.lists(st.tuples(WORDS, WORDS), max_size=12))
+def test_provisional_words_leave_no_trace(steps: list[tuple[str, str]]) -> None:
+    assert shown(steps)[0] == screen("".join(piece for piece, _ in steps))
+
+
+def test_provisional_words_are_dimmed_and_stay_on_their_line() -> None:
+    _, written = shown([("one ", ""), ("two", " three four five")])
+    assert re.findall(r"\x1b\[2m([^\x1b]*)", written) == [" three ", " thr"]
