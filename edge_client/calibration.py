@@ -23,7 +23,8 @@ class Fit:
     """beta = a u + b for one measure, and how u and the joint risk are distributed over the calibration tokens.
 
     `levels` are the u at evenly spaced skip rates 0..1; `joint_risk[i]` is the mean over prompts of
-    L_p = mean over tokens of 1[u <= levels[i]] beta. `bound[i]` is the mean U_TV at the i-th k of `bound.grid`.
+    L_p = mean over tokens of 1[u <= levels[i]] beta. `bound[i]` is the mean U_TV at the i-th k of `bound.grid`. `decay` is the
+    rate of 1 - beta = exp(-decay u), 0 where it was not fitted.
     """
 
     a: float
@@ -33,6 +34,7 @@ class Fit:
     levels: tuple[float, ...]
     joint_risk: tuple[float, ...]
     bound: tuple[float, ...] = ()
+    decay: float = 0.0
 
     def skip_rate(self, threshold: float) -> float:
         """Share of calibration tokens with u <= threshold, to the resolution of `levels`."""
@@ -52,7 +54,22 @@ def fit_measure(uncertainty: Sequence[np.ndarray], rejection: Sequence[np.ndarra
     weights = np.concatenate([b_p / (len(b_p) * len(rejection)) for b_p in rejection])
     order = np.argsort(u)
     risk = np.append(0.0, np.cumsum(weights[order]))[np.searchsorted(u[order], levels, side="right")]
-    return Fit(a, b, pearson**2, pearson, tuple(map(float, levels)), tuple(map(float, risk)))
+    return Fit(a, b, pearson**2, pearson, tuple(map(float, levels)), tuple(map(float, risk)), decay=_decay(u, beta))
+
+
+def _decay(u: np.ndarray, beta: np.ndarray) -> float:
+    """Least squares of exp(-decay u) to 1 - beta: Newton's method from the slope at 0, at most 50 steps."""
+    decay = 0.0
+    for _ in range(50):
+        model = np.exp(-decay * u)
+        slope = u * model
+        if not (curvature := float(slope @ slope)):
+            break
+        step = float((model - (1 - beta)) @ slope) / curvature
+        decay = max(0.0, decay + step)
+        if abs(step) < 1e-9 * max(1.0, decay):
+            break
+    return decay
 
 
 def with_bound(fit: Fit, uncertainty: np.ndarray, drafted: np.ndarray, distances: np.ndarray, eta: float) -> Fit:

@@ -18,7 +18,7 @@ from common.sampling import draw, residual
 from edge_client.audit import Auditor
 from edge_client.connection import Connection
 from edge_client.drafting import Drafted, Drafter
-from edge_client.pace import MAX_BLOCK, Adaptive, Pace, Steady, Unverified
+from edge_client.pace import MAX_BLOCK, Pace, Unverified
 from edge_client.settings import Settings
 from edge_client.statistics import Provenance, Round, Statistics
 from edge_client.wire import law_of
@@ -76,11 +76,11 @@ class Exchange:
 
     def __init__(
         self, slm: CausalLM, prompt: Sequence[int], settings: Settings, noise: Noise, drafter: Drafter,
-        connection: Connection | None, auditor: Auditor, statistics: Statistics, limit: int,
+        pace: Pace, connection: Connection | None, auditor: Auditor, statistics: Statistics, limit: int,
     ) -> None:  # fmt: skip
         self._slm, self._settings, self._noise, self._drafter = slm, settings, noise, drafter
         self._connection, self._auditor, self.statistics, self._limit = connection, auditor, statistics, limit
-        self._pace: Pace = (Adaptive if settings.policy == "adaptive" else Steady)(settings.max_in_flight)
+        self._pace = pace
         # Everything that has been drafted or received, final or not; its tail that is not final; of that, what is unsent.
         self._prompt = len(prompt)
         self._history = list(prompt)
@@ -174,13 +174,14 @@ class Exchange:
                 self._regaining = None
 
     async def _send(self) -> None:
-        tested = [drafted for drafted in self._block if drafted.proposal]
-        untested = self._block[: len(self._block) - len(tested)]
-        more = self._pace.in_flight > 1 and not self._at_end()
-        message = Message(self._step, self._position - len(tested), untested, tested, more)
+        held = int(self._pace.holds and len(self._block) > 1 and not self._at_end())
         before = self._history[: len(self._history) - len(self._block)]
+        whole, self._block = self._block[: len(self._block) - held], self._block[len(self._block) - held :]
+        tested = [drafted for drafted in whole if drafted.proposal]
+        untested = whole[: len(whole) - len(tested)]
+        more = self._pace.in_flight > 1 and not self._at_end()
+        message = Message(self._step, self._position - held - len(tested), untested, tested, more)
         self._flight.append(message)
-        self._block = []
         self._step += 1
         for drafted in tested:
             if drafted.proposal:

@@ -1,9 +1,11 @@
 """The options that every generating command shares, and how they become Settings."""
 
 import argparse
+import contextlib
+import math
 import secrets
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from common.model import BUNDLED, DTYPES, CausalLM, bundled_folder
 from common.sampling import Warp
 from edge_client.bound import ETA, THETA
 from edge_client.calibration import RULES, Calibration, load_calibration
+from edge_client.gelato import GelatoOptions
 from edge_client.measures import MEASURES
 from edge_client.settings import GUARANTEES, ON_DISCONNECT, PATIENCE, POLICIES, SYSTEMS, TRUNCATIONS, VERIFICATIONS, Settings
 
@@ -102,6 +105,11 @@ def add_system(parser: Parser) -> None:
     group.add_argument(
         "--patience", type=float, metavar="S",
         help="seconds without an answer after which the link counts as dead (default 60; going on alone 5)",
+    )  # fmt: skip
+    group.add_argument(
+        "--gelato", nargs="+", default=[], metavar="OPTION=VALUE",
+        help="policy gelato: variant (published, tripping, marginal), weight, budget_j, longest, acceptance, bucket, decay, "
+        "device_w, radio_w, uplink_bps",
     )  # fmt: skip
     group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end the answer before TEXT (repeatable)")
 
@@ -202,6 +210,10 @@ def settings_from(args: argparse.Namespace, pair: Pair, system: str | None = Non
         preset |= _truncation(args, pair, warp, preset)
     if preset["policy"] == "random":
         preset["verify_rate"] = args.verify_rate if args.verify_rate is not None else _cu_hlm_rate(args, pair, warp)
+    if preset["policy"] == "gelato":
+        preset["gelato"] = _gelato(args, pair, warp)
+    elif args.gelato:
+        raise BadInput(f"--gelato {' '.join(args.gelato)} is for policy gelato, not {preset['policy']}")
     made = Settings(
         system=name,
         warp=warp,
@@ -230,6 +242,25 @@ def _threshold(
         sys.stderr.write(f"rule {rule}: no threshold keeps the risk, asking always\n")
         return {"policy": "always"}
     return {"threshold": found}
+
+
+def _gelato(args: argparse.Namespace, pair: Pair, warp: Warp) -> GelatoOptions:
+    """Its options; kappa by the calibration of this pair where there is one."""
+    known: dict[str, Any] = asdict(GelatoOptions())
+    given: dict[str, Any] = {}
+    for word in args.gelato:
+        name, mark, value = word.partition("=")
+        if not mark or name not in known:
+            raise BadInput(f"gelato {word!r} is not OPTION=VALUE with one of {', '.join(known)}")
+        try:
+            given[name] = type(known[name])(value)
+        except ValueError:
+            raise BadInput(f"gelato {name} {value!r} is not a number") from None
+    if "decay" not in given:
+        with contextlib.suppress(Incompatible):
+            if decay := find_calibration(args.calibration, pair, warp).fits["entropy"].decay:
+                given["decay"] = decay / math.log(pair.slm.vocab_size)
+    return GelatoOptions(**given)
 
 
 def _truncation(args: argparse.Namespace, pair: Pair, warp: Warp, preset: dict[str, Any]) -> dict[str, object]:

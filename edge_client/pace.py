@@ -48,6 +48,11 @@ class Pace(Protocol):
         """Messages sent ahead of their verdicts."""
         ...
 
+    @property
+    def holds(self) -> bool:
+        """Whether the last draft of the block that is to be sent is kept back."""
+        ...
+
     def goes_on(self, unverified: Unverified) -> bool:
         """Whether to draft one more position on top of these."""
         ...
@@ -59,6 +64,7 @@ class Steady:
 
     in_flight: int
     longest: int = MAX_BLOCK
+    holds: bool = False
 
     def stepped(self, seconds: float) -> None: ...
 
@@ -87,6 +93,7 @@ class Adaptive:
     others: float = 0.97
     acceptance: float = 0.9
     longest: int = MAX_BLOCK
+    holds: bool = False
 
     def stepped(self, seconds: float) -> None:
         self.step_s = _mean(self.step_s, seconds)

@@ -1,10 +1,16 @@
-"""When to ask the cloud. A policy sees committed history and uncertainty, never the value of a discarded draft."""
+"""When to ask the cloud, and how far to draft. A policy sees history and uncertainty, never the value of a discarded draft."""
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
 from common.noise import Noise, Purpose
+from edge_client.gelato import Gelato
+from edge_client.pace import Adaptive, Pace, Steady
 from edge_client.settings import Settings
+
+# A coded id, with its share of the message around it.
+ID_BITS = 16
 
 
 class Policy(Protocol):
@@ -44,9 +50,18 @@ class Threshold:
         return uncertainty > self.limit
 
 
-def policy_of(settings: Settings, noise: Noise) -> Policy:
+def policy_of(settings: Settings, noise: Noise, vocab_size: int) -> Policy:
+    if settings.policy == "gelato":
+        rate = settings.gelato.uplink_bps
+        return Gelato(settings.gelato, math.log(max(2, vocab_size)), upload_s=ID_BITS / rate if rate else 0.0)
     if settings.policy == "random":
         return Random(settings.verify_rate or 0.0, noise)
     if settings.gated:
         return Threshold(settings.threshold or 0.0)
     return Constant(settings.policy == "always")
+
+
+def pace_of(settings: Settings, policy: Policy) -> Pace:
+    if isinstance(policy, Gelato):
+        return policy
+    return (Adaptive if settings.policy == "adaptive" else Steady)(settings.max_in_flight)

@@ -14,7 +14,7 @@ from edge_client.connection import Connection, Notify
 from edge_client.drafting import Drafted, Drafter, Watcher
 from edge_client.exchange import Exchange, log_round, token_of
 from edge_client.link import Link
-from edge_client.policy import policy_of
+from edge_client.policy import pace_of, policy_of
 from edge_client.recalibration import Recalibrated, recalibration_of
 from edge_client.release import TextRelease
 from edge_client.settings import Settings
@@ -72,12 +72,12 @@ class Session:
         )
         recalibrated = recalibrated or recalibration_of(settings)
         noise = Noise(settings.seed, self._prompt)
-        policy = recalibrated or policy_of(settings, noise)
+        policy = recalibrated or policy_of(settings, noise, slm.vocab_size)
         self._auditor = Auditor(form, self.statistics, recalibrated)
         self._exchange = Exchange(
             slm, self._prompt, settings, noise,
             Drafter(slm, len(self._prompt), settings, noise, self.statistics, policy, watch),
-            self._connection, self._auditor, self.statistics, self._limit,
+            pace_of(settings, policy), self._connection, self._auditor, self.statistics, self._limit,
         )  # fmt: skip
 
     @property

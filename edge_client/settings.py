@@ -11,9 +11,10 @@ from common.errors import BadInput
 from common.noise import SEED_LIMIT
 from common.sampling import Warp
 from edge_client.bound import ETA, THETA, smallest_k, strictness
+from edge_client.gelato import GelatoOptions
 from edge_client.measures import MEASURES
 
-POLICIES = ("always", "never", "random", "threshold", "adaptive")
+POLICIES = ("always", "never", "random", "threshold", "adaptive", "gelato")
 VERIFICATIONS = ("full", "sparse", "split", "coupled")
 TRUNCATIONS = ("none", "fixed", "offline", "online")
 GUARANTEES = ("exact", "opportunistic")
@@ -43,6 +44,7 @@ SYSTEMS: dict[str, dict[str, object]] = {
         "verification": "sparse",
         "truncation": "fixed",
     },
+    "gelato": {"policy": "gelato", "measure": "entropy", "verification": "coupled", "exact": True},
     "hedge": {
         "policy": "adaptive",
         "measure": "expected_perturbation",
@@ -89,6 +91,7 @@ class Settings:
     warp: Warp = field(default_factory=Warp)
     seed: int = 0
     max_new_tokens: int = 256
+    gelato: GelatoOptions = field(default_factory=GelatoOptions)
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -116,6 +119,14 @@ class Settings:
             raise BadInput(f"patience {self.patience:g} is not a number of seconds above 0")
         if self.sends_law and (self.verification == "full") != (self.truncation == "none") and self.asks:
             raise BadInput(f"verification {self.verification} does not go with truncation {self.truncation}")
+        if self.policy == "gelato" and not (
+            self.exact and self.coupled and self.measure == "entropy" and self.max_in_flight == 1
+        ):
+            raise BadInput(
+                "policy gelato sets the length of exact coupled blocks by entropy, one in flight; not verification "
+                f"{self.verification}, measure {self.measure}, guarantee {'exact' if self.exact else 'opportunistic'}, "
+                f"max-in-flight {self.max_in_flight}"
+            )
         if self.recalibrate is not None and (self.exact or self.policy != "threshold"):
             raise BadInput("--recalibrate moves the threshold of policy threshold; guarantee exact takes no risk to hold")
         if self.law_entries < 0 or (self.law_entries and (self.exact or self.verification != "split")):
@@ -179,7 +190,7 @@ class Settings:
     def measures(self) -> bool:
         """Whether the uncertainty of every position is needed."""
         online = self.truncation == "online" and self.draft_from == "full" and not self.coupled and self.asks
-        return self.gated or online
+        return self.gated or self.policy == "gelato" or online
 
     @property
     def looks_at_draft(self) -> bool:

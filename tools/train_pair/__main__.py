@@ -6,6 +6,7 @@ import logging
 import platform
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -13,6 +14,7 @@ from transformers import LlamaForCausalLM
 
 from evaluation.questions import held_out_set
 from tools.train_pair.batches import Batches
+from tools.train_pair.masked import Packets, build, held_out_text, masked_tokenizer
 from tools.train_pair.score import score
 from tools.train_pair.text import BEGIN, END, PAD, Conversations, Library, read_books
 from tools.train_pair.tokens import save_tokenizer, train_tokenizer
@@ -28,9 +30,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--text", type=Path, required=True, help="folder of plain-text books (.txt, UTF-8)")
     parser.add_argument("--out", type=Path, default=Path("models"), help="where slm/ and llm/ are written (default: models)")
     parser.add_argument("--runs", type=Path, default=Path("runs/pair"), help="checkpoints; the same folder resumes a run")
-    parser.add_argument("--only", choices=("slm", "llm"), help="train one of the two")
+    parser.add_argument("--only", choices=("slm", "llm", "mlm"), help="train one of them")
     parser.add_argument("--slm-steps", type=int, default=620)
     parser.add_argument("--llm-steps", type=int, default=990)
+    parser.add_argument("--mlm-steps", type=int, default=6000)
     parser.add_argument("--batch-tokens", type=int, default=4096, help="tokens per step")
     parser.add_argument("--lr", type=float, default=0.02, help="peak rate of Muon; AdamW runs at 0.15 of it")
     parser.add_argument("--prose-share", type=float, default=0.12, help="share of documents that are plain prose")
@@ -57,6 +60,10 @@ def main() -> None:
         logger.info("training the tokenizer")
         train_tokenizer(conversations, args.vocab_size, args.seed).save(str(kept))
     tokenizer = Tokenizer.from_file(str(kept))
+    if args.only in (None, "mlm"):
+        train_masked(args, tokenizer)
+    if args.only == "mlm":
+        return
     batches = Batches(conversations, tokenizer, args.batch_tokens, LENGTHS, args.prose_share, args.seed)
     questions = held_out_set(args.questions, seed=args.seed + 1)
     for name in (args.only,) if args.only else ("slm", "llm"):
@@ -91,6 +98,28 @@ def main() -> None:
         }
         (args.out / name / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
         logger.info("%s scored in %.0f s: %s", name, time.monotonic() - started, json.dumps(facts["exact_match"]))
+
+
+def train_masked(args: argparse.Namespace, tokenizer: Tokenizer) -> None:
+    """The masked model of `hedge wireless`, and the text that it has not seen."""
+    folder = args.out / "mlm"
+    torch.manual_seed(args.seed)
+    fast = masked_tokenizer(tokenizer, folder)
+    embeddings: Any = LlamaForCausalLM.from_pretrained(args.out / "slm", dtype=torch.float32).get_input_embeddings()
+    model = build(fast, embeddings.weight)
+    packets = Packets.of(args.text, fast, args.batch_tokens, args.seed)
+    seconds = train("mlm", model, packets, Schedule(args.mlm_steps), args.runs, args.device, args.lr)
+    model.eval().to(torch.bfloat16).save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
+    (folder / "held-out.txt").write_text(held_out_text(args.text))
+    facts = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "steps": args.mlm_steps,
+        "tokens": args.mlm_steps * args.batch_tokens,
+        "training_seconds": round(seconds),
+    }
+    (folder / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
+    logger.info("mlm: %s", json.dumps(facts))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Training text: tales from a folder of plain-text books, and chats made of checkable questions, tales and small talk."""
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -48,9 +49,9 @@ SMALL_TALK = {
 }
 
 
-def read_books(folder: Path) -> list[list[str]]:
-    """The paragraphs of every .txt file below `folder`, hard-wrapped lines joined."""
-    files = sorted(folder.rglob("*.txt"))
+def read_books(folder: Path, only: Collection[str] = (), without: Collection[str] = ()) -> list[list[str]]:
+    """The paragraphs of every .txt file below `folder`, hard-wrapped lines joined; `only` and `without` are file names."""
+    files = sorted(f for f in folder.rglob("*.txt") if f.name not in without and (not only or f.name in only))
     if not files:
         raise SystemExit(f"train_pair: no .txt file below {folder}")
     return [[" ".join(p.split()) for p in re.split(r"\n\s*\n", f.read_text("utf-8")) if p.strip()] for f in files]

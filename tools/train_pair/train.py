@@ -5,13 +5,14 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, ModernBertForMaskedLM
 
-from tools.train_pair.batches import IGNORED, Batches
+from tools.train_pair.batches import IGNORED
 from tools.train_pair.muon import Muon
 
 logger = logging.getLogger(__name__)
@@ -57,9 +58,30 @@ class Schedule:
         return min(1.0, (step + 1) / self.warmup, (self.steps - step) / max(1.0, self.decay * self.steps))
 
 
-def _optimizers(model: LlamaForCausalLM, lr: float) -> list[torch.optim.Optimizer]:
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "layers" in name]
-    rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "layers" not in name]
+Model = LlamaForCausalLM | ModernBertForMaskedLM
+
+
+class Source(Protocol):
+    """What is learned."""
+
+    def at(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs and labels, each int64 [rows, length], of a step."""
+        ...
+
+
+def _logits(model: Model, inputs: torch.Tensor, learned: torch.Tensor) -> torch.Tensor:
+    """[n, vocab] at the n `learned` positions only."""
+    parts: Any = model
+    if isinstance(model, ModernBertForMaskedLM):
+        found: torch.Tensor = parts.decoder(parts.head(parts.model(inputs).last_hidden_state[learned]))
+    else:
+        found = parts.lm_head(parts.model(inputs, use_cache=False).last_hidden_state[learned])
+    return found
+
+
+def _optimizers(model: Model, lr: float) -> list[torch.optim.Optimizer]:
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and ".layer" in name]
+    rest = [p for name, p in model.named_parameters() if p.ndim != 2 or ".layer" not in name]
     return [
         Muon(matrices, lr=lr, weight_decay=0.01),
         torch.optim.AdamW(rest, lr=0.15 * lr, betas=(0.9, 0.95), weight_decay=0.0),
@@ -68,8 +90,8 @@ def _optimizers(model: LlamaForCausalLM, lr: float) -> list[torch.optim.Optimize
 
 def train(
     name: str,
-    model: LlamaForCausalLM,
-    batches: Batches,
+    model: Model,
+    batches: Source,
     schedule: Schedule,
     folder: Path,
     device: str,
@@ -101,9 +123,8 @@ def train(
     for step in bar:
         inputs, labels = (part.to(device) for part in batches.at(step))
         with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=bf16):
-            hidden = model.model(inputs, use_cache=False).last_hidden_state
             learned = labels != IGNORED
-            logits = model.lm_head(hidden[learned])
+            logits = _logits(model, inputs, learned)
         loss = cross_entropy(logits.float(), labels[learned])
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -1,0 +1,159 @@
+"""GELATO (algorithms: section 4): block lengths from a Lyapunov queue on the device's energy, cut short by an entropy bucket.
+
+It decides how much is drafted before the cloud is asked, never what a token is.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from common.errors import BadInput
+from edge_client.pace import Unverified
+
+VARIANTS = ("published", "tripping", "marginal")
+# Weight of the newest measurement.
+_RECENT = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class GelatoOptions:
+    """`weight` is V_L; `budget_j` E_bar in J a round, with variant `marginal` e_bar in J a token; `longest` gamma_0.
+
+    `acceptance` is rho_0; `bucket` Theta_th / H_th; `decay` the kappa of rho = exp(-kappa H), H in nats; powers in W.
+    `uplink_bps` in bit/s, 0 for an upload that takes no time, as ids nearly do.
+
+    Variants: `published` keeps back the token that made the bucket overflow, `tripping` sends it, `marginal` weighs every
+    further token by itself.
+    """
+
+    variant: str = "tripping"
+    weight: float = 10.0
+    budget_j: float = 1.2
+    longest: int = 15
+    acceptance: float = 0.9
+    bucket: float = 1.2
+    decay: float = 0.35
+    device_w: float = 12.0
+    radio_w: float = 0.2
+    uplink_bps: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.variant not in VARIANTS:
+            raise BadInput(f"gelato variant {self.variant!r} is not one of {', '.join(VARIANTS)}")
+        if not 1 <= self.longest <= 64:
+            raise BadInput(f"gelato longest {self.longest} is not in 1..64")
+        if not 0 < self.acceptance < 1:
+            raise BadInput(f"gelato acceptance {self.acceptance:g} is not in (0, 1)")
+        for name in ("weight", "budget_j", "bucket", "decay", "device_w", "radio_w", "uplink_bps"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise BadInput(f"gelato {name} {getattr(self, name):g} is not a number of at least 0")
+        if not self.decay:
+            raise BadInput("gelato decay 0 is not above 0")
+
+    @property
+    def level(self) -> float:
+        """H_th = -ln(rho_0) / kappa, nats: the entropy at which a token is accepted with probability rho_0."""
+        return -math.log(self.acceptance) / self.decay
+
+
+def expected_tokens(rho: float, drafts: int) -> float:
+    """E[N] = (1 - rho^(gamma+1)) / (1 - rho) tokens of a round of gamma drafts; gamma + 1 at rho = 1."""
+    return drafts + 1.0 if rho >= 1 else (1 - rho ** (drafts + 1)) / (1 - rho)
+
+
+def best_length(options: GelatoOptions, queue: float, seconds: Callable[[int], float], joules: Callable[[int], float]) -> int:
+    """The outer loop: gamma in 1..gamma_0 that maximises V_L E[N] / T(gamma) - Q E(gamma); the shortest of equals."""
+
+    def worth(drafts: int) -> float:
+        gained = expected_tokens(options.acceptance, drafts) / max(seconds(drafts), 1e-9)
+        return options.weight * gained - queue * joules(drafts)
+
+    return max(range(1, options.longest + 1), key=worth)
+
+
+@dataclass(slots=True)
+class Gelato:
+    """The policy and the pace of one session: `asks` of every drafted position, and told of steps and verdicts.
+
+    Q and the measured times last as long as the object; a round is the time between two verdicts.
+    """
+
+    options: GelatoOptions
+    # ln |V|: the measure is entropy over it.
+    scale: float = 1.0
+    queue: float = 0.0
+    step_s: float = 0.0
+    # Of the upload per token, and of everything else between a message and its verdict.
+    upload_s: float = 0.0
+    round_s: float = 0.0
+    throughput: float = 0.0
+    # This round: drafts, bucket, probability that all of it is accepted, seconds of computing, and the length aimed at.
+    drafts: int = 0
+    overflow: float = 0.0
+    survival: float = 1.0
+    computed_s: float = 0.0
+    aim: int = 0
+    tripped: bool = False
+    trace: list[float] = field(default_factory=list)
+
+    def seconds(self, drafts: int) -> float:
+        """T(gamma)."""
+        return drafts * (self.step_s + self.upload_s) + self.round_s
+
+    def joules(self, drafts: int) -> float:
+        """E(gamma) = p_D T_D + p_U T_U."""
+        return drafts * (self.options.device_w * self.step_s + self.options.radio_w * self.upload_s)
+
+    def asks(self, uncertainty: float, position: int) -> bool:  # noqa: ARG002
+        """Whether the block ends with this draft."""
+        options, entropy = self.options, uncertainty * self.scale
+        if not self.drafts:
+            self.aim = best_length(options, self.queue, self.seconds, self.joules)
+        self.drafts += 1
+        self.survival *= math.exp(-options.decay * entropy)
+        if options.variant == "marginal":
+            return self.drafts >= options.longest or not self._pays()
+        self.overflow = max(0.0, self.overflow + entropy - options.level)
+        self.tripped = self.overflow > options.bucket * options.level
+        return self.tripped or self.drafts >= self.aim
+
+    def _pays(self) -> bool:
+        """Whether V_L (gain - th dt) - Q (e - e_bar gain) > 0 of one more draft, its acceptance taken as rho_0."""
+        options = self.options
+        gain = self.survival * options.acceptance
+        rate = self.throughput or expected_tokens(options.acceptance, self.aim) / max(self.seconds(self.aim), 1e-9)
+        time, energy = self.seconds(1) - self.round_s, self.joules(1)
+        return options.weight * (gain - rate * time) - self.queue * (energy - options.budget_j * gain) > 0
+
+    @property
+    def holds(self) -> bool:
+        """Whether the last draft is kept back."""
+        return self.options.variant == "published" and self.tripped
+
+    def stepped(self, seconds: float) -> None:
+        self.step_s = seconds if not self.step_s else self.step_s + _RECENT * (seconds - self.step_s)
+        self.computed_s += seconds
+
+    def judged(self, seconds: float, cloud: float, kept: list[bool], lost: bool | None) -> None:  # noqa: ARG002
+        """A round is over: Q <- max(0, Q + E - E_bar), with `marginal` max(0, Q + E - e_bar N)."""
+        uploading = len(kept) + (lost is not None)
+        spent = self.options.device_w * self.computed_s + self.options.radio_w * uploading * self.upload_s
+        allowed = self.options.budget_j * ((len(kept) + 1) if self.options.variant == "marginal" else 1)
+        self.queue = max(0.0, self.queue + spent - allowed)
+        self.trace.append(self.queue)
+        rest = max(0.0, seconds - uploading * self.upload_s)
+        self.round_s = rest if not self.round_s else self.round_s + _RECENT * (rest - self.round_s)
+        rate = (len(kept) + 1) / max(self.computed_s + seconds, 1e-9)
+        self.throughput = rate if not self.throughput else self.throughput + _RECENT * (rate - self.throughput)
+        self.drafts, self.overflow, self.survival, self.computed_s, self.tripped = 0, 0.0, 1.0, 0.0, False
+
+    @property
+    def longest(self) -> int:
+        return self.options.longest
+
+    @property
+    def in_flight(self) -> int:
+        return 1
+
+    def goes_on(self, unverified: Unverified) -> bool:
+        return not unverified.messages

@@ -1,0 +1,111 @@
+"""GELATO: its equations against values worked by hand, and that it never changes what a token is."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+
+from common.errors import BadInput
+from common.model import CausalLM
+from common.sampling import Warp
+from edge_client.gelato import Gelato, GelatoOptions, best_length, expected_tokens
+from edge_client.settings import Settings
+from evaluation.local import LocalLink
+from tests.conftest import run_session
+
+PROMPT = [1, 2, 3]
+
+
+def test_expected_tokens_of_a_round() -> None:
+    assert expected_tokens(0.5, 3) == 1 + 0.5 + 0.25 + 0.125
+    assert expected_tokens(1.0, 3) == 4
+    assert expected_tokens(0.9, 1) == pytest.approx(1.9)
+
+
+def test_the_outer_loop_is_throughput_at_first_and_saves_energy_when_the_queue_is_long() -> None:
+    options = GelatoOptions(weight=10, longest=4, acceptance=0.5)
+
+    def seconds(drafts: int) -> float:
+        return 0.1 * drafts + 0.1
+
+    # E[N]: 1.5, 1.75, 1.875, 1.9375 tokens in 0.2, 0.3, 0.4, 0.5 s: 7.5, 5.83, 4.69, 3.875 a second.
+    assert best_length(options, 0.0, seconds, lambda n: 1.2 * n) == 1
+    # In 0.11, 0.12, 0.13, 0.14 s with a pass of 0.1 s: 13.6, 14.58, 14.42, 13.84; times 10, less 1.2 n Q.
+    quick = GelatoOptions(weight=10, longest=4, acceptance=0.5)
+    assert best_length(quick, 0.0, lambda n: 0.01 * n + 0.1, lambda n: 1.2 * n) == 2
+    # 145.83 - 2.4 Q against 136.36 - 1.2 Q: the shorter from Q = 7.89 on.
+    assert best_length(quick, 7.8, lambda n: 0.01 * n + 0.1, lambda n: 1.2 * n) == 2
+    assert best_length(quick, 8.0, lambda n: 0.01 * n + 0.1, lambda n: 1.2 * n) == 1
+
+
+def test_the_bucket_fills_with_what_is_above_its_level() -> None:
+    # H_th = -ln(0.9) / 0.35 = 0.30103; it overflows above 1.2 H_th = 0.36123.
+    options = GelatoOptions(longest=15)
+    assert options.level == pytest.approx(0.301030, abs=1e-6)
+    gelato = Gelato(options)
+    # 0.5 - 0.301 = 0.199; 0.1 takes it to 0; 0.6 - 0.301 = 0.299; 0.4 takes it to 0.398, over.
+    assert [gelato.asks(entropy, 0) for entropy in (0.5, 0.1, 0.6, 0.4)] == [False, False, False, True]
+    assert gelato.overflow == pytest.approx(0.5 * 0 + 0.6 + 0.4 - 2 * options.level)
+    gelato.judged(0.1, 0.1, [False, False, False, True], None)
+    assert (gelato.overflow, gelato.drafts, gelato.tripped) == (0.0, 0, False)
+
+
+@pytest.mark.parametrize(
+    ("variant", "queue"),
+    # Two steps of 0.1 s at 12 W are 2.4 J, one token uploaded in 0.5 s at 0.2 W another 0.1 J.
+    [("tripping", 2.5 - 1.2), ("marginal", 2.5 - 1.2 * 2)],
+)
+def test_the_queue_takes_what_was_spent_over_the_budget(variant: str, queue: float) -> None:
+    gelato = Gelato(GelatoOptions(variant=variant), upload_s=0.5)
+    for _ in range(2):
+        gelato.stepped(0.1)
+    gelato.judged(0.6, 0.1, [True], None)
+    assert gelato.queue == pytest.approx(queue)
+    gelato.judged(0.6, 0.1, [], None)
+    assert gelato.queue == pytest.approx(max(0.0, queue - 1.2))
+    assert gelato.trace == pytest.approx([queue, max(0.0, queue - 1.2)])
+
+
+def test_marginal_goes_on_while_a_token_is_worth_its_time_and_energy() -> None:
+    gelato = Gelato(GelatoOptions(variant="marginal", weight=10, budget_j=0.1, acceptance=0.9, decay=1.0))
+    gelato.step_s, gelato.round_s, gelato.throughput, gelato.queue = 0.02, 0.1, 20.0, 30.0
+    # Of survival s: 10 (0.9 s - 20 x 0.02) - 30 (0.24 - 0.1 x 0.9 s) = 11.7 s - 11.2, above 0 for s > 0.957.
+    assert not gelato.asks(0.04, 0)
+    assert gelato.asks(0.01, 1)
+    assert gelato.survival == pytest.approx(math.exp(-0.05))
+
+
+@pytest.mark.parametrize("variant", ["published", "tripping", "marginal"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_every_variant_gives_the_llm_its_own_tokens(variant: str, temperature: float, make_lm: Callable[..., CausalLM]) -> None:
+    slm, link = make_lm(seed=1), LocalLink(make_lm(seed=2))
+    asked = {"warp": Warp(temperature), "seed": 5, "max_new_tokens": 20}
+    plain = run_session(slm, PROMPT, Settings(policy="stream", **asked), link)
+    # The tiny models are unsure of everything.
+    options = GelatoOptions(variant=variant, decay=0.05)
+    settings = Settings(policy="gelato", measure="entropy", verification="coupled", exact=True, gelato=options, **asked)
+    assert run_session(slm, PROMPT, settings, link).token_ids == plain.token_ids
+
+
+def test_what_trips_is_kept_back_as_published(make_lm: Callable[..., CausalLM]) -> None:
+    """Every second token makes the bucket overflow: one is sent, one is kept and compared with the bonus."""
+    slm, link = make_lm(seed=1), LocalLink(make_lm(seed=1))
+    made = []
+    for variant in ("published", "tripping"):
+        options = GelatoOptions(variant=variant, acceptance=0.5, decay=0.5, bucket=0.8)
+        settings = Settings(
+            policy="gelato", measure="entropy", verification="coupled", exact=True, gelato=options, max_new_tokens=18
+        )
+        made.append(run_session(slm, PROMPT, settings, link))
+    published, tripping = made
+    assert published.token_ids == tripping.token_ids
+    assert published.statistics.rounds > tripping.statistics.rounds
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"variant": "x"}, {"longest": 0}, {"acceptance": 1.0}, {"decay": 0.0}, {"weight": math.nan}, {"uplink_bps": -1.0}],
+)
+def test_options_that_make_no_sense(wrong: dict[str, object]) -> None:
+    with pytest.raises(BadInput, match=f"gelato {next(iter(wrong))}"):
+        GelatoOptions(**wrong)
