@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo demo-web test lint proto calibration bench bench-full bench-micro bench-link loadtest soak results compose-test web-test screenshots test-ray certs clean
+.PHONY: help demo demo-web test lint proto calibration bench bench-full bench-micro bench-link loadtest soak results results-gelato compose-test web-test screenshots test-ray certs clean
 
 help:
 	@echo "make demo [PROMPT=\"...\"]  cloud and edge on this machine: a chat, or one answer"
@@ -21,6 +21,7 @@ help:
 	@echo "make loadtest          many devices on one cloud, beside the bare forward pass"
 	@echo "make soak                 ten minutes of that with an eye on memory, and 100,000 hostile messages"
 	@echo "make results              tables and plots of docs/results.md (under an hour)"
+	@echo "make results-gelato       GELATO against static speculative decoding (minutes)"
 	@echo "make proto calibration    regenerate the stubs; recalibrate the bundled pair"
 
 .venv/bin/python:
@@ -91,6 +92,9 @@ bench-full: .venv/.test
 
 results: .venv/.test
 	$(BIN)/python -m tools.results
+
+results-gelato: .venv/.test
+	$(BIN)/python -m tools.results_gelato
 
 .venv/.ray: .venv/.test
 	@echo "installing Ray"

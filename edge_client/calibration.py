@@ -54,22 +54,22 @@ def fit_measure(uncertainty: Sequence[np.ndarray], rejection: Sequence[np.ndarra
     weights = np.concatenate([b_p / (len(b_p) * len(rejection)) for b_p in rejection])
     order = np.argsort(u)
     risk = np.append(0.0, np.cumsum(weights[order]))[np.searchsorted(u[order], levels, side="right")]
-    return Fit(a, b, pearson**2, pearson, tuple(map(float, levels)), tuple(map(float, risk)), decay=_decay(u, beta))
+    return Fit(a, b, pearson**2, pearson, tuple(map(float, levels)), tuple(map(float, risk)), decay=decay(u, beta))
 
 
-def _decay(u: np.ndarray, beta: np.ndarray) -> float:
-    """Least squares of exp(-decay u) to 1 - beta: Newton's method from the slope at 0, at most 50 steps."""
-    decay = 0.0
+def decay(u: np.ndarray, beta: np.ndarray) -> float:
+    """Least squares of exp(-rate u) to 1 - beta: Newton's method from the slope at 0, at most 50 steps."""
+    rate = 0.0
     for _ in range(50):
-        model = np.exp(-decay * u)
+        model = np.exp(-rate * u)
         slope = u * model
         if not (curvature := float(slope @ slope)):
             break
         step = float((model - (1 - beta)) @ slope) / curvature
-        decay = max(0.0, decay + step)
-        if abs(step) < 1e-9 * max(1.0, decay):
+        rate = max(0.0, rate + step)
+        if abs(step) < 1e-9 * max(1.0, rate):
             break
-    return decay
+    return rate
 
 
 def with_bound(fit: Fit, uncertainty: np.ndarray, drafted: np.ndarray, distances: np.ndarray, eta: float) -> Fit:

@@ -23,7 +23,7 @@ class GelatoOptions:
     `uplink_bps` in bit/s, 0 for an upload that takes no time, as ids nearly do.
 
     Variants: `published` keeps back the token that made the bucket overflow, `tripping` sends it, `marginal` weighs every
-    further token by itself.
+    further token by itself, its step before it is drafted and its upload before it is sent.
     """
 
     variant: str = "tripping"
@@ -93,7 +93,8 @@ class Gelato:
     survival: float = 1.0
     computed_s: float = 0.0
     aim: int = 0
-    tripped: bool = False
+    # Whether the last draft is kept back.
+    holds: bool = False
     trace: list[float] = field(default_factory=list)
 
     def seconds(self, drafts: int) -> float:
@@ -112,23 +113,21 @@ class Gelato:
         self.drafts += 1
         self.survival *= math.exp(-options.decay * entropy)
         if options.variant == "marginal":
-            return self.drafts >= options.longest or not self._pays()
+            rate = self.throughput or expected_tokens(options.acceptance, self.aim) / max(self.seconds(self.aim), 1e-9)
+            # Its step is paid; what is left to pay is its upload.
+            upload = self.upload_s
+            self.holds = not self._pays(self.survival, rate, upload, options.radio_w * upload)
+            more = self._pays(self.survival * options.acceptance, rate, self.seconds(1) - self.round_s, self.joules(1))
+            return self.holds or not more or self.drafts >= options.longest
         self.overflow = max(0.0, self.overflow + entropy - options.level)
-        self.tripped = self.overflow > options.bucket * options.level
-        return self.tripped or self.drafts >= self.aim
+        tripped = self.overflow > options.bucket * options.level
+        self.holds = tripped and options.variant == "published"
+        return tripped or self.drafts >= self.aim
 
-    def _pays(self) -> bool:
-        """Whether V_L (gain - th dt) - Q (e - e_bar gain) > 0 of one more draft, its acceptance taken as rho_0."""
+    def _pays(self, gain: float, rate: float, seconds: float, joules: float) -> bool:
+        """Whether V_L (gain - th dt) - Q (e - e_bar gain) > 0 of a token that is accepted with probability `gain`."""
         options = self.options
-        gain = self.survival * options.acceptance
-        rate = self.throughput or expected_tokens(options.acceptance, self.aim) / max(self.seconds(self.aim), 1e-9)
-        time, energy = self.seconds(1) - self.round_s, self.joules(1)
-        return options.weight * (gain - rate * time) - self.queue * (energy - options.budget_j * gain) > 0
-
-    @property
-    def holds(self) -> bool:
-        """Whether the last draft is kept back."""
-        return self.options.variant == "published" and self.tripped
+        return options.weight * (gain - rate * seconds) - self.queue * (joules - options.budget_j * gain) > 0
 
     def stepped(self, seconds: float) -> None:
         self.step_s = seconds if not self.step_s else self.step_s + _RECENT * (seconds - self.step_s)
@@ -145,7 +144,7 @@ class Gelato:
         self.round_s = rest if not self.round_s else self.round_s + _RECENT * (rest - self.round_s)
         rate = (len(kept) + 1) / max(self.computed_s + seconds, 1e-9)
         self.throughput = rate if not self.throughput else self.throughput + _RECENT * (rate - self.throughput)
-        self.drafts, self.overflow, self.survival, self.computed_s, self.tripped = 0, 0.0, 1.0, 0.0, False
+        self.drafts, self.overflow, self.survival, self.computed_s, self.holds = 0, 0.0, 1.0, 0.0, False
 
     @property
     def longest(self) -> int:

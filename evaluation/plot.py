@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 ROWS = ("frontier", "throughput", "payload")
 TOKENS = ("uncertainty", "roc", "truncation")
-KINDS = (*TOKENS, *ROWS, "skips", "bench")
+KINDS = (*TOKENS, *ROWS, "skips", "bench", "gelato")
 EXAMPLES = """  hedge plot throughput runs/paper/rows.jsonl --out plots
   hedge plot uncertainty runs/tokens.jsonl --out plots
   hedge plot skips runs/headline/answers-*.jsonl --out plots
-  hedge plot bench runs/bench/bench.jsonl --out plots"""
+  hedge plot bench runs/bench/bench.jsonl --out plots
+  hedge plot gelato runs/gelato/rows.jsonl --out plots"""
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -39,11 +40,10 @@ def command(arguments: Sequence[str]) -> None:
 
 def draw(kind: str, files: Sequence[Path]) -> "dict[str, Figure]":
     """Figures by name. BadInput when a file is of another kind, or lacks what a figure shows."""
-    from evaluation import bench_figures, figures
+    from evaluation import bench_figures, figures, gelato_figures
 
-    functions: dict[str, Callable[[Any], Figure]] = (
-        bench_figures.FIGURES if kind == "bench" else {kind: getattr(figures, kind)}
-    )  # fmt: skip
+    several: dict[str, dict[str, Callable[[Any], Figure]]] = {"bench": bench_figures.FIGURES, "gelato": gelato_figures.FIGURES}
+    functions = several.get(kind) or {kind: getattr(figures, kind)}
     if kind == "skips":
         runs: dict[str, Any] = {}
         for file in files:
@@ -51,7 +51,7 @@ def draw(kind: str, files: Sequence[Path]) -> "dict[str, Figure]":
             runs[str(header["run"])] = answers_of(file, entries)
         content: Any = runs
     else:
-        wanted = "bench" if kind == "bench" else "tokens" if kind in TOKENS else "rows"
+        wanted = kind if kind in several else "tokens" if kind in TOKENS else "rows"
         content = [entry for file in files for entry in read_journal(file, wanted)[1]]
         if kind in ROWS:
             # Of a point replayed with several times, the last.

@@ -47,7 +47,7 @@ def test_the_bucket_fills_with_what_is_above_its_level() -> None:
     assert [gelato.asks(entropy, 0) for entropy in (0.5, 0.1, 0.6, 0.4)] == [False, False, False, True]
     assert gelato.overflow == pytest.approx(0.5 * 0 + 0.6 + 0.4 - 2 * options.level)
     gelato.judged(0.1, 0.1, [False, False, False, True], None)
-    assert (gelato.overflow, gelato.drafts, gelato.tripped) == (0.0, 0, False)
+    assert (gelato.overflow, gelato.drafts) == (0.0, 0)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +73,16 @@ def test_marginal_goes_on_while_a_token_is_worth_its_time_and_energy() -> None:
     assert not gelato.asks(0.04, 0)
     assert gelato.asks(0.01, 1)
     assert gelato.survival == pytest.approx(math.exp(-0.05))
+
+
+def test_marginal_keeps_back_what_is_not_worth_its_upload() -> None:
+    gelato = Gelato(GelatoOptions(variant="marginal", decay=1.0), upload_s=0.05)
+    gelato.throughput = 16.0
+    # 0.8 tokens could have come in the time of the upload: survival has to be above.
+    gelato.asks(0.2, 0)
+    assert not gelato.holds
+    assert gelato.asks(0.1, 1)
+    assert gelato.holds
 
 
 @pytest.mark.parametrize("variant", ["published", "tripping", "marginal"])

@@ -1,0 +1,374 @@
+"""hedge simulate gelato: GELATO (algorithms: section 4) against static speculative decoding on the constants of its paper.
+
+Both bundled models say of the LLM's own answers, position by position, how uncertain the SLM is and whether its draft would
+stay. The constants, of Qwen2.5-0.5B drafting for 7B, say what a draft, an upload and a pass cost. A policy is replayed over
+the two; behind a rejection it sees the entropies of the answer, not of its own wrong path.
+"""
+
+import argparse
+import asyncio
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from common.codec import paper_bits
+from common.command import command_parser, parse
+from common.coupling import coupled_draw
+from common.errors import BadInput
+from common.model import BUNDLED, CausalLM, load, use_threads
+from common.noise import Noise, Purpose
+from common.sampling import Warp
+from edge_client.gelato import Gelato, GelatoOptions
+from edge_client.measures import MEASURES
+from edge_client.pace import Adaptive
+from edge_client.session import Session
+from edge_client.settings import Settings
+from evaluation.local import LocalLink
+from evaluation.quality import interval
+from evaluation.record import Journal, only_writer, read_journal
+from evaluation.tasks import Task, add_tasks, tasks
+from wireless.channel import Channel, open_uplink, snr_at
+
+EXAMPLES = """  hedge simulate gelato --out runs/gelato
+  hedge simulate gelato --out runs/mine --bandwidth 1e6 --t-llm 0.06 0.14 --weight 100 --head"""
+VOCAB, TOP_P, PROBABILITY_BITS = 151_936, 0.99995, 16
+GATE, SKIP_RATE = "expected_perturbation", 0.85
+OUTAGE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """The drafting model: N layers, width d, FFN d_f; f_D in FLOP/s, p_D in W. With `head` the LM head counts."""
+
+    layers: int = 24
+    width: int = 896
+    ffn: int = 4864
+    flops: float = 40e9
+    watts: float = 12.0
+    radio_w: float = 0.2
+    head: bool = False
+
+    def seconds(self, context: int, drafts: int) -> float:
+        """T_D: N gamma [6 d^2 + 4 (L + gamma/2) d + 2 d^2 + 4 d d_f] FLOPs at context L, and 2 d |V| a token with the head."""
+        d = self.width
+        layer = 6 * d**2 + 4 * (context + drafts / 2) * d + 2 * d**2 + 4 * d * self.ffn
+        return drafts * (self.layers * layer + (2 * d * VOCAB if self.head else 0)) / self.flops
+
+
+@dataclass(slots=True)
+class Trace:
+    """One answer of the LLM: its prompt's length, and of every position the entropy in nats, the gate's u, the size of the
+    SLM's top-p set, and whether a sampled and a coupled draft would stay."""
+
+    prompt: int
+    entropy: list[float] = field(default_factory=list)
+    gate: list[float] = field(default_factory=list)
+    nucleus: list[int] = field(default_factory=list)
+    similar: list[float] = field(default_factory=list)
+    sampled: list[bool] = field(default_factory=list)
+    coupled: list[bool] = field(default_factory=list)
+
+
+def trace_of(slm: CausalLM, llm: CausalLM, task: Task, warp: Warp, seed: int) -> Trace:
+    prompt = slm.encode_chat(task.prompt.messages)
+    session = Session(slm, prompt, Settings(system="llm", policy="stream", warp=warp, seed=seed), LocalLink(llm))
+
+    async def whole() -> list[int]:
+        return [emitted.token async for emitted in session.tokens()]
+
+    answer = asyncio.run(whole())
+    noise, found = Noise(seed, prompt), Trace(len(prompt))
+    rows = [lm.prefix().forward([*prompt, *answer][:-1], len(answer)) for lm in (slm, llm)]
+    for at, (token, z, z_llm) in enumerate(zip(answer, *rows, strict=True)):
+        x, y = warp(z), warp(z_llm)
+        similar = float(np.minimum(x, y).sum())
+        found.entropy.append(round(MEASURES["entropy"].of(z, x, -1, np.empty(0)) * math.log(len(z)), 6))
+        found.gate.append(round(MEASURES[GATE].of(z, x, -1, np.empty(0)), 6))
+        found.nucleus.append(int(np.searchsorted(np.cumsum(-np.sort(-x)), TOP_P)) + 1)
+        found.similar.append(round(similar, 6))
+        found.sampled.append(noise.uniform(Purpose.ACCEPT, at) < similar)
+        found.coupled.append(coupled_draw(noise, at, x) == token)
+    return found
+
+
+class Controller(Protocol):
+    """Ends rounds; told what they cost."""
+
+    def stops(self, entropy: float, gate: float) -> bool:
+        """Of every draft: whether it is the last of the round."""
+        ...
+
+    @property
+    def holds(self) -> bool: ...
+
+    def stepped(self, seconds: float) -> None: ...
+
+    def judged(self, upload: float, pass_s: float, sent: int, accepted: int) -> None: ...
+
+
+@dataclass(slots=True)
+class Static:
+    length: int
+    drafts: int = 0
+    holds: bool = False
+
+    def stops(self, entropy: float, gate: float) -> bool:  # noqa: ARG002
+        self.drafts += 1
+        return self.drafts >= self.length
+
+    def stepped(self, seconds: float) -> None: ...
+
+    def judged(self, upload: float, pass_s: float, sent: int, accepted: int) -> None:  # noqa: ARG002
+        self.drafts = 0
+
+
+@dataclass(slots=True)
+class Published:
+    """Gelato as a session runs it; the upload of a token is measured."""
+
+    gelato: Gelato
+
+    def stops(self, entropy: float, gate: float) -> bool:  # noqa: ARG002
+        return self.gelato.asks(entropy, 0)
+
+    @property
+    def holds(self) -> bool:
+        return self.gelato.holds
+
+    def stepped(self, seconds: float) -> None:
+        self.gelato.stepped(seconds)
+
+    def judged(self, upload: float, pass_s: float, sent: int, accepted: int) -> None:
+        if sent:
+            known = self.gelato.upload_s
+            self.gelato.upload_s = upload / sent if not known else known + 0.1 * (upload / sent - known)
+        self.gelato.judged(upload + pass_s, pass_s, [True] * accepted, True if accepted < sent else None)
+
+
+@dataclass(slots=True)
+class Hedge:
+    """`hedge`, waiting for each verdict: a block ends at the gate, or at the length that its pace prefers."""
+
+    threshold: float
+    pace: Adaptive = field(default_factory=lambda: Adaptive(1))
+    fired: list[bool] = field(default_factory=list)
+    holds: bool = False
+
+    def stops(self, entropy: float, gate: float) -> bool:  # noqa: ARG002
+        self.fired.append(gate > self.threshold)
+        return self.fired[-1] or len(self.fired) >= self.pace.longest
+
+    def stepped(self, seconds: float) -> None:
+        self.pace.stepped(seconds)
+
+    def judged(self, upload: float, pass_s: float, sent: int, accepted: int) -> None:
+        lost = self.fired[accepted] if accepted < sent else None
+        self.pace.judged(upload + pass_s, pass_s, self.fired[:accepted], lost)
+        self.fired.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """A system: its controller, whether its drafts are sampled or coupled, and the bits of a token on the uplink."""
+
+    controller: Callable[[], Controller]
+    coupled: bool
+    payload: str
+
+    def bits(self, nucleus: int) -> float:
+        index = math.ceil(math.log2(VOCAB))
+        if self.payload == "top-p":
+            return float(paper_bits(VOCAB, nucleus))
+        return float(index + (PROBABILITY_BITS if self.payload == "id and probability" else 0))
+
+
+def rivals(weights: Sequence[float], decay: float, threshold: float, budget_j: float, marginal_j: float) -> dict[str, Rival]:
+    found = {}
+    for length in (5, 7, 9):
+        found[f"static {length}, top-p"] = Rival(lambda n=length: Static(n), False, "top-p")  # type: ignore[misc]
+        found[f"static {length}, ids"] = Rival(lambda n=length: Static(n), True, "ids")  # type: ignore[misc]
+    found["DSSD"] = Rival(lambda: Static(7), False, "id and probability")
+
+    def gelato(variant: str, weight: float, budget: float) -> Callable[[], Controller]:
+        options = GelatoOptions(variant=variant, weight=weight, budget_j=budget, decay=decay)
+        return lambda: Published(Gelato(options))
+
+    for weight in weights:
+        for variant, payload in (("published", "top-p"), ("published", "ids"), ("tripping", "top-p"), ("tripping", "ids")):
+            maker = gelato(variant, weight, budget_j)
+            found[f"gelato {variant}, V {weight:g}, {payload}"] = Rival(maker, payload == "ids", payload)
+        for payload in ("top-p", "ids"):
+            maker = gelato("marginal", weight, marginal_j)
+            found[f"gelato marginal, V {weight:g}, {payload}"] = Rival(maker, payload == "ids", payload)
+    found["hedge, waiting"] = Rival(lambda: Hedge(threshold), True, "ids")
+    return found
+
+
+@dataclass(slots=True)
+class Sums:
+    """What a system came to: per answer tokens, seconds, joules; per round drafts and, of Gelato, Q."""
+
+    tokens: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    joules: list[float] = field(default_factory=list)
+    drafts: list[int] = field(default_factory=list)
+    queue: list[float] = field(default_factory=list)
+    bits: float = 0.0
+
+
+def replay(traces: Sequence[Trace], rival: Rival, draft: Draft, channel: Channel, pass_s: float, seed: int) -> Sums:
+    """All answers one after the other, one controller for all: Q carries over."""
+    controller, sums = rival.controller(), Sums()
+    uplink = open_uplink(channel, np.random.default_rng(seed))
+    for trace in traces:
+        stays = trace.coupled if rival.coupled else trace.sampled
+        at, seconds, joules, length = 0, 0.0, 0.0, len(stays)
+        while at < length:
+            drafts, computing = 0, 0.0
+            while at + drafts < length:
+                step = draft.seconds(trace.prompt + at + drafts, 1)
+                controller.stepped(step)
+                computing += step
+                drafts += 1
+                if controller.stops(trace.entropy[at + drafts - 1], trace.gate[at + drafts - 1]):
+                    break
+            sent = drafts - controller.holds
+            accepted = next((n for n in range(sent) if not stays[at + n]), sent)
+            bits = sum(rival.bits(size) for size in trace.nucleus[at : at + sent])
+            upload = uplink.send(bits, 0.0) if bits else 0.0
+            controller.judged(upload, pass_s, sent, accepted)
+            seconds += computing + upload + pass_s
+            joules += draft.watts * computing + draft.radio_w * upload
+            sums.bits += bits
+            sums.drafts.append(drafts)
+            at += accepted + 1
+        sums.tokens.append(length)
+        sums.seconds.append(seconds)
+        sums.joules.append(joules)
+    if isinstance(controller, Published):
+        sums.queue = controller.gelato.trace
+    return sums
+
+
+def row_of(sums: Sums) -> dict[str, Any]:
+    tokens = sum(sums.tokens)
+    low, high = interval(np.array(sums.tokens, dtype=float), np.array(sums.seconds))
+    queue = np.array(sums.queue)
+    return {
+        "tokens": tokens, "tokens_per_s": tokens / sum(sums.seconds), "low": low, "high": high,
+        "joules_per_token": sum(sums.joules) / tokens, "bytes_per_token": sums.bits / 8 / tokens,
+        "tokens_per_round": tokens / len(sums.drafts), "drafts_per_round": float(np.mean(sums.drafts)),
+        "queue_mean": float(queue.mean()) if len(queue) else None, "queue_max": float(queue.max()) if len(queue) else None,
+        "queue_share": float((queue > 0).mean()) if len(queue) else None, "queue": [round(q, 4) for q in sums.queue[:400]],
+    }  # fmt: skip
+
+
+def decay_of(traces: Sequence[Trace]) -> float:
+    """kappa of rho = exp(-kappa H) by least squares over the traces."""
+    from edge_client.calibration import decay
+
+    entropy = np.concatenate([np.array(trace.entropy) for trace in traces])
+    return decay(entropy, 1 - np.concatenate([np.array(trace.similar) for trace in traces]))
+
+
+def command(arguments: Sequence[str]) -> None:
+    parser = command_parser(
+        "hedge simulate gelato", "Energy-controlled block lengths on the constants of their paper.", EXAMPLES
+    )
+    parser.add_argument("--slm", default=BUNDLED)
+    parser.add_argument("--llm", default=BUNDLED)
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=1)
+    add_tasks(parser, 200)
+    parser.add_argument("--bandwidth", type=float, nargs="+", default=[1e6, 2e6, 4e6, 7e6, 10e6], metavar="HZ")
+    parser.add_argument("--t-llm", type=float, nargs="+", default=[0.06, 0.08, 0.1, 0.12, 0.14], metavar="S")
+    parser.add_argument("--distance", type=float, default=500.0, metavar="M", help="3GPP path loss at 23 dBm (default 500)")
+    parser.add_argument("--weight", type=float, nargs="+", default=[10.0, 100.0], metavar="V_L")
+    parser.add_argument("--budget", type=float, default=1.2, metavar="J", help="E_bar a round (default 1.2)")
+    parser.add_argument(
+        "--marginal-budget", type=float, default=0.15, metavar="J", help="of `marginal`, a token (default 0.15)"
+    )
+    parser.add_argument("--decay", type=float, default=0.35, help="kappa, 0 for this pair's own (default 0.35, the paper's)")
+    parser.add_argument("--head", action="store_true", help="count the LM head's FLOPs")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="traces and rows as JSONL")
+    parser.add_argument("--json", action="store_true", help="the rows on stdout instead of a table")
+    args = parse(parser, arguments)
+    channels = [
+        Channel(b, snr_at(args.distance, b), "token", outage=OUTAGE) for b in args.bandwidth if _positive("bandwidth", b)
+    ]
+    for name in ("t_llm", "weight"):
+        for value in getattr(args, name):
+            _positive(name.replace("_", "-"), value)
+    for name in ("budget", "marginal_budget"):
+        _positive(name.replace("_", "-"), getattr(args, name))
+    if not 0 <= args.decay < math.inf:
+        raise BadInput(f"decay {args.decay:g} is not a number of at least 0")
+    asked = tasks(args.prompts, args.questions, args.question_seed)
+    with only_writer(args.out):
+        _simulate(args, asked, channels)
+
+
+def _positive(name: str, value: float) -> bool:
+    if not 0 < value < math.inf:
+        raise BadInput(f"{name} {value:g} is not a number above 0")
+    return True
+
+
+def _simulate(args: argparse.Namespace, asked: list[Task], channels: list[Channel]) -> None:
+    traces = _traces(args, asked)
+    every = np.concatenate([np.array(trace.gate) for trace in traces])
+    decay = args.decay or decay_of(traces)
+    systems = rivals(args.weight, decay, float(np.quantile(every, SKIP_RATE)), args.budget, args.marginal_budget)
+    draft = Draft(head=args.head)
+    path = args.out / "rows.jsonl"
+    path.unlink(missing_ok=True)
+    rows = Journal(path, {"kind": "gelato", "decay": decay, "fitted": decay_of(traces), "head": args.head}, resume=False)
+    for channel in tqdm(channels, desc="replaying", unit="bandwidth", disable=None):
+        for pass_s in args.t_llm:
+            for name, rival in systems.items():
+                found = row_of(replay(traces, rival, draft, channel, pass_s, args.seed))
+                rows.append({"system": name, "bandwidth_hz": channel.bandwidth_hz, "t_llm": pass_s, **found})
+    if args.json:
+        sys.stdout.write("".join(json.dumps(row) + "\n" for row in rows.entries))
+    else:
+        show(rows.entries)
+
+
+def _traces(args: argparse.Namespace, asked: list[Task]) -> list[Trace]:
+    """Recorded once a folder."""
+    path = args.out / "traces.jsonl"
+    use_threads(1)
+    slm, llm = load(args.slm, "slm"), load(args.llm, "llm")
+    header = {
+        "kind": "traces", "slm": slm.fingerprint, "llm": llm.fingerprint, "temperature": args.temperature, "seed": args.seed,
+        "questions": args.questions, "question_seed": args.question_seed, "prompts": str(args.prompts or ""),
+    }  # fmt: skip
+    journal = Journal(path, header, resume=True)
+    warp = Warp(args.temperature)
+    for task in tqdm(asked[len(journal.entries) :], desc="answering", unit="answer", disable=None):
+        journal.append(asdict(trace_of(slm, llm, task, warp, args.seed)))
+    return [Trace(**entry) for entry in read_journal(path, "traces")[1]]
+
+
+def show(rows: Sequence[dict[str, Any]]) -> None:
+    """tokens/s and J/token by bandwidth, at the middle T_LLM."""
+    times = sorted({row["t_llm"] for row in rows})
+    middle = times[len(times) // 2]
+    bands = sorted({row["bandwidth_hz"] for row in rows})
+    table = Table(title=f"T_LLM {middle * 1e3:g} ms: tokens/s, J/token")
+    for heading in ("system", *(f"{band / 1e6:g} MHz" for band in bands)):
+        table.add_column(heading, justify="left" if heading == "system" else "right")
+    found = {(row["system"], row["bandwidth_hz"]): row for row in rows if row["t_llm"] == middle}
+    for name in dict.fromkeys(row["system"] for row in rows):
+        cells = [f"{found[name, b]['tokens_per_s']:.2f}, {found[name, b]['joules_per_token']:.3f}" for b in bands]
+        table.add_row(name, *cells)
+    Console(highlight=False).print(table)
