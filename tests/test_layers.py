@@ -9,9 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FORBIDDEN = {
-    "common": {"edge_client", "cloud_server", "evaluation", "tools"},
-    "edge_client": {"cloud_server", "evaluation", "tools"},
-    "cloud_server": {"edge_client", "evaluation", "tools"},
+    "common": {"edge_client", "cloud_server", "evaluation", "wireless", "tools"},
+    "edge_client": {"cloud_server", "evaluation", "wireless", "tools"},
+    "cloud_server": {"edge_client", "evaluation", "wireless", "tools"},
+    "wireless": {"edge_client", "cloud_server", "tools"},
     "evaluation": {"tools"},
 }
 PURE = (

@@ -1,0 +1,98 @@
+"""The masked language model at both ends: what it thinks of a position when that is hidden."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from common.errors import BadInput
+from common.model import BUNDLED, bundled_folder
+
+_ROWS = 64
+
+
+class MaskedLM:
+    """A BERT-like model of a folder in transformers' format, or the bundled one. What is sent are ids below its mask's or,
+    where the mask lies among the words, all ids."""
+
+    def __init__(self, where: str = BUNDLED) -> None:
+        source = str(bundled_folder() / "mlm") if where == BUNDLED else where
+        if not Path(source).is_dir():
+            raise BadInput(f"{source} is not a folder with a masked language model")
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(source)
+            loader: Any = AutoModelForMaskedLM
+            self._model: Any = loader.from_pretrained(source, use_safetensors=True, dtype=torch.float32).eval()
+        except Exception as error:
+            # A config.json can be wrong in as many ways as transformers has exceptions.
+            raise BadInput(f"cannot load a masked model from {where}: {str(error).splitlines()[0]}") from None
+        if self.tokenizer.mask_token_id is None:
+            raise BadInput(f"the tokenizer of {where} has no mask token")
+        self.mask = int(self.tokenizer.mask_token_id)
+        ids = int(self._model.config.vocab_size)
+        self.vocab_size = self.mask if self.mask == ids - 1 else ids
+        limit = min(int(self._model.config.max_position_embeddings), int(self.tokenizer.model_max_length))
+        # BERT proper expects its own tokens around a text.
+        self._before = [i for i in (self.tokenizer.cls_token_id,) if i is not None]
+        self._after = [i for i in (self.tokenizer.sep_token_id,) if i is not None]
+        self.context = limit - len(self._before) - len(self._after)
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        """BadInput for no text, a token that cannot be sent, or more than a packet holds."""
+        ids = np.array(self.tokenizer.encode(text, add_special_tokens=False), np.int64)
+        if not len(ids):
+            raise BadInput("the text is empty")
+        if len(ids) > self.context:
+            raise BadInput(f"the text has {len(ids)} tokens, a packet at most {self.context}")
+        wrong = [int(i) for i in ids if i == self.mask or i >= self.vocab_size or i == self.tokenizer.unk_token_id]
+        if wrong:
+            raise BadInput(f"the text has tokens that are not sent: {', '.join(self.tokenizer.convert_ids_to_tokens(wrong))}")
+        return ids
+
+    def decode(self, ids: Sequence[int] | NDArray[np.int64]) -> str:
+        return str(self.tokenizer.decode([int(i) for i in ids]))
+
+    @torch.inference_mode()
+    def log_priors(self, ids: NDArray[np.int64], positions: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64]:
+        """ln MLM(ids with position i hidden)[i] over what is sent, [n, |V|], one row a position."""
+        found = np.empty((len(positions), self.vocab_size))
+        for start in range(0, len(positions), _ROWS):
+            part = np.asarray(positions[start : start + _ROWS])
+            rows = np.tile(ids, (len(part), 1))
+            rows[np.arange(len(part)), part] = self.mask
+            around = [np.tile(np.array(one, np.int64), (len(part), 1)) for one in (self._before, self._after)]
+            inputs = torch.from_numpy(np.concatenate([around[0], rows, around[1]], axis=1))
+            at = torch.from_numpy(part + len(self._before))
+            logits = self._at(inputs, at)[:, : self.vocab_size].double()
+            if self.vocab_size > self.mask:
+                logits[:, self.mask] = -math.inf
+            found[start : start + len(part)] = torch.log_softmax(logits, dim=-1).numpy()
+        return found
+
+    def _at(self, inputs: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        """Logits [n, ids] at one position of each row: the head over |V| runs there only."""
+        base = self._model.base_model
+        with torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported()):
+            hidden = base(inputs).last_hidden_state[torch.arange(len(at)), at]
+            if hasattr(self._model, "cls"):
+                logits = self._model.cls(hidden)
+            elif hasattr(self._model, "decoder"):
+                logits = self._model.decoder(self._model.head(hidden))
+            else:
+                logits = self._model.lm_head(hidden)
+        found: torch.Tensor = logits.float()
+        return found
+
+
+def entropy(log_law: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Bits, of ln p [n, |V|]."""
+    p = np.exp(log_law)
+    return np.asarray(-(p * np.where(p > 0, log_law, 0.0)).sum(axis=-1) / math.log(2))

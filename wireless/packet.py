@@ -1,0 +1,135 @@
+"""Joint token masking and detection (algorithms: section 5): what is left out, and how it is found again."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wireless.masked import MaskedLM, entropy
+from wireless.qam import Fade, Qam, transmit
+
+Rule = Literal["entropy", "true-token"]
+RULES: tuple[Rule, ...] = ("entropy", "true-token")
+ROUNDS, FROZEN_BITS = 5, 2e-3
+# Stale priors that are refreshed at once.
+_REFRESH = 6
+
+
+class MaskOrder:
+    """The greedy order of masking, one position at a time, each with ln prior(true token) when it was chosen.
+
+    `entropy`: the lowest prior entropy of those not masked; `true-token`: the highest prior of the true token. A prior is
+    computed again only when it comes to the front: a context with more masks is taken to make none of them better.
+    """
+
+    def __init__(self, lm: MaskedLM, ids: NDArray[np.int64], rule: Rule, first: NDArray[np.float64] | None = None) -> None:
+        self._lm, self._ids, self._rule = lm, ids, rule
+        self._context = ids.copy()
+        laws = lm.log_priors(ids, np.arange(len(ids))) if first is None else first
+        self._score, self._true = np.empty(len(ids)), np.empty(len(ids))
+        self._fresh = np.ones(len(ids), bool)
+        self._take(np.arange(len(ids)), laws)
+        self.order: list[int] = []
+        self.log_true: list[float] = []
+
+    def _take(self, positions: NDArray[np.int64], laws: NDArray[np.float64]) -> None:
+        self._true[positions] = laws[np.arange(len(positions)), self._ids[positions]]
+        self._score[positions] = entropy(laws) if self._rule == "entropy" else -self._true[positions]
+        self._fresh[positions] = True
+
+    def advance(self) -> tuple[int, float]:
+        """The next position, and ln prior(true token) there."""
+        while True:
+            best = int(np.argmin(self._score))
+            if self._fresh[best]:
+                break
+            stale = np.flatnonzero(~self._fresh & np.isfinite(self._score))
+            again = stale[np.argsort(self._score[stale], kind="stable")[:_REFRESH]]
+            self._take(again, self._lm.log_priors(self._context, again))
+        found = best, float(self._true[best])
+        self._context[best] = self._lm.mask
+        self._score[best] = math.inf
+        self._fresh[:] = False
+        self.order.append(best)
+        self.log_true.append(found[1])
+        return found
+
+
+def log_detected(qam: Qam, fade: Fade, length: int, masked: int) -> float:
+    """ln Pd1(n) = (T - n) bits ln(1 - Pb(P / (T - n))), P = T x the mean power of a token; 0 with nothing sent."""
+    sent = length - masked
+    if not sent:
+        return 0.0
+    error = float(qam.bit_error(fade.power * length / sent, fade.gain))
+    return sent * qam.bits * math.log1p(-min(error, 1 - 1e-15))
+
+
+def adaptive_mask(qam: Qam, fade: Fade, order: MaskOrder, length: int) -> list[int]:
+    """Masks as long as the running geometric mean of Pd0 is at least that of Pd1; the positions that are left out."""
+    detected = hidden = 0.0
+    for masked in range(length):
+        position, log_true = order.advance() if len(order.order) <= masked else (order.order[masked], order.log_true[masked])
+        detected += log_detected(qam, fade, length, masked)
+        hidden += log_detected(qam, fade, length, masked + 1) + log_true
+        # Of means over the same number of terms the sums decide.
+        if detected > hidden:
+            return order.order[:masked]
+        assert position == order.order[masked]
+    return order.order[:length]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A packet at the receiver: which positions were sent, and ln p(received | w) [sent, |V|] of those."""
+
+    sent: NDArray[np.bool_]
+    log_likelihood: NDArray[np.float64]
+
+
+def send(qam: Qam, fade: Fade, ids: NDArray[np.int64], masked: Sequence[int], rng: np.random.Generator) -> Arrival:
+    """The unmasked tokens share the power of all."""
+    sent = np.ones(len(ids), bool)
+    sent[list(masked)] = False
+    count = int(sent.sum())
+    if not count:
+        return Arrival(sent, np.empty((0, qam.vocab_size)))
+    received, amplitude = transmit(qam.modulate(ids[sent]), fade, fade.power * len(ids) / count, rng)
+    return Arrival(sent, qam.log_likelihood(received, amplitude, fade.noise))
+
+
+def most_likely(arrival: Arrival, mask: int) -> NDArray[np.int64]:
+    """Maximum likelihood, [MASK] where nothing was sent."""
+    found = np.full(len(arrival.sent), mask, np.int64)
+    if arrival.sent.any():
+        found[arrival.sent] = arrival.log_likelihood.argmax(axis=1)
+    return found
+
+
+def detect(lm: MaskedLM, arrival: Arrival) -> NDArray[np.int64]:
+    """Iterative MAP: w_i = argmax likelihood x prior, all positions of a round at once, sure ones frozen."""
+    found = most_likely(arrival, lm.mask)
+    evidence = np.zeros((len(found), lm.vocab_size))
+    evidence[arrival.sent] = arrival.log_likelihood
+    open_ = np.ones(len(found), bool)
+    for _ in range(ROUNDS):
+        at = np.flatnonzero(open_)
+        if not len(at):
+            break
+        posterior = lm.log_priors(found, at) + evidence[at]
+        posterior -= posterior.max(axis=1, keepdims=True)
+        posterior -= np.log(np.exp(posterior).sum(axis=1, keepdims=True))
+        chosen = posterior.argmax(axis=1)
+        changed = bool((chosen != found[at]).any())
+        found[at] = chosen
+        open_[at[entropy(posterior) < FROZEN_BITS]] = False
+        if not changed:
+            break
+    return found
+
+
+def position_bits(length: int, masked: int) -> float:
+    """log2 C(T, N): what it costs to say which positions were left out."""
+    return (math.lgamma(length + 1) - math.lgamma(masked + 1) - math.lgamma(length - masked + 1)) / math.log(2)
