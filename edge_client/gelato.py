@@ -109,7 +109,9 @@ class Gelato:
         """Whether the block ends with this draft."""
         options, entropy = self.options, uncertainty * self.scale
         if not self.drafts:
-            self.aim = best_length(options, self.queue, self.seconds, self.joules)
+            # Before the first verdict nothing is known of a round.
+            known = self.round_s > 0
+            self.aim = best_length(options, self.queue, self.seconds, self.joules) if known else options.longest
         self.drafts += 1
         self.survival *= math.exp(-options.decay * entropy)
         if options.variant == "marginal":
