@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo demo-web test lint proto calibration bench bench-full bench-micro bench-link loadtest soak results results-gelato compose-test web-test screenshots test-ray certs clean
+.PHONY: help demo demo-web test lint proto calibration bench bench-full bench-micro bench-link loadtest soak results results-gelato results-wireless compose-test web-test screenshots test-ray certs clean
 
 help:
 	@echo "make demo [PROMPT=\"...\"]  cloud and edge on this machine: a chat, or one answer"
@@ -22,6 +22,7 @@ help:
 	@echo "make soak                 ten minutes of that with an eye on memory, and 100,000 hostile messages"
 	@echo "make results              tables and plots of docs/results.md (under an hour)"
 	@echo "make results-gelato       GELATO against static speculative decoding (minutes)"
+	@echo "make results-wireless     joint token masking and detection (hours; goes on where it ended)"
 	@echo "make proto calibration    regenerate the stubs; recalibrate the bundled pair"
 
 .venv/bin/python:
@@ -92,6 +93,9 @@ bench-full: .venv/.test
 
 results: .venv/.test
 	$(BIN)/python -m tools.results
+
+results-wireless: .venv/.test
+	$(BIN)/python -m tools.results_wireless
 
 results-gelato: .venv/.test
 	$(BIN)/python -m tools.results_gelato

@@ -51,7 +51,9 @@ def _parser() -> Parser:
     parser = command_parser("hedge-cloud serve", "Verifies the drafts of Hedge clients with a large model.", EXAMPLES)
     parser.add_argument("--llm", default="bundled", help="model folder, hub id or `bundled` (default)")
     parser.add_argument("--listen", default="127.0.0.1:7411", metavar="HOST:PORT", help="port 0 picks a free one")
-    parser.add_argument("--http", metavar="HOST:PORT", help="/metrics, /healthz and /readyz; port 0 picks a free one")
+    parser.add_argument(
+        "--http", metavar="HOST:PORT", help="the operator's page, /metrics, /healthz and /readyz; port 0 picks a free one"
+    )
     parser.add_argument(
         "--drain", type=float, default=30.0, metavar="S", help="seconds that SIGTERM leaves to open sessions (default 30)"
     )

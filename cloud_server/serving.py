@@ -59,8 +59,8 @@ async def serve_until_stopped(args: argparse.Namespace) -> None:
 
     server = make_server(register, [ErrorInterceptor(metrics)])
     port = _listen(server, args.listen, credentials)
-    await server.start()
     http = await serving(operator_app(metrics, lambda: not servicer.draining), args.http) if args.http else None
+    await server.start()
     for name in ("", SERVICE):
         await health.set(name, HealthCheckResponse.SERVING)
     host = args.listen.rpartition(":")[0]

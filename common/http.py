@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,16 +39,23 @@ class HttpServer(uvicorn.Server):
 async def serving(app: Any, address: str) -> tuple[HttpServer, "asyncio.Task[None]"]:
     """A server that listens at `address`, and its task; it ends after `should_exit`. HedgeError when it cannot listen."""
     host, port = split_address(address, lowest_port=0)
+    # Bound here: uvicorn would end the program.
+    bound = _bound(host.strip("[]"), port, address)
     server = HttpServer(app, host, port)
-    task = asyncio.create_task(server.serve())
-    while not server.started:
-        if task.done():
-            # uvicorn leaves by SystemExit.
-            with contextlib.suppress(BaseException):
-                task.result()
-            raise HedgeError(f"cannot listen on {address}: the port is in use or the address is not this machine's")
+    task = asyncio.create_task(server.serve(sockets=[bound]))
+    # uvicorn tells nobody when it has started.
+    while not (server.started or task.done()):  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     return server, task
+
+
+def _bound(host: str, port: int, address: str) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, *_, where = min(found, key=lambda one: one[0] != socket.AF_INET)
+        return socket.create_server(where[:2], family=family, backlog=2048)
+    except OSError:
+        raise HedgeError(f"cannot listen on {address}: the port is in use or the address is not this machine's") from None
 
 
 def static(folder: Path, files: Mapping[str, str]) -> list[Route]:

@@ -239,9 +239,23 @@ async def _unless_left(request: Request, work: "asyncio.Future[Any]") -> None:
         await asyncio.gather(leaving, work, return_exceptions=True)
 
 
+def _logprobs(found: list[dict[str, Any]], offset: int, *, chat: bool) -> dict[str, Any]:
+    """In the shape of chats, or in that of completions: `offset` characters of text come before."""
+    if chat:
+        return {"content": found, "refusal": None}
+    offsets = []
+    for one in found:
+        offsets.append(offset)
+        offset += len(one["token"])
+    return {
+        "tokens": [one["token"] for one in found], "token_logprobs": [one["logprob"] for one in found], "top_logprobs": None,
+        "text_offset": offsets,
+    }  # fmt: skip
+
+
 def _choice(choice: Choice, asked: ApiRequest, *, chat: bool) -> dict[str, Any]:
     said: dict[str, Any] = {"message": {"role": "assistant", "content": choice.text, "refusal": None}}
-    logprobs = {"content": choice.logprobs, "refusal": None} if asked.logprobs else None
+    logprobs = _logprobs(choice.logprobs, 0, chat=chat) if asked.logprobs else None
     return {
         "index": choice.index, **(said if chat else {"text": choice.text}), "logprobs": logprobs,
         "finish_reason": choice.finish_reason, "hedge": choice.reply.to_json(),
@@ -261,7 +275,8 @@ def _chunk(choice: Choice, emitted: Emitted | None, asked: ApiRequest, *, chat: 
     else:
         found = {"index": choice.index, "text": text, "logprobs": None, "finish_reason": finish}
     if emitted and asked.logprobs:
-        found["logprobs"] = {"content": [choice.logprobs[-1]], "refusal": None}
+        before = sum(len(one["token"]) for one in choice.logprobs[:-1])
+        found["logprobs"] = _logprobs(choice.logprobs[-1:], before, chat=chat)
     found["hedge"] = _meters(choice, emitted) if emitted else choice.reply.to_json()
     return {"choices": [found]}
 

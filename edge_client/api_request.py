@@ -145,5 +145,6 @@ def parse_request(body: object, *, chat: bool) -> ApiRequest:
         stop=_stops(body.get("stop")), seed=_whole(body, "seed", 0, SEED_LIMIT - 1),
         n=_whole(body, "n", 1, MAX_CHOICES) or 1, stream=_flag(body, "stream"),
         include_usage=isinstance(options, dict) and _flag(options, "include_usage"),
-        logprobs=body.get("logprobs") not in (None, False), threshold=_threshold(body.get("hedge")),
+        logprobs=not (body.get("logprobs") is None or body["logprobs"] is False),
+        threshold=_threshold(body.get("hedge")),
     )  # fmt: skip

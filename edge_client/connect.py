@@ -2,9 +2,9 @@
 
 import argparse
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
-from common.errors import BadInput
+from common.errors import BadInput, Disconnected
 from common.model import CausalLM, load, use_threads
 from common.rpc import LOOPBACK
 from common.tls import channel_credentials
@@ -46,6 +46,10 @@ async def connected(
         yield None, Pair(slm, None)
         return
     credentials = None if args.insecure else channel_credentials(args.tls_ca, args.tls_cert, args.tls_key)
-    async with GrpcLink(args.cloud.split(","), credentials, read_token(args)) as link:
+    async with AsyncExitStack() as stack:
+        try:
+            link = await stack.enter_async_context(GrpcLink(args.cloud.split(","), credentials, read_token(args)))
+        except Disconnected as error:
+            raise Disconnected(f"{error}; `hedge doctor` says what to do", error.retry_after) from None
         check_server(link.info, slm)
         yield link, Pair(slm, link.info)

@@ -30,7 +30,8 @@ _GONE = (
 
 def _raise(address: str, code: grpc.StatusCode, details: str | None) -> NoReturn:
     lines = (details or "").splitlines()
-    line = lines[0] if lines else code.name
+    # gRPC tells the whole way to what failed.
+    line = lines[0].rpartition("Failed to connect to remote host: ")[2] if lines else code.name
     if code == grpc.StatusCode.UNIMPLEMENTED:
         raise Unreachable(f"{address} is a gRPC server, but not a Hedge cloud")
     if code in _GONE:

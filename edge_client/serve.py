@@ -48,8 +48,10 @@ def read_key(path: Path | None) -> str | None:
         return None
     try:
         key = path.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"cannot read {path}: {error}") from None
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        key = ""
     if not key or not key.isprintable():
         raise BadInput(f"{path} does not hold one key")
     return key

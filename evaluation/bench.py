@@ -100,6 +100,8 @@ def check(args: argparse.Namespace) -> tuple[list[Cell], list[Profile | None]]:
     for spec in args.systems:
         if spec not in (COLOCATED, ASSISTED):
             options_of(spec, args)
+    if args.resume and args.seed is None:
+        raise BadInput("--resume goes on with a run of one seed: give its --seed, which it printed")
     choose_seed(args)
     warp_of(args)
     if args.cloud:

@@ -21,7 +21,7 @@ from edge_client.options import add_generation, check_connection, settings_from,
 from edge_client.recalibration import recalibration_of
 from edge_client.session import Session
 from edge_client.settings import SYSTEMS, Settings
-from evaluation.quality import chrf, judge, relative_accuracy
+from evaluation.quality import chrf, chrf_metric, judge, relative_accuracy
 from evaluation.record import Answer, Journal, answers_of, from_session
 from evaluation.tasks import Task, add_tasks, tasks
 
@@ -54,6 +54,9 @@ def command(arguments: Sequence[str]) -> None:
     warp_of(args)
     check_connection(args)
     asked = tasks(args.prompts, args.questions, args.question_seed)
+    if args.prompts:
+        # Before the models answer, not after.
+        chrf_metric()
     slm = load_slm(args)
     llm = None if args.llm == NO_JUDGE else load(args.llm, "llm", dtype=args.dtype, device=args.device)
     found = asyncio.run(_evaluate(args, slm, llm, systems, asked))

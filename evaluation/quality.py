@@ -1,9 +1,11 @@
 """How good answers are: exact match, accuracy relative to the LLM, fidelity, perplexity, chrF."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from common.errors import HedgeError
 from common.model import CausalLM
 from common.sampling import Warp, softmax
 from evaluation.record import Answer
@@ -36,12 +38,19 @@ def relative_accuracy(own: Sequence[Answer], llm: Sequence[Answer]) -> tuple[flo
 
 def chrf(answers: Sequence[Answer]) -> float | None:
     """Corpus chrF (sacrebleu) of whole replies against the references of a prompt file; None without any."""
-    from sacrebleu.metrics.chrf import CHRF
-
     judged = [answer for answer in answers if answer.family == FILE_FAMILY and answer.reference is not None]
     if not judged:
         return None
-    return float(CHRF().corpus_score([a.text for a in judged], [[a.reference or "" for a in judged]]).score)
+    return float(chrf_metric().corpus_score([a.text for a in judged], [[a.reference or "" for a in judged]]).score)
+
+
+def chrf_metric() -> Any:
+    """sacrebleu's chrF; HedgeError where it is not installed."""
+    try:
+        from sacrebleu.metrics.chrf import CHRF
+    except ImportError:
+        raise HedgeError("chrF needs sacrebleu: pip install 'hedge-hlm[bench]'") from None
+    return CHRF()
 
 
 def judge(slm: CausalLM, llm: CausalLM, answers: Sequence[Answer], warp: Warp) -> tuple[float, float]:

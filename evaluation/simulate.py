@@ -90,6 +90,8 @@ def command(arguments: Sequence[str]) -> None:
             raise BadInput(f"{name} {getattr(args, name)} is not at least 1")
     if args.vocab is not None and args.vocab < 2:
         raise BadInput(f"vocab {args.vocab} is not at least 2")
+    if args.resume and args.seed is None:
+        raise BadInput("--resume goes on with a run of one seed: give its --seed, which it printed")
     choose_seed(args)
     asked = tasks(args.prompts, args.questions, args.question_seed)
     with only_writer(args.out):

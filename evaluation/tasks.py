@@ -9,11 +9,14 @@ from edge_client.prompts import Prompt, from_text, read_prompts
 from evaluation.questions import held_out_set, parse_answer
 
 FILE_FAMILY = "file"
+PROMPTS_HELP = (
+    'JSONL, {"prompt": ..., "reference": ...} a line; the whole reply is compared with it (default: held-out questions)'
+)
 
 
 def add_tasks(parser: argparse._ActionsContainer, questions: int) -> None:
     """The options behind `tasks`."""
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help="JSONL with references (default: held-out questions)")
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help=PROMPTS_HELP)
     what = f"how many; 0 for all of --prompts (default {questions})"
     parser.add_argument("--questions", type=int, default=questions, help=what)
     parser.add_argument("--question-seed", type=int, default=0)

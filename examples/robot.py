@@ -1,6 +1,7 @@
 """python examples/robot.py: a loop that may not stop. Decisions at a bounded risk, the device alone while the link is away.
 
-Needs `hedge-cloud serve --insecure`; stop and start it while this runs.
+Needs `hedge-cloud serve --insecure`; stop and start it while this runs. The risk that was taken is known where the
+cloud was asked.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ MAX_RISK = 0.05
 
 
 def observations() -> Iterator[str]:
-    for step in range(20):
+    for step in range(200):
         yield f"What is {10 + step} + {3 * step}?"
 
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from common.errors import BadInput
 from common.model import BUNDLED, CausalLM, bundled_folder, load, use_threads
+from evaluation.quality import chrf_metric
 from evaluation.record import Journal, only_writer
 from wireless.coded import HuffmanLdpc, delivered, huffman, range_bits
 from wireless.masked import MaskedLM, entropy
@@ -103,9 +104,7 @@ class Study:
 
 
 def chrf(found: str, wanted: str) -> float:
-    from sacrebleu.metrics.chrf import CHRF
-
-    return float(CHRF().sentence_score(found, [wanted]).score)
+    return float(chrf_metric().sentence_score(found, [wanted]).score)
 
 
 def summary(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -155,8 +154,10 @@ def study(args: argparse.Namespace, make: Callable[[], MaskedLM]) -> None:
     path = args.text or bundled_folder() / "mlm" / "held-out.txt"
     try:
         text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"cannot read {path}: {error}") from None
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is not UTF-8: {error.reason}") from None
     use_threads(args.threads)
     lm = make()
     slm = None if args.slm == "none" else load(args.slm, "slm")

@@ -5,6 +5,7 @@ import http.server
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,6 +67,10 @@ CU = ("--system", "cu-hlm")
         (["--max-new-tokens", "0"], "max-new-tokens 0"),
         (["--guarantee", "exact", *CU], "guarantee exact"),
         (["--calibration", "/nowhere.json"], "/nowhere.json"),
+        (["--system", "gelato", "--gelato", "weight"], "gelato 'weight' is not OPTION=VALUE"),
+        (["--system", "gelato", "--gelato", "weight=x"], "gelato weight 'x' is not a number"),
+        (["--system", "gelato", "--gelato", "longest=0"], "gelato longest 0"),
+        (["--gelato", "weight=1"], "is for policy gelato, not adaptive"),
         (["--prompt", "word " * 2000], "context of 1024"),
     ],
 )
@@ -161,6 +166,40 @@ def test_a_broken_model_folder_stops_the_server_with_one_line(tmp_path: Path) ->
 def test_a_port_in_use(cloud: Cloud) -> None:
     done = hedge("serve", "--insecure", "--listen", cloud.address, "--threads", "1", program="hedge-cloud")
     one_line(done, 1, cloud.address, "in use")
+    for arguments, program in (
+        (("serve", "--insecure", "--cloud", cloud.address, "--http", cloud.address), "hedge"),
+        (("serve", "--insecure", "--listen", "127.0.0.1:0", "--http", cloud.address, "--threads", "1"), "hedge-cloud"),
+    ):
+        one_line(hedge(*arguments, program=program), 1, f"cannot listen on {cloud.address}", "in use")
+
+
+def test_what_is_not_installed_is_said_before_anything_is_done(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, here: Run
+) -> None:
+    monkeypatch.setitem(sys.modules, "sacrebleu.metrics.chrf", None)
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a", "reference": "b"}\n')
+    one_line(here("evaluate", "--insecure", "--prompts", str(tmp_path / "p.jsonl"), "--seed", "1"), 1, "hedge-hlm[bench]")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("simulate", "gelato", "--bandwidth", "0"), "bandwidth 0"),
+        (("simulate", "gelato", "--t-llm", "nan"), "t-llm nan"),
+        (("simulate", "gelato", "--decay", "-1"), "decay -1"),
+        (("simulate", "--resume"), "give its --seed"),
+        (("wireless", "send", "--text", "a", "--snr", "nan"), "SNR nan"),
+        (("wireless", "send", "--text", "", "--snr", "5"), "the text is empty"),
+        (("wireless", "send", "--text", "word " * 200, "--snr", "5"), "a packet at most 128"),
+        (("wireless", "send", "--text", "a", "--snr", "5", "--qam", "8"), "qam 8"),
+        (("wireless", "send", "--text", "a", "--snr", "5", "--mlm", "/nowhere"), "/nowhere is not a folder"),
+        (("wireless", "study", "--packets", "0"), "packets 0"),
+        (("wireless", "study", "--text", "/nowhere"), "/nowhere"),
+    ],
+)
+def test_what_cannot_be_simulated_is_named(arguments: tuple[str, ...], words: str, tmp_path: Path, here: Run) -> None:
+    out = ("--out", str(tmp_path / "out")) if arguments[0] == "simulate" or "study" in arguments else ()
+    one_line(here(*arguments, *out), 2, words)
 
 
 needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")

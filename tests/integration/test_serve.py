@@ -105,6 +105,13 @@ def test_completions_models_and_logprobs(client: openai.OpenAI) -> None:
     assert known.logprobs.content
     assert "".join(one.token for one in known.logprobs.content) == known.message.content
     assert all(-30 < one.logprob <= 0 for one in known.logprobs.content)
+    # Completions have a shape of their own.
+    plain = client.completions.create(model="slm", prompt="Once upon", seed=1, logprobs=0, max_tokens=6).choices[0]
+    assert plain.logprobs
+    assert plain.logprobs.tokens
+    assert "".join(plain.logprobs.tokens) == plain.text
+    assert plain.logprobs.text_offset == [plain.text.index(plain.text[at:]) for at in plain.logprobs.text_offset or []]
+    assert len(plain.logprobs.token_logprobs or []) == len(plain.logprobs.tokens)
 
 
 @pytest.mark.parametrize(

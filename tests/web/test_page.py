@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 
 from evaluation.processes import BIN, free_port, local_cloud
 
@@ -65,7 +65,7 @@ def opened(context: BrowserContext, address: str) -> Page:
     return page
 
 
-def shoot(page: Page, name: str) -> None:
+def shoot(page: Page | Locator, name: str) -> None:
     if SHOTS:
         SHOTS.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=SHOTS / f"{name}.png")

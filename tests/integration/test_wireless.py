@@ -1,0 +1,38 @@
+"""hedge wireless on the bundled masked model."""
+
+import json
+from pathlib import Path
+
+from tests.integration.conftest import Run, one_line
+
+TEXT = "Once upon a time there was a king who had a daughter."
+
+
+def test_a_text_is_sent_and_received(here: Run) -> None:
+    arguments = ("wireless", "send", "--text", TEXT, "--threads", "1", "--seed", "3")
+    clear = json.loads(here(*arguments, "--snr", "40", "--json").stdout)
+    assert clear["received"] == clear["sent"] == TEXT
+    assert (clear["accuracy"], clear["masked"], clear["position_bits"]) == (1.0, [], 0)
+    noisy = here(*arguments, "--snr", "-5", "--json").stdout
+    assert noisy == here(*arguments, "--snr", "-5", "--json").stdout
+    found = json.loads(noisy)
+    assert found["accuracy"] < 1
+    assert set(found["masked"]) <= set(range(found["tokens"]))
+    shown = here(*arguments, "--snr", "-5").stdout
+    assert "left out" in shown
+    assert "\x1b" not in shown
+
+
+def test_a_study_goes_on_where_it_ended(here: Run, tmp_path: Path) -> None:
+    arguments = ("wireless", "study", "--packets", "1", "--snr", "12", "--out", str(tmp_path), "--threads", "1", "--json")
+    rows = [json.loads(line) for line in here(*arguments).stdout.splitlines()]
+    assert [row["system"] for row in rows] == [
+        "ml", "receiver only", "random", "parallel", "sequential", "adaptive, entropy", "adaptive, true-token",
+        "huffman + ldpc", "range coded",
+    ]  # fmt: skip
+    assert all(0 <= row["accuracy"] <= 1 for row in rows)
+    assert {row["system"]: round(128 * row["masked"]) for row in rows}["random"] == 38
+    before = (tmp_path / "packets.jsonl").read_bytes()
+    assert [json.loads(line) for line in here(*arguments).stdout.splitlines()] == rows
+    assert (tmp_path / "packets.jsonl").read_bytes() == before
+    one_line(here(*arguments, "--seed", "2"), 2, "another run")
