@@ -54,7 +54,7 @@ def _bound(host: str, port: int, address: str) -> socket.socket:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, *_, where = min(found, key=lambda one: one[0] != socket.AF_INET)
         return socket.create_server(where[:2], family=family, backlog=2048)
-    except OSError:
+    except (OSError, UnicodeError):
         raise HedgeError(f"cannot listen on {address}: the port is in use or the address is not this machine's") from None
 
 

@@ -134,6 +134,8 @@ def parse_request(body: object, *, chat: bool) -> ApiRequest:
         # Empty, false, 0 and none are ways to say that it is not wanted.
         if body.get(name) and body[name] not in ("none", {"type": "text"}):
             raise ApiError(400, f"{name} is not supported", param=name, code="unsupported_parameter")
+    if body.get("best_of") not in (None, 1):
+        raise ApiError(400, "best_of is not supported", param="best_of", code="unsupported_parameter")
     options = body.get("stream_options") or {}
     return ApiRequest(
         model=str(model),

@@ -108,6 +108,9 @@ class Gelato:
     def asks(self, uncertainty: float, position: int) -> bool:  # noqa: ARG002
         """Whether the block ends with this draft."""
         options, entropy = self.options, uncertainty * self.scale
+        if self.drafts >= options.longest:
+            # Nobody is asked, as while the link is down: not a round of which a verdict will tell.
+            self._begin()
         if not self.drafts:
             # Before the first verdict nothing is known of a round.
             known = self.round_s > 0
@@ -146,6 +149,9 @@ class Gelato:
         self.round_s = rest if not self.round_s else self.round_s + _RECENT * (rest - self.round_s)
         rate = (len(kept) + 1) / max(self.computed_s + seconds, 1e-9)
         self.throughput = rate if not self.throughput else self.throughput + _RECENT * (rate - self.throughput)
+        self._begin()
+
+    def _begin(self) -> None:
         self.drafts, self.overflow, self.survival, self.computed_s, self.holds = 0, 0.0, 1.0, 0.0, False
 
     @property

@@ -106,13 +106,15 @@ class GrpcStream:
         return message
 
     async def close(self) -> None:
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.gather(self._reading, return_exceptions=True)
-        self._call.cancel()
-        if not self._closed:
-            self._closed = True
-            await self._ended()
+        try:
+            if self._reading is not None:
+                self._reading.cancel()
+                await asyncio.gather(self._reading, return_exceptions=True)
+        finally:
+            self._call.cancel()
+            if not self._closed:
+                self._closed = True
+                await self._ended()
 
 
 class _Connection:
@@ -171,16 +173,17 @@ class GrpcLink:
             self._now = _Connection(self.address, self._credentials)
             try:
                 await self._ask(self._now)
-            except Disconnected:
+            except BaseException:
+                # Not known to be the server: a cancelled question says nothing of who listens there.
                 await self._leave()
                 raise
 
     async def _ask(self, connection: _Connection) -> None:
         connection.calls += 1
         try:
-            self.info = await connection.stub.GetServerInfo(
-                pb.GetServerInfoRequest(), timeout=INFO_SECONDS, metadata=self._metadata
-            )
+            info = await connection.stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=INFO_SECONDS, metadata=self._metadata)
+            if connection is self._now:
+                self.info = info
         except grpc.aio.AioRpcError as error:
             _raise(connection.address, error.code(), error.details())
         finally:

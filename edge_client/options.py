@@ -257,7 +257,7 @@ def _gelato(args: argparse.Namespace, pair: Pair, warp: Warp) -> GelatoOptions:
         except ValueError:
             raise BadInput(f"gelato {name} {value!r} is not a number") from None
     if "decay" not in given:
-        with contextlib.suppress(Incompatible):
+        with contextlib.suppress(*(() if args.calibration else (Incompatible,))):
             if decay := find_calibration(args.calibration, pair, warp).fits["entropy"].decay:
                 given["decay"] = decay / math.log(pair.slm.vocab_size)
     return GelatoOptions(**given)

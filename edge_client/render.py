@@ -56,6 +56,8 @@ class Answer:
         self._live = console.is_terminal and not console.is_dumb_terminal
         self._provisional: Callable[[], str] = str
         self._column, self._shown = 0, ""
+        # Whether the column is not known, until the next line.
+        self._lost = False
 
     @asynccontextmanager
     async def watching(self, session: Session) -> AsyncIterator[None]:
@@ -76,8 +78,9 @@ class Answer:
 
     def look(self) -> None:
         """Puts what is provisional now in the place of what was."""
-        room = self._console.width - self._column - 1
-        line = self._provisional().expandtabs(1).partition("\n")[0]
+        room = 0 if self._lost else self._console.width - self._column - 1
+        # Controls move the cursor in ways that nobody counts.
+        line = "".join(c for c in self._provisional().expandtabs(1).partition("\n")[0] if c.isprintable())
         self._show(chop_cells(line, room)[0] if room > 1 and line else "")
 
     def _show(self, words: str) -> None:
@@ -96,10 +99,13 @@ class Answer:
             return
         _, newline, last = emitted.text.rpartition("\n")
         start = 0 if newline else self._column
+        self._lost = self._lost and not newline
         for part in last.split("\t")[:-1]:
             start += cell_len(part)
             start += 8 - start % 8
         end = start + cell_len(last.rpartition("\t")[2])
+        # Terminals differ in what they do with a wide character in the last column.
+        self._lost = self._lost or (end > self._console.width and cell_len(last) != len(last))
         # A full line: the cursor waits behind its last character.
         self._column = (end - 1) % self._console.width + 1 if end else 0
         self.look()
@@ -109,7 +115,7 @@ class Answer:
         self._show("")
         self._console.print()
         self._console.print(f"({line})", style=PROVISIONAL, markup=False)
-        self._column = 0
+        self._column, self._lost = 0, False
 
 
 def counts_line(statistics: Statistics) -> Text:

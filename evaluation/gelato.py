@@ -193,13 +193,13 @@ class Rival:
 
 def rivals(weights: Sequence[float], decay: float, threshold: float, budget_j: float, marginal_j: float) -> dict[str, Rival]:
     found = {}
-    for length in (5, 7, 9):
+    for length in (1, 3, 5, 7, 9):
         found[f"static {length}, top-p"] = Rival(lambda n=length: Static(n), False, "top-p")  # type: ignore[misc]
         found[f"static {length}, ids"] = Rival(lambda n=length: Static(n), True, "ids")  # type: ignore[misc]
     found["DSSD"] = Rival(lambda: Static(7), False, "id and probability")
 
-    def gelato(variant: str, weight: float, budget: float) -> Callable[[], Controller]:
-        options = GelatoOptions(variant=variant, weight=weight, budget_j=budget, decay=decay)
+    def gelato(variant: str, weight: float, budget: float, bucket: float = 1.2) -> Callable[[], Controller]:
+        options = GelatoOptions(variant=variant, weight=weight, budget_j=budget, bucket=bucket, decay=decay)
         return lambda: Published(Gelato(options))
 
     for weight in weights:
@@ -209,6 +209,11 @@ def rivals(weights: Sequence[float], decay: float, threshold: float, budget_j: f
         for payload in ("top-p", "ids"):
             maker = gelato("marginal", weight, marginal_j)
             found[f"gelato marginal, V {weight:g}, {payload}"] = Rival(maker, payload == "ids", payload)
+    for payload in ("top-p", "ids"):
+        # A bucket that never overflows leaves the outer loop alone.
+        found[f"gelato without a bucket, {payload}"] = Rival(
+            gelato("published", weights[0], budget_j, 1e9), payload == "ids", payload
+        )
     found["hedge, waiting"] = Rival(lambda: Hedge(threshold), True, "ids")
     return found
 

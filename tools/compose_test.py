@@ -135,8 +135,11 @@ def tls(containers: Containers) -> None:
     containers.up()
     right(containers.ask())
     stranger = ("run", "--rm", "-T", "-e", "HEDGE_CONFIG=", "edge", "hedge", "generate", "--insecure", "--cloud", "cloud:7411")
-    refused = run(*containers._command, *stranger, "--prompt", QUESTION, check=False)
-    assert refused.returncode, refused.stdout
+    without = (*stranger[:-3], "--tls-ca", "/certs/ca.pem", *stranger[-2:])
+    for words in (stranger, without):
+        refused = run(*containers._command, *words, "--prompt", QUESTION, check=False)
+        assert refused.returncode == 1, refused.stdout + refused.stderr
+        assert "no Hedge cloud answers" in refused.stderr, refused.stderr
 
 
 def main() -> None:
@@ -152,7 +155,7 @@ def main() -> None:
             plain(everything)
             slow(Containers(SLOW))
             tls(Containers(TLS))
-        except AssertionError as error:
+        except (AssertionError, OSError) as error:
             sys.stderr.write(everything.do("logs", "--tail", "40", check=False) + "\n")
             sys.exit(f"compose-test: not as it should be: {error}")
         finally:

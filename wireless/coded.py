@@ -4,10 +4,12 @@ import heapq
 import math
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from common.errors import BadInput, HedgeError
 from common.model import CausalLM
 from common.sampling import softmax
 from wireless.qam import Fade, Qam, transmit
@@ -60,16 +62,24 @@ def encode_blocks(bits: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.concatenate([message, parity.astype(np.uint8)], axis=1)
 
 
+def bp_decoder() -> Any:
+    """ldpc's belief propagation; HedgeError where it is not installed."""
+    try:
+        from ldpc.bp_decoder import BpDecoder
+    except ImportError:
+        raise HedgeError("LDPC codes need ldpc: pip install 'hedge-hlm[bench]'") from None
+    return BpDecoder
+
+
 def decode_blocks(ratios: NDArray[np.float64]) -> NDArray[np.uint8]:
     """The message bits of [blocks, 600] log-likelihood ratios ln p(0) / p(1), by belief propagation on the syndrome."""
-    from ldpc.bp_decoder import BpDecoder
-
+    decoder_class = bp_decoder()
     matrix = _checks()
-    decoder = BpDecoder(matrix, error_rate=0.1, max_iter=_ITERATIONS, bp_method="product_sum")
+    decoder = decoder_class(matrix, error_rate=0.1, max_iter=_ITERATIONS, bp_method="product_sum")
     found = []
     for row in ratios:
         hard = (row < 0).astype(np.uint8)
-        decoder.update_channel_probs(np.clip(1 / (1 + np.exp(np.abs(row))), 1e-12, 0.5 - 1e-12))
+        decoder.update_channel_probs(np.clip(1 / (1 + np.exp(np.minimum(np.abs(row), 50.0))), 1e-12, 0.5 - 1e-12))
         syndrome = (matrix @ hard % 2).astype(np.uint8)
         found.append((hard ^ np.asarray(decoder.decode(syndrome), np.uint8))[:_K])
     return np.concatenate(found)
@@ -96,16 +106,22 @@ class HuffmanLdpc:
     def sent(self, ids: NDArray[np.int64]) -> int:
         """Symbols of the channel that a packet takes."""
         bits = sum(len(self.words[i]) for i in ids)
-        return max(1, -(-bits // _K)) * (_K + _M) // self.qam.m
+        return -(-(bits + max(1, -(-bits // _K)) * _M) // self.qam.m)
 
     def carry(self, ids: NDArray[np.int64], fade: Fade, rng: np.random.Generator) -> NDArray[np.int64]:
         """What arrives of a packet that has the energy of an uncoded one."""
         bits = np.array([int(bit) for i in ids for bit in self.words[i]], np.uint8)
-        coded = encode_blocks(bits).reshape(-1, self.qam.m)
-        labels = coded @ (1 << np.arange(self.qam.m - 1, -1, -1))
+        coded = encode_blocks(bits)
+        # The zeros behind the message are known at both ends and not sent.
+        known = np.zeros(coded.shape, bool)
+        known[-1, len(bits) - (len(coded) - 1) * _K : _K] = True
+        sent = np.zeros(self.sent(ids) * self.qam.m, np.uint8)
+        sent[: int((~known).sum())] = coded[~known]
+        labels = sent.reshape(-1, self.qam.m) @ (1 << np.arange(self.qam.m - 1, -1, -1))
         power = fade.power * len(ids) * self.qam.symbols / len(labels)
         received, amplitude = transmit(self.qam.points[labels], fade, power, rng)
-        ratios = bit_ratios(self.qam, received, amplitude, fade.noise).reshape(-1, _K + _M)
+        ratios = np.full(coded.shape, 50.0)
+        ratios[~known] = bit_ratios(self.qam, received, amplitude, fade.noise)[: int((~known).sum())]
         return self._read(decode_blocks(ratios), len(ids))
 
     def _read(self, bits: NDArray[np.uint8], count: int) -> NDArray[np.int64]:
@@ -121,9 +137,12 @@ class HuffmanLdpc:
         return np.array(found + [-1] * (count - len(found)), np.int64)
 
 
-def range_bits(slm: CausalLM, begin: int, ids: NDArray[np.int64]) -> float:
+def range_bits(slm: CausalLM, ids: NDArray[np.int64]) -> float:
     """What range coding of a packet's ids under the SLM takes: -log2 p(ids), and two bits to end."""
-    history = [begin, *map(int, ids)]
+    begin = slm.tokenizer.bos_token_id
+    if begin is None:
+        raise BadInput(f"{slm.name} has no token that begins a text: --slm none leaves range coding out")
+    history = [int(begin), *map(int, ids)]
     rows = slm.prefix().forward(history[:-1], len(ids))
     return 2.0 - sum(math.log2(max(float(softmax(z)[i]), 1e-12)) for z, i in zip(rows, ids, strict=True))
 

@@ -1,5 +1,6 @@
 """The masked language model at both ends: what it thinks of a position when that is hidden."""
 
+import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ class MaskedLM:
         except Exception as error:
             # A config.json can be wrong in as many ways as transformers has exceptions.
             raise BadInput(f"cannot load a masked model from {where}: {str(error).splitlines()[0]}") from None
+        self.fingerprint = _fingerprint(self._model)
         if self.tokenizer.mask_token_id is None:
             raise BadInput(f"the tokenizer of {where} has no mask token")
         self.mask = int(self.tokenizer.mask_token_id)
@@ -47,15 +49,31 @@ class MaskedLM:
 
     def encode(self, text: str) -> NDArray[np.int64]:
         """BadInput for no text, a token that cannot be sent, or more than a packet holds."""
-        ids = np.array(self.tokenizer.encode(text, add_special_tokens=False), np.int64)
+        ids = self.ids(text)
         if not len(ids):
             raise BadInput("the text is empty")
         if len(ids) > self.context:
             raise BadInput(f"the text has {len(ids)} tokens, a packet at most {self.context}")
-        wrong = [int(i) for i in ids if i == self.mask or i >= self.vocab_size or i == self.tokenizer.unk_token_id]
-        if wrong:
-            raise BadInput(f"the text has tokens that are not sent: {', '.join(self.tokenizer.convert_ids_to_tokens(wrong))}")
         return ids
+
+    def ids(self, text: str) -> NDArray[np.int64]:
+        """Of a text of any length. BadInput names tokens that cannot be sent."""
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise BadInput("the text is not UTF-8") from None
+        ids = np.array(self.tokenizer.encode(text, add_special_tokens=False, verbose=False), np.int64)
+        unknown = self.tokenizer.unk_token_id
+        unsent = (ids == self.mask) | (ids >= self.vocab_size) | (ids == (-1 if unknown is None else unknown))
+        if unsent.any():
+            names = dict.fromkeys(self.tokenizer.convert_ids_to_tokens(ids[unsent].tolist()))
+            raise BadInput(f"the text has tokens that are not sent: {', '.join(list(names)[:5])}")
+        return ids
+
+    @property
+    def words(self) -> dict[str, int]:
+        """What is sent, by id."""
+        return {word: i for word, i in self.tokenizer.get_vocab().items() if i < self.vocab_size and i != self.mask}
 
     def decode(self, ids: Sequence[int] | NDArray[np.int64]) -> str:
         return str(self.tokenizer.decode([int(i) for i in ids]))
@@ -78,18 +96,25 @@ class MaskedLM:
         return found
 
     def _at(self, inputs: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-        """Logits [n, ids] at one position of each row: the head over |V| runs there only."""
-        base = self._model.base_model
+        """Logits [n, ids] at one position of each row; where the head is known it runs there only."""
+        rows = torch.arange(len(at))
         with torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported()):
-            hidden = base(inputs).last_hidden_state[torch.arange(len(at)), at]
-            if hasattr(self._model, "cls"):
-                logits = self._model.cls(hidden)
-            elif hasattr(self._model, "decoder"):
+            if hasattr(self._model, "decoder") and hasattr(self._model, "head"):
+                hidden = self._model.base_model(inputs).last_hidden_state[rows, at]
                 logits = self._model.decoder(self._model.head(hidden))
+            elif hasattr(self._model, "cls"):
+                logits = self._model.cls(self._model.base_model(inputs).last_hidden_state[rows, at])
             else:
-                logits = self._model.lm_head(hidden)
+                logits = self._model(inputs).logits[rows, at]
         found: torch.Tensor = logits.float()
         return found
+
+
+def _fingerprint(model: Any) -> str:
+    digest = hashlib.sha256()
+    for name, weights in sorted(model.state_dict().items()):
+        digest.update(name.encode() + weights.float().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def entropy(log_law: NDArray[np.float64]) -> NDArray[np.float64]:

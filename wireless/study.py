@@ -1,6 +1,7 @@
 """`hedge wireless study`: adaptive masking beside its baselines, packet by packet on the same fades."""
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from common.errors import BadInput
 from common.model import BUNDLED, CausalLM, bundled_folder, load, use_threads
 from evaluation.quality import chrf_metric
 from evaluation.record import Journal, only_writer
-from wireless.coded import HuffmanLdpc, delivered, huffman, range_bits
+from wireless.coded import HuffmanLdpc, bp_decoder, delivered, huffman, range_bits
 from wireless.masked import MaskedLM, entropy
 from wireless.packet import RULES, MaskOrder, adaptive_mask, detect, most_likely, position_bits, send
 from wireless.qam import Fade, Qam, rayleigh
@@ -28,14 +29,25 @@ BASELINES = ("ml", "receiver only", "random", "parallel", "sequential", "huffman
 
 
 def packets(lm: MaskedLM, text: str, count: int, length: int, seed: int) -> list[NDArray[np.int64]]:
-    """`count` packets of consecutive tokens, without overlap while the text lasts."""
-    ids = np.array(lm.tokenizer.encode(text, add_special_tokens=False), np.int64)
-    if len(ids) < length:
-        raise BadInput(f"the text has {len(ids)} tokens, fewer than a packet of {length}")
-    starts = np.arange(len(ids) // length) * length
-    rng = np.random.default_rng(seed)
-    chosen = rng.permutation(starts) if len(starts) >= count else rng.integers(len(ids) - length + 1, size=count)
-    return [ids[start : start + length] for start in chosen[:count]]
+    """`count` packets of consecutive tokens, without overlap; the first of more are the same."""
+    if lm.context < length:
+        raise BadInput(f"a packet of {length} tokens is longer than the masked model's context of {lm.context}")
+    ids = lm.ids(text)
+    most = len(ids) // length
+    if count > most:
+        raise BadInput(f"packets {count} is more than the {most} of {length} tokens that the text holds")
+    chosen = np.random.default_rng(seed).permutation(most)[:count] * length
+    return [ids[start : start + length] for start in chosen]
+
+
+def frequencies(lm: MaskedLM) -> NDArray[np.float64]:
+    """Of every id that is sent: in the books the bundled model has learned from; a foreign model's own where all is masked."""
+    counts = bundled_folder() / "mlm" / "frequencies.json"
+    known = np.array(json.loads(counts.read_text("ascii")), dtype=float)
+    if lm.words == MaskedLM().words:
+        return np.asarray((known + 0.5) / (known + 0.5).sum())
+    blank = np.full(min(LENGTH, lm.context), lm.mask, np.int64)
+    return np.asarray(np.exp(lm.log_priors(blank, [len(blank) // 2])[0]))
 
 
 class Study:
@@ -44,10 +56,7 @@ class Study:
     def __init__(self, lm: MaskedLM, slm: CausalLM | None, order: int, seed: int) -> None:
         self._lm, self._slm, self._seed = lm, slm, seed
         self.qam = Qam(order, lm.vocab_size)
-        blank = np.full(min(LENGTH, lm.context), lm.mask, np.int64)
-        law = np.exp(lm.log_priors(blank, [len(blank) // 2])[0])
-        # The shared model's own frequencies: no packet is looked at.
-        self._huffman = HuffmanLdpc(self.qam, huffman(law))
+        self._huffman = HuffmanLdpc(self.qam, huffman(frequencies(lm)))
 
     def entries(self, number: int, ids: NDArray[np.int64], snrs: Sequence[float]) -> list[dict[str, Any]]:
         first = self._lm.log_priors(ids, np.arange(len(ids)))
@@ -62,7 +71,7 @@ class Study:
             "parallel": np.argsort(entropy(first), kind="stable")[:count].tolist(),
             "sequential": orders["entropy"].order[:count],
         }
-        bits = range_bits(self._slm, self._slm.tokenizer.bos_token_id, ids) if self._slm else None
+        bits = range_bits(self._slm, ids) if self._slm else None
         found = []
         for snr in snrs:
             fade = rayleigh(snr, np.random.default_rng([self._seed, number, round(10 * snr) + 10_000]))
@@ -161,18 +170,26 @@ def study(args: argparse.Namespace, make: Callable[[], MaskedLM]) -> None:
     use_threads(args.threads)
     lm = make()
     slm = None if args.slm == "none" else load(args.slm, "slm")
+    if slm and slm.tokenizer.get_vocab() != lm.words:
+        raise BadInput(f"--slm {args.slm} has another tokenizer than the masked model: --slm none leaves range coding out")
+    chrf_metric()
+    bp_decoder()
     studies = [Study(lm, slm, order, args.seed) for order in args.qam]
     asked = packets(lm, text, args.packets, LENGTH, args.seed)
     with only_writer(args.out):
-        header = {"kind": "wireless", "seed": args.seed, "snr": args.snr, "mlm": str(args.mlm), "text": path.name}
+        header = {
+            "kind": "wireless", "seed": args.seed, "snr": args.snr, "mlm": lm.fingerprint,
+            "slm": slm.fingerprint if slm else "", "text": hashlib.sha256(text.encode()).hexdigest()[:16],
+        }  # fmt: skip
         journal = Journal(args.out / "packets.jsonl", header, resume=True)
-        done = {(entry["packet"], entry["qam"]) for entry in journal.entries}
+        done = {(line["packet"], line["qam"]) for line in journal.entries}
         for number, ids in enumerate(tqdm(asked, desc="packets", unit="packet", disable=None)):
             for one in studies:
                 if (number, one.qam.order) not in done:
-                    for entry in one.entries(number, ids, args.snr):
-                        journal.append(entry)
-        rows = summary([entry for entry in journal.entries if entry["packet"] < args.packets and entry["qam"] in args.qam])
+                    found = one.entries(number, ids, args.snr)
+                    journal.append({"packet": number, "qam": one.qam.order, "entries": found})
+        wanted = [line for line in journal.entries if line["packet"] < args.packets and line["qam"] in args.qam]
+        rows = summary([entry for line in wanted for entry in line["entries"]])
     if args.json:
         sys.stdout.write("".join(json.dumps(row) + "\n" for row in rows))
     else:

@@ -77,4 +77,4 @@ def test_policies() -> None:
 
 
 def test_the_table_of_systems() -> None:
-    assert set(SYSTEMS) == {"slm", "llm", "hlm", "rand-hlm", "u-hlm", "cu-hlm", "hedge"}
+    assert set(SYSTEMS) == {"slm", "llm", "hlm", "rand-hlm", "u-hlm", "cu-hlm", "gelato", "hedge"}

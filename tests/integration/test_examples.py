@@ -30,7 +30,7 @@ def test_the_tour_and_the_robot(cloud: Cloud, tmp_path: Path) -> None:
     tour = ran("tour.py", cloud.address, tmp_path, "127.0.0.1:7411")
     assert re.search(r"hedge .*Answer: \[?8\]?\[?5\]?.*exact: True", tour)
     robot = ran("robot.py", cloud.address, tmp_path, "127.0.0.1:7411").splitlines()
-    assert len(robot) == 20
+    assert len(robot) == 60
     assert all("risk taken" in line for line in robot)
 
 

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM
@@ -112,6 +113,8 @@ def train_masked(args: argparse.Namespace, tokenizer: Tokenizer) -> None:
     model.eval().to(torch.bfloat16).save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
     (folder / "held-out.txt").write_text(held_out_text(args.text))
+    counts = np.bincount(packets.ids, minlength=tokenizer.get_vocab_size())
+    (folder / "frequencies.json").write_text(json.dumps(counts.tolist()) + "\n")
     facts = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": args.mlm_steps,
