@@ -66,6 +66,16 @@ def test_the_queue_takes_what_was_spent_over_the_budget(variant: str, queue: flo
     assert gelato.trace == pytest.approx([queue, max(0.0, queue - 1.2)])
 
 
+def test_drafts_that_nobody_is_asked_about_are_no_round() -> None:
+    gelato = Gelato(GelatoOptions(longest=3, budget_j=0.0))
+    for _ in range(31):
+        gelato.asks(0.0, 0)
+        gelato.stepped(0.1)
+    gelato.judged(0.1, 0.1, [True], None)
+    # Not 31 steps: the one after the last three.
+    assert gelato.queue == pytest.approx(12 * 0.1)
+
+
 def test_marginal_goes_on_while_a_token_is_worth_its_time_and_energy() -> None:
     gelato = Gelato(GelatoOptions(variant="marginal", weight=10, budget_j=0.1, acceptance=0.9, decay=1.0))
     gelato.step_s, gelato.round_s, gelato.throughput, gelato.queue = 0.02, 0.1, 20.0, 30.0

@@ -155,6 +155,8 @@ def test_a_calibration_of_another_pair_is_an_error(start_cloud: StartCloud, here
     calibration = bundled_folder() / "calibration.json"
     done = here(*ASK, "--cloud", server.address, "--calibration", str(calibration))
     one_line(done, 1, "calibration", "LLM")
+    done = here(*ASK, "--cloud", server.address, "--system", "gelato", "--calibration", str(calibration))
+    one_line(done, 1, "calibration", "LLM")
 
 
 def test_a_broken_model_folder_stops_the_server_with_one_line(tmp_path: Path) -> None:
@@ -171,6 +173,10 @@ def test_a_port_in_use(cloud: Cloud) -> None:
         (("serve", "--insecure", "--listen", "127.0.0.1:0", "--http", cloud.address, "--threads", "1"), "hedge-cloud"),
     ):
         one_line(hedge(*arguments, program=program), 1, f"cannot listen on {cloud.address}", "in use")
+    nowhere = hedge(
+        "serve", "--insecure", "--listen", "127.0.0.1:0", "--http", "a..b:1", "--threads", "1", program="hedge-cloud"
+    )
+    one_line(nowhere, 1, "cannot listen on a..b:1")
 
 
 def test_what_is_not_installed_is_said_before_anything_is_done(

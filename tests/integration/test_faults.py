@@ -3,10 +3,15 @@
 import asyncio
 import re
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+from hedge.v1 import hedge_pb2 as pb
+
+from common.errors import Disconnected
 from common.model import BUNDLED, load
 from edge_client.grpc_link import GrpcLink
 from edge_client.session import Session
@@ -93,3 +98,20 @@ def test_one_answer_that_connects_anew_does_not_cut_another_short(cloud: Cloud) 
     found, whole, connections = asyncio.run(both())
     assert found == whole
     assert connections == 2
+
+
+def test_a_connection_that_was_not_asked_to_the_end_is_none() -> None:
+    """Behind the address somebody listens and says nothing; whoever asks goes away."""
+
+    async def leave(address: str) -> None:
+        link = GrpcLink(address)
+        reaching = asyncio.create_task(link.reach(0))
+        while not link.connection:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        reaching.cancel()
+        await asyncio.gather(reaching, return_exceptions=True)
+        with pytest.raises(Disconnected):
+            await link.open(pb.Open())
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        asyncio.run(leave(f"127.0.0.1:{silent.getsockname()[1]}"))
