@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from evaluation.quality import RESAMPLES, relative_accuracy
 from evaluation.record import Answer, parse_answer
+from evaluation.tables import wide
 
 Cells = dict[tuple[Any, ...], dict[str, dict[str, Any]]]
 POINT = ("profile", "rate", "round_trip", "outage")
@@ -121,4 +121,4 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
         for system, row in systems.items():
             cut = f" ({row['partial']} of {row['answers']} cut off)" if row["partial"] else ""
             table.add_row(system + cut, *(number(row[name]) for name in COLUMNS))
-        Console(highlight=False).print(table)
+        wide().print(table)

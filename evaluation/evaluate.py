@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
@@ -23,6 +22,7 @@ from edge_client.session import Session
 from edge_client.settings import SYSTEMS, Settings
 from evaluation.quality import chrf, chrf_metric, judge, relative_accuracy
 from evaluation.record import Answer, Journal, answers_of, from_session
+from evaluation.tables import wide
 from evaluation.tasks import Task, add_tasks, tasks
 
 NO_JUDGE = "none"
@@ -163,4 +163,4 @@ def _print(rows: list[dict[str, Any]]) -> None:
             "realised_risk", "fidelity", "llm_perplexity", "chrf", "tokens_per_second"
         ):  # fmt: skip
             table.add_row(name.replace("_", " "), *("-" if row[name] is None else f"{row[name]:g}" for row in rows))
-    Console(highlight=False).print(table)
+    wide().print(table)

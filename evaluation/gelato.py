@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
@@ -35,6 +34,7 @@ from edge_client.settings import Settings
 from evaluation.local import LocalLink
 from evaluation.quality import interval
 from evaluation.record import Journal, only_writer, read_journal
+from evaluation.tables import wide
 from evaluation.tasks import Task, add_tasks, tasks
 from wireless.channel import Channel, open_uplink, snr_at
 
@@ -376,4 +376,4 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
     for name in dict.fromkeys(row["system"] for row in rows):
         cells = [f"{found[name, b]['tokens_per_s']:.2f}, {found[name, b]['joules_per_token']:.3f}" for b in bands]
         table.add_row(name, *cells)
-    Console(highlight=False).print(table)
+    wide().print(table)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
@@ -30,6 +29,7 @@ from evaluation.clock import ACCOUNTS, Clock, Times, bits_of, measured, replay
 from evaluation.profile import read_profile
 from evaluation.quality import interval
 from evaluation.record import Answer, Journal, answers_of, only_writer
+from evaluation.tables import wide
 from evaluation.tasks import Task, add_tasks, tasks
 from evaluation.workers import CHUNK, Job, Pair, answers
 from wireless.channel import FADINGS, Channel, open_uplink, snr_at
@@ -265,7 +265,7 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
     found = {(_channel_name(row), row["run"]): f"{row['tokens_per_s']:.3g}" for row in rows}
     for channel in dict.fromkeys(_channel_name(row) for row in rows):
         speed.add_row(channel, *(found.get((channel, name), "-") for name in names))
-    console = Console(highlight=False)
+    console = wide()
     console.print(about)
     console.print(speed)
 

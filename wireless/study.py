@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
@@ -18,6 +17,7 @@ from common.errors import BadInput
 from common.model import BUNDLED, CausalLM, bundled_folder, load, use_threads
 from evaluation.quality import chrf_metric
 from evaluation.record import Journal, only_writer
+from evaluation.tables import wide
 from wireless.coded import HuffmanLdpc, bp_decoder, delivered, huffman, range_bits
 from wireless.masked import MaskedLM, entropy
 from wireless.packet import RULES, MaskOrder, adaptive_mask, detect, most_likely, position_bits, send
@@ -206,4 +206,4 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
             str(row["qam"]), f"{row['snr_db']:g}", row["system"], f"{row['accuracy']:.3f}", f"{row['chrf']:.1f}",
             f"{row['masked']:.2f}", *(f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" for mean, low, high in gains),
         )  # fmt: skip
-    Console(highlight=False).print(table)
+    wide().print(table)
