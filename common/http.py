@@ -24,8 +24,8 @@ _HEADERS = {
 class HttpServer(uvicorn.Server):
     """Serves an ASGI app; leaves the signals to the program it is part of."""
 
-    def __init__(self, app: Any, host: str, port: int) -> None:
-        super().__init__(uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False, lifespan="off"))
+    def __init__(self, app: Any) -> None:
+        super().__init__(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -41,7 +41,7 @@ async def serving(app: Any, address: str) -> tuple[HttpServer, "asyncio.Task[Non
     host, port = split_address(address, lowest_port=0)
     # Bound here: uvicorn would end the program.
     bound = _bound(host.strip("[]"), port, address)
-    server = HttpServer(app, host, port)
+    server = HttpServer(app)
     task = asyncio.create_task(server.serve(sockets=[bound]))
     # uvicorn tells nobody when it has started.
     while not (server.started or task.done()):  # noqa: ASYNC110

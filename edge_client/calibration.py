@@ -54,10 +54,10 @@ def fit_measure(uncertainty: Sequence[np.ndarray], rejection: Sequence[np.ndarra
     weights = np.concatenate([b_p / (len(b_p) * len(rejection)) for b_p in rejection])
     order = np.argsort(u)
     risk = np.append(0.0, np.cumsum(weights[order]))[np.searchsorted(u[order], levels, side="right")]
-    return Fit(a, b, pearson**2, pearson, tuple(map(float, levels)), tuple(map(float, risk)), decay=decay(u, beta))
+    return Fit(a, b, pearson**2, pearson, tuple(map(float, levels)), tuple(map(float, risk)), decay=decay_rate(u, beta))
 
 
-def decay(u: np.ndarray, beta: np.ndarray) -> float:
+def decay_rate(u: np.ndarray, beta: np.ndarray) -> float:
     """Least squares of exp(-rate u) to 1 - beta: Newton's method from the slope at 0, at most 50 steps."""
     rate = 0.0
     for _ in range(50):

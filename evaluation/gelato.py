@@ -26,6 +26,7 @@ from common.errors import BadInput
 from common.model import BUNDLED, CausalLM, load, use_threads
 from common.noise import Noise, Purpose
 from common.sampling import Warp
+from edge_client.calibration import decay_rate
 from edge_client.gelato import Gelato, GelatoOptions
 from edge_client.measures import MEASURES
 from edge_client.pace import Adaptive
@@ -279,10 +280,8 @@ def row_of(sums: Sums) -> dict[str, Any]:
 
 def decay_of(traces: Sequence[Trace]) -> float:
     """kappa of rho = exp(-kappa H) by least squares over the traces."""
-    from edge_client.calibration import decay
-
     entropy = np.concatenate([np.array(trace.entropy) for trace in traces])
-    return decay(entropy, 1 - np.concatenate([np.array(trace.similar) for trace in traces]))
+    return decay_rate(entropy, 1 - np.concatenate([np.array(trace.similar) for trace in traces]))
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -331,12 +330,13 @@ def _positive(name: str, value: float) -> bool:
 def _simulate(args: argparse.Namespace, asked: list[Task], channels: list[Channel]) -> None:
     traces = _traces(args, asked)
     every = np.concatenate([np.array(trace.gate) for trace in traces])
-    decay = args.decay or decay_of(traces)
+    fitted = decay_of(traces)
+    decay = args.decay or fitted
     systems = rivals(args.weight, decay, float(np.quantile(every, SKIP_RATE)), args.budget, args.marginal_budget)
     draft = Draft(head=args.head)
     path = args.out / "rows.jsonl"
     path.unlink(missing_ok=True)
-    rows = Journal(path, {"kind": "gelato", "decay": decay, "fitted": decay_of(traces), "head": args.head}, resume=False)
+    rows = Journal(path, {"kind": "gelato", "decay": decay, "fitted": fitted, "head": args.head}, resume=False)
     for channel in tqdm(channels, desc="replaying", unit="bandwidth", disable=None):
         for pass_s in args.t_llm:
             for name, rival in systems.items():

@@ -35,6 +35,7 @@ class MaskedLM:
         except Exception as error:
             # A config.json can be wrong in as many ways as transformers has exceptions.
             raise BadInput(f"cannot load a masked model from {where}: {str(error).splitlines()[0]}") from None
+        self.bundled = where == BUNDLED
         self.fingerprint = _fingerprint(self._model)
         if self.tokenizer.mask_token_id is None:
             raise BadInput(f"the tokenizer of {where} has no mask token")

@@ -73,13 +73,13 @@ def adaptive_mask(qam: Qam, fade: Fade, order: MaskOrder, length: int) -> list[i
     """Masks as long as the running geometric mean of Pd0 is at least that of Pd1; the positions that are left out."""
     detected = hidden = 0.0
     for masked in range(length):
-        position, log_true = order.advance() if len(order.order) <= masked else (order.order[masked], order.log_true[masked])
+        if len(order.order) <= masked:
+            order.advance()
         detected += log_detected(qam, fade, length, masked)
-        hidden += log_detected(qam, fade, length, masked + 1) + log_true
+        hidden += log_detected(qam, fade, length, masked + 1) + order.log_true[masked]
         # Of means over the same number of terms the sums decide.
         if detected > hidden:
             return order.order[:masked]
-        assert position == order.order[masked]
     return order.order[:length]
 
 

@@ -42,10 +42,9 @@ def packets(lm: MaskedLM, text: str, count: int, length: int, seed: int) -> list
 
 def frequencies(lm: MaskedLM) -> NDArray[np.float64]:
     """Of every id that is sent: in the books the bundled model has learned from; a foreign model's own where all is masked."""
-    counts = bundled_folder() / "mlm" / "frequencies.json"
-    known = np.array(json.loads(counts.read_text("ascii")), dtype=float)
-    if lm.words == MaskedLM().words:
-        return np.asarray((known + 0.5) / (known + 0.5).sum())
+    if lm.bundled:
+        counts = np.array(json.loads((bundled_folder() / "mlm" / "frequencies.json").read_text("ascii")), dtype=float) + 0.5
+        return np.asarray(counts / counts.sum())
     blank = np.full(min(LENGTH, lm.context), lm.mask, np.int64)
     return np.asarray(np.exp(lm.log_priors(blank, [len(blank) // 2])[0]))
 

@@ -47,3 +47,14 @@ def test_an_unfinished_character_is_not_released_until_the_end() -> None:
     release = TextRelease(decode)
     assert release.add("é".encode()[0]) == ""
     assert release.finish() == "\ufffd"
+
+
+@given(st.text("aé世\n", max_size=40), st.text("aé世\n", max_size=12))
+def test_a_preview_is_what_would_follow(text: str, ahead: str) -> None:
+    release = TextRelease(decode)
+    for byte in text.encode():
+        release.add(byte)
+    assert release.preview(list(ahead.encode())) == ahead
+    # A character that has only begun is none, and nothing was released by looking.
+    assert release.preview(list("a世".encode())[:-1]) == "a"
+    assert release.text == text

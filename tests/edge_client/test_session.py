@@ -373,3 +373,19 @@ def test_a_system_that_asks_needs_a_cloud(pair: tuple[CausalLM, CausalLM]) -> No
 def test_another_tokenizer_is_refused(pair: tuple[CausalLM, CausalLM], make_lm: Callable[..., CausalLM]) -> None:
     with pytest.raises(Incompatible, match="tokenizer"):
         Session(pair[0], PROMPT, ALWAYS, LocalLink(make_lm(vocab=13)))
+
+
+def test_what_is_drafted_and_not_final_can_be_looked_at(pair: tuple[CausalLM, CausalLM]) -> None:
+    """A verdict comes two looks late: drafts run ahead of it, and are the answer unless it changes them."""
+    settings = Settings(policy="always", verification="coupled", exact=True, max_in_flight=4, max_new_tokens=12, seed=2)
+    session = Session(pair[0], PROMPT, settings, LocalLink(pair[0], lag=2))
+    seen: list[tuple[str, str]] = []
+
+    async def watched() -> None:
+        async for _ in session.tokens():
+            seen.append((session.text, session.provisional))
+
+    asyncio.run(watched())
+    assert any(provisional for _, provisional in seen)
+    # The same model on both sides: every draft becomes final.
+    assert all(session.text.startswith(text + provisional) for text, provisional in seen)

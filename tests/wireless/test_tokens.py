@@ -157,6 +157,23 @@ def test_without_noise_everything_sent_arrives(lm: MaskedLM) -> None:
     assert detect(lm, send(qam, fade, ids, range(8), np.random.default_rng(0))).shape == (8,)
 
 
+def test_what_is_left_out_gives_its_power_to_the_rest(lm: MaskedLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    powers: list[float] = []
+
+    def noticed(symbols: np.ndarray, fade: Fade, power: float, rng: np.random.Generator) -> tuple[np.ndarray, complex]:
+        powers.append(power * float((np.abs(symbols) ** 2).sum()))
+        return transmit(symbols, fade, power, rng)
+
+    monkeypatch.setattr("wireless.packet.transmit", noticed)
+    monkeypatch.setattr("wireless.coded.transmit", noticed)
+    qam, fade, ids = Qam(4, lm.vocab_size), Fade(1, 1.0, 0.7), np.arange(12)
+    send(qam, fade, ids, [], np.random.default_rng(0))
+    send(qam, fade, ids, [1, 5, 7], np.random.default_rng(0))
+    HuffmanLdpc(qam, huffman(np.full(13, 1 / 13))).carry(ids, fade, np.random.default_rng(0))
+    # 12 tokens of two symbols: the energy is the same whatever carries it.
+    assert powers == pytest.approx([0.7 * 12 * 2] * 3)
+
+
 @given(st.lists(st.floats(1e-6, 1.0), min_size=2, max_size=40))
 def test_huffman_is_a_prefix_code_of_the_least_mean_length(weights: list[float]) -> None:
     law = np.array(weights) / sum(weights)
