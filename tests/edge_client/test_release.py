@@ -58,3 +58,9 @@ def test_a_preview_is_what_would_follow(text: str, ahead: str) -> None:
     # A character that has only begun is none, and nothing was released by looking.
     assert release.preview(list("a世".encode())[:-1]) == "a"
     assert release.text == text
+
+
+def test_a_preview_has_what_is_held_back_for_a_stop_string() -> None:
+    release = TextRelease(decode, ["abX"])
+    assert [release.add(byte) for byte in b"-ab"] == ["-", "", ""]
+    assert release.preview(list(b"c")) == "abc"

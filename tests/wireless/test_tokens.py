@@ -16,7 +16,7 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 from common.errors import BadInput
 from wireless.coded import HuffmanLdpc, decode_blocks, delivered, encode_blocks, huffman
 from wireless.masked import MaskedLM, entropy
-from wireless.packet import MaskOrder, adaptive_mask, detect, log_detected, most_likely, position_bits, send
+from wireless.packet import Arrival, MaskOrder, adaptive_mask, detect, log_detected, most_likely, position_bits, send
 from wireless.qam import Fade, Qam, rayleigh, transmit
 
 WORDS = [f"w{i}" for i in range(13)]
@@ -127,6 +127,39 @@ def test_the_rules_choose_what_they_say(lm: MaskedLM) -> None:
     assert log_true == pytest.approx(true.max(), abs=1e-5)
     order = MaskOrder(lm, ids, "entropy")
     assert sorted(order.advance()[0] for _ in range(8)) == list(range(8))
+
+
+def test_a_prior_is_that_of_what_is_still_there(lm: MaskedLM) -> None:
+    ids = np.array([3, 1, 4, 1, 5, 9, 2, 6])
+    order = MaskOrder(lm, ids, "true-token")
+    context = ids.copy()
+    for _ in range(4):
+        position, log_true = order.advance()
+        assert log_true == pytest.approx(lm.log_priors(context, [position])[0, ids[position]], abs=1e-4)
+        context[position] = lm.mask
+
+
+def test_what_is_heard_outweighs_the_model_and_is_asked_once(lm: MaskedLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thirty nats for the true token are less than beyond doubt, and more than any prior here."""
+    ids = np.array([3, 1, 4, 1, 5, 9])
+    heard = np.full((6, lm.vocab_size), -30.0)
+    heard[np.arange(6), ids] = 0.0
+    asked: list[int] = []
+    priors = lm.log_priors
+
+    def counted(context: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        asked.append(len(positions))
+        return priors(context, positions)
+
+    monkeypatch.setattr(lm, "log_priors", counted)
+    arrival = Arrival(np.ones(6, bool), heard)
+    assert (detect(lm, arrival) == ids).all()
+    # One token was not heard: it alone is looked at again, with the others frozen.
+    asked.clear()
+    found = detect(lm, Arrival(np.arange(6) != 2, heard[np.arange(6) != 2]))
+    assert (np.delete(found, 2) == np.delete(ids, 2)).all()
+    assert asked[0] == 6
+    assert set(asked[1:]) == {1}
 
 
 def test_a_prior_looks_everywhere_but_at_its_own_position(lm: MaskedLM) -> None:
