@@ -15,7 +15,20 @@ from transformers.utils import logging as transformers_logging
 from common.errors import BadInput
 from common.model import BUNDLED, bundled_folder
 
-_ROWS = 64
+# Positions that are at least this far apart are hidden in one row: alone, each would be given much the same prior.
+APART = 16
+_ROWS = 32
+
+
+def share_rows(positions: NDArray[np.int64], apart: int) -> tuple[NDArray[np.int64], int]:
+    """The row of each position [n], and how many rows there are: the fewest with no two positions closer than `apart`."""
+    rows, last = np.empty(len(positions), np.int64), list[int]()
+    for number in np.argsort(positions, kind="stable"):
+        at = int(positions[number])
+        row = next((row for row, before in enumerate(last) if at - before >= apart), len(last))
+        last[row : row + 1] = [at]
+        rows[number] = row
+    return rows, len(last)
 
 
 class MaskedLM:
@@ -37,6 +50,8 @@ class MaskedLM:
             raise BadInput(f"cannot load a masked model from {where}: {str(error).splitlines()[0]}") from None
         self.bundled = where == BUNDLED
         self.fingerprint = _fingerprint(self._model)
+        if torch.cpu._is_avx512_bf16_supported():
+            self._model = self._model.bfloat16()
         if self.tokenizer.mask_token_id is None:
             raise BadInput(f"the tokenizer of {where} has no mask token")
         self.mask = int(self.tokenizer.mask_token_id)
@@ -81,34 +96,40 @@ class MaskedLM:
 
     @torch.inference_mode()
     def log_priors(self, ids: NDArray[np.int64], positions: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64]:
-        """ln MLM(ids with position i hidden)[i] over what is sent, [n, |V|], one row a position."""
-        found = np.empty((len(positions), self.vocab_size))
-        for start in range(0, len(positions), _ROWS):
-            part = np.asarray(positions[start : start + _ROWS])
-            rows = np.tile(ids, (len(part), 1))
-            rows[np.arange(len(part)), part] = self.mask
-            around = [np.tile(np.array(one, np.int64), (len(part), 1)) for one in (self._before, self._after)]
-            inputs = torch.from_numpy(np.concatenate([around[0], rows, around[1]], axis=1))
-            at = torch.from_numpy(part + len(self._before))
-            logits = self._at(inputs, at)[:, : self.vocab_size].double()
-            if self.vocab_size > self.mask:
-                logits[:, self.mask] = -math.inf
-            found[start : start + len(part)] = torch.log_softmax(logits, dim=-1).numpy()
-        return found
+        """ln MLM(ids with position i hidden)[i] over what is sent, [n, |V|], one row a position.
 
-    def _at(self, inputs: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-        """Logits [n, ids] at one position of each row; where the head is known it runs there only."""
-        rows = torch.arange(len(at))
-        with torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported()):
-            if hasattr(self._model, "decoder") and hasattr(self._model, "head"):
-                hidden = self._model.base_model(inputs).last_hidden_state[rows, at]
-                logits = self._model.decoder(self._model.head(hidden))
-            elif hasattr(self._model, "cls"):
-                logits = self._model.cls(self._model.base_model(inputs).last_hidden_state[rows, at])
-            else:
-                logits = self._model(inputs).logits[rows, at]
-        found: torch.Tensor = logits.float()
-        return found
+        Positions `APART` or more from each other are hidden together (algorithms: section 5 hides one at a time).
+        """
+        at = np.asarray(positions, np.int64)
+        if not len(at):
+            return np.empty((0, self.vocab_size))
+        row, count = share_rows(at, APART)
+        rows = np.tile(ids, (count, 1))
+        rows[row, at] = self.mask
+        around = [np.tile(np.array(one, np.int64), (count, 1)) for one in (self._before, self._after)]
+        inputs = torch.from_numpy(np.concatenate([around[0], rows, around[1]], axis=1))
+        logits = self._at(inputs, torch.from_numpy(row), torch.from_numpy(at + len(self._before)))[:, : self.vocab_size]
+        if self.vocab_size > self.mask:
+            logits[:, self.mask] = -math.inf
+        return np.asarray(torch.log_softmax(logits, dim=-1).double().numpy())
+
+    def _at(self, inputs: torch.Tensor, row: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        """Logits [n, ids] at n places of `inputs`; where the head is known it runs there only."""
+        head = self._known_head()
+        body = self._model.base_model if head else self._model
+        parts = [body(part) for part in inputs.split(_ROWS)]
+        if head:
+            found = head(torch.cat([part.last_hidden_state for part in parts])[row, at])
+        else:
+            found = torch.cat([part.logits for part in parts])[row, at]
+        logits: torch.Tensor = found.float()
+        return logits
+
+    def _known_head(self) -> Any:
+        """From hidden states to logits, where a model keeps that apart."""
+        if hasattr(self._model, "decoder") and hasattr(self._model, "head"):
+            return lambda hidden: self._model.decoder(self._model.head(hidden))
+        return getattr(self._model, "cls", None) or getattr(self._model, "lm_head", None)
 
 
 def _fingerprint(model: Any) -> str:

@@ -15,7 +15,7 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from common.errors import BadInput
 from wireless.coded import HuffmanLdpc, decode_blocks, delivered, encode_blocks, huffman
-from wireless.masked import MaskedLM, entropy
+from wireless.masked import MaskedLM, entropy, share_rows
 from wireless.packet import Arrival, MaskOrder, adaptive_mask, detect, log_detected, most_likely, position_bits, send
 from wireless.qam import Fade, Qam, rayleigh, transmit
 
@@ -172,6 +172,28 @@ def test_a_prior_looks_everywhere_but_at_its_own_position(lm: MaskedLM) -> None:
     # The mask is not sent: 13 ids, four bits.
     assert lm.vocab_size == 13
     assert Qam(4, lm.vocab_size).bits == 4
+
+
+@given(st.sets(st.integers(0, 127)), st.integers(1, 128))
+def test_positions_that_share_a_row_are_far_apart_and_the_rows_are_few(chosen: set[int], apart: int) -> None:
+    positions = np.array(sorted(chosen, key=lambda at: (at * 37) % 128), np.int64)
+    rows, count = share_rows(positions, apart)
+    for row in range(count):
+        assert (np.diff(np.sort(positions[rows == row])) >= apart).all()
+    # No fewer would do: as many lie within `apart` of each other.
+    assert count == max((sum(0 <= other - at < apart for other in chosen) for at in chosen), default=0)
+
+
+def test_what_shares_a_row_is_hidden_there(lm: MaskedLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = np.array([3, 1, 4, 1, 5, 9, 2, 6])
+    alone = lm.log_priors(ids, [0, 5])
+    monkeypatch.setattr("wireless.masked.APART", 5)
+    together = lm.log_priors(ids, [0, 5])
+    for at, other, found in ((0, 5, together[0]), (5, 0, together[1])):
+        context = ids.copy()
+        context[other] = lm.mask
+        assert np.allclose(found, lm.log_priors(context, [at])[0], atol=0.05)
+    assert not np.allclose(alone, together, atol=0.05)
 
 
 def test_without_noise_everything_sent_arrives(lm: MaskedLM) -> None:

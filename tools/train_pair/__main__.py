@@ -6,7 +6,6 @@ import logging
 import platform
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from transformers import LlamaForCausalLM
 
 from evaluation.questions import held_out_set
 from tools.train_pair.batches import Batches
-from tools.train_pair.masked import Packets, build, held_out_text, masked_tokenizer
+from tools.train_pair.masked import Packets, build, guesser, held_out_text, masked_tokenizer
 from tools.train_pair.score import score
 from tools.train_pair.text import BEGIN, END, PAD, Conversations, Library, read_books
 from tools.train_pair.tokens import save_tokenizer, train_tokenizer
@@ -106,9 +105,8 @@ def train_masked(args: argparse.Namespace, tokenizer: Tokenizer) -> None:
     folder = args.out / "mlm"
     torch.manual_seed(args.seed)
     fast = masked_tokenizer(tokenizer, folder)
-    embeddings: Any = LlamaForCausalLM.from_pretrained(args.out / "slm", dtype=torch.float32).get_input_embeddings()
-    model = build(fast, embeddings.weight)
-    packets = Packets.of(args.text, fast, args.batch_tokens, args.seed)
+    model = build(fast, LlamaForCausalLM.from_pretrained(args.out / "llm", dtype=torch.float32))
+    packets = Packets.of(args.text, fast, args.batch_tokens, args.seed, guesser(model, args.device))
     seconds = train("mlm", model, packets, Schedule(args.mlm_steps), args.runs, args.device, args.lr)
     model.eval().to(torch.bfloat16).save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
