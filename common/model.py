@@ -152,7 +152,7 @@ def load(where: str, side: str, *, dtype: str = "float32", device: str = "cpu") 
         model=model,
         tokenizer=tokenizer,
         name=f"{BUNDLED} {side}" if where == BUNDLED else folder.name or source,
-        fingerprint=_fingerprint(model),
+        fingerprint=weights_fingerprint(model),
         tokenizer_fingerprint=tokenizer_fingerprint,
         vocab_size=vocab_size,
         context=_context(model),
@@ -219,7 +219,7 @@ def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tupl
     return tuple(sorted({int(token) for token in found if token is not None}))
 
 
-def _fingerprint(model: PreTrainedModel) -> str:
+def weights_fingerprint(model: PreTrainedModel) -> str:
     """Names the weights as loaded: shapes, and evenly spaced samples of the parameters' bytes."""
     digest = hashlib.blake2b(digest_size=8)
     for name, parameter in sorted(model.named_parameters()):

@@ -1,4 +1,4 @@
-"""hedge plot: figures of what `hedge simulate` and the token study wrote, as PNG and SVG."""
+"""hedge plot: figures of what `hedge simulate`, `hedge bench`, `hedge wireless` and the token study wrote, as PNG and SVG."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 
 ROWS = ("frontier", "throughput", "payload")
 TOKENS = ("uncertainty", "roc", "truncation")
-KINDS = (*TOKENS, *ROWS, "skips", "bench", "gelato")
+KINDS = (*TOKENS, *ROWS, "skips", "bench", "gelato", "wireless")
 EXAMPLES = """  hedge plot throughput runs/paper/rows.jsonl --out plots
   hedge plot uncertainty runs/tokens.jsonl --out plots
   hedge plot skips runs/headline/answers-*.jsonl --out plots
   hedge plot bench runs/bench/bench.jsonl --out plots
-  hedge plot gelato runs/gelato/rows.jsonl --out plots"""
+  hedge plot gelato runs/gelato/rows.jsonl --out plots
+  hedge plot wireless runs/wireless/rows.jsonl --out plots"""
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -40,9 +41,11 @@ def command(arguments: Sequence[str]) -> None:
 
 def draw(kind: str, files: Sequence[Path]) -> "dict[str, Figure]":
     """Figures by name. BadInput when a file is of another kind, or lacks what a figure shows."""
-    from evaluation import bench_figures, figures, gelato_figures
+    from evaluation import bench_figures, figures, gelato_figures, wireless_figures
 
-    several: dict[str, dict[str, Callable[[Any], Figure]]] = {"bench": bench_figures.FIGURES, "gelato": gelato_figures.FIGURES}
+    several: dict[str, dict[str, Callable[[Any], Figure]]] = {
+        "bench": bench_figures.FIGURES, "gelato": gelato_figures.FIGURES, "wireless": wireless_figures.FIGURES,
+    }  # fmt: skip
     functions = several.get(kind) or {kind: getattr(figures, kind)}
     if kind == "skips":
         runs: dict[str, Any] = {}

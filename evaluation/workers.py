@@ -1,20 +1,16 @@
 """Runs tasks on both models in worker processes, the real edge session against the real verifier, in small chunks."""
 
 import asyncio
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from common.errors import HedgeError
-from common.model import CausalLM, load, use_threads
+from common.model import CausalLM, load
 from edge_client.session import Session
 from edge_client.settings import Settings
 from evaluation.local import LocalLink
+from evaluation.pool import shared
 from evaluation.record import Answer, from_session
 from evaluation.tasks import Task
 
@@ -48,19 +44,8 @@ _models: list[Any] = []
 
 
 def _start(pair: Pair) -> None:
-    # Ctrl-C is for the parent, which keeps what is finished.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    use_threads(1)
     slm, llm = pair.load()
     _models[:] = [slm, LocalLink(llm)]
-
-
-def _end_with_parent() -> None:
-    # A parent that was killed cannot end its pool.
-    if parent := multiprocessing.parent_process():
-        parent.join()
-    os._exit(1)
 
 
 def _do(job: Job) -> tuple[str, list[Answer] | str]:
@@ -85,28 +70,7 @@ def _answer(slm: CausalLM, link: LocalLink, settings: Settings, index: int, task
 
 def answers(pair: Pair, jobs: Sequence[Job], processes: int) -> Iterator[tuple[str, list[Answer]]]:
     """The answers of every job, in the order they are done. HedgeError ends it; what came before stays good."""
-    if not jobs:
-        return
-    with _remembering_ctrl_c() as pressed, multiprocessing.get_context("spawn").Pool(processes, _start, (pair,)) as pool:
-        for run, found in pool.imap_unordered(_do, jobs):
-            if pressed:
-                raise KeyboardInterrupt
-            if isinstance(found, str):
-                raise HedgeError(found)
-            yield run, found
-
-
-@contextmanager
-def _remembering_ctrl_c() -> Iterator[list[int]]:
-    """A KeyboardInterrupt that is raised inside a finaliser is only printed: the list is not empty once there was one."""
-    pressed: list[int] = []
-
-    def note(number: int, _: object) -> None:
-        pressed.append(number)
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
+    for run, found in shared(processes, _start, (pair,), _do, jobs):
+        if isinstance(found, str):
+            raise HedgeError(found)
+        yield run, found

@@ -1,39 +1,103 @@
-"""python -m tools.results_wireless [PACKETS]: the table of joint token masking and detection in docs/results.md."""
+"""python -m tools.results_wireless: the tables and the plot of joint token masking and detection in docs/results.md."""
 
-import json
+import argparse
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from evaluation.processes import BIN
+from evaluation.record import read_journal
 from tools.results_tables import table, write
-from wireless.study import ADAPTIVE
+from wireless.summary import ADAPTIVE, BASELINES, METRICS
 
 ROOT = Path(__file__).parent.parent
-# Kept: a packet takes half a minute.
+# Kept: a study goes on where it ended.
 OUT = ROOT / "docs" / "results" / "wireless"
+Rows = Sequence[dict[str, Any]]
+
+
+def _gain(row: dict[str, Any], metric: str, rule: str) -> str:
+    mean, low, high = row[f"{metric} gain of {rule}"]
+    mark = "+" if low > 0 else "-" if high < 0 else "="
+    return f"{mean:+.3f} ({low:+.3f} to {high:+.3f}) {mark}"
+
+
+def systems(rows: Rows) -> str:
+    """What every system brings across, and at what price."""
+    head = (
+        "SNR, dB", "system", "token accuracy", "times ml (95 %)", "similarity", "times ml (95 %)", "chrF", "left out",
+        "position bits", "symbols",
+    )  # fmt: skip
+    lines = []
+    for row in rows:
+        cells = []
+        for metric in METRICS:
+            if metric in row:
+                times = "{:.2f} ({:.2f} to {:.2f})".format(*row[f"{metric} times ml"])
+                cells += [f"{row[metric]:.3f}", times]
+            else:
+                cells += ["-", "-"]
+        rest = (f"{row['chrf']:.1f}", f"{row['masked']:.2f}", f"{row['position_bits']:.0f}", f"{row['uses']:.0f}")
+        lines.append([f"{row['snr_db']:g}", row["system"], *cells, *rest])
+    return table(head, lines)
+
+
+def gains(rows: Rows, metric: str) -> str:
+    """What the adaptive rules gain over each baseline and over each other."""
+    lines = [
+        [f"{row['snr_db']:g}", row["system"], *(_gain(row, metric, rule) for rule in ADAPTIVE)]
+        for row in rows
+        if row["system"] in (*BASELINES, *ADAPTIVE[:2], "range coded")
+    ]
+    return table(("SNR, dB", "over", *ADAPTIVE), lines)
+
+
+def verdict(rows: Rows) -> str:
+    """Per rule and metric: baselines it is significantly worse than, and at how many SNRs it is better than each."""
+    lines = []
+    for metric in (name for name in METRICS if name in rows[0]):
+        for rule in ADAPTIVE:
+            key = f"{metric} gain of {rule}"
+            worse = [
+                f"{row['system']} at {row['snr_db']:g} dB ({row[key][0]:+.3f})"
+                for row in rows
+                if row["system"] in BASELINES and row[key][2] < 0
+            ]
+            better = {name: sum(row["system"] == name and row[key][1] > 0 for row in rows) for name in BASELINES}
+            best = max((row for row in rows if row["system"] == rule), key=lambda row: float(row[f"{metric} times ml"][0]))
+            times, low, high = best[f"{metric} times ml"]
+            lines.append([
+                metric, rule, ", ".join(worse) or "none", ", ".join(f"{name} {count}" for name, count in better.items()),
+                f"{times:.2f} ({low:.2f} to {high:.2f}) at {best['snr_db']:g} dB",
+            ])  # fmt: skip
+    return table(("metric", "rule", "significantly worse than", "better than, at so many SNRs", "best over ml (95 %)"), lines)
 
 
 def main() -> None:
-    count = sys.argv[1] if len(sys.argv) > 1 else "200"
-    command = [str(BIN / "hedge"), "wireless", "study", "--out", str(OUT), "--packets", count, "--json"]
+    parser = argparse.ArgumentParser(prog="python -m tools.results_wireless", description=__doc__)
+    parser.add_argument("--packets", type=int, default=200)
+    parser.add_argument("--embedding", default="", metavar="FOLDER", help="a sentence encoder, for similarities")
+    args = parser.parse_args()
+    command = [str(BIN / "hedge"), "wireless", "study", "--out", str(OUT), "--qam", "4", "16"]
+    command += ["--packets", str(args.packets), "--embedding", args.embedding]
     sys.stderr.write(f"{' '.join(command[1:])}\n")
-    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    rows = [json.loads(line) for line in said.splitlines()]
-    (ROOT / "docs" / "results" / "wireless.jsonl").write_text(said)
-    lines = []
-    for row in rows:
-        gains = [row[f"gain of {rule}"] for rule in ADAPTIVE]
-        lines.append([
-            f"{row['snr_db']:g}", row["system"], f"{row['accuracy']:.3f}", f"{row['chrf']:.1f}", f"{row['masked']:.2f}",
-            f"{row['position_bits']:.0f}", f"{row['uses']:.0f}",
-            *(f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" for mean, low, high in gains),
-        ])  # fmt: skip
-    head = (
-        "SNR, dB", "system", "token accuracy", "chrF", "left out", "position bits", "symbols",
-        *(f"gain of {rule} (95 %)" for rule in ADAPTIVE),
-    )  # fmt: skip
-    write(ROOT / "docs" / "results.md", {"wireless": f"{rows[0]['packets']} packets.\n\n" + table(head, lines)})
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    plots = ROOT / "docs" / "plots"
+    subprocess.run([str(BIN / "hedge"), "plot", "wireless", str(OUT / "rows.jsonl"), "--out", str(plots)], check=True)
+    every = read_journal(OUT / "rows.jsonl", "wireless")[1]
+    four, sixteen = ([row for row in every if row["qam"] == order] for order in (4, 16))
+    parts = {
+        "wireless": f"{four[0]['packets']} packets.\n\n{systems(four)}",
+        "wireless verdict": verdict(four),
+        "wireless accuracy": gains(four, "accuracy"),
+        "wireless 16": f"{sixteen[0]['packets']} packets.\n\n{systems(sixteen)}",
+        "wireless 16 verdict": verdict(sixteen),
+    }
+    if "similarity" in four[0]:
+        parts["wireless similarity"] = gains(four, "similarity")
+    write(ROOT / "docs" / "results.md", parts)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from common.noise import SEED_LIMIT
 from wireless.masked import MaskedLM
 from wireless.packet import RULES, MaskOrder, adaptive_mask, detect, most_likely, position_bits, send
 from wireless.qam import Qam, rayleigh
+from wireless.rehearsal import REHEARSED, rehearsed_mask
 from wireless.study import add_study, study
 
 EXAMPLES = """  hedge wireless send --text "Once upon a time there was a king." --snr 5
@@ -30,19 +31,19 @@ def command(arguments: Sequence[str]) -> None:
     sending.add_argument("--text", required=True)
     sending.add_argument("--snr", type=float, required=True, metavar="DB")
     sending.add_argument("--qam", type=int, default=4, metavar="ORDER", help="4 (default) or 16")
-    sending.add_argument("--rule", choices=RULES, default="true-token", help="which token is left out next")
+    sending.add_argument("--rule", choices=(*RULES, REHEARSED), default=REHEARSED, help="which token is left out next")
     sending.add_argument("--json", action="store_true")
     studying = actions.add_parser("study", help="all systems over many packets")
     add_study(studying)
+    sending.add_argument("--threads", type=int, default=None)
     for one in (sending, studying):
         one.add_argument("--mlm", default=BUNDLED, help="folder of a masked model, or `bundled` (default)")
         one.add_argument("--seed", type=int, default=1)
-        one.add_argument("--threads", type=int, default=None)
     args = parse(parser, arguments)
     if not 0 <= args.seed < SEED_LIMIT:
         raise BadInput(f"seed {args.seed} is not in 0..2^64-1")
     if args.action == "study":
-        study(args, lambda: MaskedLM(args.mlm))
+        study(args)
         return
     _send(args)
 
@@ -54,7 +55,11 @@ def _send(args: Any) -> None:
     lm = MaskedLM(args.mlm)
     ids = lm.encode(args.text)
     qam = Qam(args.qam, lm.vocab_size)
-    masked = adaptive_mask(qam, fade, MaskOrder(lm, ids, args.rule), len(ids))
+    if args.rule == REHEARSED:
+        orders = [MaskOrder(lm, ids, rule) for rule in RULES]
+        masked = rehearsed_mask(lm, qam, fade, orders, ids, np.random.default_rng([args.seed, 2]))
+    else:
+        masked = adaptive_mask(qam, fade, MaskOrder(lm, ids, args.rule), len(ids))
     arrival = send(qam, fade, ids, masked, np.random.default_rng([args.seed, 1]))
     plain = send(qam, fade, ids, [], np.random.default_rng([args.seed, 1]))
     found, conventional = detect(lm, arrival), most_likely(plain, lm.mask)

@@ -1,6 +1,5 @@
 """The masked language model at both ends: what it thinks of a position when that is hidden."""
 
-import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from common.errors import BadInput
-from common.model import BUNDLED, bundled_folder
+from common.model import BUNDLED, bundled_folder, weights_fingerprint
 
 # Positions that are at least this far apart are hidden in one row: alone, each would be given much the same prior.
 APART = 16
@@ -31,25 +30,29 @@ def share_rows(positions: NDArray[np.int64], apart: int) -> tuple[NDArray[np.int
     return rows, len(last)
 
 
+def load_encoder(kind: Any, folder: str, what: str) -> tuple[Any, Any]:
+    """Tokenizer and model of a local folder in transformers' format, safetensors only. BadInput says what it is not."""
+    if not Path(folder).is_dir():
+        raise BadInput(f"{folder} is not a folder with {what}")
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        model = kind.from_pretrained(folder, use_safetensors=True, dtype=torch.float32).eval()
+        return AutoTokenizer.from_pretrained(folder), model
+    except Exception as error:
+        # A config.json can be wrong in as many ways as transformers has exceptions.
+        raise BadInput(f"cannot load {what} from {folder}: {(str(error).splitlines() or [repr(error)])[0]}") from None
+
+
 class MaskedLM:
     """A BERT-like model of a folder in transformers' format, or the bundled one. What is sent are ids below its mask's or,
     where the mask lies among the words, all ids."""
 
     def __init__(self, where: str = BUNDLED) -> None:
         source = str(bundled_folder() / "mlm") if where == BUNDLED else where
-        if not Path(source).is_dir():
-            raise BadInput(f"{source} is not a folder with a masked language model")
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
-        try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(source)
-            loader: Any = AutoModelForMaskedLM
-            self._model: Any = loader.from_pretrained(source, use_safetensors=True, dtype=torch.float32).eval()
-        except Exception as error:
-            # A config.json can be wrong in as many ways as transformers has exceptions.
-            raise BadInput(f"cannot load a masked model from {where}: {str(error).splitlines()[0]}") from None
+        self.tokenizer, self._model = load_encoder(AutoModelForMaskedLM, source, "a masked language model")
         self.bundled = where == BUNDLED
-        self.fingerprint = _fingerprint(self._model)
+        self.fingerprint = weights_fingerprint(self._model)
         if torch.cpu._is_avx512_bf16_supported():
             self._model = self._model.bfloat16()
         if self.tokenizer.mask_token_id is None:
@@ -130,13 +133,6 @@ class MaskedLM:
         if hasattr(self._model, "decoder") and hasattr(self._model, "head"):
             return lambda hidden: self._model.decoder(self._model.head(hidden))
         return getattr(self._model, "cls", None) or getattr(self._model, "lm_head", None)
-
-
-def _fingerprint(model: Any) -> str:
-    digest = hashlib.sha256()
-    for name, weights in sorted(model.state_dict().items()):
-        digest.update(name.encode() + weights.float().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def entropy(log_law: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -24,11 +24,11 @@ def test_a_text_is_sent_and_received(here: Run) -> None:
 
 
 def test_a_study_goes_on_where_it_ended(here: Run, tmp_path: Path) -> None:
-    arguments = ("wireless", "study", "--packets", "1", "--snr", "12", "--out", str(tmp_path), "--threads", "1", "--json")
+    arguments = ("wireless", "study", "--packets", "1", "--snr", "12", "--out", str(tmp_path), "--jobs", "1", "--json")
     rows = [json.loads(line) for line in here(*arguments).stdout.splitlines()]
     assert [row["system"] for row in rows] == [
         "ml", "receiver only", "random", "parallel", "sequential", "adaptive, entropy", "adaptive, true-token",
-        "huffman + ldpc", "range coded",
+        "adaptive, rehearsed", "huffman + ldpc", "range coded",
     ]  # fmt: skip
     assert all(0 <= row["accuracy"] <= 1 for row in rows)
     assert {row["system"]: round(128 * row["masked"]) for row in rows}["random"] == 38
@@ -36,3 +36,5 @@ def test_a_study_goes_on_where_it_ended(here: Run, tmp_path: Path) -> None:
     assert [json.loads(line) for line in here(*arguments).stdout.splitlines()] == rows
     assert (tmp_path / "packets.jsonl").read_bytes() == before
     one_line(here(*arguments, "--seed", "2"), 2, "another run")
+    here("plot", "wireless", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path))
+    assert (tmp_path / "wireless.png").read_bytes().startswith(b"\x89PNG")

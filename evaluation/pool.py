@@ -1,0 +1,61 @@
+"""Work shared among processes that end with their parent, however it ends, and leave Ctrl-C to it."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from common.model import use_threads
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def shared(
+    processes: int, start: Callable[..., None], made_of: tuple[Any, ...], work: Callable[[T], R], items: Sequence[T]
+) -> Iterator[R]:
+    """`work(item)` of every item, in the order they are done; each process has one thread and calls `start(*made_of)` first."""
+    if not items:
+        return
+    with (
+        _remembering_ctrl_c() as pressed,
+        multiprocessing.get_context("spawn").Pool(processes, _begin, (start, *made_of)) as pool,
+    ):
+        for found in pool.imap_unordered(work, items):
+            if pressed:
+                raise KeyboardInterrupt
+            yield found
+
+
+def _begin(start: Callable[..., None], *made_of: Any) -> None:
+    # Ctrl-C is for the parent, which keeps what is finished.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    use_threads(1)
+    start(*made_of)
+
+
+def _end_with_parent() -> None:
+    # A parent that was killed cannot end its pool.
+    if parent := multiprocessing.parent_process():
+        parent.join()
+    os._exit(1)
+
+
+@contextmanager
+def _remembering_ctrl_c() -> Iterator[list[int]]:
+    """A KeyboardInterrupt that is raised inside a finaliser is only printed: the list is not empty once there was one."""
+    pressed: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        pressed.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
