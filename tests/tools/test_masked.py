@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from tools.train_pair.batches import IGNORED
-from tools.train_pair.masked import PACKET, Packets, build, guesser, masked_tokenizer
+from tools.train_pair.masked import PACKET, Packets, build, guesser, hidden_right, masked_tokenizer
 from tools.train_pair.text import Conversations, Library, read_books
 from tools.train_pair.tokens import train_tokenizer
 from tools.train_pair.train import Schedule, Size, train
@@ -73,6 +73,8 @@ def test_the_masked_model_is_trained_and_loads(
     assert torch.equal(own["model.layers.0.mlp.Wo.weight"], given["model.layers.0.mlp.down_proj.weight"])
     packets = Packets.of(books, fast, 2 * PACKET, 0, guesser(model, "cpu"))
     train("mlm", model, packets, Schedule(3), tmp_path / "runs", "cpu")
+    truth = packets.ids[: 2 * PACKET]
+    assert 0 <= hidden_right(model, truth, packets.mask, 0.3) < 1
     model.to(torch.bfloat16).save_pretrained(tmp_path / "mlm")
     fast.save_pretrained(tmp_path / "mlm")
     lm = MaskedLM(str(tmp_path / "mlm"))

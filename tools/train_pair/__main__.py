@@ -14,7 +14,7 @@ from transformers import LlamaForCausalLM
 
 from evaluation.questions import held_out_set
 from tools.train_pair.batches import Batches
-from tools.train_pair.masked import Packets, build, guesser, held_out_text, masked_tokenizer
+from tools.train_pair.masked import Packets, build, guesser, held_out_text, hidden_right, masked_tokenizer
 from tools.train_pair.score import score
 from tools.train_pair.text import BEGIN, END, PAD, Conversations, Library, read_books
 from tools.train_pair.tokens import save_tokenizer, train_tokenizer
@@ -22,6 +22,7 @@ from tools.train_pair.train import Schedule, Size, train
 
 SIZES = {"slm": Size(layers=2, width=160, ffn=448, heads=5), "llm": Size(layers=9, width=256, ffn=704, heads=8)}
 LENGTHS = (256, 512, 256, 1024)
+SHARES = (0.05, 0.15, 0.5)
 logger = logging.getLogger("train_pair")
 
 
@@ -110,7 +111,11 @@ def train_masked(args: argparse.Namespace, tokenizer: Tokenizer) -> None:
     seconds = train("mlm", model, packets, Schedule(args.mlm_steps), args.runs, args.device, args.lr)
     model.eval().to(torch.bfloat16).save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
-    (folder / "held-out.txt").write_text(held_out_text(args.text))
+    held_out = held_out_text(args.text)
+    (folder / "held-out.txt").write_text(held_out)
+    # What is scored is what was written: the rounded weights, run in float32.
+    model.float()
+    unseen = np.array(fast.encode(held_out, add_special_tokens=False))
     counts = np.bincount(packets.ids, minlength=tokenizer.get_vocab_size())
     (folder / "frequencies.json").write_text(json.dumps(counts.tolist()) + "\n")
     facts = {
@@ -118,6 +123,7 @@ def train_masked(args: argparse.Namespace, tokenizer: Tokenizer) -> None:
         "steps": args.mlm_steps,
         "tokens": args.mlm_steps * args.batch_tokens,
         "training_seconds": round(seconds),
+        "held_out_right": {f"{share:g} hidden": round(hidden_right(model, unseen, packets.mask, share), 4) for share in SHARES},
     }
     (folder / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
     logger.info("mlm: %s", json.dumps(facts))

@@ -145,3 +145,14 @@ def guesser(model: ModernBertForMaskedLM, device: str) -> Callable[[torch.Tensor
         return found
 
     return guess
+
+
+@torch.no_grad()
+def hidden_right(model: ModernBertForMaskedLM, ids: np.ndarray, mask: int, share: float, seed: int = 0) -> float:
+    """The share of hidden tokens of `ids` that the model's likeliest guess meets, `share` of every packet hidden."""
+    parts: Any = model
+    truth = ids[: len(ids) // PACKET * PACKET].reshape(-1, PACKET)
+    hidden = np.random.default_rng(seed).random(truth.shape) < share
+    inputs = torch.from_numpy(np.where(hidden, mask, truth))
+    found = torch.cat([parts(part).logits[..., :-1].argmax(dim=-1) for part in inputs.split(32)]).numpy()
+    return float((found == truth)[hidden].mean())
