@@ -56,8 +56,7 @@ def _send(args: Any) -> None:
     ids = lm.encode(args.text)
     qam = Qam(args.qam, lm.vocab_size)
     if args.rule == REHEARSED:
-        orders = [MaskOrder(lm, ids, rule) for rule in RULES]
-        masked = rehearsed_mask(lm, qam, fade, orders, ids, np.random.default_rng([args.seed, 2]))
+        masked = rehearsed_mask(lm, qam, fade, ids, np.random.default_rng([args.seed, 2]))
     else:
         masked = adaptive_mask(qam, fade, MaskOrder(lm, ids, args.rule), len(ids))
     arrival = send(qam, fade, ids, masked, np.random.default_rng([args.seed, 1]))

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,11 +62,7 @@ class Qam:
     def log_likelihood(self, received: NDArray[np.complex128], amplitude: complex, noise: float) -> NDArray[np.float64]:
         """ln p(received | w) up to a constant, [n, |V|], of received [n, symbols]; `noise` is the total variance s2."""
         away = -(np.abs(received[:, :, None] - amplitude * self.points) ** 2) / noise
-        labels = self.labels(np.arange(self.vocab_size))
-        found = np.zeros((len(received), self.vocab_size))
-        for symbol in range(self.symbols):
-            found += away[:, symbol][:, labels[:, symbol]]
-        return found
+        return np.asarray(away.reshape(len(received), -1) @ _members(self))
 
     def bit_error(self, power: NDArray[np.float64] | float, gain: float) -> NDArray[np.float64]:
         """Pb(p) = (R-1)/(R log2 R) erfc(s) + (R-2)/(R log2 R) erfc(3 s), s = sqrt(3 p g / (2 (2^m - 1))), R = sqrt(2^m)."""
@@ -73,6 +70,15 @@ class Qam:
         s = np.sqrt(3.0 * np.asarray(power) * gain / (2.0 * (self.order - 1)))
         share = root * math.log2(root)
         return np.asarray((root - 1) / share * _erfc(s) + (root - 2) / share * _erfc(3 * s))
+
+
+@cache
+def _members(qam: Qam) -> NDArray[np.float64]:
+    """[symbols 2^m, |V|]: 1 where an id has a label at a symbol."""
+    labels = qam.labels(np.arange(qam.vocab_size))
+    found = np.zeros((qam.symbols, qam.order, qam.vocab_size))
+    found[np.arange(qam.symbols)[:, None], labels.T, np.arange(qam.vocab_size)] = 1.0
+    return found.reshape(-1, qam.vocab_size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,7 +111,7 @@ class Study:
                 for rule in RULES:
                     masks[f"adaptive, {rule}"] = adaptive_mask(qam, fade, orders[rule], len(ids))
                 own = np.random.default_rng([*draw, 2])
-                masks[f"adaptive, {REHEARSED}"] = rehearsed_mask(self._lm, qam, fade, list(orders.values()), ids, own)
+                masks[f"adaptive, {REHEARSED}"] = rehearsed_mask(self._lm, qam, fade, ids, own)
                 arrived = self._arrivals(qam, fade, ids, masks, bits, draw)
                 found += [self._entry(job, snr, *one) for one in arrived]
             lines.append({"packet": job.number, "qam": order, "entries": found})

@@ -13,12 +13,12 @@ def test_a_text_is_sent_and_received(here: Run) -> None:
     clear = json.loads(here(*arguments, "--snr", "40", "--json").stdout)
     assert clear["received"] == clear["sent"] == TEXT
     assert (clear["accuracy"], clear["masked"], clear["position_bits"]) == (1.0, [], 0)
-    noisy = here(*arguments, "--snr", "-5", "--json").stdout
-    assert noisy == here(*arguments, "--snr", "-5", "--json").stdout
+    noisy = here(*arguments, "--snr", "-12", "--json").stdout
+    assert noisy == here(*arguments, "--snr", "-12", "--json").stdout
     found = json.loads(noisy)
     assert found["accuracy"] < 1
     assert set(found["masked"]) <= set(range(found["tokens"]))
-    shown = here(*arguments, "--snr", "-5").stdout
+    shown = here(*arguments, "--snr", "-12").stdout
     assert "left out" in shown
     assert "\x1b" not in shown
 

@@ -18,6 +18,7 @@ from wireless.coded import HuffmanLdpc, decode_blocks, delivered, encode_blocks,
 from wireless.masked import MaskedLM, entropy, share_rows
 from wireless.packet import Arrival, MaskOrder, adaptive_mask, detect, log_detected, most_likely, position_bits, send
 from wireless.qam import Fade, Qam, rayleigh, transmit
+from wireless.rehearsal import rehearsed_mask, spaced
 
 WORDS = [f"w{i}" for i in range(13)]
 
@@ -58,6 +59,15 @@ def test_ids_are_padded_to_whole_symbols() -> None:
     qam = Qam(16, 500)
     assert qam.bits == 12
     assert qam.labels(np.array([300])).tolist() == [[0b1001, 0b0110, 0b0000]]
+
+
+@pytest.mark.parametrize(("order", "words"), [(4, 13), (16, 500)])
+def test_a_likelihood_is_gaussian_around_the_symbols_of_an_id(order: int, words: int) -> None:
+    qam, rng = Qam(order, words), np.random.default_rng(0)
+    received = rng.normal(size=(3, qam.symbols, 2)) @ np.array([1, 1j])
+    found = qam.log_likelihood(received, 0.5 - 0.3j, 0.7)
+    away = np.abs(received[:, None, :] - (0.5 - 0.3j) * qam.modulate(np.arange(words))) ** 2
+    assert np.allclose(found, -away.sum(axis=2) / 0.7)
 
 
 def test_the_error_rate_is_that_of_the_equation() -> None:
@@ -194,6 +204,31 @@ def test_what_shares_a_row_is_hidden_there(lm: MaskedLM, monkeypatch: pytest.Mon
         context[other] = lm.mask
         assert np.allclose(found, lm.log_priors(context, [at])[0], atol=0.05)
     assert not np.allclose(alone, together, atol=0.05)
+
+
+@given(st.permutations(range(12)))
+def test_no_two_neighbours_are_chosen_and_no_more_could_be(order: list[int]) -> None:
+    chosen = spaced(np.array(order))
+    assert chosen == [at for at in order if at in chosen]
+    assert not {at + 1 for at in chosen} & set(chosen)
+    assert all({at - 1, at, at + 1} & set(chosen) for at in range(12))
+
+
+def test_rehearsing_leaves_out_what_the_receiver_will_know(lm: MaskedLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that knows every other token whatever it hears, and nothing of the rest."""
+    ids = np.array([3, 1, 4, 1, 5, 9, 2, 6])
+    laws = np.full((8, lm.vocab_size), -math.log(lm.vocab_size))
+    laws[::2] = -50.0
+    laws[np.arange(0, 8, 2), ids[::2]] = 0.0
+    monkeypatch.setattr(lm, "log_priors", lambda _, positions: laws[positions])
+    qam = Qam(4, lm.vocab_size)
+
+    def mask(snr_db: float) -> list[int]:
+        return rehearsed_mask(lm, qam, Fade(1, 1.0, 10 ** (snr_db / 10)), ids, np.random.default_rng(0))
+
+    assert sorted(mask(2)) == [0, 2, 4, 6]
+    # Where all of it arrives nothing is gained.
+    assert mask(30) == []
 
 
 def test_without_noise_everything_sent_arrives(lm: MaskedLM) -> None:
