@@ -86,6 +86,8 @@ class Gelato:
     # Of the upload per token, and of everything else between a message and its verdict.
     upload_s: float = 0.0
     round_s: float = 0.0
+    # Upload of the newest draft, where messages differ in size and that is known before they are sent.
+    newest_s: float | None = None
     throughput: float = 0.0
     # This round: drafts, bucket, probability that all of it is accepted, seconds of computing, and the length aimed at.
     drafts: int = 0
@@ -120,7 +122,7 @@ class Gelato:
         if options.variant == "marginal":
             rate = self.throughput or expected_tokens(options.acceptance, self.aim) / max(self.seconds(self.aim), 1e-9)
             # Its step is paid; what is left to pay is its upload.
-            upload = self.upload_s
+            upload = self.upload_s if self.newest_s is None else self.newest_s
             self.holds = not self._pays(self.survival, rate, upload, options.radio_w * upload)
             more = self._pays(self.survival * options.acceptance, rate, self.seconds(1) - self.round_s, self.joules(1))
             return self.holds or not more or self.drafts >= options.longest

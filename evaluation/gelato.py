@@ -104,8 +104,8 @@ def trace_of(slm: CausalLM, llm: CausalLM, task: Task, warp: Warp, seed: int) ->
 class Controller(Protocol):
     """Ends rounds; told what they cost."""
 
-    def stops(self, entropy: float, gate: float) -> bool:
-        """Of every draft: whether it is the last of the round."""
+    def stops(self, entropy: float, gate: float, bits: float) -> bool:
+        """Of every draft, `bits` on the uplink: whether it is the last of the round."""
         ...
 
     @property
@@ -122,7 +122,7 @@ class Static:
     drafts: int = 0
     holds: bool = False
 
-    def stops(self, entropy: float, gate: float) -> bool:  # noqa: ARG002
+    def stops(self, entropy: float, gate: float, bits: float) -> bool:  # noqa: ARG002
         self.drafts += 1
         return self.drafts >= self.length
 
@@ -132,13 +132,22 @@ class Static:
         self.drafts = 0
 
 
+def _recent(known: float, measured: float) -> float:
+    return measured if not known else known + 0.1 * (measured - known)
+
+
 @dataclass(slots=True)
 class Published:
-    """Gelato as a session runs it; the upload of a token is measured."""
+    """Gelato as a session runs it; uploads are measured, and what a draft's own would take is known from its size."""
 
     gelato: Gelato
+    seconds_per_bit: float = 0.0
+    bits: list[float] = field(default_factory=list)
 
-    def stops(self, entropy: float, gate: float) -> bool:  # noqa: ARG002
+    def stops(self, entropy: float, gate: float, bits: float) -> bool:  # noqa: ARG002
+        self.bits.append(bits)
+        if self.seconds_per_bit:
+            self.gelato.newest_s = bits * self.seconds_per_bit
         return self.gelato.asks(entropy, 0)
 
     @property
@@ -150,8 +159,9 @@ class Published:
 
     def judged(self, upload: float, pass_s: float, sent: int, accepted: int) -> None:
         if sent:
-            known = self.gelato.upload_s
-            self.gelato.upload_s = upload / sent if not known else known + 0.1 * (upload / sent - known)
+            self.gelato.upload_s = _recent(self.gelato.upload_s, upload / sent)
+            self.seconds_per_bit = _recent(self.seconds_per_bit, upload / sum(self.bits[:sent]))
+        self.bits.clear()
         self.gelato.judged(upload + pass_s, pass_s, [True] * accepted, True if accepted < sent else None)
 
 
@@ -164,7 +174,7 @@ class Hedge:
     fired: list[bool] = field(default_factory=list)
     holds: bool = False
 
-    def stops(self, entropy: float, gate: float) -> bool:  # noqa: ARG002
+    def stops(self, entropy: float, gate: float, bits: float) -> bool:  # noqa: ARG002
         self.fired.append(gate > self.threshold)
         return self.fired[-1] or len(self.fired) >= self.pace.longest
 
@@ -245,7 +255,8 @@ def replay(traces: Sequence[Trace], rival: Rival, draft: Draft, channel: Channel
                 controller.stepped(step)
                 computing += step
                 drafts += 1
-                if controller.stops(trace.entropy[at + drafts - 1], trace.gate[at + drafts - 1]):
+                last = at + drafts - 1
+                if controller.stops(trace.entropy[last], trace.gate[last], rival.bits(trace.nucleus[last])):
                     break
             sent = drafts - controller.holds
             accepted = next((n for n in range(sent) if not stays[at + n]), sent)
