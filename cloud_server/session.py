@@ -200,7 +200,9 @@ class Session:
             self._history += head
             shares += _of(head, (yield from self._laws([], CHUNK, bonus=False)))
         self._history += untested
-        laws = yield from self._laws(proposals, len(untested), bonus=bool(proposals) and self._bonus and not draft.more)
+        # A message without ids asks for the LLM's own next token.
+        bonus = self._bonus and not draft.more and (bool(proposals) or not self.judged[1])
+        laws = yield from self._laws(proposals, len(untested), bonus=bonus)
         outcome = verify_block(self._rule(step), first, proposals, laws[len(untested) :], self._end_ids)
         self._last = self._answer(step, outcome, untested, proposals, laws, shares)
         if outcome.correction is not None or outcome.law is not None:

@@ -109,7 +109,7 @@ class Exchange:
     async def _advance(self) -> None:
         if self._connection and not self._alone and not self._connection.is_open:
             await self._connect(self._connection)
-        if self._is_due() and self._may_send():
+        if (self._is_due() or self._passes()) and self._may_send():
             await self._send()
         elif self._may_draft():
             self._draft()
@@ -160,6 +160,11 @@ class Exchange:
         if tested:
             return any(drafted.asked for drafted in tested) or self._at_end() or len(tested) >= self._pace.longest
         return self._settings.asks and len(self._block) >= MAX_UNTESTED
+
+    def _passes(self) -> bool:
+        """Whether nothing is drafted: an empty message asks for the LLM's own next token."""
+        waits = self._flight or self._ahead or self._alone
+        return self._settings.exact and not waits and self._pace.passes
 
     def _draft(self) -> None:
         started = time.perf_counter()
@@ -267,7 +272,7 @@ class Exchange:
             drafted.provenance = Provenance.ACCEPTED
         if rejected:
             self._correct(verdict, message)
-        elif verdict.HasField("bonus"):
+        elif verdict.HasField("bonus") or not message.ids:
             self._take_bonus(verdict, wanted=self._settings.exact and not message.more)
 
     async def _with_a_residual(self, verdict: pb.Verdict, message: Message) -> pb.Verdict:

@@ -23,7 +23,7 @@ class GelatoOptions:
     `uplink_bps` in bit/s, 0 for an upload that takes no time, as ids nearly do.
 
     Variants: `published` keeps back the token that made the bucket overflow, `tripping` sends it, `marginal` weighs every
-    further token by itself, its step before it is drafted and its upload before it is sent.
+    token by itself, its step before it is drafted and its upload before it is sent; a round may be without any.
     """
 
     variant: str = "tripping"
@@ -97,6 +97,8 @@ class Gelato:
     aim: int = 0
     # Whether the last draft is kept back.
     holds: bool = False
+    # Rounds in a row without a draft.
+    passed: int = 0
     trace: list[float] = field(default_factory=list)
 
     def seconds(self, drafts: int) -> float:
@@ -131,6 +133,13 @@ class Gelato:
         self.holds = tripped and options.variant == "published"
         return tripped or self.drafts >= self.aim
 
+    @property
+    def passes(self) -> bool:
+        """`marginal`: whether the round is to be without a draft; not for ever, or nothing would be measured any more."""
+        if self.options.variant != "marginal" or self.drafts or not self.throughput or self.passed >= self.options.longest:
+            return False
+        return not self._pays(self.options.acceptance, self.throughput, self.seconds(1) - self.round_s, self.joules(1))
+
     def _pays(self, gain: float, rate: float, seconds: float, joules: float) -> bool:
         """Whether V_L (gain - th dt) - Q (e - e_bar gain) > 0 of a token that is accepted with probability `gain`."""
         options = self.options
@@ -143,6 +152,7 @@ class Gelato:
     def judged(self, seconds: float, cloud: float, kept: list[bool], lost: bool | None) -> None:  # noqa: ARG002
         """A round is over: Q <- max(0, Q + E - E_bar), with `marginal` max(0, Q + E - e_bar N)."""
         uploading = len(kept) + (lost is not None)
+        self.passed = 0 if self.drafts else self.passed + 1
         spent = self.options.device_w * self.computed_s + self.options.radio_w * uploading * self.upload_s
         allowed = self.options.budget_j * ((len(kept) + 1) if self.options.variant == "marginal" else 1)
         self.queue = max(0.0, self.queue + spent - allowed)

@@ -53,6 +53,11 @@ class Pace(Protocol):
         """Whether the last draft of the block that is to be sent is kept back."""
         ...
 
+    @property
+    def passes(self) -> bool:
+        """Whether, with nothing drafted, the LLM's own next token is asked for instead."""
+        ...
+
     def goes_on(self, unverified: Unverified) -> bool:
         """Whether to draft one more position on top of these."""
         ...
@@ -65,6 +70,7 @@ class Steady:
     in_flight: int
     longest: int = MAX_BLOCK
     holds: bool = False
+    passes: bool = False
 
     def stepped(self, seconds: float) -> None: ...
 
@@ -94,6 +100,7 @@ class Adaptive:
     acceptance: float = 0.9
     longest: int = MAX_BLOCK
     holds: bool = False
+    passes: bool = False
 
     def stepped(self, seconds: float) -> None:
         self.step_s = _mean(self.step_s, seconds)

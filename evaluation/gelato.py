@@ -43,6 +43,8 @@ EXAMPLES = """  hedge simulate gelato --out runs/gelato
   hedge simulate gelato --out runs/mine --bandwidth 1e6 --t-llm 0.06 0.14 --weight 100 --head"""
 VOCAB, TOP_P, PROBABILITY_BITS = 151_936, 0.99995, 16
 GATE, SKIP_RATE = "expected_perturbation", 0.85
+# `marginal` at GELATO's energy: V_L, and the share of that energy that is its budget, over which it spends while Q grows.
+EQUAL_WEIGHT, EQUAL_SHARE = 1.0, 0.95
 OUTAGE = 0.1
 
 
@@ -111,6 +113,11 @@ class Controller(Protocol):
     @property
     def holds(self) -> bool: ...
 
+    @property
+    def passes(self) -> bool:
+        """Whether the round is to be without a draft."""
+        ...
+
     def stepped(self, seconds: float) -> None: ...
 
     def judged(self, upload: float, pass_s: float, sent: int, accepted: int) -> None: ...
@@ -121,6 +128,7 @@ class Static:
     length: int
     drafts: int = 0
     holds: bool = False
+    passes: bool = False
 
     def stops(self, entropy: float, gate: float, bits: float) -> bool:  # noqa: ARG002
         self.drafts += 1
@@ -154,6 +162,10 @@ class Published:
     def holds(self) -> bool:
         return self.gelato.holds
 
+    @property
+    def passes(self) -> bool:
+        return self.gelato.passes
+
     def stepped(self, seconds: float) -> None:
         self.gelato.stepped(seconds)
 
@@ -173,6 +185,7 @@ class Hedge:
     pace: Adaptive = field(default_factory=lambda: Adaptive(1))
     fired: list[bool] = field(default_factory=list)
     holds: bool = False
+    passes: bool = False
 
     def stops(self, entropy: float, gate: float, bits: float) -> bool:  # noqa: ARG002
         self.fired.append(gate > self.threshold)
@@ -202,6 +215,11 @@ class Rival:
         return float(index + (PROBABILITY_BITS if self.payload == "id and probability" else 0))
 
 
+def _gelato(variant: str, payload: str, weight: float, decay: float, budget_j: float, bucket: float = 1.2) -> Rival:
+    options = GelatoOptions(variant=variant, weight=weight, budget_j=budget_j, bucket=bucket, decay=decay)
+    return Rival(lambda: Published(Gelato(options)), payload == "ids", payload)
+
+
 def rivals(weights: Sequence[float], decay: float, threshold: float, budget_j: float, marginal_j: float) -> dict[str, Rival]:
     found = {}
     for length in (1, 3, 5, 7, 9):
@@ -209,22 +227,14 @@ def rivals(weights: Sequence[float], decay: float, threshold: float, budget_j: f
         found[f"static {length}, ids"] = Rival(lambda n=length: Static(n), True, "ids")  # type: ignore[misc]
     found["DSSD"] = Rival(lambda: Static(7), False, "id and probability")
 
-    def gelato(variant: str, weight: float, budget: float, bucket: float = 1.2) -> Callable[[], Controller]:
-        options = GelatoOptions(variant=variant, weight=weight, budget_j=budget, bucket=bucket, decay=decay)
-        return lambda: Published(Gelato(options))
-
     for weight in weights:
         for variant, payload in (("published", "top-p"), ("published", "ids"), ("tripping", "top-p"), ("tripping", "ids")):
-            maker = gelato(variant, weight, budget_j)
-            found[f"gelato {variant}, V {weight:g}, {payload}"] = Rival(maker, payload == "ids", payload)
+            found[f"gelato {variant}, V {weight:g}, {payload}"] = _gelato(variant, payload, weight, decay, budget_j)
         for payload in ("top-p", "ids"):
-            maker = gelato("marginal", weight, marginal_j)
-            found[f"gelato marginal, V {weight:g}, {payload}"] = Rival(maker, payload == "ids", payload)
+            found[f"gelato marginal, V {weight:g}, {payload}"] = _gelato("marginal", payload, weight, decay, marginal_j)
     for payload in ("top-p", "ids"):
         # A bucket that never overflows leaves the outer loop alone.
-        found[f"gelato without a bucket, {payload}"] = Rival(
-            gelato("published", weights[0], budget_j, 1e9), payload == "ids", payload
-        )
+        found[f"gelato without a bucket, {payload}"] = _gelato("published", payload, weights[0], decay, budget_j, 1e9)
     found["hedge, waiting"] = Rival(lambda: Hedge(threshold), True, "ids")
     return found
 
@@ -250,7 +260,7 @@ def replay(traces: Sequence[Trace], rival: Rival, draft: Draft, channel: Channel
         at, seconds, joules, length = 0, 0.0, 0.0, len(stays)
         while at < length:
             drafts, computing = 0, 0.0
-            while at + drafts < length:
+            while at + drafts < length and not controller.passes:
                 step = draft.seconds(trace.prompt + at + drafts, 1)
                 controller.stepped(step)
                 computing += step
@@ -350,8 +360,15 @@ def _simulate(args: argparse.Namespace, asked: list[Task], channels: list[Channe
     rows = Journal(path, {"kind": "gelato", "decay": decay, "fitted": fitted, "head": args.head}, resume=False)
     for channel in tqdm(channels, desc="replaying", unit="bandwidth", disable=None):
         for pass_s in args.t_llm:
-            for name, rival in systems.items():
-                found = row_of(replay(traces, rival, draft, channel, pass_s, args.seed))
+            cell = {name: row_of(replay(traces, rival, draft, channel, pass_s, args.seed)) for name, rival in systems.items()}
+            for payload in ("top-p", "ids"):
+                # `marginal` given what GELATO as published has used here.
+                used = cell[f"gelato published, V {args.weight[0]:g}, {payload}"]["joules_per_token"]
+                equal = _gelato("marginal", payload, EQUAL_WEIGHT, decay, EQUAL_SHARE * used)
+                cell[f"gelato marginal, GELATO's J, {payload}"] = row_of(
+                    replay(traces, equal, draft, channel, pass_s, args.seed)
+                )
+            for name, found in cell.items():
                 rows.append({"system": name, "bandwidth_hz": channel.bandwidth_hz, "t_llm": pass_s, **found})
     if args.json:
         sys.stdout.write("".join(json.dumps(row) + "\n" for row in rows.entries))

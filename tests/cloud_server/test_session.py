@@ -94,6 +94,20 @@ def test_blocks_catch_up_roll_back_and_correct_like_plain_greedy(lm: CausalLM, s
     assert follow.bonus == greedy(lm, [*history, greedy(lm, history)])
 
 
+def test_a_message_without_ids_brings_the_next_token(lm: CausalLM, session: Alone) -> None:
+    history = list(PROMPT)
+    for _ in range(3):
+        verdict = session.judge(drafting())
+        assert verdict is not None
+        assert (verdict.accepted, verdict.bonus) == (0, greedy(lm, history))
+        history.append(verdict.bonus)
+    # Not where others follow, nor behind what was released untested.
+    for draft in (drafting(more=True), drafting(untested=[4], verdicts_seen=3)):
+        plain = session.judge(draft)
+        assert plain is not None
+        assert not plain.HasField("bonus")
+
+
 @pytest.mark.parametrize("chunk", [1, 2, 64])
 def test_the_audit_covers_catch_up_and_tested_positions(lm: CausalLM, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long a catch-up is, few laws are held at a time."""

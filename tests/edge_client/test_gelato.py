@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -10,8 +11,10 @@ from common.model import CausalLM
 from common.sampling import Warp
 from edge_client.gelato import Gelato, GelatoOptions, best_length, expected_tokens
 from edge_client.settings import Settings
+from edge_client.statistics import Provenance
 from evaluation.local import LocalLink
 from tests.conftest import run_session
+from tests.edge_client.test_reconnect import Frail
 
 PROMPT = [1, 2, 3]
 
@@ -93,6 +96,42 @@ def test_marginal_keeps_back_what_is_not_worth_its_upload() -> None:
     assert not gelato.holds
     assert gelato.asks(0.1, 1)
     assert gelato.holds
+
+
+def test_marginal_drafts_nothing_where_not_even_one_pays_but_not_for_ever() -> None:
+    gelato = Gelato(GelatoOptions(variant="marginal", longest=3, budget_j=0.1), step_s=0.02, upload_s=0.1, round_s=0.1)
+    # Nothing is known yet: a draft will tell.
+    assert not gelato.passes
+    gelato.throughput = 10.0
+    # 0.9 tokens could be gained in the time of 1.2.
+    for _ in range(3):
+        assert gelato.passes
+        gelato.judged(0.1, 0.1, [], None)
+        gelato.throughput = 10.0
+    assert not gelato.passes
+    gelato.asks(0.0, 0)
+    gelato.judged(0.2, 0.1, [True], None)
+    gelato.throughput = 10.0
+    assert gelato.passes
+    # Not with a published variant.
+    assert not Gelato(GelatoOptions(), step_s=0.02, upload_s=0.1, round_s=0.1, throughput=10.0).passes
+
+
+@pytest.mark.parametrize("cut", [frozenset(), frozenset({3, 9, 12})])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_rounds_without_a_draft_give_the_llm_its_own_tokens(
+    temperature: float, cut: frozenset[int], make_lm: Callable[..., CausalLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slm, llm = make_lm(seed=1), make_lm(seed=2)
+    asked = {"warp": Warp(temperature), "seed": 5, "max_new_tokens": 20}
+    plain = run_session(slm, PROMPT, Settings(policy="stream", **asked), LocalLink(llm))
+    monkeypatch.setattr(Gelato, "passes", property(lambda self: not self.drafts and self.passed < 2))
+    monkeypatch.setattr("edge_client.connection.pause", lambda *_: 0.0)
+    options = GelatoOptions(variant="marginal", decay=0.05)
+    settings = Settings(policy="gelato", measure="entropy", verification="coupled", exact=True, gelato=options, **asked)
+    session = run_session(slm, PROMPT, replace(settings, on_disconnect="wait"), Frail(LocalLink(llm), cut))
+    assert session.token_ids == plain.token_ids
+    assert session.statistics.provenance.count(Provenance.BONUS) >= 10
 
 
 @pytest.mark.parametrize("variant", ["published", "tripping", "marginal"])

@@ -363,7 +363,7 @@ class Draft(_message.Message):
     position: _builtins.int
     """Generated-token index of the first id; what the server holds beyond it is rolled back. Absent: the end of what it holds."""
     ids: _builtins.bytes
-    """All ids of the message, in order, by the id codec that Opened named."""
+    """All ids of the message, in order, by the id codec that Opened named. None at all: only a bonus is wanted."""
     untested: _builtins.int
     """How many of them, the first ones, were released untested. The others are to be tested."""
     more: _builtins.bool
