@@ -28,19 +28,45 @@ def rehearsed_mask(lm: MaskedLM, qam: Qam, fade: Fade, ids: NDArray[np.int64], r
     """The positions that are left out, in the order in which the receiver would know them best.
 
     The packet is received whole in `TRIALS` trials on noise drawn from `rng`; what the masked model then expects at each
-    position is what the receiver would know of it unheard. As many are left out as give most tokens right in expectation: those
+    position is what the receiver would know of it unheard. As many are proposed as give most tokens right in expectation: those
     left out by that prior alone, the others by it and by what is heard at the power that they then have (`DRAWS` noises).
+    Each round of a receiver builds on the last, which the expectation does not see: of the proposal, its first half and nothing
+    the one is taken with which most arrives in the same trials.
     """
     here = np.arange(len(ids))
-    priors = [lm.log_priors(detect(lm, send(qam, fade, ids, [], rng)), here) for _ in range(TRIALS)]
+    seeds = rng.integers(1 << 32, size=TRIALS)
+
+    def received(masked: list[int]) -> list[NDArray[np.int64]]:
+        return [detect(lm, send(qam, fade, ids, masked, np.random.default_rng(seed))) for seed in seeds]
+
+    def right(trials: list[NDArray[np.int64]]) -> int:
+        return sum(int((found == ids).sum()) for found in trials)
+
+    whole = received([])
+    if right(whole) == TRIALS * len(ids):
+        return []
+    priors = [lm.log_priors(found, here) for found in whole]
     true = np.mean([np.exp(prior[here, ids]) for prior in priors], axis=0)
-    guessed = np.mean([prior.argmax(axis=1) == ids for prior in priors], axis=0)
     order = spaced(np.argsort(-true, kind="stable"))
+    proposal = order[: _best_count(qam, fade, ids, order, priors, rng)]
+    chosen, most = list[int](), right(whole)
+    for masked in (proposal[: len(proposal) // 2], proposal):
+        if masked and (arrived := right(received(masked))) > most:
+            chosen, most = masked, arrived
+    return chosen
+
+
+def _best_count(
+    qam: Qam, fade: Fade, ids: NDArray[np.int64], order: list[int], priors: list[NDArray[np.float64]], rng: np.random.Generator
+) -> int:
+    """How many of `order` to leave out for most tokens right in expectation, the fewest of equals."""
+    here = np.arange(len(ids))
+    guessed = np.mean([prior.argmax(axis=1) == ids for prior in priors], axis=0)
     symbols = qam.modulate(ids)
     silence = np.zeros_like(symbols)
     noises = [transmit(silence, fade, 0.0, rng)[0] for _ in range(DRAWS)]
 
-    def right(count: int) -> float:
+    def expected(count: int) -> float:
         sent = np.setdiff1d(here, order[:count])
         if not len(sent):
             return float(guessed.sum())
@@ -49,7 +75,6 @@ def rehearsed_mask(lm: MaskedLM, qam: Qam, fade: Fade, ids: NDArray[np.int64], r
         for noise in noises:
             evidence = qam.log_likelihood(amplitude * symbols[sent] + noise[sent], amplitude, fade.noise)
             heard += sum(int(((evidence + prior[sent]).argmax(axis=1) == ids[sent]).sum()) for prior in priors)
-        return float(guessed[order[:count]].sum()) + heard / (TRIALS * DRAWS)
+        return float(guessed[order[:count]].sum()) + heard / (len(priors) * DRAWS)
 
-    # Of equal ones the first, which leaves out least.
-    return order[: max(range(0, len(order) + 1, STEP), key=right)]
+    return max(range(0, len(order) + 1, STEP), key=expected)

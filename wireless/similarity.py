@@ -23,7 +23,9 @@ class Embedding:
         return torch.nn.functional.normalize(hidden.mean(dim=0), dim=0)
 
     def similarity(self, found: str, wanted: str) -> float:
-        """Cosine in -1..1; 0 where one of the two is empty."""
+        """Cosine in -1..1; 1 of equal texts, 0 where one of the two is empty."""
+        if found == wanted:
+            return 1.0
         if not found.strip() or not wanted.strip():
             return 0.0
         if self._known[0] != wanted:

@@ -171,7 +171,13 @@ def add_study(parser: Any) -> None:
     parser.add_argument("--text", type=Path, metavar="FILE", help="default: the bundled tales, which no model has seen")
     parser.add_argument("--slm", default=BUNDLED, help="for range coding; `none`: without")
     parser.add_argument("--embedding", default="", metavar="FOLDER", help="a sentence encoder, for similarities; default: none")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="packets.jsonl; goes on where it ended")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="packets.jsonl, with which it goes on, and rows.jsonl of all in it",
+    )
     parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--json", action="store_true", help="the rows on stdout instead of a table")
 
@@ -214,12 +220,11 @@ def study(args: argparse.Namespace) -> None:
         ):
             for line in lines:
                 journal.append(line)
-        wanted = [line for line in journal.entries if line["packet"] < args.packets and line["qam"] in args.qam]
-        rows = summary(wanted, LENGTH)
         (args.out / "rows.jsonl").unlink(missing_ok=True)
-        drawn = Journal(args.out / "rows.jsonl", {"kind": "wireless", "mlm": lm.fingerprint}, resume=False)
-        for row in rows:
-            drawn.append(row)
+        whole = Journal(args.out / "rows.jsonl", {"kind": "wireless", "mlm": lm.fingerprint}, resume=False)
+        for row in summary(journal.entries, LENGTH):
+            whole.append(row)
+        rows = summary([line for line in journal.entries if line["packet"] < args.packets and line["qam"] in args.qam], LENGTH)
     if args.json:
         sys.stdout.write("".join(json.dumps(row) + "\n" for row in rows))
     else:
