@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--packets", type=int, default=200)
     parser.add_argument("--embedding", default="", metavar="FOLDER", help="a sentence encoder, for similarities")
     args = parser.parse_args()
-    for order, packets in ((4, args.packets), (16, max(1, args.packets // 2))):
+    for order, packets in ((4, args.packets), (16, max(1, args.packets // 8))):
         command = [str(BIN / "hedge"), "wireless", "study", "--out", str(OUT), "--qam", str(order), "--packets", str(packets)]
         command += ["--embedding", args.embedding]
         sys.stderr.write(f"{' '.join(command[1:])}\n")
