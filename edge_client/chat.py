@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -74,6 +75,9 @@ def command(arguments: Sequence[str]) -> None:
     check_connection(args, needs_cloud(args))
     slm = load_slm(args)
     console = Console(highlight=False, no_color=args.plain or None, force_terminal=False if args.plain else None)
+    if sys.stdin.isatty():
+        # A shell ignores it for what it starts in the background, and Python leaves an ignored one alone.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with asyncio.Runner() as runner:
         entered = connected(args, slm)
         link, pair = runner.run(entered.__aenter__())

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ def chatting(cloud: Cloud, home: Path, *options: str, **environment: str) -> Any
     child = pexpect.spawn(
         str(BIN / "hedge"), words, timeout=60, encoding="utf-8", dimensions=(40, 160),
         env={**plain, "TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1", "XDG_STATE_HOME": str(home), **environment},
+        # As where the tests themselves were started in the background.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     )  # fmt: skip
     child.expect("/help lists the commands")
     child.expect(">")
