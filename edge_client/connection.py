@@ -98,11 +98,8 @@ class Connection:
         return verdict
 
     async def lose(self, error: Disconnected) -> None:
-        """The stream is gone; so is the answer when what ended the stream was that nobody wants it any more."""
+        """The stream is gone."""
         logger.info("disconnected: %s", error)
-        if (task := asyncio.current_task()) and task.cancelling():
-            # gRPC may tell of a cancelled read as of a lost link.
-            raise asyncio.CancelledError
         if not self._attempts:
             self._statistics.disconnects += 1
             self._notify(str(error))

@@ -123,61 +123,6 @@ WAYS = {
 }
 
 
-@dataclass
-class Deaf:
-    """A stream that never answers, and tells of a cancelled read as of a lost link."""
-
-    reads: asyncio.Event
-    opened: pb.Opened | None = None
-
-    async def send(self, draft: pb.Draft) -> None: ...
-
-    async def receive(self) -> pb.Verdict | None:
-        self.reads.set()
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            raise Disconnected("the call was cancelled") from None
-        return None
-
-    def arrived(self) -> bool:
-        return False
-
-    async def close(self) -> None: ...
-
-
-@pytest.mark.parametrize("on_disconnect", ["wait", "continue"])
-@pytest.mark.parametrize("way", ["llm", "coupled"])
-def test_a_cancelled_answer_is_not_taken_for_a_lost_link(
-    way: str, on_disconnect: str, pair: tuple[CausalLM, CausalLM], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    slm, llm = pair
-    link = Frail(LocalLink(llm), frozenset())
-
-    async def cancelled() -> None:
-        reads = asyncio.Event()
-
-        async def open_deaf(request: pb.Open) -> Deaf:
-            link.opens.append(request)
-            return Deaf(reads)
-
-        monkeypatch.setattr(link, "open", open_deaf)
-        session = Session(slm, PROMPT, replace(WAYS[way], on_disconnect=on_disconnect), link)
-
-        async def drain() -> None:
-            async for _ in session.tokens():
-                pass
-
-        answering = asyncio.create_task(drain())
-        await reads.wait()
-        answering.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(answering, 30)
-
-    asyncio.run(cancelled())
-    assert len(link.opens) == 1
-
-
 @pytest.mark.parametrize("way", WAYS)
 def test_after_any_fault_the_answer_is_the_one_without_faults(way: str, pair: tuple[CausalLM, CausalLM]) -> None:
     slm, llm = pair
