@@ -229,6 +229,8 @@ class Session:
         if position > self._generated:
             raise BadInput(f"position {position} after {self._generated} generated tokens")
         start = self._prompt + position
+        if start > self._context:
+            raise BadInput(f"a draft behind {start} ids in a context of {self._context}")
         tokens = self._ids.decode(self._history[:start], draft.ids, self._context - start)
         if draft.untested > len(tokens):
             raise BadInput(f"{draft.untested} untested ids of {len(tokens)}")

@@ -247,6 +247,20 @@ def test_a_client_that_agrees_on_one_id_codec_and_writes_another(seed: int, lm: 
         assert session.judge(pb.Draft(ids=AdaptiveIds(12).encode(PROMPT, [1, 2]))) is not None
 
 
+@pytest.mark.parametrize("codec_of_ids", [FIXED, ADAPTIVE])
+def test_the_llms_own_tokens_end_with_its_context(lm: CausalLM, codec_of_ids: int) -> None:
+    session = Alone(lm, opening(lm, id_codecs=[codec_of_ids], end_ids=[]))
+    session.opened()
+    empty = FixedIds(12) if codec_of_ids == FIXED else AdaptiveIds(12)
+    for _ in range(lm.context - len(PROMPT) + 1):
+        verdict = session.judge(pb.Draft(ids=empty.encode(session.history, [])))
+        assert verdict is not None
+        assert verdict.HasField("bonus")
+    with pytest.raises(BadInput, match=f"a draft behind {lm.context + 1} ids in a context of {lm.context}"):
+        session.judge(pb.Draft(ids=empty.encode(session.history, [])))
+    assert len(session.history) == lm.context + 1
+
+
 def test_an_old_step_is_refused(session: Alone) -> None:
     session.judge(drafting([1], step_id=5))
     with pytest.raises(BadInput, match="step 2 after step 5"):
