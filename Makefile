@@ -22,7 +22,7 @@ help:
 	@echo "make soak                 ten minutes of that with an eye on memory, and 100,000 hostile messages"
 	@echo "make results              tables and plots of docs/results.md (under an hour)"
 	@echo "make results-gelato       GELATO against static speculative decoding (minutes)"
-	@echo "make results-wireless [EMBEDDING=FOLDER]  joint token masking and detection (an hour; goes on where it ended)"
+	@echo "make results-wireless [EMBEDDING=FOLDER]  joint token masking and detection (two hours; goes on where it ended)"
 	@echo "make proto calibration    regenerate the stubs; recalibrate the bundled pair"
 
 .venv/bin/python:

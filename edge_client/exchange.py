@@ -164,7 +164,7 @@ class Exchange:
     def _passes(self) -> bool:
         """Whether nothing is drafted: an empty message asks for the LLM's own next token."""
         waits = self._flight or self._ahead or self._alone
-        return self._settings.exact and not waits and self._pace.passes
+        return not waits and self._pace.passes
 
     def _draft(self) -> None:
         started = time.perf_counter()
@@ -179,7 +179,7 @@ class Exchange:
                 self._regaining = None
 
     async def _send(self) -> None:
-        held = int(self._pace.holds and len(self._block) > 1 and not self._at_end())
+        held = int(self._pace.holds and not self._at_end())
         before = self._history[: len(self._history) - len(self._block)]
         whole, self._block = self._block[: len(self._block) - held], self._block[len(self._block) - held :]
         tested = [drafted for drafted in whole if drafted.proposal]

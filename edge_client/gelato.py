@@ -8,11 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from common.errors import BadInput
-from edge_client.pace import Unverified
+from edge_client.pace import Unverified, recent_mean
 
 VARIANTS = ("published", "tripping", "marginal")
-# Weight of the newest measurement.
-_RECENT = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,21 +144,19 @@ class Gelato:
         return options.weight * (gain - rate * seconds) - self.queue * (joules - options.budget_j * gain) > 0
 
     def stepped(self, seconds: float) -> None:
-        self.step_s = seconds if not self.step_s else self.step_s + _RECENT * (seconds - self.step_s)
+        self.step_s = recent_mean(self.step_s, seconds)
         self.computed_s += seconds
 
     def judged(self, seconds: float, cloud: float, kept: list[bool], lost: bool | None) -> None:  # noqa: ARG002
         """A round is over: Q <- max(0, Q + E - E_bar), with `marginal` max(0, Q + E - e_bar N)."""
-        uploading = len(kept) + (lost is not None)
+        uploaded = self.drafts - self.holds
         self.passed = 0 if self.drafts else self.passed + 1
-        spent = self.options.device_w * self.computed_s + self.options.radio_w * uploading * self.upload_s
+        spent = self.options.device_w * self.computed_s + self.options.radio_w * uploaded * self.upload_s
         allowed = self.options.budget_j * ((len(kept) + 1) if self.options.variant == "marginal" else 1)
         self.queue = max(0.0, self.queue + spent - allowed)
         self.trace.append(self.queue)
-        rest = max(0.0, seconds - uploading * self.upload_s)
-        self.round_s = rest if not self.round_s else self.round_s + _RECENT * (rest - self.round_s)
-        rate = (len(kept) + 1) / max(self.computed_s + seconds, 1e-9)
-        self.throughput = rate if not self.throughput else self.throughput + _RECENT * (rate - self.throughput)
+        self.round_s = recent_mean(self.round_s, max(0.0, seconds - uploaded * self.upload_s))
+        self.throughput = recent_mean(self.throughput, (len(kept) + 1) / max(self.computed_s + seconds, 1e-9))
         self._begin()
 
     def _begin(self) -> None:

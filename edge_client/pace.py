@@ -103,10 +103,10 @@ class Adaptive:
     passes: bool = False
 
     def stepped(self, seconds: float) -> None:
-        self.step_s = _mean(self.step_s, seconds)
+        self.step_s = recent_mean(self.step_s, seconds)
 
     def judged(self, seconds: float, cloud: float, kept: list[bool], lost: bool | None) -> None:
-        self.cloud_s = _mean(self.cloud_s, cloud)
+        self.cloud_s = recent_mean(self.cloud_s, cloud)
         self.networks.append(max(0.0, seconds - cloud))
         for asked, accepted in [*((asked, 1.0) for asked in kept), *([] if lost is None else [(lost, 0.0)])]:
             self.acceptance += _RECENT / 4 * (accepted - self.acceptance)
@@ -134,5 +134,6 @@ class Adaptive:
         return self.most > 1 and survival >= (_SURVIVAL_HELD if self.in_flight == 1 else _SURVIVAL_AHEAD)
 
 
-def _mean(old: float, new: float) -> float:
+def recent_mean(old: float, new: float) -> float:
+    """Exponentially weighted; nothing (0) was known before the first measurement."""
     return new if not old else old + _RECENT * (new - old)

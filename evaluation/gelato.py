@@ -29,7 +29,7 @@ from common.sampling import Warp
 from edge_client.calibration import decay_rate
 from edge_client.gelato import Gelato, GelatoOptions
 from edge_client.measures import MEASURES
-from edge_client.pace import Adaptive
+from edge_client.pace import Adaptive, recent_mean
 from edge_client.session import Session
 from edge_client.settings import Settings
 from evaluation.local import LocalLink
@@ -140,10 +140,6 @@ class Static:
         self.drafts = 0
 
 
-def _recent(known: float, measured: float) -> float:
-    return measured if not known else known + 0.1 * (measured - known)
-
-
 @dataclass(slots=True)
 class Published:
     """Gelato as a session runs it; uploads are measured, and what a draft's own would take is known from its size."""
@@ -171,8 +167,8 @@ class Published:
 
     def judged(self, upload: float, pass_s: float, sent: int, accepted: int) -> None:
         if sent:
-            self.gelato.upload_s = _recent(self.gelato.upload_s, upload / sent)
-            self.seconds_per_bit = _recent(self.seconds_per_bit, upload / sum(self.bits[:sent]))
+            self.gelato.upload_s = recent_mean(self.gelato.upload_s, upload / sent)
+            self.seconds_per_bit = recent_mean(self.seconds_per_bit, upload / sum(self.bits[:sent]))
         self.bits.clear()
         self.gelato.judged(upload + pass_s, pass_s, [True] * accepted, True if accepted < sent else None)
 

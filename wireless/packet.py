@@ -95,18 +95,15 @@ def send(qam: Qam, fade: Fade, ids: NDArray[np.int64], masked: Sequence[int], rn
     """The unmasked tokens share the power of all."""
     sent = np.ones(len(ids), bool)
     sent[list(masked)] = False
-    count = int(sent.sum())
-    if not count:
-        return Arrival(sent, np.empty((0, qam.vocab_size)))
-    received, amplitude = transmit(qam.modulate(ids[sent]), fade, fade.power * len(ids) / count, rng)
+    power = fade.power * len(ids) / max(1, int(sent.sum()))
+    received, amplitude = transmit(qam.modulate(ids[sent]), fade, power, rng)
     return Arrival(sent, qam.log_likelihood(received, amplitude, fade.noise))
 
 
 def most_likely(arrival: Arrival, mask: int) -> NDArray[np.int64]:
     """Maximum likelihood, [MASK] where nothing was sent."""
     found = np.full(len(arrival.sent), mask, np.int64)
-    if arrival.sent.any():
-        found[arrival.sent] = arrival.log_likelihood.argmax(axis=1)
+    found[arrival.sent] = arrival.log_likelihood.argmax(axis=1)
     return found
 
 
@@ -116,9 +113,8 @@ def detect(lm: MaskedLM, arrival: Arrival) -> NDArray[np.int64]:
     evidence = np.zeros((len(found), lm.vocab_size))
     evidence[arrival.sent] = arrival.log_likelihood
     open_ = np.ones(len(found), bool)
-    if arrival.sent.any():
-        first, second = np.partition(arrival.log_likelihood, (-2, -1), axis=1)[:, :-3:-1].T
-        open_[arrival.sent] = first - second < BEYOND_DOUBT
+    first, second = np.partition(arrival.log_likelihood, (-2, -1), axis=1)[:, :-3:-1].T
+    open_[arrival.sent] = first - second < BEYOND_DOUBT
     for _ in range(ROUNDS):
         at = np.flatnonzero(open_)
         if not len(at):

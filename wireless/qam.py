@@ -62,7 +62,7 @@ class Qam:
     def log_likelihood(self, received: NDArray[np.complex128], amplitude: complex, noise: float) -> NDArray[np.float64]:
         """ln p(received | w) up to a constant, [n, |V|], of received [n, symbols]; `noise` is the total variance s2."""
         away = -(np.abs(received[:, :, None] - amplitude * self.points) ** 2) / noise
-        return np.asarray(away.reshape(len(received), -1) @ _members(self))
+        return np.asarray(away.reshape(len(received), self.symbols * self.order) @ _members(self))
 
     def bit_error(self, power: NDArray[np.float64] | float, gain: float) -> NDArray[np.float64]:
         """Pb(p) = (R-1)/(R log2 R) erfc(s) + (R-2)/(R log2 R) erfc(3 s), s = sqrt(3 p g / (2 (2^m - 1))), R = sqrt(2^m)."""

@@ -11,7 +11,7 @@ from wireless.qam import Fade, Qam, transmit
 
 REHEARSED = "rehearsed"
 TRIALS, DRAWS = 3, 2
-# Counts of tokens left out that are compared: multiples of this.
+# Counts of tokens left out that are compared: multiples of this, or of less where there are few to choose from.
 STEP = 4
 
 
@@ -43,20 +43,20 @@ def rehearsed_mask(lm: MaskedLM, qam: Qam, fade: Fade, ids: NDArray[np.int64], r
         return sum(int((found == ids).sum()) for found in trials)
 
     whole = received([])
-    if right(whole) == TRIALS * len(ids):
+    chosen, most = list[int](), right(whole)
+    if most == TRIALS * len(ids):
         return []
     priors = [lm.log_priors(found, here) for found in whole]
     true = np.mean([np.exp(prior[here, ids]) for prior in priors], axis=0)
     order = spaced(np.argsort(-true, kind="stable"))
-    proposal = order[: _best_count(qam, fade, ids, order, priors, rng)]
-    chosen, most = list[int](), right(whole)
+    proposal = order[: best_count(qam, fade, ids, order, priors, rng)]
     for masked in (proposal[: len(proposal) // 2], proposal):
         if masked and (arrived := right(received(masked))) > most:
             chosen, most = masked, arrived
     return chosen
 
 
-def _best_count(
+def best_count(
     qam: Qam, fade: Fade, ids: NDArray[np.int64], order: list[int], priors: list[NDArray[np.float64]], rng: np.random.Generator
 ) -> int:
     """How many of `order` to leave out for most tokens right in expectation, the fewest of equals."""
@@ -77,4 +77,4 @@ def _best_count(
             heard += sum(int(((evidence + prior[sent]).argmax(axis=1) == ids[sent]).sum()) for prior in priors)
         return float(guessed[order[:count]].sum()) + heard / (len(priors) * DRAWS)
 
-    return max(range(0, len(order) + 1, STEP), key=expected)
+    return max(range(0, len(order) + 1, max(1, min(STEP, len(order) // 8))), key=expected)

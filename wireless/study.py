@@ -213,7 +213,7 @@ def study(args: argparse.Namespace) -> None:
         jobs = [
             Job(number, ids, left, tuple(args.snr))
             for number, ids in enumerate(asked)
-            if (left := tuple(order for order in args.qam if (number, order) not in done))
+            if (left := tuple(order for order in dict.fromkeys(args.qam) if (number, order) not in done))
         ]
         for lines in tqdm(
             shared(args.jobs, _start, (parts,), _do, jobs), total=len(jobs), desc="packets", unit="packet", disable=None

@@ -5,14 +5,16 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from hedge.v1 import hedge_pb2 as pb
 
-from common.errors import BadInput
+from common.errors import BadInput, Unreachable
 from common.model import CausalLM
 from common.sampling import Warp
 from edge_client.gelato import Gelato, GelatoOptions, best_length, expected_tokens
+from edge_client.session import Session
 from edge_client.settings import Settings
 from edge_client.statistics import Provenance
-from evaluation.local import LocalLink
+from evaluation.local import LocalLink, LocalStream
 from tests.conftest import run_session
 from tests.edge_client.test_reconnect import Frail
 
@@ -55,18 +57,40 @@ def test_the_bucket_fills_with_what_is_above_its_level() -> None:
 
 @pytest.mark.parametrize(
     ("variant", "queue"),
-    # Two steps of 0.1 s at 12 W are 2.4 J, one token uploaded in 0.5 s at 0.2 W another 0.1 J.
-    [("tripping", 2.5 - 1.2), ("marginal", 2.5 - 1.2 * 2)],
+    # Two steps of 0.1 s at 12 W are 2.4 J, two tokens uploaded in 0.5 s each at 0.2 W another 0.2 J, whatever is kept of them.
+    [("tripping", 2.6 - 1.2), ("marginal", 2.6 - 1.2)],
 )
 def test_the_queue_takes_what_was_spent_over_the_budget(variant: str, queue: float) -> None:
     gelato = Gelato(GelatoOptions(variant=variant), upload_s=0.5)
-    for _ in range(2):
+    for position in range(2):
         gelato.stepped(0.1)
-    gelato.judged(0.6, 0.1, [True], None)
+        gelato.asks(0.0, position)
+    gelato.judged(1.1, 0.1, [], True)
     assert gelato.queue == pytest.approx(queue)
-    gelato.judged(0.6, 0.1, [], None)
-    assert gelato.queue == pytest.approx(max(0.0, queue - 1.2))
-    assert gelato.trace == pytest.approx([queue, max(0.0, queue - 1.2)])
+    assert gelato.round_s == pytest.approx(0.1)
+    gelato.judged(0.1, 0.1, [], None)
+    assert gelato.queue == pytest.approx(queue - 1.2)
+    assert gelato.trace == pytest.approx([queue, queue - 1.2])
+
+
+def test_marginal_allows_its_budget_for_every_token() -> None:
+    gelato = Gelato(GelatoOptions(variant="marginal", budget_j=0.5))
+    for position in range(2):
+        gelato.stepped(0.1)
+        gelato.asks(0.0, position)
+    gelato.judged(0.1, 0.1, [True, True], None)
+    assert gelato.queue == pytest.approx(2.4 - 3 * 0.5)
+
+
+def test_what_is_kept_back_is_not_uploaded() -> None:
+    gelato = Gelato(GelatoOptions(variant="published", budget_j=0.0), upload_s=0.5)
+    gelato.stepped(0.1)
+    # -ln(0.9) / 0.35 x 2.2 = 0.66 nats fill the bucket.
+    assert gelato.asks(0.7, 0)
+    assert gelato.holds
+    gelato.judged(0.1, 0.1, [], None)
+    assert gelato.queue == pytest.approx(1.2)
+    assert gelato.round_s == pytest.approx(0.1)
 
 
 def test_drafts_that_nobody_is_asked_about_are_no_round() -> None:
@@ -98,6 +122,17 @@ def test_marginal_keeps_back_what_is_not_worth_its_upload() -> None:
     assert gelato.holds
 
 
+def test_marginal_weighs_an_uploads_own_size() -> None:
+    gelato = Gelato(GelatoOptions(variant="marginal", decay=1.0), upload_s=0.05, newest_s=0.001)
+    gelato.throughput = 16.0
+    # Survival e^-0.3 = 0.74 is under the 0.8 of a usual upload, over the 0.016 of this one.
+    gelato.asks(0.3, 0)
+    assert not gelato.holds
+    gelato.newest_s = 0.06
+    assert gelato.asks(0.0, 1)
+    assert gelato.holds
+
+
 def test_marginal_drafts_nothing_where_not_even_one_pays_but_not_for_ever() -> None:
     gelato = Gelato(GelatoOptions(variant="marginal", longest=3, budget_j=0.1), step_s=0.02, upload_s=0.1, round_s=0.1)
     # Nothing is known yet: a draft will tell.
@@ -113,8 +148,19 @@ def test_marginal_drafts_nothing_where_not_even_one_pays_but_not_for_ever() -> N
     gelato.judged(0.2, 0.1, [True], None)
     gelato.throughput = 10.0
     assert gelato.passes
+    # An upload of 0.05 s leaves 0.9 in the time of 0.7: what a round costs anyway is not its draft's.
+    gelato.upload_s = 0.05
+    assert not gelato.passes
     # Not with a published variant.
     assert not Gelato(GelatoOptions(), step_s=0.02, upload_s=0.1, round_s=0.1, throughput=10.0).passes
+
+
+def passing(monkeypatch: pytest.MonkeyPatch, **asked: object) -> Settings:
+    """Two rounds of three are without a draft."""
+    monkeypatch.setattr(Gelato, "passes", property(lambda self: not self.drafts and self.passed < 2))
+    monkeypatch.setattr("edge_client.connection.pause", lambda *_: 0.0)
+    options = GelatoOptions(variant="marginal", decay=0.05)
+    return Settings(policy="gelato", measure="entropy", verification="coupled", exact=True, gelato=options, **asked)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("cut", [frozenset(), frozenset({3, 9, 12})])
@@ -125,13 +171,37 @@ def test_rounds_without_a_draft_give_the_llm_its_own_tokens(
     slm, llm = make_lm(seed=1), make_lm(seed=2)
     asked = {"warp": Warp(temperature), "seed": 5, "max_new_tokens": 20}
     plain = run_session(slm, PROMPT, Settings(policy="stream", **asked), LocalLink(llm))
-    monkeypatch.setattr(Gelato, "passes", property(lambda self: not self.drafts and self.passed < 2))
-    monkeypatch.setattr("edge_client.connection.pause", lambda *_: 0.0)
-    options = GelatoOptions(variant="marginal", decay=0.05)
-    settings = Settings(policy="gelato", measure="entropy", verification="coupled", exact=True, gelato=options, **asked)
+    settings = passing(monkeypatch, **asked)
     session = run_session(slm, PROMPT, replace(settings, on_disconnect="wait"), Frail(LocalLink(llm), cut))
     assert session.token_ids == plain.token_ids
     assert session.statistics.provenance.count(Provenance.BONUS) >= 10
+
+
+def test_alone_the_device_drafts_whatever_its_pace(make_lm: Callable[..., CausalLM], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The link dies where a verdict on an empty message is read, and three attempts to reach the server fail."""
+    settings = passing(monkeypatch, max_new_tokens=20, on_disconnect="continue")
+    session = run_session(make_lm(seed=1), PROMPT, settings, Frail(LocalLink(make_lm(seed=2)), frozenset({4}), away=3))
+    assert len(session.token_ids) == 20
+    offline = session.statistics.provenance.index(Provenance.OFFLINE)
+    assert session.statistics.exact_until == offline > 0
+
+
+def test_a_server_that_keeps_its_own_token_for_itself(
+    make_lm: Callable[..., CausalLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of before messages without ids do."""
+    settings = passing(monkeypatch, max_new_tokens=20)
+    receive = LocalStream.receive
+
+    async def without_bonus(self: LocalStream) -> pb.Verdict | None:
+        verdict = await receive(self)
+        if verdict:
+            verdict.ClearField("bonus")
+        return verdict
+
+    monkeypatch.setattr(LocalStream, "receive", without_bonus)
+    with pytest.raises(Unreachable, match="lacks its bonus"):
+        run_session(make_lm(seed=1), PROMPT, settings, LocalLink(make_lm(seed=2)))
 
 
 @pytest.mark.parametrize("variant", ["published", "tripping", "marginal"])
@@ -146,19 +216,30 @@ def test_every_variant_gives_the_llm_its_own_tokens(variant: str, temperature: f
     assert run_session(slm, PROMPT, settings, link).token_ids == plain.token_ids
 
 
-def test_what_trips_is_kept_back_as_published(make_lm: Callable[..., CausalLM]) -> None:
-    """Every second token makes the bucket overflow: one is sent, one is kept and compared with the bonus."""
+def test_what_trips_is_kept_back_as_published(make_lm: Callable[..., CausalLM], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is compared with the LLM's own token behind the others, even where it is the only one."""
+    # By measured times it would be another length every time.
+    monkeypatch.setattr("edge_client.gelato.best_length", lambda options, *_: options.longest)
     slm, link = make_lm(seed=1), LocalLink(make_lm(seed=1))
-    made = []
-    for variant in ("published", "tripping"):
-        options = GelatoOptions(variant=variant, acceptance=0.5, decay=0.5, bucket=0.8)
+
+    def answer(variant: str, acceptance: float) -> Session:
+        options = GelatoOptions(variant=variant, acceptance=acceptance, decay=0.5, bucket=0.8)
         settings = Settings(
             policy="gelato", measure="entropy", verification="coupled", exact=True, gelato=options, max_new_tokens=18
         )
-        made.append(run_session(slm, PROMPT, settings, link))
-    published, tripping = made
+        return run_session(slm, PROMPT, settings, link)
+
+    published, tripping = answer("published", 0.5), answer("tripping", 0.5)
     assert published.token_ids == tripping.token_ids
-    assert published.statistics.rounds > tripping.statistics.rounds
+    # The bucket overflows at the same draft.
+    first, other = published.statistics.log[0], tripping.statistics.log[0]
+    assert first.positions == first.drafted == other.drafted == other.positions - 1
+    # Here every draft makes it overflow.
+    lone = answer("published", 0.999)
+    assert lone.token_ids == published.token_ids
+    # The last of an answer is never kept back.
+    assert [(one.drafted, one.positions) for one in lone.statistics.log] == [(1, 1)] * 17 + [(1, 2)]
+    assert set(lone.statistics.provenance) == {Provenance.ACCEPTED}
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,29 @@ def test_the_token_that_trips_is_paid_for_and_not_sent() -> None:
     assert made["published"] == ([2, 2, 2, 2, 1], 5 * 18)
 
 
+def test_a_round_without_a_draft_costs_its_pass() -> None:
+    """A step of over a second gains less than a pass of 0.1 s: after a first round, 15 of every 16 are without a draft."""
+    options = GelatoOptions(variant="marginal", budget_j=100.0)
+    sums = replay([trace([True] * 40)], Rival(lambda: Published(Gelato(options)), True, "ids"), UNIT, STEADY, 0.1, 0)
+    assert sums.drafts.count(0) > 20
+    assert sums.bits == 18 * sum(sums.drafts)
+    at, steps = 0, 0.0
+    for drafts in sums.drafts:
+        steps += sum((12 + 4 * (at + n + 0.5)) / 12 for n in range(drafts))
+        at += drafts + 1
+    assert sums.seconds == [pytest.approx(steps + sums.bits / 1e6 + 0.1 * len(sums.drafts))]
+    assert sums.joules == [pytest.approx(12 * steps + 0.2 * sums.bits / 1e6)]
+
+
+def test_the_time_of_a_bit_is_measured_on_what_was_sent() -> None:
+    found = trace([True] * 30)
+    found.nucleus[:] = [10 * (at + 1) for at in range(30)]
+    controller = Published(Gelato(GelatoOptions(longest=3)))
+    replay([found], Rival(lambda: controller, False, "top-p"), UNIT, STEADY, 0.5, 0)
+    # One bit/s/Hz at 0 dB and 1 MHz.
+    assert controller.seconds_per_bit == pytest.approx(1e-6)
+
+
 def test_hedge_ends_at_its_gate() -> None:
     found = trace([True] * 6)
     found.gate[1] = 0.5

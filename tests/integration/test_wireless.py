@@ -24,14 +24,31 @@ def test_a_text_is_sent_and_received(here: Run) -> None:
 
 
 def test_a_study_goes_on_where_it_ended(here: Run, tmp_path: Path) -> None:
-    arguments = ("wireless", "study", "--packets", "1", "--snr", "12", "--out", str(tmp_path), "--jobs", "1", "--json")
+    arguments = (
+        "wireless",
+        "study",
+        "--packets",
+        "1",
+        "--snr",
+        "0",
+        "--qam",
+        "4",
+        "16",
+        "--out",
+        str(tmp_path),
+        "--jobs",
+        "1",
+        "--json",
+    )
     rows = [json.loads(line) for line in here(*arguments).stdout.splitlines()]
-    assert [row["system"] for row in rows] == [
+    assert [(row["qam"], row["system"]) for row in rows] == [(order, system) for order in (4, 16) for system in (
         "ml", "receiver only", "random", "parallel", "sequential", "adaptive, entropy", "adaptive, true-token",
         "adaptive, rehearsed", "huffman + ldpc", "range coded",
-    ]  # fmt: skip
+    )]  # fmt: skip
     assert all(0 <= row["accuracy"] <= 1 for row in rows)
-    assert {row["system"]: round(128 * row["masked"]) for row in rows}["random"] == 38
+    masked = {row["system"]: row["masked"] for row in rows if row["qam"] == 4}
+    assert round(128 * masked["random"]) == 38
+    assert min(masked["adaptive, entropy"], masked["adaptive, true-token"]) > 0.3 > masked["adaptive, rehearsed"]
     before = (tmp_path / "packets.jsonl").read_bytes()
     assert [json.loads(line) for line in here(*arguments).stdout.splitlines()] == rows
     assert (tmp_path / "packets.jsonl").read_bytes() == before

@@ -66,11 +66,22 @@ def test_the_masked_model_is_trained_and_loads(
 ) -> None:
     torch.manual_seed(0)
     llm = Size(layers=2, width=32, ffn=48, heads=2).build(tokenizer.get_vocab_size(), end=2, begin=1, pad=0)
+    torch.nn.init.uniform_(llm.model.layers[0].input_layernorm.weight, 0.5, 2.0)
     model = build(fast, llm, layers=1)
     own = model.state_dict()
     given = llm.state_dict()
     assert torch.equal(own["model.embeddings.tok_embeddings.weight"][:-1], given["model.embed_tokens.weight"])
     assert torch.equal(own["model.layers.0.mlp.Wo.weight"], given["model.layers.0.mlp.down_proj.weight"])
+    # The first layer reads what the LLM's would, its norm included, and gates with what the LLM gates with.
+    assert torch.equal(
+        own["model.layers.0.attn.Wqkv.weight"],
+        torch.cat([given[f"model.layers.0.self_attn.{one}_proj.weight"] for one in "qkv"])
+        * given["model.layers.0.input_layernorm.weight"],
+    )
+    assert torch.equal(
+        own["model.layers.0.mlp.Wi.weight"],
+        torch.cat([given[f"model.layers.0.mlp.{one}_proj.weight"] for one in ("gate", "up")]),
+    )
     packets = Packets.of(books, fast, 2 * PACKET, 0, guesser(model, "cpu"))
     train("mlm", model, packets, Schedule(3), tmp_path / "runs", "cpu")
     truth = packets.ids[: 2 * PACKET]

@@ -114,7 +114,7 @@ def train_masked(args: argparse.Namespace, tokenizer: Tokenizer) -> None:
     held_out = held_out_text(args.text)
     (folder / "held-out.txt").write_text(held_out)
     # What is scored is what was written: the rounded weights, run in float32.
-    model.float()
+    model.float().cpu()
     unseen = np.array(fast.encode(held_out, add_special_tokens=False))
     counts = np.bincount(packets.ids, minlength=tokenizer.get_vocab_size())
     (folder / "frequencies.json").write_text(json.dumps(counts.tolist()) + "\n")

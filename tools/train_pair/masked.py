@@ -13,6 +13,7 @@ from transformers import LlamaForCausalLM, ModernBertConfig, ModernBertForMasked
 from tools.train_pair.batches import IGNORED
 from tools.train_pair.text import read_books
 from tools.train_pair.tokens import save_tokenizer
+from tools.train_pair.train import mixed
 
 MASK, PACKET = "<|mask|>", 128
 # Not trained on: packets are drawn from these.
@@ -140,7 +141,7 @@ def guesser(model: ModernBertForMaskedLM, device: str) -> Callable[[torch.Tensor
 
     @torch.no_grad()
     def guess(inputs: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(device.split(":")[0], torch.bfloat16):
+        with mixed(device):
             found: torch.Tensor = parts(inputs.to(device)).logits[..., :-1].argmax(dim=-1).cpu()
         return found
 

@@ -88,6 +88,12 @@ def _optimizers(model: Model, lr: float) -> list[torch.optim.Optimizer]:
     ]
 
 
+def mixed(device: str) -> torch.autocast:
+    """bfloat16 where the device is fast with it."""
+    fast = device.startswith("cuda") or torch.cpu._is_avx512_bf16_supported()
+    return torch.autocast(device.split(":")[0], torch.bfloat16, enabled=fast)
+
+
 def train(
     name: str,
     model: Model,
@@ -117,12 +123,11 @@ def train(
         torch.save(parts, temporary := checkpoint.with_suffix(".tmp"))
         temporary.replace(checkpoint)
 
-    bf16 = device.startswith("cuda") or torch.cpu._is_avx512_bf16_supported()
     start = saved_at = time.monotonic()
     bar = tqdm(range(first, schedule.steps), initial=first, total=schedule.steps, desc=name, unit="step", mininterval=5)
     for step in bar:
         inputs, labels = (part.to(device) for part in batches.at(step))
-        with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=bf16):
+        with mixed(device):
             learned = labels != IGNORED
             logits = _logits(model, inputs, learned)
         loss = cross_entropy(logits.float(), labels[learned])
