@@ -11,6 +11,8 @@ from common.errors import BadInput
 from edge_client.pace import Unverified, recent_mean
 
 VARIANTS = ("published", "tripping", "marginal")
+# e_bar, J a token.
+MARGINAL_BUDGET_J = 0.15
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from common.model import BUNDLED, DTYPES, CausalLM, bundled_folder
 from common.sampling import Warp
 from edge_client.bound import ETA, THETA
 from edge_client.calibration import RULES, Calibration, load_calibration
-from edge_client.gelato import GelatoOptions
+from edge_client.gelato import MARGINAL_BUDGET_J, GelatoOptions
 from edge_client.measures import MEASURES
 from edge_client.settings import GUARANTEES, ON_DISCONNECT, PATIENCE, POLICIES, SYSTEMS, TRUNCATIONS, VERIFICATIONS, Settings
 
@@ -108,8 +108,10 @@ def add_system(parser: Parser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--gelato", nargs="+", default=[], metavar="OPTION=VALUE",
-        help="policy gelato: variant (published, tripping, marginal), weight, budget_j, longest, acceptance, bucket, decay, "
-        "device_w, radio_w, uplink_bps",
+        help="system gelato: variant=tripping (or published, marginal), weight=10 (V_L), budget_j=1.2 (J a round; "
+        f"marginal: {MARGINAL_BUDGET_J} J a token), longest=15 (drafts), acceptance=0.9 (rho_0), bucket=1.2 (theta), "
+        "decay=0.35 (kappa; the calibration's where there is one), device_w=12, radio_w=0.2, uplink_bps=0 (bit/s; 0: uploads "
+        "take no time)",
     )  # fmt: skip
     group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end the answer before TEXT (repeatable)")
 
@@ -255,11 +257,14 @@ def _gelato(args: argparse.Namespace, pair: Pair, warp: Warp) -> GelatoOptions:
         try:
             given[name] = type(known[name])(value)
         except ValueError:
-            raise BadInput(f"gelato {name} {value!r} is not a number") from None
+            whole = "a whole number" if isinstance(known[name], int) else "a number"
+            raise BadInput(f"gelato {name} {value!r} is not {whole}") from None
     if "decay" not in given:
         with contextlib.suppress(*(() if args.calibration else (Incompatible,))):
             if decay := find_calibration(args.calibration, pair, warp).fits["entropy"].decay:
                 given["decay"] = decay / math.log(pair.slm.vocab_size)
+    if given.get("variant") == "marginal":
+        given.setdefault("budget_j", MARGINAL_BUDGET_J)
     return GelatoOptions(**given)
 
 

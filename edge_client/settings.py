@@ -123,9 +123,9 @@ class Settings:
             self.exact and self.coupled and self.measure == "entropy" and self.max_in_flight == 1
         ):
             raise BadInput(
-                "policy gelato sets the length of exact coupled blocks by entropy, one in flight; not verification "
-                f"{self.verification}, measure {self.measure}, guarantee {'exact' if self.exact else 'opportunistic'}, "
-                f"max-in-flight {self.max_in_flight}"
+                "policy gelato needs verification coupled, measure entropy, guarantee exact and max-in-flight 1, which "
+                f"--system gelato sets; not verification {self.verification}, measure {self.measure}, guarantee "
+                f"{'exact' if self.exact else 'opportunistic'}, max-in-flight {self.max_in_flight}"
             )
         if self.recalibrate is not None and (self.exact or self.policy != "threshold"):
             raise BadInput("--recalibrate moves the threshold of policy threshold; guarantee exact takes no risk to hold")

@@ -27,7 +27,7 @@ from common.model import BUNDLED, CausalLM, load, use_threads
 from common.noise import Noise, Purpose
 from common.sampling import Warp
 from edge_client.calibration import decay_rate
-from edge_client.gelato import Gelato, GelatoOptions
+from edge_client.gelato import MARGINAL_BUDGET_J, Gelato, GelatoOptions
 from edge_client.measures import MEASURES
 from edge_client.pace import Adaptive, recent_mean
 from edge_client.session import Session
@@ -316,7 +316,7 @@ def command(arguments: Sequence[str]) -> None:
     parser.add_argument("--weight", type=float, nargs="+", default=[10.0, 100.0], metavar="V_L")
     parser.add_argument("--budget", type=float, default=1.2, metavar="J", help="E_bar a round (default 1.2)")
     parser.add_argument(
-        "--marginal-budget", type=float, default=0.15, metavar="J", help="of `marginal`, a token (default 0.15)"
+        "--marginal-budget", type=float, default=MARGINAL_BUDGET_J, metavar="J", help="of `marginal`, a token (default 0.15)"
     )
     parser.add_argument("--decay", type=float, default=0.35, help="kappa, 0 for this pair's own (default 0.35, the paper's)")
     parser.add_argument("--head", action="store_true", help="count the LM head's FLOPs")

@@ -40,8 +40,9 @@ def queue(rows: Entries) -> Figure:
     pass_s, lowest = _middle(rows, "t_llm"), min(row["bandwidth_hz"] for row in rows)
     mine = [row for row in rows if (row["t_llm"], row["bandwidth_hz"]) == (pass_s, lowest) and row["queue"]]
     for row, style in zip(mine, _styles(), strict=False):
-        axes.plot(row["queue"], label=row["system"], lw=1, color=style["color"], linestyle=style["linestyle"])
-    axes.set(xlabel="round", ylabel="Q, J", yscale="symlog", title=f"{lowest / 1e6:g} MHz, T_LLM {pass_s * 1e3:g} ms")
+        axes.plot(row["queue"], label=row["system"], lw=1, markevery=40, **style)
+    axes.set(xlabel="round", ylabel="Q, J", title=f"{lowest / 1e6:g} MHz, T_LLM {pass_s * 1e3:g} ms")
+    axes.set_yscale("symlog", linthresh=0.1)
     figure.legend(fontsize=7, loc="outside lower center", ncols=3)
     return figure
 

@@ -83,7 +83,8 @@ def main() -> None:
     command = [str(BIN / "hedge"), "wireless", "study", "--out", str(OUT), "--qam", "4", "16", "--packets", str(args.packets)]
     command += ["--embedding", args.embedding]
     sys.stderr.write(f"{' '.join(command[1:])}\n")
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    if code := subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
+        sys.exit(code)
     plots = ROOT / "docs" / "plots"
     subprocess.run([str(BIN / "hedge"), "plot", "wireless", str(OUT / "rows.jsonl"), "--out", str(plots)], check=True)
     every = read_journal(OUT / "rows.jsonl", "wireless")[1]

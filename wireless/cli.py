@@ -1,11 +1,13 @@
 """hedge wireless: text over a noisy channel, a masked language model at both ends."""
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.text import Text
 
@@ -31,7 +33,9 @@ def command(arguments: Sequence[str]) -> None:
     sending.add_argument("--text", required=True)
     sending.add_argument("--snr", type=float, required=True, metavar="DB")
     sending.add_argument("--qam", type=int, default=4, metavar="ORDER", help="4 (default) or 16")
-    sending.add_argument("--rule", choices=(*RULES, REHEARSED), default=REHEARSED, help="which token is left out next")
+    sending.add_argument(
+        "--rule", choices=(*RULES, REHEARSED), default=REHEARSED, help=f"what is left out (default {REHEARSED})"
+    )
     sending.add_argument("--json", action="store_true")
     studying = actions.add_parser("study", help="all systems over many packets")
     add_study(studying)
@@ -46,6 +50,17 @@ def command(arguments: Sequence[str]) -> None:
         study(args)
         return
     _send(args)
+
+
+def pieces(lm: MaskedLM, ids: NDArray[np.int64]) -> list[tuple[slice, str]]:
+    """The texts of the ids; those that only together make a character, at most four, are one piece."""
+    found, start = list[tuple[slice, str]](), 0
+    for end in range(1, len(ids) + 1):
+        text = lm.decode(ids[start:end])
+        if not text.endswith("\ufffd") or end - start == 4 or end == len(ids):
+            found.append((slice(start, end), text))
+            start = end
+    return found
 
 
 def _send(args: Any) -> None:
@@ -73,19 +88,19 @@ def _send(args: Any) -> None:
         return
     console = Console(highlight=False)
     hidden = set(masked)
-    words = [lm.decode([i]) for i in ids]
+    words = pieces(lm, ids)
 
-    def line(texts: Sequence[str], style: Any) -> Text:
-        return Text.assemble(*((text, style(at)) for at, text in enumerate(texts)))
+    def received(arrived: NDArray[np.int64]) -> Text:
+        return Text.assemble(*((text, WRONG if (arrived[at] != ids[at]).any() else SENT) for at, text in pieces(lm, arrived)))
 
     console.print("sent (what was left out in cyan):", style="dim")
-    console.print(line(words, lambda at: MASKED if at in hidden else SENT))
+    console.print(Text.assemble(*((text, MASKED if hidden & {*range(at.start, at.stop)} else SENT) for at, text in words)))
     console.print("on the air:", style="dim")
-    console.print(line(["_" * len(w.strip()) + " " if at in hidden else w for at, w in enumerate(words)], lambda _: SENT))
+    console.print(Text("".join(re.sub(r"\S", "_", w) if hidden & {*range(at.start, at.stop)} else w for at, w in words)))
     console.print("received (what is wrong in red):", style="dim")
-    console.print(line([lm.decode([i]) for i in found], lambda at: WRONG if found[at] != ids[at] else SENT))
+    console.print(received(found))
     console.print("without masking and model:", style="dim")
-    console.print(line([lm.decode([i]) for i in conventional], lambda at: WRONG if conventional[at] != ids[at] else SENT))
+    console.print(received(conventional))
     share = len(masked) / len(ids)
     console.print(
         f"{len(ids)} tokens, {share:.0%} left out, fade {10 * np.log10(fade.gain):+.1f} dB, {right:.0%} right "

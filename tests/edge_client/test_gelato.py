@@ -1,8 +1,10 @@
 """GELATO: its equations against values worked by hand, and that it never changes what a token is."""
 
 import math
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
+from typing import cast
 
 import pytest
 from hedge.v1 import hedge_pb2 as pb
@@ -11,6 +13,7 @@ from common.errors import BadInput, Unreachable
 from common.model import CausalLM
 from common.sampling import Warp
 from edge_client.gelato import Gelato, GelatoOptions, best_length, expected_tokens
+from edge_client.options import Pair, _gelato
 from edge_client.session import Session
 from edge_client.settings import Settings
 from edge_client.statistics import Provenance
@@ -240,6 +243,13 @@ def test_what_trips_is_kept_back_as_published(make_lm: Callable[..., CausalLM], 
     # The last of an answer is never kept back.
     assert [(one.drafted, one.positions) for one in lone.statistics.log] == [(1, 1)] * 17 + [(1, 2)]
     assert set(lone.statistics.provenance) == {Provenance.ACCEPTED}
+
+
+def test_marginal_has_a_budget_of_a_token_unless_told() -> None:
+    def budget(*words: str) -> float:
+        return _gelato(Namespace(gelato=["decay=0.3", *words], calibration=None), cast(Pair, None), Warp()).budget_j
+
+    assert (budget(), budget("variant=marginal"), budget("variant=marginal", "budget_j=0.2")) == (1.2, 0.15, 0.2)
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,8 @@ CU = ("--system", "cu-hlm")
         (["--system", "gelato", "--gelato", "weight"], "gelato 'weight' is not OPTION=VALUE"),
         (["--system", "gelato", "--gelato", "weight=x"], "gelato weight 'x' is not a number"),
         (["--system", "gelato", "--gelato", "longest=0"], "gelato longest 0"),
+        (["--system", "gelato", "--gelato", "longest=1.5"], "gelato longest '1.5' is not a whole number"),
+        (["--policy", "gelato"], "which --system gelato sets"),
         (["--gelato", "weight=1"], "is for policy gelato, not adaptive"),
         (["--prompt", "word " * 2000], "context of 1024"),
     ],

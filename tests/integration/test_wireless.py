@@ -18,6 +18,7 @@ def test_a_text_is_sent_and_received(here: Run) -> None:
     found = json.loads(noisy)
     assert found["accuracy"] < 1
     assert set(found["masked"]) <= set(range(found["tokens"]))
+    assert "Hello 😀 wörld" in here("wireless", "send", "--text", "Hello 😀 wörld", "--snr", "40").stdout
     shown = here(*arguments, "--snr", "-12").stdout
     assert "left out" in shown
     assert "\x1b" not in shown

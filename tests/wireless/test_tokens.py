@@ -3,6 +3,7 @@
 import heapq
 import itertools
 import math
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from common.errors import BadInput
+from wireless.cli import pieces
 from wireless.coded import HuffmanLdpc, decode_blocks, delivered, encode_blocks, huffman
 from wireless.masked import MaskedLM, entropy, share_rows
 from wireless.packet import Arrival, MaskOrder, adaptive_mask, detect, log_detected, most_likely, position_bits, send
@@ -40,6 +42,11 @@ def lm(tmp_path_factory: pytest.TempPathFactory) -> MaskedLM:
     )  # fmt: skip
     BertForMaskedLM(config).save_pretrained(folder)
     return MaskedLM(str(folder))
+
+
+@cache
+def bundled() -> MaskedLM:
+    return MaskedLM()
 
 
 @pytest.mark.parametrize("order", [4, 16])
@@ -275,6 +282,19 @@ def test_a_short_packet_has_something_to_leave_out_too(lm: MaskedLM, monkeypatch
     laws = knowing([0, 2], ids, 13)
     monkeypatch.setattr(lm, "log_priors", lambda _, positions: laws[positions])
     assert rehearsed_mask(lm, Qam(4, 13), Fade(1), ids, np.random.default_rng(0)) == [0, 2]
+
+
+@given(st.lists(st.integers(0, 4095), max_size=30))
+def test_pieces_are_the_ids_in_order(ids: list[int]) -> None:
+    lm = bundled()
+    found = pieces(lm, np.array(ids, np.int64))
+    assert [i for at, _ in found for i in ids[at]] == ids
+    assert all(1 <= at.stop - at.start <= 4 for at, _ in found)
+
+
+def test_pieces_are_whole_characters() -> None:
+    lm, text = bundled(), "a 😀 wörld and a 🦔"
+    assert "".join(piece for _, piece in pieces(lm, lm.ids(text))) == text
 
 
 def test_a_mask_among_the_words_is_never_expected(tmp_path: Path) -> None:
