@@ -1,6 +1,7 @@
 """Tiny random models of every supported architecture, as real folders on disk."""
 
 import asyncio
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from edge_client.link import Link
 from edge_client.session import Session
 from edge_client.settings import Settings
 
+# A shell that starts the tests in the background has it ignored, and whatever they start would ignore it too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 # How long an example takes says more of the machine than of the code.
 hypothesis.settings.register_profile("unhurried", deadline=None)
