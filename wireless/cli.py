@@ -88,15 +88,15 @@ def _send(args: Any) -> None:
         return
     console = Console(highlight=False)
     hidden = set(masked)
-    words = pieces(lm, ids)
+    words = [(text, bool(hidden & {*range(at.start, at.stop)})) for at, text in pieces(lm, ids)]
 
     def received(arrived: NDArray[np.int64]) -> Text:
         return Text.assemble(*((text, WRONG if (arrived[at] != ids[at]).any() else SENT) for at, text in pieces(lm, arrived)))
 
     console.print("sent (what was left out in cyan):", style="dim")
-    console.print(Text.assemble(*((text, MASKED if hidden & {*range(at.start, at.stop)} else SENT) for at, text in words)))
+    console.print(Text.assemble(*((text, MASKED if left_out else SENT) for text, left_out in words)))
     console.print("on the air:", style="dim")
-    console.print(Text("".join(re.sub(r"\S", "_", w) if hidden & {*range(at.start, at.stop)} else w for at, w in words)))
+    console.print(Text("".join(re.sub(r"\S", "_", text) if left_out else text for text, left_out in words)))
     console.print("received (what is wrong in red):", style="dim")
     console.print(received(found))
     console.print("without masking and model:", style="dim")
