@@ -59,7 +59,7 @@ class Batcher:
 
     def __init__(self, engine: Engine, positions: int = 256, watch: Callable[[Pass], None] = lambda _: None) -> None:
         self._engine, self._watch = engine, watch
-        self.scheduler = Scheduler(engine.pages, positions)
+        self.scheduler = Scheduler(engine.pages, positions, engine.most_sessions)
         self._arrived: deque[Task[Any]] = deque()
         self._leaving: deque[Held] = deque()
         self._tasks: dict[Work, Task[Any]] = {}
@@ -75,6 +75,11 @@ class Batcher:
     def capacity(self) -> int:
         """Tokens of one session that fit into the pool."""
         return self._engine.pages.capacity
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of keys and values per token."""
+        return self._engine.token_bytes
 
     async def run(self, prefix: PooledPrefix, steps: Steps[Result]) -> tuple[Result, float]:
         """The result of `steps`, and the seconds before their first pass began."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cloud_server.limits import Limits
-from common.command import Parser, command_parser, parse, run, say
+from common.command import Parser, add_runtime, command_parser, parse, run, say
 from common.errors import BadInput
 from common.rpc import LOOPBACK, split_address
 
@@ -29,10 +29,8 @@ LIMITS = {
 
 
 def add_model(parser: Parser) -> None:
-    group = parser.add_argument_group("the model")
-    group.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
-    group.add_argument("--device", default="cpu")
-    group.add_argument("--threads", type=int, default=None, help="torch threads (default: torch's own choice)")
+    add_runtime(parser)
+    group = parser.add_argument_group("memory and passes")
     group.add_argument(
         "--kv-bytes", type=int, default=DEFAULT_KV_BYTES, metavar="N",
         help="memory for keys and values; the session used longest ago makes room (default 1 GiB)",
@@ -49,7 +47,7 @@ def add_model(parser: Parser) -> None:
 
 def _parser() -> Parser:
     parser = command_parser("hedge-cloud serve", "Verifies the drafts of Hedge clients with a large model.", EXAMPLES)
-    parser.add_argument("--llm", default="bundled", help="model folder, hub id or `bundled` (default)")
+    parser.add_argument("--llm", default="bundled", help="model folder, .gguf file, hub id or `bundled` (default)")
     parser.add_argument("--listen", default="127.0.0.1:7411", metavar="HOST:PORT", help="port 0 picks a free one")
     parser.add_argument(
         "--http", metavar="HOST:PORT", help="the operator's page, /metrics, /healthz and /readyz; port 0 picks a free one"
@@ -136,7 +134,7 @@ def deploy(arguments: Sequence[str]) -> None:
   RAY_ADDRESS=auto hedge-cloud deploy --replicas 2 --max-replicas 16 --insecure"""
     what = "Serves with Ray Serve: replicas on a cluster, or on this machine."
     parser = command_parser("hedge-cloud deploy", what, examples)
-    parser.add_argument("--llm", default="bundled", help="model folder, hub id or `bundled` (default)")
+    parser.add_argument("--llm", default="bundled", help="model folder, .gguf file, hub id or `bundled` (default)")
     parser.add_argument("--replicas", type=int, default=1, metavar="N")
     parser.add_argument("--max-replicas", type=int, metavar="N", help="scale up to so many, by the streams that are open")
     parser.add_argument(

@@ -10,15 +10,16 @@ from cloud_server.scheduler import Slice
 from common.errors import BadInput
 
 
-class Emulated(Engine):
+class Emulated:
     """An Engine whose passes take `base` + `per_position` x positions seconds, or as long as they do."""
 
-    def pace(self, base: float, per_position: float) -> None:
-        self._base, self._per_position = base, per_position
+    def __init__(self, engine: Engine, base: float, per_position: float) -> None:
+        self._engine, self._base, self._per_position = engine, base, per_position
+        self.pages, self.most_sessions, self.token_bytes = engine.pages, engine.most_sessions, engine.token_bytes
 
     def forward(self, batch: Sequence[Slice]) -> list[np.ndarray]:
         started = time.perf_counter()
-        rows = super().forward(batch)
+        rows = self._engine.forward(batch)
         wanted = self._base + self._per_position * sum(part.end - part.start for part in batch)
         time.sleep(max(0.0, started + wanted - time.perf_counter()))
         return rows

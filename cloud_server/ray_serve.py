@@ -15,8 +15,9 @@ from hedge.v1 import hedge_pb2 as pb
 
 from cloud_server.access import Access
 from cloud_server.limits import Limits
-from common.command import say
+from common.command import model_options, say
 from common.errors import BadInput, HedgeError
+from common.model import ModelOptions
 
 # Ray would send usage reports, and its workers' lines would stand between ours.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -28,16 +29,15 @@ APPLICATION = "hedge"
 class Verifier:
     """A replica: a model, a pool, and the servicer over them. Errors become gRPC statuses here: Ray knows no interceptors."""
 
-    def __init__(self, llm: str, dtype: str, device: str, threads: int | None, kv_bytes: int, positions: int, limits: Limits,
+    def __init__(self, llm: str, options: ModelOptions, kv_bytes: int, positions: int, limits: Limits,
                  tokens: Path | None) -> None:  # fmt: skip
         from cloud_server.batcher import Batcher
-        from cloud_server.engine import Engine
+        from cloud_server.engine import engine_of
         from cloud_server.servicer import Servicer
-        from common.model import load, use_threads
+        from common.model import load
 
-        use_threads(threads)
-        lm = load(llm, "llm", dtype=dtype, device=device)
-        self._servicer = Servicer(lm, Batcher(Engine(lm, kv_bytes), positions), limits, Access(tokens))
+        lm = load(llm, "llm", options)
+        self._servicer = Servicer(lm, Batcher(engine_of(lm, kv_bytes, positions), positions), limits, Access(tokens))
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, grpc_context: Any) -> pb.ServerInfo:  # noqa: N802
         try:
@@ -81,11 +81,11 @@ def deploy(args: argparse.Namespace, limits: Limits) -> None:
         )
         deployment: Any = serve.deployment(
             Verifier, name="verifier", max_ongoing_requests=limits.sessions or 10**6,
-            ray_actor_options={"num_gpus": 1 if args.device.startswith("cuda") else 0, "num_cpus": args.cpus},
+            ray_actor_options={"num_gpus": int((args.device or "cpu") != "cpu" or args.gpu_layers > 0), "num_cpus": args.cpus},
             **_scale(args),
         )  # fmt: skip
         serve.run(
-            deployment.bind(args.llm, args.dtype, args.device, args.threads, args.kv_bytes, args.batch_positions, limits,
+            deployment.bind(args.llm, model_options(args, args.llm), args.kv_bytes, args.batch_positions, limits,
                             args.tokens and args.tokens.resolve()),
             name=APPLICATION,
         )  # fmt: skip

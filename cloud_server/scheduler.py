@@ -48,10 +48,10 @@ class Slice:
 
 
 class Scheduler:
-    """Queue and memory. `positions` is the most that go through a pass."""
+    """Queue and memory. `positions` is the most that go through a pass, `most_sessions` the most that are in memory."""
 
-    def __init__(self, pages: Pages, positions: int = 256) -> None:
-        self._pages, self._positions = pages, positions
+    def __init__(self, pages: Pages, positions: int = 256, most_sessions: int | None = None) -> None:
+        self._pages, self._positions, self._most_sessions = pages, positions, most_sessions
         self._queue: deque[Work] = deque()
         # From the least to the most recently used.
         self._holders: OrderedDict[int, Held] = OrderedDict()
@@ -112,7 +112,7 @@ class Scheduler:
     def _reserve(self, held: Held, length: int, chosen: Sequence[Slice]) -> bool:
         """Pages for `length` tokens, if need be those of the session that was used longest ago."""
         more = self._pages.needed(length) - len(held.pages)
-        while (taken := self._pages.take(max(0, more))) is None:
+        while self._crowded(held) or (taken := self._pages.take(max(0, more))) is None:
             busy = {id(held), *(id(part.work.held) for part in chosen)}
             oldest = next((one for key, one in self._holders.items() if key not in busy and one.pages), None)
             if oldest is None:
@@ -123,3 +123,7 @@ class Scheduler:
         self._holders[id(held)] = held
         self._holders.move_to_end(id(held))
         return True
+
+    def _crowded(self, held: Held) -> bool:
+        """Whether another session has to leave before this one comes in."""
+        return self._most_sessions is not None and id(held) not in self._holders and len(self._holders) >= self._most_sessions

@@ -16,12 +16,11 @@ from hedge.v1.hedge_pb2_grpc import HedgeServicer
 
 from cloud_server.access import Access
 from cloud_server.batcher import Batcher, PooledPrefix
-from cloud_server.engine import token_bytes
 from cloud_server.limits import Limits, Quotas
 from cloud_server.metrics import Metrics
 from cloud_server.session import Session, server_info
 from common.errors import BadInput, Busy, Denied, HedgeError, Incompatible, Unreachable
-from common.model import CausalLM
+from common.model import LanguageModel
 
 logger = logging.getLogger(__name__)
 
@@ -111,11 +110,11 @@ class Servicer(HedgeServicer):
     """Hedge over one LLM. `draining` refuses new sessions and lets the others finish."""
 
     def __init__(
-        self, lm: CausalLM, batcher: Batcher, limits: Limits, access: Access | None = None, metrics: Metrics | None = None
+        self, lm: LanguageModel, batcher: Batcher, limits: Limits, access: Access | None = None, metrics: Metrics | None = None
     ) -> None:
         self._lm, self._batcher, self._limits = lm, batcher, limits
         self._access, self._metrics = access or Access(), metrics or Metrics()
-        self._quotas = Quotas(limits, time.monotonic, token_bytes(lm))
+        self._quotas = Quotas(limits, time.monotonic, batcher.token_bytes)
         self._context = min(lm.context, batcher.capacity)
         self._sessions: set[Session] = set()
         self.draining = False

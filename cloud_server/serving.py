@@ -18,14 +18,14 @@ from cloud_server.access import Access
 from cloud_server.batcher import Batcher
 from cloud_server.cli import limits_of
 from cloud_server.emulation import Emulated, parse_pace
-from cloud_server.engine import Engine
+from cloud_server.engine import PAGE, Engine, engine_of
 from cloud_server.http import operator_app
 from cloud_server.metrics import Metrics
 from cloud_server.servicer import ErrorInterceptor, Servicer
-from common.command import say
+from common.command import model_options, say
 from common.errors import HedgeError
 from common.http import serving
-from common.model import CausalLM, load, use_threads
+from common.model import LanguageModel, load
 from common.rpc import make_server, split_address
 from common.tls import server_credentials
 
@@ -38,17 +38,16 @@ async def serve_until_stopped(args: argparse.Namespace) -> None:
     """Serves until SIGINT or SIGTERM, then drains."""
     credentials = None if args.insecure else server_credentials(args.tls_cert, args.tls_key, args.client_ca)
     access, metrics = Access(args.tokens), Metrics()
-    use_threads(args.threads)
     # The model's thread comes back to Python between any two products; it should not wait for the event loop each time.
     sys.setswitchinterval(5e-4)
-    lm = load(args.llm, "llm", dtype=args.dtype, device=args.device)
+    lm = load(args.llm, "llm", model_options(args, args.llm))
     lm.warm_up()
     engine = _engine(args, lm)
     batcher = Batcher(engine, args.batch_positions, metrics.passed)
     metrics.queue.set_function(lambda: len(batcher.scheduler))
     metrics.evictions.set_function(lambda: batcher.scheduler.evicted)
-    metrics.kv_bytes.set_function(lambda: engine.pages.used * engine.bytes_per_page)
-    metrics.kv_budget.set((engine.pages.total - 1) * engine.bytes_per_page)
+    metrics.kv_bytes.set_function(lambda: engine.pages.used * PAGE * engine.token_bytes)
+    metrics.kv_budget.set(engine.pages.capacity * engine.token_bytes)
     servicer = Servicer(lm, batcher, limits_of(args), access, metrics)
     health = HealthServicer()
 
@@ -77,13 +76,13 @@ async def serve_until_stopped(args: argparse.Namespace) -> None:
     batcher.close()
 
 
-def _engine(args: argparse.Namespace, lm: CausalLM) -> Engine:
+def _engine(args: argparse.Namespace, lm: LanguageModel) -> Engine:
+    engine = engine_of(lm, args.kv_bytes, args.batch_positions)
     if args.emulate is None:
-        return Engine(lm, args.kv_bytes)
-    engine, pace = Emulated(lm, args.kv_bytes), parse_pace(args.emulate)
-    engine.pace(*pace)
+        return engine
+    pace = parse_pace(args.emulate)
     lm.name += f", emulated at {pace[0]:g} s + {pace[1]:g} s a position"
-    return engine
+    return Emulated(engine, *pace)
 
 
 def _listen(server: grpc.aio.Server, address: str, credentials: "grpc.ServerCredentials | None") -> int:

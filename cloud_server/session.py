@@ -13,8 +13,7 @@ from common import codec, ids
 from common.coupling import coupled_draw
 from common.distribution import MAX_BITS
 from common.errors import BadInput, Incompatible
-from common.model import CausalLM
-from common.model import Prefix as ModelPrefix
+from common.model import KVCache, LanguageModel
 from common.noise import Noise
 from common.rpc import MAX_MESSAGE_BYTES, PROTOCOL_VERSION
 from common.sampling import Warp, largest
@@ -65,7 +64,7 @@ class Cost:
     positions: int = 0
 
 
-def check_open(request: pb.Open, lm: CausalLM, context: int) -> Warp:
+def check_open(request: pb.Open, lm: LanguageModel, context: int) -> Warp:
     """Refuses what cannot be served, naming both values. Returns the warp."""
     if request.protocol_version != PROTOCOL_VERSION:
         raise Incompatible(f"protocol version {request.protocol_version}, the server speaks {PROTOCOL_VERSION}")
@@ -97,7 +96,7 @@ def check_open(request: pb.Open, lm: CausalLM, context: int) -> Warp:
     return Warp(request.warp.temperature, request.warp.top_k, request.warp.top_p)
 
 
-def _id_codecs(request: pb.Open, lm: CausalLM) -> list[int]:
+def _id_codecs(request: pb.Open, lm: LanguageModel) -> list[int]:
     """The id codecs both sides have, the client's best first. A primer has to be the same on both."""
     known = ids.versions(lm.primer if request.id_primer == lm.primer_fingerprint else ())
     return [version for version in request.id_codecs if version in known]
@@ -116,7 +115,7 @@ class Session:
     forward pass that needs it. What needs the model is written as Steps: whoever runs them may batch sessions.
     """
 
-    def __init__(self, lm: CausalLM, request: pb.Open, prefix: Prefix, context: int | None = None) -> None:
+    def __init__(self, lm: LanguageModel, request: pb.Open, prefix: Prefix, context: int | None = None) -> None:
         self._lm = lm
         self._context = context or lm.context
         self._warp = check_open(request, lm, self._context)
@@ -311,7 +310,7 @@ class Session:
         return pb.Verdict(step_id=generated, bonus=token, timings=timings)
 
 
-def alone(steps: Steps[Result], prefix: ModelPrefix) -> Result:
+def alone(steps: Steps[Result], prefix: KVCache) -> Result:
     """Runs the steps of one session on a cache of its own."""
     try:
         feed = next(steps)
@@ -336,7 +335,7 @@ def _law(law: np.ndarray, entries: int) -> pb.Law:
     return pb.Law(probabilities=law[kept].astype("<f4").tobytes(), ids=named)
 
 
-def server_info(lm: CausalLM, sessions: Collection[Session] = (), context: int | None = None) -> pb.ServerInfo:
+def server_info(lm: LanguageModel, sessions: Collection[Session] = (), context: int | None = None) -> pb.ServerInfo:
     """What the server says of itself before a session is opened."""
     return pb.ServerInfo(
         protocol_version=PROTOCOL_VERSION,

@@ -7,10 +7,12 @@ import os
 import sys
 import tomllib
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn, TextIO
 
 from common.errors import BadInput, HedgeError
+from common.model import DTYPES, GGUF, ModelOptions
 
 CONFIG_VARIABLE = "HEDGE_CONFIG"
 FAILURE, BAD_USE, INTERRUPTED = 1, 2, 130
@@ -81,6 +83,39 @@ def _from_file(path: Path, lists: Collection[str]) -> list[str]:
         elif value is not False:
             arguments += [f"{flag}={item}" for item in (value if isinstance(value, list) else [value])]
     return arguments
+
+
+def add_runtime(parser: Parser) -> None:
+    """How the models of a command are run."""
+    group = parser.add_argument_group("how models run")
+    group.add_argument("--dtype", choices=DTYPES, help="folders: what torch computes in (default float32)")
+    group.add_argument("--device", help="folders: where torch computes, such as cuda (default cpu)")
+    group.add_argument(
+        "--gpu-layers", type=int, default=0, metavar="N", help=".gguf: layers that llama.cpp puts on a GPU (default 0)"
+    )
+    group.add_argument("--threads", type=int, metavar="N", help="of a model (default: torch's choice; llama.cpp: the cores)")
+    group.add_argument(
+        "--context",
+        type=int,
+        metavar="N",
+        help="most tokens of an answer with its prompt (default: what the model and memory allow)",
+    )
+
+
+def model_options(args: argparse.Namespace, where: str | None = None) -> ModelOptions:
+    """What `add_runtime` was given. BadInput for options that the only model, `where`, has no use for."""
+    if where is not None and where.lower().endswith(GGUF):
+        for name in ("dtype", "device"):
+            if (value := getattr(args, name)) is not None:
+                raise BadInput(
+                    f"--{name} {value} is for model folders: {where} runs in llama.cpp, at the precision of the file"
+                )
+    return ModelOptions(args.dtype, args.device, args.threads, args.context, args.gpu_layers)
+
+
+def runtime_arguments(options: ModelOptions) -> list[str]:
+    """`options` as they are typed."""
+    return [f"--{name.replace('_', '-')}={value}" for name, value in asdict(options).items() if value]
 
 
 def run(prog: str, body: Callable[[], None]) -> NoReturn:

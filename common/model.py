@@ -1,29 +1,31 @@
-"""A causal language model with a key-value cache that can be rolled back. Knows nothing of drafts, gates or the network."""
+"""The seam for a language model: what the rest of the code needs of one, whichever runtime runs it.
+
+torch (`torch_model.py`) and llama.cpp (`llama_model.py`) are behind it, and each is imported only when it is used.
+"""
 
 import hashlib
 import importlib.resources
-import inspect
 import json
-from collections.abc import Sequence
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
-import torch
-from jinja2 import TemplateError
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicLayer
-from transformers.utils import logging as transformers_logging
 
-from common.errors import BadInput, Incompatible
+from common.errors import BadInput
 
 BUNDLED = "bundled"
 PRIMER = "primer.json"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_SAMPLE = 1 << 16
-_SAMPLES = 64
+DTYPES = ("float32", "bfloat16", "float16")
+GGUF = ".gguf"
+# A context up to this takes little memory with any model, and is not worth a line about it.
+SMALL_CONTEXT = 2048
+MAX_CONTEXT = 1 << 24
+MAX_GPU_LAYERS = 10_000
 
 
 def bundled_folder() -> Path:
@@ -31,216 +33,206 @@ def bundled_folder() -> Path:
     return Path(str(importlib.resources.files("hedge.pair")))
 
 
-@dataclass(slots=True)
-class CausalLM:
-    """A decoder and its tokenizer. `vocab_size` is the tokenizer's; rows of logits beyond it are padding and cut off."""
+class KVCache(Protocol):
+    """The keys and values of one sequence: what has been fed, to which `forward` adds and from which `rollback` takes."""
 
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    @property
+    def length(self) -> int: ...
+
+    def forward(self, ids: Sequence[int], rows: int | None = None) -> np.ndarray:
+        """Feeds `ids`; float32 [rows, vocab_size]: the raw logits after each of the last `rows` of them (all by default)."""
+        ...
+
+    def rollback(self, length: int) -> None:
+        """Forgets everything after the first `length` ids. ValueError when there are fewer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a model is called and what it has in common with others.
+
+    `vocab_size` is the tokenizer's; rows of logits beyond it are padding and cut off. `begin_id` stands before a text where
+    the tokenizer has one. `context` ids at most are fed.
+    """
+
     name: str
     fingerprint: str
     tokenizer_fingerprint: str
     vocab_size: int
     context: int
     end_ids: tuple[int, ...]
-    # Ids that what is said will resemble; both sides start the coding of ids from them.
-    primer: tuple[int, ...] = ()
-    primer_fingerprint: str = ""
+    begin_id: int | None = None
 
-    def prefix(self) -> "Prefix":
-        return Prefix(self)
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """How a model is loaded. `dtype` and `device` are torch's, `gpu_layers` llama.cpp's; None is the runtime's own choice.
+
+    `context` None: the model's, or what fits into the memory that is free.
+    """
+
+    dtype: str | None = None
+    device: str | None = None
+    threads: int | None = None
+    context: int | None = None
+    gpu_layers: int = 0
+
+    def __post_init__(self) -> None:
+        if self.threads is not None:
+            check_threads(self.threads)
+        if self.context is not None and not 2 <= self.context <= MAX_CONTEXT:
+            raise BadInput(f"context {self.context} is not in 2..{MAX_CONTEXT}")
+        if not 0 <= self.gpu_layers <= MAX_GPU_LAYERS:
+            raise BadInput(f"gpu-layers {self.gpu_layers} is not in 0..{MAX_GPU_LAYERS}")
+
+
+class LanguageModel(ABC):
+    """A decoder and its tokenizer."""
+
+    def __init__(self, identity: Identity) -> None:
+        self.name, self.fingerprint = identity.name, identity.fingerprint
+        self.tokenizer_fingerprint, self.vocab_size = identity.tokenizer_fingerprint, identity.vocab_size
+        self.context, self.end_ids, self.begin_id = identity.context, identity.end_ids, identity.begin_id
+        # Ids that what is said will resemble; both sides start the coding of ids from them. They come with a tokenizer,
+        # whichever model has it.
+        self.primer = _primers().get(self.tokenizer_fingerprint, ())
+        self.primer_fingerprint = digest(json.dumps(self.primer).encode()) if self.primer else ""
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(
+            self.name, self.fingerprint, self.tokenizer_fingerprint, self.vocab_size, self.context, self.end_ids, self.begin_id
+        )
+
+    @abstractmethod
+    def kv_cache(self) -> KVCache:
+        """An empty cache."""
+
+    @abstractmethod
+    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """Prompt ids of a conversation, by the tokenizer's chat template, or plain text. BadInput when refused.
+
+        Special tokens that a message spells out stay text.
+        """
+
+    @abstractmethod
+    def encode_text(self, text: str) -> list[int]:
+        """Prompt ids of a text to go on with. Special tokens in it stay text."""
+
+    @abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text without special tokens; U+FFFD where characters are incomplete."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """The runtime, its build and its threads, for people."""
 
     def warm_up(self) -> None:
         """A pass for nobody: the first one of a process is slower than all others."""
-        self.prefix().forward([0] * min(16, self.context))
+        self.kv_cache().forward([0] * min(16, self.context))
+
+
+class WrappedModel(LanguageModel):
+    """Another model's tokenizer and name: for those that answer differently."""
+
+    def __init__(self, lm: LanguageModel) -> None:
+        super().__init__(lm.identity)
+        self.lm = lm
 
     def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        """Prompt ids of a conversation, by the tokenizer's chat template, or plain text. BadInput when refused."""
-        for message in messages:
-            _check_unicode(message["content"])
-        if self.tokenizer.chat_template:
-            try:
-                text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-            except (TemplateError, ValueError, TypeError) as error:
-                raise BadInput(f"the chat template of {self.name} refuses this conversation: {_first_line(error)}") from None
-            return list(self.tokenizer.encode(str(text), add_special_tokens=False))
-        return list(self.tokenizer.encode("\n".join(message["content"] for message in messages)))
+        return self.lm.encode_chat(messages)
 
     def encode_text(self, text: str) -> list[int]:
-        """Prompt ids of a text to go on with."""
-        _check_unicode(text)
-        return list(self.tokenizer.encode(text))
+        return self.lm.encode_text(text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return self.lm.decode(ids)
+
+    def describe(self) -> str:
+        return self.lm.describe()
 
 
-def _check_unicode(text: str) -> None:
+def load(where: str, side: str, options: ModelOptions | None = None) -> LanguageModel:
+    """The model at a local folder, hub id, GGUF file, or `bundled` (its `slm` or `llm`, by `side`).
+
+    BadInput when nothing usable is there, Incompatible for a cache that cannot be rolled back.
+    """
+    options = options or ModelOptions()
+    if where.lower().endswith(GGUF):
+        from common.llama_model import load_gguf
+
+        return load_gguf(Path(where), side, options)
+    try:
+        from common.torch_model import load_folder
+    except ModuleNotFoundError as error:
+        raise BadInput(
+            f"{where} runs in torch, and {error.name} is not installed: pip install 'hedge-hlm[torch]', or give a .gguf file"
+        ) from None
+    return load_folder(where, side, options)
+
+
+def check_threads(count: int) -> None:
+    cores = os.cpu_count() or 1
+    if not 1 <= count <= cores:
+        raise BadInput(f"threads {count} is not in 1..{cores}, the cores of this machine")
+
+
+def check_unicode(text: str) -> None:
+    """BadInput for half a character."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise BadInput(f"the prompt is not Unicode: {text[error.start]!a} at character {error.start}") from None
 
 
-class Prefix:
-    """The cached state of one sequence: what has been fed, to which `forward` adds and from which `rollback` takes."""
-
-    def __init__(self, lm: CausalLM) -> None:
-        self._lm = lm
-        self._cache = DynamicCache(config=lm.model.config)
-        self._with_cache: dict[str, Any] = {cache_argument(lm.model): self._cache, "use_cache": True}
-        self.length = 0
-
-    @torch.inference_mode()
-    def forward(self, ids: Sequence[int], rows: int | None = None) -> np.ndarray:
-        """Feeds `ids`; float32 [rows, vocab_size]: the raw logits after each of the last `rows` of them (all by default)."""
-        rows = len(ids) if rows is None else rows
-        if not ids:
-            return np.empty((0, self._lm.vocab_size), np.float32)
-        fed = torch.tensor([ids], device=self._lm.model.device)
-        out = self._lm.model(input_ids=fed, logits_to_keep=max(1, rows), **self._with_cache)
-        self.length += len(ids)
-        logits = out.logits[0, len(out.logits[0]) - rows :, : self._lm.vocab_size]
-        return np.asarray(logits.float().cpu().numpy())
-
-    def rollback(self, length: int) -> None:
-        """Forgets everything after the first `length` ids."""
-        if not 0 <= length <= self.length:
-            raise ValueError(f"cannot roll a prefix of {self.length} back to {length}")
-        if length < self.length:
-            self._cache.crop(length - self.length)
-            self.length = length
+def vocabulary(words: Mapping[str, int]) -> tuple[int, str]:
+    """Size and fingerprint of a tokenizer, without the `[PAD123]` that a GGUF adds for the padded rows of its model."""
+    size = max(words.values()) + 1
+    padding = {number for word, number in words.items() if word == f"[PAD{number}]"}
+    while size - 1 in padding:
+        size -= 1
+    kept = sorted((word, number) for word, number in words.items() if number < size)
+    return size, digest(json.dumps(kept, ensure_ascii=True).encode())
 
 
-def cache_argument(model: PreTrainedModel) -> str:
-    """What forward calls the cache: renamed in transformers 5.24."""
-    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-
-
-def load(where: str, side: str, *, dtype: str = "float32", device: str = "cpu") -> CausalLM:
-    """The model at a local folder, hub id, or `bundled` (its `slm` or `llm`, by `side`).
-
-    Weights come from safetensors only. BadInput when nothing usable is there, Incompatible for a cache that cannot be
-    rolled back.
-    """
-    source = str(bundled_folder() / side) if where == BUNDLED else where
-    folder = Path(source)
-    if where == BUNDLED or folder.exists() or source.startswith((".", "/", "~")):
-        _check_folder(folder, side)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        loader: Any = AutoModelForCausalLM
-        loaded, report = loader.from_pretrained(
-            source, use_safetensors=True, dtype=DTYPES[dtype], trust_remote_code=False, output_loading_info=True
+def fitting_context(model: int, token_bytes: int, wanted: int | None, where: str) -> int:
+    """Ids that may be fed: `wanted`, or as many as the model knows and as fit into half of the memory that is free."""
+    if wanted is not None and wanted > model:
+        raise BadInput(f"context {wanted} is more than the {model} of {where}")
+    free = free_memory()
+    fits = MAX_CONTEXT if free is None else max(SMALL_CONTEXT, free // 2 // token_bytes)
+    if wanted is None:
+        return min(model, fits)
+    if wanted > fits:
+        raise BadInput(
+            f"context {wanted} of {where} takes {wanted * token_bytes / 1e9:.1f} GB of keys and values, and half of the free "
+            f"memory holds {fits}"
         )
-        model: PreTrainedModel = loaded.to(device).eval()
-    except Exception as error:
-        # A config.json can be wrong in as many ways as transformers has exceptions.
-        raise BadInput(f"cannot load the {side} from {where}: {_first_line(error)}") from None
-    _check_weights(report, where)
-    _check_cache(model, where)
-    vocab = tokenizer.get_vocab()
-    vocab_size = max(vocab.values()) + 1
-    if vocab_size > model.config.get_text_config().vocab_size:
-        rows = model.config.get_text_config().vocab_size
-        raise BadInput(f"the tokenizer of {where} has {vocab_size} ids, its model only {rows}")
-    tokenizer_fingerprint = _digest(json.dumps(sorted(vocab.items()), ensure_ascii=True).encode())
-    primer = _primer(tokenizer_fingerprint)
-    return CausalLM(
-        model=model,
-        tokenizer=tokenizer,
-        name=f"{BUNDLED} {side}" if where == BUNDLED else folder.name or source,
-        fingerprint=weights_fingerprint(model),
-        tokenizer_fingerprint=tokenizer_fingerprint,
-        vocab_size=vocab_size,
-        context=_context(model),
-        end_ids=tuple(token for token in _end_ids(model, tokenizer) if token < vocab_size),
-        primer=primer,
-        primer_fingerprint=_digest(json.dumps(primer).encode()) if primer else "",
-    )
+    return wanted
+
+
+def free_memory() -> int | None:
+    """Bytes that programs can still get, where the system tells."""
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+    except OSError:
+        return None
+    found = dict(line.split(":", 1) for line in lines if ":" in line)
+    words = found.get("MemAvailable", "").split()
+    return int(words[0]) * 1024 if words else None
+
+
+def first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
 @cache
 def _primers() -> dict[str, tuple[int, ...]]:
     data = json.loads((bundled_folder() / PRIMER).read_text("utf-8"))
     return {data["tokenizer"]: tuple(data["ids"])}
-
-
-def _primer(tokenizer_fingerprint: str) -> tuple[int, ...]:
-    """What ships for this tokenizer, whichever model has it."""
-    return _primers().get(tokenizer_fingerprint, ())
-
-
-def _check_folder(folder: Path, side: str) -> None:
-    if not folder.is_dir():
-        raise BadInput(f"no {side} folder at {folder}")
-    if not (folder / "config.json").is_file():
-        raise BadInput(f"{folder} is no model folder: config.json is missing")
-    weights = list(folder.glob("*.safetensors"))
-    if not weights:
-        raise BadInput(f"{folder} has no *.safetensors weights; nothing else is loaded")
-    for path in weights:
-        with path.open("rb") as file:
-            header = int.from_bytes(file.read(8), "little")
-            try:
-                entries: Any = json.loads(file.read(header)) if header <= path.stat().st_size else None
-                needed = max(e["data_offsets"][1] for n, e in entries.items() if n != "__metadata__") + header + 8
-            except (ValueError, TypeError, KeyError, AttributeError):
-                raise BadInput(f"{path} is not a safetensors file") from None
-        if path.stat().st_size < needed:
-            raise BadInput(f"{path} is cut short: {path.stat().st_size} of {needed} bytes")
-
-
-def _check_weights(report: dict[str, Any], where: str) -> None:
-    """What the file lacks would be random, and what it has too much of would be left out."""
-    for what in ("missing", "unexpected", "mismatched"):
-        if names := sorted(map(str, report.get(f"{what}_keys") or ())):
-            raise BadInput(f"the weights of {where} do not fit its config.json: {len(names)} {what}, such as {names[0]}")
-
-
-def _check_cache(model: PreTrainedModel, where: str) -> None:
-    """Only plain full-attention layers give a fresh forward's values after a crop."""
-    kinds = {type(layer) for layer in DynamicCache(config=model.config).layers} - {DynamicLayer}
-    if kinds or getattr(model, "_is_stateful", False):
-        named = ", ".join(sorted(kind.__name__ for kind in kinds)) or "a recurrent state"
-        raise Incompatible(f"the cache of {where} cannot be rolled back: it holds {named}")
-
-
-def _context(model: PreTrainedModel) -> int:
-    config = model.config.get_text_config()
-    return int(getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or 2048)
-
-
-def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    configured: Any = model.generation_config.eos_token_id if model.generation_config else None
-    found = configured if isinstance(configured, list) else [configured, tokenizer.eos_token_id]
-    return tuple(sorted({int(token) for token in found if token is not None}))
-
-
-def weights_fingerprint(model: PreTrainedModel) -> str:
-    """Names the weights as loaded: shapes, and evenly spaced samples of the parameters' bytes."""
-    digest = hashlib.blake2b(digest_size=8)
-    for name, parameter in sorted(model.named_parameters()):
-        flat = parameter.detach().reshape(-1)
-        sample = flat[:: max(1, flat.numel() // _SAMPLE * _SAMPLES)].float().cpu().numpy()
-        digest.update(f"{name} {tuple(parameter.shape)}".encode() + sample.tobytes())
-    return digest.hexdigest()
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=8).hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-def use_threads(count: int | None) -> None:
-    """Sets torch's threads, when given."""
-    if count is not None:
-        if count < 1:
-            raise BadInput(f"{count} threads, at least 1")
-        torch.set_num_threads(count)

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from common.model import CausalLM, load
+    from common.model import LanguageModel, load
     from common.sampling import Warp
     from common.tls import channel_credentials
     from edge_client.grpc_link import GrpcLink
@@ -17,14 +17,23 @@ if TYPE_CHECKING:
     from edge_client.statistics import Provenance, Statistics
 
 _WHERE = {
-    "CausalLM": "common.model", "Emitted": "edge_client.session", "GrpcLink": "edge_client.grpc_link",
+    "LanguageModel": "common.model", "Emitted": "edge_client.session", "GrpcLink": "edge_client.grpc_link",
     "Provenance": "edge_client.statistics", "Session": "edge_client.session", "Settings": "edge_client.settings",
     "Statistics": "edge_client.statistics", "Warp": "common.sampling", "channel_credentials": "common.tls",
     "load": "common.model", "choose": "edge_client.public",
 }  # fmt: skip
 __all__ = [
-    "CausalLM", "Emitted", "GrpcLink", "Provenance", "Session", "Settings", "Statistics", "Warp", "channel_credentials",
-    "choose", "load",
+    "Emitted",
+    "GrpcLink",
+    "LanguageModel",
+    "Provenance",
+    "Session",
+    "Settings",
+    "Statistics",
+    "Warp",
+    "channel_credentials",
+    "choose",
+    "load",
 ]  # fmt: skip
 
 

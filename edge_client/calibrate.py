@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from common.command import command_parser, parse
 from common.errors import BadInput, HedgeError
-from common.model import CausalLM
+from common.model import LanguageModel
 from common.noise import Noise, Purpose
 from edge_client.bound import ETA, THETA, flattening, grid
 from edge_client.calibration import Calibration, fit_measure, with_bound
@@ -39,7 +39,7 @@ class Sample:
         self.drafted: list[float] = []
         self.distances: list[np.ndarray] = []
 
-    async def add(self, slm: CausalLM, prompt: Prompt, settings: Settings, link: Link) -> None:
+    async def add(self, slm: LanguageModel, prompt: Prompt, settings: Settings, link: Link) -> None:
         ids = slm.encode_chat(prompt.messages)
         noise = Noise(settings.seed, ids)
         seen: list[list[float]] = []
@@ -91,7 +91,7 @@ def command(arguments: Sequence[str]) -> None:
     sys.stdout.write(json.dumps(learned, indent=1) + "\n")
 
 
-async def _calibrate(args: argparse.Namespace, slm: CausalLM, prompts: list[Prompt]) -> Calibration:
+async def _calibrate(args: argparse.Namespace, slm: LanguageModel, prompts: list[Prompt]) -> Calibration:
     settings = Settings(
         system="calibrate", policy="always", verification="full", truncation="none", bits=BITS, draft_from="full",
         warp=warp_of(args), seed=choose_seed(args), max_new_tokens=args.max_new_tokens,

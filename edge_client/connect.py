@@ -4,8 +4,9 @@ import argparse
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from common.command import model_options
 from common.errors import BadInput, Disconnected
-from common.model import CausalLM, load, use_threads
+from common.model import LanguageModel, load
 from common.rpc import LOOPBACK
 from common.tls import channel_credentials
 from edge_client.grpc_link import GrpcLink
@@ -13,9 +14,8 @@ from edge_client.options import Pair, check_connection, needs_cloud
 from edge_client.wire import check_server
 
 
-def load_slm(args: argparse.Namespace) -> CausalLM:
-    use_threads(args.threads)
-    return load(args.slm, "slm", dtype=args.dtype, device=args.device)
+def load_slm(args: argparse.Namespace) -> LanguageModel:
+    return load(args.slm, "slm", model_options(args, args.slm))
 
 
 def read_token(args: argparse.Namespace) -> str | None:
@@ -37,7 +37,7 @@ def read_token(args: argparse.Namespace) -> str | None:
 
 @asynccontextmanager
 async def connected(
-    args: argparse.Namespace, slm: CausalLM, *, cloud: bool | None = None
+    args: argparse.Namespace, slm: LanguageModel, *, cloud: bool | None = None
 ) -> AsyncIterator[tuple[GrpcLink | None, Pair]]:
     """The link, None for a system that needs no cloud, and what is known of the pair."""
     wanted = needs_cloud(args) if cloud is None else cloud

@@ -10,7 +10,7 @@ from hedge.v1 import hedge_pb2 as pb
 
 from common import ids
 from common.errors import Disconnected, Incompatible, Unreachable
-from common.model import CausalLM
+from common.model import LanguageModel
 from edge_client.link import Link, Stream
 from edge_client.settings import Settings
 from edge_client.statistics import Statistics
@@ -35,7 +35,7 @@ class Connection:
     """Speaks for one answer. `exact` and `audit` are what the next opening asks for."""
 
     def __init__(
-        self, link: Link, slm: CausalLM, prompt: Sequence[int], settings: Settings, statistics: Statistics,
+        self, link: Link, slm: LanguageModel, prompt: Sequence[int], settings: Settings, statistics: Statistics,
         audit: "pb.Audit.ValueType", max_new_tokens: int, notify: Notify,
     ) -> None:  # fmt: skip
         self._link, self._slm, self._prompt, self._settings = link, slm, list(prompt), settings

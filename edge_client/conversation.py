@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from common.errors import BadInput, HedgeError
-from common.model import CausalLM
+from common.model import LanguageModel
 from edge_client.grpc_link import GrpcLink
 from edge_client.options import Pair, settings_from
 from edge_client.prompts import check_messages
@@ -35,7 +35,9 @@ HELP = """/help             this list
 class Conversation:
     """The turns so far and the settings they run with."""
 
-    def __init__(self, args: argparse.Namespace, slm: CausalLM, link: GrpcLink | None, pair: Pair, console: Console) -> None:
+    def __init__(
+        self, args: argparse.Namespace, slm: LanguageModel, link: GrpcLink | None, pair: Pair, console: Console
+    ) -> None:
         self._args, self._slm, self._link, self._pair, self._console = args, slm, link, pair, console
         self._settings = settings_from(args, pair)
         self._recalibrated = recalibration_of(self._settings)

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from common.command import command_parser, parse
 from common.errors import BadInput, Denied, Disconnected, HedgeError, Incompatible
-from common.model import CausalLM
+from common.model import LanguageModel
 from common.rpc import PROTOCOL_VERSION
 from edge_client.connect import connected, load_slm
 from edge_client.grpc_link import GrpcLink
@@ -85,9 +85,9 @@ def versions() -> Iterator[Finding]:
         )
 
 
-def device(slm: CausalLM) -> Finding:
+def device(slm: LanguageModel) -> Finding:
     slm.warm_up()
-    prefix = slm.prefix()
+    prefix = slm.kv_cache()
     prefix.forward([0] * 8, 1)
     started = time.perf_counter()
     for _ in range(STEPS):
@@ -97,7 +97,7 @@ def device(slm: CausalLM) -> Finding:
     return Finding("the device's model", well=True, found=found)
 
 
-async def _cloud(args: argparse.Namespace, slm: CausalLM) -> list[Finding]:
+async def _cloud(args: argparse.Namespace, slm: LanguageModel) -> list[Finding]:
     advice = {
         Disconnected: f"is hedge-cloud serve running at {args.cloud}, the way open, and TLS the same on both sides?",
         Denied: "ask the operator for a token (hedge-cloud token NAME), and give its file with --token-file",
@@ -113,7 +113,7 @@ async def _cloud(args: argparse.Namespace, slm: CausalLM) -> list[Finding]:
         return [Finding("the cloud", well=False, found=str(error), advice=known)]
 
 
-def _known(link: GrpcLink, slm: CausalLM) -> Iterator[Finding]:
+def _known(link: GrpcLink, slm: LanguageModel) -> Iterator[Finding]:
     info = link.info
     codec = id_codec_of(info, slm)
     yield Finding(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.distribution import Quantised
-from common.model import CausalLM
+from common.model import LanguageModel
 from common.noise import Noise, Purpose
 from edge_client.bound import flattening
 from edge_client.measures import DRAWS, MEASURES
@@ -50,10 +50,10 @@ class Drafter:
     """The device's half of a position. The SLM's cache follows whatever history it is given, one id behind."""
 
     def __init__(
-        self, slm: CausalLM, prompt: int, settings: Settings, noise: Noise, statistics: Statistics, policy: Policy,
+        self, slm: LanguageModel, prompt: int, settings: Settings, noise: Noise, statistics: Statistics, policy: Policy,
         watch: Watcher | None,
     ) -> None:  # fmt: skip
-        self._prefix, self._prompt, self._settings, self._noise = slm.prefix(), prompt, settings, noise
+        self._prefix, self._prompt, self._settings, self._noise = slm.kv_cache(), prompt, settings, noise
         self._statistics, self._watch = statistics, watch
         self._measure = MEASURES[settings.measure]
         self._policy = policy

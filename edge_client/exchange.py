@@ -12,7 +12,7 @@ from hedge.v1 import hedge_pb2 as pb
 
 from common import codec
 from common.errors import Disconnected, Unreachable
-from common.model import CausalLM
+from common.model import LanguageModel
 from common.noise import Noise, Purpose
 from common.sampling import draw, residual
 from edge_client.audit import Auditor
@@ -75,7 +75,7 @@ class Exchange:
     """Gives the tokens of one answer as they become final. Without a connection the device answers alone."""
 
     def __init__(
-        self, slm: CausalLM, prompt: Sequence[int], settings: Settings, noise: Noise, drafter: Drafter,
+        self, slm: LanguageModel, prompt: Sequence[int], settings: Settings, noise: Noise, drafter: Drafter,
         pace: Pace, connection: Connection | None, auditor: Auditor, statistics: Statistics, limit: int,
     ) -> None:  # fmt: skip
         self._slm, self._settings, self._noise, self._drafter = slm, settings, noise, drafter

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from common.command import command_parser, parse
 from common.errors import BadInput, HedgeError
-from common.model import CausalLM
+from common.model import LanguageModel
 from edge_client.connect import connected, load_slm
 from edge_client.options import add_generation, check_connection, needs_cloud, settings_from, warp_of
 from edge_client.prompts import Prompt, from_text, read_prompts
@@ -42,7 +42,7 @@ def command(arguments: Sequence[str]) -> None:
         raise HedgeError(f"{failed} of {len(prompts)} prompts failed")
 
 
-async def _generate(args: Any, slm: CausalLM, prompts: list[Prompt]) -> int:
+async def _generate(args: Any, slm: LanguageModel, prompts: list[Prompt]) -> int:
     failed = 0
     async with connected(args, slm) as (link, pair):
         settings = settings_from(args, pair)

@@ -11,9 +11,9 @@ from typing import Any
 
 from hedge.v1 import hedge_pb2 as pb
 
-from common.command import Parser
+from common.command import Parser, add_runtime
 from common.errors import BadInput, Incompatible
-from common.model import BUNDLED, DTYPES, CausalLM, bundled_folder
+from common.model import BUNDLED, LanguageModel, bundled_folder
 from common.sampling import Warp
 from edge_client.bound import ETA, THETA
 from edge_client.calibration import RULES, Calibration, load_calibration
@@ -29,9 +29,8 @@ DEFAULT_THRESHOLD = 0.15
 
 def add_slm(parser: Parser) -> None:
     group = parser.add_argument_group("the device's model")
-    group.add_argument("--slm", default=BUNDLED, help="model folder, hub id or `bundled` (default)")
-    group.add_argument("--dtype", default="float32", choices=tuple(DTYPES))
-    group.add_argument("--device", default="cpu")
+    group.add_argument("--slm", default=BUNDLED, help="model folder, .gguf file, hub id or `bundled` (default)")
+    add_runtime(parser)
 
 
 def add_models(parser: Parser) -> None:
@@ -46,7 +45,6 @@ def add_models(parser: Parser) -> None:
     group.add_argument("--tls-cert", type=Path, metavar="FILE", help="PEM of this device, where the cloud asks for one")
     group.add_argument("--tls-key", type=Path, metavar="FILE")
     group.add_argument("--token-file", type=Path, metavar="FILE", help="holds the token that the cloud knows this device by")
-    group.add_argument("--threads", type=int, default=None, help="torch threads (default: torch's own choice)")
 
 
 def add_warp(parser: Parser) -> None:
@@ -147,7 +145,7 @@ def choose_seed(args: argparse.Namespace) -> int:
 class Pair:
     """The two models as far as the device knows them."""
 
-    slm: CausalLM
+    slm: LanguageModel
     info: pb.ServerInfo | None
 
 

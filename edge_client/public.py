@@ -4,13 +4,13 @@ from typing import Any
 
 from common.command import command_parser
 from common.errors import BadInput
-from common.model import CausalLM
+from common.model import LanguageModel
 from edge_client.link import Link
 from edge_client.options import Pair, add_system, add_warp, settings_from
 from edge_client.settings import SYSTEMS, Settings
 
 
-def choose(system: str = "hedge", *, slm: CausalLM, link: Link | None = None, **options: Any) -> Settings:
+def choose(system: str = "hedge", *, slm: LanguageModel, link: Link | None = None, **options: Any) -> Settings:
     """What `hedge generate --system SYSTEM` would do with these options: `temperature=0`, `seed=1`, `max_risk=0.02`, ...
 
     `link` says which cloud the calibration has to belong to. BadInput for a system or an option there is not, and for

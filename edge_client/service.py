@@ -12,7 +12,7 @@ import numpy as np
 from hedge.v1 import hedge_pb2 as pb
 
 from common.errors import Disconnected, HedgeError
-from common.model import CausalLM
+from common.model import LanguageModel
 from edge_client.connect import connected
 from edge_client.connection import BACK, Notify, pause
 from edge_client.grpc_link import GrpcLink
@@ -56,7 +56,7 @@ class Reply:
 class Service:
     """Makes sessions; use as an async context manager. Without a cloud it goes on looking for one."""
 
-    def __init__(self, args: argparse.Namespace, slm: CausalLM) -> None:
+    def __init__(self, args: argparse.Namespace, slm: LanguageModel) -> None:
         self._args, self.slm = args, slm
         self._stack = AsyncExitStack()
         self._link: GrpcLink | None = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hedge.v1 import hedge_pb2 as pb
 
 from common.errors import BadInput, Disconnected
-from common.model import CausalLM
+from common.model import LanguageModel
 from common.noise import Noise
 from edge_client.audit import Auditor
 from edge_client.connection import Connection, Notify
@@ -45,7 +45,7 @@ class Session:
 
     def __init__(
         self,
-        slm: CausalLM,
+        slm: LanguageModel,
         prompt_ids: Sequence[int],
         settings: Settings,
         link: Link | None = None,

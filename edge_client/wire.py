@@ -8,7 +8,7 @@ from hedge.v1 import hedge_pb2 as pb
 
 from common import codec, ids
 from common.errors import Incompatible, Unreachable
-from common.model import CausalLM
+from common.model import LanguageModel
 from common.rpc import PROTOCOL_VERSION
 from edge_client.settings import Settings
 
@@ -21,7 +21,7 @@ VERIFICATION = {
 
 
 def opening(
-    slm: CausalLM, ids_held: Sequence[int], generated: int, settings: Settings, audit: "pb.Audit.ValueType",
+    slm: LanguageModel, ids_held: Sequence[int], generated: int, settings: Settings, audit: "pb.Audit.ValueType",
     max_new_tokens: int, *, exact: bool,
 ) -> pb.Open:  # fmt: skip
     """The Open of a session over `ids_held`, the last `generated` of which belong to the answer."""
@@ -49,7 +49,7 @@ def opening(
     )
 
 
-def id_codec_of(info: pb.ServerInfo, slm: CausalLM) -> int:
+def id_codec_of(info: pb.ServerInfo, slm: LanguageModel) -> int:
     """Version of the id codec that both sides have, the best one. Incompatible when there is none."""
     known = ids.versions(slm.primer if info.id_primer == slm.primer_fingerprint else ())
     if both := [version for version in known if version in info.id_codecs]:
@@ -85,7 +85,7 @@ def law_of(law: pb.Law, vocab_size: int) -> np.ndarray:
     return target
 
 
-def check_server(info: pb.ServerInfo, slm: CausalLM) -> None:
+def check_server(info: pb.ServerInfo, slm: LanguageModel) -> None:
     """Refuses a server that cannot judge this model's tokens, naming both values."""
     if info.protocol_version != PROTOCOL_VERSION:
         raise Incompatible(f"the server speaks protocol {info.protocol_version}, this client {PROTOCOL_VERSION}")

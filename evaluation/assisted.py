@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 
-from common.model import CausalLM
+from common.errors import BadInput
+from common.model import LanguageModel
 from common.sampling import Warp
+from common.torch_model import TorchModel
 
 
 @dataclass(slots=True)
@@ -20,7 +22,7 @@ class Passes:
 
 
 @contextmanager
-def counted(lm: CausalLM) -> Iterator[Passes]:
+def counted(lm: TorchModel) -> Iterator[Passes]:
     passes = Passes()
 
     def note(_: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
@@ -44,8 +46,10 @@ class Assisted:
     llm: list[int]
 
 
-def assisted(slm: CausalLM, llm: CausalLM, prompt: Sequence[int], warp: Warp, seed: int, most: int) -> Assisted:
-    """At temperature 0 greedy, otherwise sampled under torch's generator of `seed`."""
+def assisted(slm: LanguageModel, llm: LanguageModel, prompt: Sequence[int], warp: Warp, seed: int, most: int) -> Assisted:
+    """At temperature 0 greedy, otherwise sampled under torch's generator of `seed`. BadInput for other models than torch's."""
+    if not (isinstance(slm, TorchModel) and isinstance(llm, TorchModel)):
+        raise BadInput(f"assisted generation runs in transformers: {slm.name} and {llm.name} have to be model folders")
     torch.manual_seed(seed)
     sampling: dict[str, Any] = {"do_sample": False}
     if warp.temperature:

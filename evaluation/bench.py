@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from common.command import command_parser, parse
+from common.command import command_parser, model_options, parse, runtime_arguments
 from common.errors import BadInput
-from common.model import BUNDLED, CausalLM, load, use_threads
+from common.model import BUNDLED, LanguageModel, load
 from edge_client.options import add_models, add_system, add_warp, check_connection, choose_seed, warp_of
 from evaluation.bench_rows import rows_of, show
 from evaluation.bench_run import ASSISTED, COLOCATED, MEASURED, Bench, Cell
@@ -37,12 +37,12 @@ EXAMPLES = """  hedge bench --out runs/bench --rates 1e5 2e6 --round-trips 0.05 
 
 def command(arguments: Sequence[str]) -> None:
     args = parse(_parser(), arguments)
+    args.threads = args.threads or 1
+    options = model_options(args)
     cells, profiles = check(args)
     asked = tasks(args.prompts, args.questions, args.question_seed)
     with only_writer(args.out):
-        use_threads(args.threads or 1)
-        slm = load(args.slm, "slm", dtype=args.dtype, device=args.device)
-        llm = load(args.llm, "llm", dtype=args.dtype, device=args.device)
+        slm, llm = load(args.slm, "slm", options), load(args.llm, "llm", options)
         journal = Journal(args.out / "bench.jsonl", header(args, slm, llm), resume=args.resume)
         for profile in profiles:
             with _cloud(args, profile) as address:
@@ -120,12 +120,12 @@ def _grid(args: argparse.Namespace) -> Iterator[tuple[float, float, str]]:
                 yield rate, round_trip, outage
 
 
-def header(args: argparse.Namespace, slm: CausalLM, llm: CausalLM) -> dict[str, Any]:
+def header(args: argparse.Namespace, slm: LanguageModel, llm: LanguageModel) -> dict[str, Any]:
     """What the entries of a journal have in common, machine included."""
     return {
         "kind": "bench", "slm": slm.fingerprint, "llm": llm.fingerprint, "questions": args.questions,
         "question_seed": args.question_seed, "prompts": str(args.prompts or ""), "seed": args.seed, "seconds": args.seconds,
-        "warp": asdict(warp_of(args)), "max_new_tokens": args.max_new_tokens, "machine": machine(),
+        "warp": asdict(warp_of(args)), "max_new_tokens": args.max_new_tokens, "machine": machine(args.threads),
     }  # fmt: skip
 
 
@@ -134,7 +134,7 @@ def _cloud(args: argparse.Namespace, profile: Profile | None) -> Iterator[str]:
     if args.cloud:
         yield args.cloud
         return
-    options = ["--llm", args.llm, "--dtype", args.dtype, "--device", args.device, "--threads", str(args.threads or 1)]
+    options = ["--llm", args.llm, *runtime_arguments(model_options(args))]
     if profile:
         options += ["--emulate", f"{profile.llm_s}:{profile.llm_position_s}"]
     with listening("hedge-cloud", "serve", "--insecure", "--listen", "127.0.0.1:0", *options) as address:

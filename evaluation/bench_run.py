@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from common.model import CausalLM
+from common.model import LanguageModel
 from edge_client.connect import connected
 from edge_client.grpc_link import GrpcLink
 from edge_client.options import Pair, settings_from, warp_of
@@ -65,7 +65,7 @@ class Bench:
     """One profile over all cells: question by question, all systems in turn, each question beginning with another one."""
 
     def __init__(
-        self, args: argparse.Namespace, slm: CausalLM, llm: CausalLM, profile: Profile | None, journal: Journal
+        self, args: argparse.Namespace, slm: LanguageModel, llm: LanguageModel, profile: Profile | None, journal: Journal
     ) -> None:
         self._args, self._profile, self._journal, self._llm, self._plain = args, profile, journal, llm, slm
         steps = (profile.slm_s, profile.slm_position_s) if profile else (0.0, 0.0)
@@ -131,7 +131,7 @@ class Bench:
         return await self._answer(system, self._slm, settings, link, cell, number, task)
 
     async def _answer(
-        self, system: str, slm: CausalLM, settings: Settings, link: GrpcLink, cell: Cell, number: int, task: Task
+        self, system: str, slm: LanguageModel, settings: Settings, link: GrpcLink, cell: Cell, number: int, task: Task
     ) -> dict[str, Any]:
         prompt = slm.encode_chat(task.prompt.messages)
         self._timeline.events.clear()

@@ -12,9 +12,9 @@ from rich.table import Table
 from tqdm import tqdm
 
 from common.codec import paper_bits
-from common.command import command_parser, parse
+from common.command import command_parser, model_options, parse
 from common.errors import BadInput, Incompatible
-from common.model import BUNDLED, CausalLM, load
+from common.model import BUNDLED, LanguageModel, load
 from edge_client.connect import connected, load_slm
 from edge_client.options import add_generation, check_connection, settings_from, warp_of
 from edge_client.recalibration import recalibration_of
@@ -58,7 +58,7 @@ def command(arguments: Sequence[str]) -> None:
         # Before the models answer, not after.
         chrf_metric()
     slm = load_slm(args)
-    llm = None if args.llm == NO_JUDGE else load(args.llm, "llm", dtype=args.dtype, device=args.device)
+    llm = None if args.llm == NO_JUDGE else load(args.llm, "llm", model_options(args))
     found = asyncio.run(_evaluate(args, slm, llm, systems, asked))
     rows = [
         summarise(name, found[name], found.get("llm"), slm.vocab_size) | _judged(args, slm, llm, found[name])
@@ -71,7 +71,7 @@ def command(arguments: Sequence[str]) -> None:
 
 
 async def _evaluate(
-    args: argparse.Namespace, slm: CausalLM, llm: CausalLM | None, systems: list[str], asked: list[Task]
+    args: argparse.Namespace, slm: LanguageModel, llm: LanguageModel | None, systems: list[str], asked: list[Task]
 ) -> dict[str, list[Answer]]:
     found: dict[str, list[Answer]] = {}
     async with connected(args, slm, cloud=True) as (link, pair):
@@ -138,7 +138,7 @@ def summarise(system: str, run: Sequence[Answer], llm: Sequence[Answer] | None, 
     return row
 
 
-def _judged(args: argparse.Namespace, slm: CausalLM, llm: CausalLM | None, run: Sequence[Answer]) -> dict[str, Any]:
+def _judged(args: argparse.Namespace, slm: LanguageModel, llm: LanguageModel | None, run: Sequence[Answer]) -> dict[str, Any]:
     if llm is None:
         return {"fidelity": None, "llm_perplexity": None}
     fidelity, perplexity = judge(slm, llm, run, warp_of(args))

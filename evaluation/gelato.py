@@ -23,9 +23,10 @@ from common.codec import paper_bits
 from common.command import command_parser, parse
 from common.coupling import coupled_draw
 from common.errors import BadInput
-from common.model import BUNDLED, CausalLM, load, use_threads
+from common.model import BUNDLED, LanguageModel, load
 from common.noise import Noise, Purpose
 from common.sampling import Warp
+from common.torch_model import use_threads
 from edge_client.calibration import decay_rate
 from edge_client.gelato import MARGINAL_BUDGET_J, Gelato, GelatoOptions
 from edge_client.measures import MEASURES
@@ -81,7 +82,7 @@ class Trace:
     coupled: list[bool] = field(default_factory=list)
 
 
-def trace_of(slm: CausalLM, llm: CausalLM, task: Task, warp: Warp, seed: int) -> Trace:
+def trace_of(slm: LanguageModel, llm: LanguageModel, task: Task, warp: Warp, seed: int) -> Trace:
     prompt = slm.encode_chat(task.prompt.messages)
     session = Session(slm, prompt, Settings(system="llm", policy="stream", warp=warp, seed=seed), LocalLink(llm))
 
@@ -90,7 +91,7 @@ def trace_of(slm: CausalLM, llm: CausalLM, task: Task, warp: Warp, seed: int) ->
 
     answer = asyncio.run(whole())
     noise, found = Noise(seed, prompt), Trace(len(prompt))
-    rows = [lm.prefix().forward([*prompt, *answer][:-1], len(answer)) for lm in (slm, llm)]
+    rows = [lm.kv_cache().forward([*prompt, *answer][:-1], len(answer)) for lm in (slm, llm)]
     for at, (token, z, z_llm) in enumerate(zip(answer, *rows, strict=True)):
         x, y = warp(z), warp(z_llm)
         similar = float(np.minimum(x, y).sum())

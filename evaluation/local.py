@@ -5,13 +5,13 @@ from collections import deque
 from hedge.v1 import hedge_pb2 as pb
 
 from cloud_server.session import Session, alone, server_info
-from common.model import CausalLM, Prefix
+from common.model import KVCache, LanguageModel
 
 
 class LocalStream:
     """One session, answered on receive. A verdict arrives when it has been looked for `lag` times, or is waited for."""
 
-    def __init__(self, session: Session, prefix: Prefix, lag: int = 0) -> None:
+    def __init__(self, session: Session, prefix: KVCache, lag: int = 0) -> None:
         self.session, self._prefix = session, prefix
         self._lag, self._looks = lag, 0
         self.opened = alone(session.prefill(), prefix)
@@ -41,13 +41,13 @@ class LocalStream:
 class LocalLink:
     """A server over `lm` that is never out of reach; `lag` as in its streams."""
 
-    def __init__(self, lm: CausalLM, lag: int = 0) -> None:
+    def __init__(self, lm: LanguageModel, lag: int = 0) -> None:
         self._lm, self._lag = lm, lag
         self.connection = 1
         self.info = server_info(lm)
 
     async def open(self, request: pb.Open) -> LocalStream:
-        prefix = self._lm.prefix()
+        prefix = self._lm.kv_cache()
         session = Session(self._lm, pb.Open.FromString(request.SerializeToString()), prefix)
         return LocalStream(session, prefix, self._lag)
 

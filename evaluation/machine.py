@@ -3,17 +3,16 @@
 import contextlib
 import platform
 import re
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 
-
-def machine() -> dict[str, Any]:
+def machine(threads: int) -> dict[str, Any]:
     names = re.findall(r"^model name\s*: (.*)$", _read("/proc/cpuinfo"), re.MULTILINE)
     return {
         "cpu": names[0] if names else platform.processor(), "cores": len(names), "python": platform.python_version(),
-        "torch": torch.__version__, "threads": torch.get_num_threads(),
+        "torch": version("torch"), "threads": threads,
     }  # fmt: skip
 
 

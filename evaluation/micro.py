@@ -10,6 +10,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,11 @@ from cloud_server.session import Session as CloudSession
 from cloud_server.session import alone as run_alone
 from common import codec
 from common.ids import FIXED, FixedIds
-from common.model import BUNDLED, CausalLM, bundled_folder, load
+from common.model import BUNDLED, ModelOptions, bundled_folder
 from common.noise import Noise, Purpose
 from common.rpc import PROTOCOL_VERSION
 from common.sampling import Warp
+from common.torch_model import TorchModel, load_folder
 from edge_client.calibration import load_calibration
 from edge_client.measures import DRAWS, MEASURES
 from edge_client.session import Session
@@ -49,10 +51,10 @@ def paired(*calls: Callable[[], object], rounds: int = ROUNDS) -> list[float]:
     return [statistics.median(column) for column in zip(*samples, strict=True)]
 
 
-def alone(slm: CausalLM, ids: list[int]) -> float:
+def alone(slm: TorchModel, ids: list[int]) -> float:
     """Tokens/s of --system slm over tokens/s of transformers' generate, both sampling TOKENS tokens at temperature 1."""
     settings = Settings(system="slm", policy="never", max_new_tokens=TOKENS, seed=1)
-    endless = CausalLM(**{name: getattr(slm, name) for name in slm.__slots__} | {"end_ids": ()})
+    endless = TorchModel(replace(slm.identity, end_ids=()), slm.model, slm.tokenizer)
     model: Any = slm.model
     fed = torch.tensor([ids])
 
@@ -76,19 +78,19 @@ def alone(slm: CausalLM, ids: list[int]) -> float:
     return other / mine
 
 
-def cloud(llm: CausalLM, ids: list[int]) -> float:
+def cloud(llm: TorchModel, ids: list[int]) -> float:
     """Seconds of verifying one asked token over those of the bare forward of the model, the same positions fed."""
     request = pb.Open(
         protocol_version=PROTOCOL_VERSION, prompt_ids=ids, warp=pb.Warp(temperature=1, top_p=1),
         verification=pb.VERIFICATION_SPARSE, audit=pb.AUDIT_BYTE, tokenizer_fingerprint=llm.tokenizer_fingerprint,
         vocab_size=llm.vocab_size, codecs=codec.VERSIONS, id_codecs=[FIXED],
     )  # fmt: skip
-    prefix = llm.prefix()
+    prefix = llm.kv_cache()
     session = CloudSession(llm, request, prefix)
     run_alone(session.prefill(), prefix)
-    bare = llm.prefix()
+    bare = llm.kv_cache()
     bare.forward(ids[:-1], 0)
-    law = Warp()(llm.prefix().forward(ids, 1)[0])
+    law = Warp()(llm.kv_cache().forward(ids, 1)[0])
     sent = truncate(law, 30, 12)
     coded, payload = FixedIds(llm.vocab_size).encode([], [int(sent.ids[0])]), codec.encode(sent)
     step = 0
@@ -109,10 +111,10 @@ def cloud(llm: CausalLM, ids: list[int]) -> float:
     return mine / other
 
 
-def overhead(slm: CausalLM, ids: list[int]) -> dict[str, float]:
+def overhead(slm: TorchModel, ids: list[int]) -> dict[str, float]:
     """Gate every step + codec at the share of positions that cu-hlm asks (risk-averse threshold), over an SLM step."""
     calibration = load_calibration(bundled_folder() / "calibration.json")
-    prefix = slm.prefix()
+    prefix = slm.kv_cache()
     logits = prefix.forward(ids, 1)[0]
     law = Warp()(logits)
     noise = Noise(1, ids)
@@ -139,8 +141,7 @@ def overhead(slm: CausalLM, ids: list[int]) -> dict[str, float]:
 
 
 def main() -> None:
-    torch.set_num_threads(1)
-    slm, llm = load(BUNDLED, "slm"), load(BUNDLED, "llm")
+    slm, llm = (load_folder(BUNDLED, side, ModelOptions(threads=1)) for side in ("slm", "llm"))
     ids = slm.encode_chat([{"role": "user", "content": PROMPT}])
     figures = {
         "slm alone, tokens/s over transformers generate (bar: at least 1)": alone(slm, ids),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from hedge.v1 import hedge_pb2 as pb
 
-from common.model import CausalLM, Prefix
+from common.model import LanguageModel, WrappedModel
 from edge_client.link import Link, Stream
 
 
@@ -22,27 +22,33 @@ class Timeline:
         return [[what, round(a - start, 5), round(b - start, 5)] for what, a, b in self.events]
 
 
-class PacedLM(CausalLM):
+class PacedLM(WrappedModel):
     """A real model whose forward pass takes `step_s` + `position_s` x (positions - 1) seconds, or as long as it does."""
 
-    __slots__ = ("position_s", "step_s", "timeline")
-
-    def __init__(self, lm: CausalLM, step_s: float = 0.0, position_s: float = 0.0, timeline: Timeline | None = None) -> None:
-        super().__init__(**{name: getattr(lm, name) for name in CausalLM.__slots__})
+    def __init__(
+        self, lm: LanguageModel, step_s: float = 0.0, position_s: float = 0.0, timeline: Timeline | None = None
+    ) -> None:
+        super().__init__(lm)
         self.step_s, self.position_s, self.timeline = step_s, position_s, timeline or Timeline()
 
-    def prefix(self) -> Prefix:
-        return PacedPrefix(self)
+    def kv_cache(self) -> "PacedCache":
+        return PacedCache(self)
 
 
-class PacedPrefix(Prefix):
-    def __init__(self, lm: PacedLM) -> None:
-        super().__init__(lm)
-        self._paced = lm
+class PacedCache:
+    def __init__(self, paced: PacedLM) -> None:
+        self._paced, self._cache = paced, paced.lm.kv_cache()
+
+    @property
+    def length(self) -> int:
+        return self._cache.length
+
+    def rollback(self, length: int) -> None:
+        self._cache.rollback(length)
 
     def forward(self, ids: Sequence[int], rows: int | None = None) -> np.ndarray:
         started = time.perf_counter()
-        found = super().forward(ids, rows)
+        found = self._cache.forward(ids, rows)
         wanted = self._paced.step_s + self._paced.position_s * max(0, len(ids) - 1)
         time.sleep(max(0.0, started + wanted - time.perf_counter()))
         self._paced.timeline.events.append(("step", started, time.perf_counter()))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from common.model import use_threads
+from common.torch_model import use_threads
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import HedgeError
-from common.model import CausalLM
+from common.model import LanguageModel
 from common.sampling import Warp, softmax
 from evaluation.record import Answer
 from evaluation.tasks import FILE_FAMILY
@@ -53,7 +53,7 @@ def chrf_metric() -> Any:
     return CHRF()
 
 
-def judge(slm: CausalLM, llm: CausalLM, answers: Sequence[Answer], warp: Warp) -> tuple[float, float]:
+def judge(slm: LanguageModel, llm: LanguageModel, answers: Sequence[Answer], warp: Warp) -> tuple[float, float]:
     """Fidelity and LLM perplexity of answers.
 
     Fidelity is 1 - the mean over positions of the distance between the law a token was drawn from and the LLM's warped
@@ -63,9 +63,9 @@ def judge(slm: CausalLM, llm: CausalLM, answers: Sequence[Answer], warp: Warp) -
     for answer in answers:
         history = answer.prompt_ids + answer.token_ids
         rows = len(answer.token_ids)
-        theirs = llm.prefix().forward(history[:-1], rows)
+        theirs = llm.kv_cache().forward(history[:-1], rows)
         if untested := [i for i, kind in enumerate(answer.provenance) if kind in ("local", "offline")]:
-            mine = slm.prefix().forward(history[:-1], rows)
+            mine = slm.kv_cache().forward(history[:-1], rows)
             distance += sum(0.5 * float(np.abs(warp(mine[i]) - warp(theirs[i])).sum()) for i in untested)
         for token, logits in zip(answer.token_ids, theirs, strict=True):
             surprise -= float(np.log(max(softmax(logits)[token], 1e-300)))

@@ -10,7 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from cloud_server.session import server_info
-from common.command import command_parser, parse
+from common.command import command_parser, model_options, parse
 from common.errors import BadInput
 from common.model import BUNDLED
 from edge_client.options import Pair as Known
@@ -138,9 +138,13 @@ def times_of(args: argparse.Namespace) -> Times | None:
     return None if args.tau_slm is None else Times(args.tau_slm, args.tau_llm)
 
 
+def pair_of(args: argparse.Namespace) -> Pair:
+    return Pair(args.slm, args.llm, replace(model_options(args), threads=1))
+
+
 def plan(args: argparse.Namespace) -> tuple[dict[str, Settings], dict[str, Any]]:
     """The settings of every run, and what all runs share."""
-    slm, llm = Pair(args.slm, args.llm, args.dtype, args.device).load()
+    slm, llm = pair_of(args).load()
     known = Known(slm, server_info(llm))
     runs: dict[str, Settings] = {}
     for spec in args.systems:
@@ -188,7 +192,7 @@ def run_models(args: argparse.Namespace, runs: dict[str, Settings], asked: list[
         jobs += [Job(name, settings, tuple(left[i : i + CHUNK])) for i in range(0, len(left), CHUNK)]
     total = sum(len(job.tasks) for job in jobs)
     with tqdm(total=total, desc="answering", unit="answer", disable=None) as bar:
-        for run, found in answers(Pair(args.slm, args.llm, args.dtype, args.device), jobs, args.jobs):
+        for run, found in answers(pair_of(args), jobs, args.jobs):
             for answer in found:
                 journals[run].append(answer.to_json())
             bar.update(len(found))

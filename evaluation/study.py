@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from common.model import CausalLM
+from common.model import LanguageModel
 from common.noise import Noise, Purpose
 from common.sampling import Warp, draw, residual
 from edge_client.bound import ETA, flattening, strictness
@@ -29,8 +29,8 @@ KEPT = ("bound", "flattening", "residuals", "tested", "acceptance")
 class Context:
     """Both models and the warp; `fit` gives the beta of the published bound."""
 
-    slm: CausalLM
-    llm: CausalLM
+    slm: LanguageModel
+    llm: LanguageModel
     warp: Warp
     seed: int
     measure: str
@@ -42,8 +42,8 @@ def study(context: Context, answers: Sequence[Answer], truncated: int) -> Iterat
     for number, answer in enumerate(answers):
         history = answer.prompt_ids + answer.token_ids
         rows = len(answer.token_ids)
-        mine = context.slm.prefix().forward(history[:-1], rows)
-        theirs = context.llm.prefix().forward(history[:-1], rows)
+        mine = context.slm.kv_cache().forward(history[:-1], rows)
+        theirs = context.llm.kv_cache().forward(history[:-1], rows)
         noise = Noise(context.seed, answer.prompt_ids)
         entry: dict[str, Any] = {
             "task": answer.task,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.errors import HedgeError
-from common.model import CausalLM, load
+from common.model import LanguageModel, ModelOptions, load
 from edge_client.session import Session
 from edge_client.settings import Settings
 from evaluation.local import LocalLink
@@ -23,12 +23,10 @@ class Pair:
 
     slm: str
     llm: str
-    dtype: str = "float32"
-    device: str = "cpu"
+    options: ModelOptions = ModelOptions()  # noqa: RUF009
 
-    def load(self) -> tuple[CausalLM, CausalLM]:
-        options = {"dtype": self.dtype, "device": self.device}
-        return load(self.slm, "slm", **options), load(self.llm, "llm", **options)
+    def load(self) -> tuple[LanguageModel, LanguageModel]:
+        return load(self.slm, "slm", self.options), load(self.llm, "llm", self.options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +54,7 @@ def _do(job: Job) -> tuple[str, list[Answer] | str]:
         return job.run, f"{job.run}: {error}"
 
 
-def _answer(slm: CausalLM, link: LocalLink, settings: Settings, index: int, task: Task) -> Answer:
+def _answer(slm: LanguageModel, link: LocalLink, settings: Settings, index: int, task: Task) -> Answer:
     ids = slm.encode_chat(task.prompt.messages)
     session = Session(slm, ids, settings, link)
 

@@ -22,7 +22,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from common.model import CausalLM, load
+from common.model import LanguageModel, WrappedModel, load
 from edge_client.link import Link
 from edge_client.session import Session
 from edge_client.settings import Settings
@@ -84,31 +84,31 @@ def make_folder(tmp_path_factory: pytest.TempPathFactory) -> MakeFolder:
 
 
 @pytest.fixture(scope="session")
-def make_lm(make_folder: MakeFolder) -> Callable[..., CausalLM]:
-    def make(**arguments: object) -> CausalLM:
+def make_lm(make_folder: MakeFolder) -> Callable[..., LanguageModel]:
+    def make(**arguments: object) -> LanguageModel:
         return load(str(make_folder(**arguments)), "model")
 
     return make
 
 
-class RememberingLM(CausalLM):
+class RememberingLM(WrappedModel):
     """A real model that computes the logits of each prefix once: thousands of sessions meet the same few prefixes."""
 
-    def __init__(self, lm: CausalLM) -> None:
-        super().__init__(**{name: getattr(lm, name) for name in CausalLM.__slots__})
+    def __init__(self, lm: LanguageModel) -> None:
+        super().__init__(lm)
         self.rows: dict[tuple[int, ...], np.ndarray] = {}
 
-    def prefix(self) -> "RememberedPrefix":  # type: ignore[override]
-        return RememberedPrefix(self)
+    def kv_cache(self) -> "RememberedCache":
+        return RememberedCache(self)
 
     def row(self, ids: tuple[int, ...]) -> np.ndarray:
         if ids not in self.rows:
-            self.rows[ids] = CausalLM.prefix(self).forward(ids, 1)[0]
+            self.rows[ids] = self.lm.kv_cache().forward(ids, 1)[0]
         return self.rows[ids]
 
 
-class RememberedPrefix:
-    """Prefix, by look-up."""
+class RememberedCache:
+    """A KVCache, by look-up."""
 
     def __init__(self, lm: RememberingLM) -> None:
         self._lm = lm
@@ -128,7 +128,7 @@ class RememberedPrefix:
         self._ids = self._ids[:length]
 
 
-def run_session(slm: CausalLM, prompt: list[int], settings: Settings, link: Link | None = None, **more: object) -> Session:
+def run_session(slm: LanguageModel, prompt: list[int], settings: Settings, link: Link | None = None, **more: object) -> Session:
     """One answer, to its end."""
     session = Session(slm, prompt, settings, link, **more)  # type: ignore[arg-type]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2, chisquare
 
-from common.model import CausalLM
+from common.model import LanguageModel
 from common.sampling import Warp
 from edge_client.measures import MEASURES
 from edge_client.settings import Settings
@@ -25,16 +25,16 @@ ALWAYS = Settings(system="test", policy="always", draft_from="sent", max_new_tok
 
 
 @pytest.fixture(scope="module")
-def pair(make_lm: Callable[..., CausalLM]) -> tuple[CausalLM, CausalLM]:
+def pair(make_lm: Callable[..., LanguageModel]) -> tuple[LanguageModel, LanguageModel]:
     return RememberingLM(make_lm(seed=1, vocab=VOCAB)), RememberingLM(make_lm(seed=2, vocab=VOCAB))
 
 
-def joint_law(lm: CausalLM, warp: Warp, length: int) -> np.ndarray:
+def joint_law(lm: LanguageModel, warp: Warp, length: int) -> np.ndarray:
     """P(first `length` tokens) of plain sampling from the LLM, [V] * length."""
     joint = np.ones([lm.vocab_size] * length)
     for tokens in np.ndindex(*joint.shape):
         for t, token in enumerate(tokens):
-            joint[tokens] *= warp(lm.prefix().forward([*PROMPT, *tokens[:t]], 1)[0])[token]
+            joint[tokens] *= warp(lm.kv_cache().forward([*PROMPT, *tokens[:t]], 1)[0])[token]
     return joint
 
 
@@ -47,7 +47,9 @@ def joint_law(lm: CausalLM, warp: Warp, length: int) -> np.ndarray:
     ],
     ids=["sparse", "full", "online"],
 )
-def test_with_every_token_asked_the_output_follows_the_llm(settings: Settings, pair: tuple[CausalLM, CausalLM]) -> None:
+def test_with_every_token_asked_the_output_follows_the_llm(
+    settings: Settings, pair: tuple[LanguageModel, LanguageModel]
+) -> None:
     slm, llm = pair
     link, counts = LocalLink(llm), np.zeros((VOCAB, VOCAB))
     for seed in range(RUNS):
@@ -58,8 +60,8 @@ def test_with_every_token_asked_the_output_follows_the_llm(settings: Settings, p
     assert chisquare(counts[expected > 0], expected[expected > 0]).pvalue > ERROR_RATE
 
 
-def gate_at_the_median(slm: CausalLM) -> float:
-    contexts = [slm.prefix().forward([*PROMPT, first], 1)[0] for first in range(VOCAB)]
+def gate_at_the_median(slm: LanguageModel) -> float:
+    contexts = [slm.kv_cache().forward([*PROMPT, first], 1)[0] for first in range(VOCAB)]
     return float(np.median([MEASURES["entropy"].of(z, Warp()(z), -1, np.empty(0)) for z in contexts]))
 
 
@@ -76,7 +78,7 @@ WAYS = {
 @pytest.mark.parametrize(("in_flight", "lag"), [(1, 0), (3, 2)], ids=["waiting", "pipelined"])
 @pytest.mark.parametrize("way", WAYS)
 def test_exact_mode_follows_the_llm_across_rollbacks(
-    way: str, in_flight: int, lag: int, warp: Warp, pair: tuple[CausalLM, CausalLM]
+    way: str, in_flight: int, lag: int, warp: Warp, pair: tuple[LanguageModel, LanguageModel]
 ) -> None:
     """The joint law of three tokens that were drafted in blocks, ahead of verdicts, corrected and drafted anew."""
     slm, llm = pair
@@ -104,7 +106,7 @@ def test_exact_mode_follows_the_llm_across_rollbacks(
 @pytest.mark.parametrize(("in_flight", "lag"), [(1, 0), (4, 3), (64, 10**6)], ids=["waiting", "pipelined", "far ahead"])
 @pytest.mark.parametrize("way", WAYS)
 def test_at_temperature_0_exact_mode_is_plain_greedy_decoding(
-    way: str, in_flight: int, lag: int, make_lm: Callable[..., CausalLM]
+    way: str, in_flight: int, lag: int, make_lm: Callable[..., LanguageModel]
 ) -> None:
     slm, llm = make_lm(kind="gpt2", seed=4, eos=11), make_lm(seed=5, eos=11)
     settings = replace(WAYS[way], warp=Warp(0.0), threshold=0.9, max_in_flight=in_flight, max_new_tokens=20)
@@ -113,11 +115,11 @@ def test_at_temperature_0_exact_mode_is_plain_greedy_decoding(
         prompt = [int(t) for t in rng.integers(0, 11, rng.integers(1, 9))]
         history = list(prompt)
         while len(history) < len(prompt) + 20 and not (len(history) > len(prompt) and history[-1] == 11):
-            history.append(int(llm.prefix().forward(history, 1)[0].argmax()))
+            history.append(int(llm.kv_cache().forward(history, 1)[0].argmax()))
         assert run_session(slm, prompt, settings, link).token_ids == history[len(prompt) :]
 
 
-def test_coupled_answers_do_not_depend_on_the_device(make_lm: Callable[..., CausalLM]) -> None:
+def test_coupled_answers_do_not_depend_on_the_device(make_lm: Callable[..., LanguageModel]) -> None:
     """Another SLM, gate, block rule, lag, or none of them: the answer for a seed is the one that `llm` streams."""
     llm = make_lm(seed=5, eos=11)
     slms = [make_lm(seed=4, eos=11), make_lm(kind="gpt2", seed=6, eos=11)]
@@ -134,7 +136,7 @@ def test_coupled_answers_do_not_depend_on_the_device(make_lm: Callable[..., Caus
             assert run_session(slm, PROMPT, replace(settings, seed=seed), LocalLink(llm, lag)).token_ids == plain
 
 
-def asked_law_pvalue(pair: tuple[CausalLM, CausalLM], settings: Settings, runs: int) -> tuple[float, float]:
+def asked_law_pvalue(pair: tuple[LanguageModel, LanguageModel], settings: Settings, runs: int) -> tuple[float, float]:
     """p-value of "asked second tokens follow the LLM's law given the first token", and the share asked."""
     slm, llm = pair
     link, counts = LocalLink(llm), np.zeros((VOCAB, VOCAB))
@@ -144,7 +146,7 @@ def asked_law_pvalue(pair: tuple[CausalLM, CausalLM], settings: Settings, runs: 
             counts[tuple(session.token_ids)] += 1
     statistic, freedom = 0.0, 0
     for first in range(VOCAB):
-        law = settings.warp(llm.prefix().forward([*PROMPT, first], 1)[0])
+        law = settings.warp(llm.kv_cache().forward([*PROMPT, first], 1)[0])
         if (total := counts[first].sum()) >= 50:
             statistic += float(((counts[first] - total * law) ** 2 / (total * law)).sum())
             freedom += VOCAB - 1
@@ -153,8 +155,10 @@ def asked_law_pvalue(pair: tuple[CausalLM, CausalLM], settings: Settings, runs: 
 
 
 @pytest.mark.parametrize("measure", ["expected_perturbation", "entropy"])
-def test_asked_positions_follow_the_llm_behind_a_draft_independent_gate(measure: str, pair: tuple[CausalLM, CausalLM]) -> None:
-    contexts = [pair[0].prefix().forward([*PROMPT, first], 1)[0] for first in range(VOCAB)]
+def test_asked_positions_follow_the_llm_behind_a_draft_independent_gate(
+    measure: str, pair: tuple[LanguageModel, LanguageModel]
+) -> None:
+    contexts = [pair[0].kv_cache().forward([*PROMPT, first], 1)[0] for first in range(VOCAB)]
     limit = float(np.median([MEASURES[measure].of(z, Warp()(z), -1, np.empty(0)) for z in contexts]))
     settings = replace(ALWAYS, policy="threshold", measure=measure, threshold=limit, bits=8, k=VOCAB)
     pvalue, share = asked_law_pvalue(pair, settings, RUNS)
@@ -162,7 +166,7 @@ def test_asked_positions_follow_the_llm_behind_a_draft_independent_gate(measure:
     assert pvalue > ERROR_RATE
 
 
-def test_perturbation_moves_the_law_of_asked_positions(pair: tuple[CausalLM, CausalLM]) -> None:
+def test_perturbation_moves_the_law_of_asked_positions(pair: tuple[LanguageModel, LanguageModel]) -> None:
     """A finding about the published gate: it looks at the draft, so given "asked" the draft is not distributed as x."""
     settings = replace(
         ALWAYS, policy="threshold", measure="perturbation", threshold=0.5, draft_from="full", bits=20,
@@ -176,7 +180,7 @@ def test_perturbation_moves_the_law_of_asked_positions(pair: tuple[CausalLM, Cau
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2", "gpt_neox"])
 @pytest.mark.parametrize("settings", [ALWAYS, replace(ALWAYS, verification="full", truncation="none")], ids=["sparse", "full"])
 def test_at_temperature_0_every_asked_token_is_plain_greedy_decoding(
-    kind: str, settings: Settings, make_lm: Callable[..., CausalLM]
+    kind: str, settings: Settings, make_lm: Callable[..., LanguageModel]
 ) -> None:
     """Fifty prompts; the SLM of another architecture, the vocabulary of the LLM padded."""
     slm = make_lm(kind="llama" if kind != "llama" else "gpt2", seed=4)
@@ -187,21 +191,21 @@ def test_at_temperature_0_every_asked_token_is_plain_greedy_decoding(
         session = run_session(slm, prompt, replace(settings, warp=Warp(0.0), max_new_tokens=12), link)
         history = list(prompt)
         while len(history) < len(prompt) + 12 and not (len(history) > len(prompt) and history[-1] in slm.end_ids):
-            history.append(int(llm.prefix().forward(history, 1)[0].argmax()))
+            history.append(int(llm.kv_cache().forward(history, 1)[0].argmax()))
         assert session.token_ids == history[len(prompt) :]
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "gpt_neox"])
-def test_any_architecture_drafts(kind: str, make_lm: Callable[..., CausalLM]) -> None:
+def test_any_architecture_drafts(kind: str, make_lm: Callable[..., LanguageModel]) -> None:
     slm, llm = make_lm(kind=kind, seed=4, padding=3 if kind == "qwen2" else 0), make_lm(seed=5)
     session = run_session(slm, PROMPT, replace(ALWAYS, warp=Warp(0.0), max_new_tokens=12), LocalLink(llm))
     history = list(PROMPT)
     while len(history) < len(PROMPT) + 12 and history[-1] not in slm.end_ids:
-        history.append(int(llm.prefix().forward(history, 1)[0].argmax()))
+        history.append(int(llm.kv_cache().forward(history, 1)[0].argmax()))
     assert session.token_ids == history[len(PROMPT) :]
 
 
-def test_same_seed_same_tokens(pair: tuple[CausalLM, CausalLM]) -> None:
+def test_same_seed_same_tokens(pair: tuple[LanguageModel, LanguageModel]) -> None:
     slm, llm = pair
     settings = replace(ALWAYS, policy="random", verify_rate=0.5, max_new_tokens=20, seed=7)
     runs = [run_session(slm, PROMPT, settings, LocalLink(llm)) for _ in range(2)]
@@ -210,7 +214,7 @@ def test_same_seed_same_tokens(pair: tuple[CausalLM, CausalLM]) -> None:
     assert runs[0].token_ids != run_session(slm, PROMPT, replace(settings, seed=8), LocalLink(llm)).token_ids
 
 
-def test_never_and_always_bracket_the_llm_and_the_slm(pair: tuple[CausalLM, CausalLM]) -> None:
+def test_never_and_always_bracket_the_llm_and_the_slm(pair: tuple[LanguageModel, LanguageModel]) -> None:
     """`never` is the SLM's own sampling, with or without a cloud."""
     slm, llm = pair
     settings = Settings(system="slm", policy="never", max_new_tokens=10, seed=3)
@@ -219,7 +223,7 @@ def test_never_and_always_bracket_the_llm_and_the_slm(pair: tuple[CausalLM, Caus
     assert set(alone.statistics.provenance) == {Provenance.LOCAL}
 
 
-def test_the_audit_is_the_risk_that_was_taken(pair: tuple[CausalLM, CausalLM]) -> None:
+def test_the_audit_is_the_risk_that_was_taken(pair: tuple[LanguageModel, LanguageModel]) -> None:
     """beta of skipped tokens, recomputed from both models' laws, equals the realised risk up to the audit's rounding."""
     slm, llm = pair
     settings = replace(ALWAYS, policy="random", verify_rate=0.4, max_new_tokens=30, seed=1)
@@ -230,18 +234,18 @@ def test_the_audit_is_the_risk_that_was_taken(pair: tuple[CausalLM, CausalLM]) -
     for i in range(last_asked):
         if kinds[i] is Provenance.LOCAL:
             history = [*PROMPT, *ids[:i]]
-            x, y = (settings.warp(lm.prefix().forward(history, 1)[0])[ids[i]] for lm in (slm, llm))
+            x, y = (settings.warp(lm.kv_cache().forward(history, 1)[0])[ids[i]] for lm in (slm, llm))
             betas.append(max(0.0, 1 - y / x))
     assert session.statistics.audited == last_asked + 1
     assert session.statistics.realised_risk == pytest.approx(sum(betas) / (last_asked + 1), abs=0.03)
 
 
-def test_split_with_a_cut_law_stays_within_its_certificate(pair: tuple[CausalLM, CausalLM]) -> None:
+def test_split_with_a_cut_law_stays_within_its_certificate(pair: tuple[LanguageModel, LanguageModel]) -> None:
     """Where only the largest entries S of y come back, the first token's law is within 1 - y(S) of y, and says so."""
     slm, llm = pair
     settings = replace(ALWAYS, verification="split", law_entries=2, max_new_tokens=1)
     assert settings.guarantee == "opportunistic"
-    target = Warp()(llm.prefix().forward(PROMPT, 1)[0])
+    target = Warp()(llm.kv_cache().forward(PROMPT, 1)[0])
     certificate = 1 - float(np.sort(target)[-2:].sum())
     counts, said, corrected = np.zeros(VOCAB), 0.0, 0
     for seed in range(RUNS):

@@ -17,7 +17,8 @@ import torch
 from transformers import DynamicCache
 
 from cloud_server.loadtest import batches
-from common.model import BUNDLED, CausalLM, cache_argument, load, use_threads
+from common.model import BUNDLED, ModelOptions
+from common.torch_model import TorchModel, cache_argument, load_folder
 from evaluation.processes import BIN, free_port, local_cloud
 
 SECONDS, MANY, HELD = 20.0, 32, 200
@@ -34,7 +35,7 @@ def played(cloud: str, http: str, devices: int, seconds: float, think: float = 0
 
 
 @torch.inference_mode()
-def bare(lm: CausalLM, rows: int, new: int) -> float:
+def bare(lm: TorchModel, rows: int, new: int) -> float:
     """Positions/s of the model itself over `rows` equally long prefixes, `new` ids at a time."""
     cache = DynamicCache(config=lm.model.config)
     model: Any = lm.model
@@ -49,7 +50,7 @@ def bare(lm: CausalLM, rows: int, new: int) -> float:
     return rows * new / median(times)
 
 
-def compared(name: str, found: dict[str, Any], lm: CausalLM) -> tuple[float, float]:
+def compared(name: str, found: dict[str, Any], lm: TorchModel) -> tuple[float, float]:
     """Positions/s of the server and of the bare forward over as many sessions and positions as its passes had."""
     rows = max(1, round(found["sessions_per_pass"]))
     new = max(1, round(found["positions_per_pass"] / found["sessions_per_pass"]))
@@ -62,7 +63,7 @@ def compared(name: str, found: dict[str, Any], lm: CausalLM) -> tuple[float, flo
     return found["positions_per_s"], plain
 
 
-def bars(cloud: str, http: str, lm: CausalLM) -> None:
+def bars(cloud: str, http: str, lm: TorchModel) -> None:
     one, many = played(cloud, http, 1, SECONDS), played(cloud, http, MANY, SECONDS)
     alone, together = compared("1 session", one, lm), compared(f"{MANY} sessions", many, lm)
     print(f"batches: {many['batches']}")
@@ -100,8 +101,7 @@ def main() -> None:
         "--soak", type=float, default=0.0, help="seconds under load, with an eye on memory, instead of the bars"
     )
     args = parser.parse_args()
-    use_threads(1)
-    lm = load(BUNDLED, "llm")
+    lm = load_folder(BUNDLED, "llm", ModelOptions(threads=1))
     http = f"127.0.0.1:{free_port()}"
     with local_cloud("--threads", "1", "--http", http) as cloud:
         run: Callable[[], None] = (

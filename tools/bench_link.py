@@ -15,7 +15,8 @@ from hedge.v1 import hedge_pb2 as pb
 from tqdm import tqdm
 
 from common.command import command_parser
-from common.model import BUNDLED, CausalLM, load, use_threads
+from common.model import BUNDLED, LanguageModel, load
+from common.torch_model import use_threads
 from edge_client.grpc_link import GrpcLink
 from edge_client.options import Pair, add_system, add_warp, settings_from
 from edge_client.session import Session
@@ -45,7 +46,7 @@ TEMPERATURES = (1.0, 0.0)
 SEED = 1
 
 
-async def setup_bytes(slm: CausalLM, prompt: Sequence[int], settings: Settings, link: GrpcLink) -> int:
+async def setup_bytes(slm: LanguageModel, prompt: Sequence[int], settings: Settings, link: GrpcLink) -> int:
     """Bytes both ways of a session that is opened and closed without a draft."""
     before = link.socket_bytes()
     request = opening(slm, prompt, 0, replace(settings, policy="always"), pb.AUDIT_NONE, 1, exact=settings.exact)
@@ -66,7 +67,7 @@ def settings_of(temperature: float, pair: Pair) -> dict[str, Settings]:
     return {name: settings_from(options_of(spec, args), pair) for name, spec in SYSTEMS.items()}
 
 
-async def answer(slm: CausalLM, task: Task, settings: Settings, link: GrpcLink) -> dict[str, Any]:
+async def answer(slm: LanguageModel, task: Task, settings: Settings, link: GrpcLink) -> dict[str, Any]:
     prompt = slm.encode_chat(task.prompt.messages)
     setup = await setup_bytes(slm, prompt, settings, link)
     session = Session(slm, prompt, settings, link)
@@ -81,7 +82,7 @@ async def answer(slm: CausalLM, task: Task, settings: Settings, link: GrpcLink) 
     }  # fmt: skip
 
 
-async def run(slm: CausalLM, address: str, link_name: str, journal: Journal) -> None:
+async def run(slm: LanguageModel, address: str, link_name: str, journal: Journal) -> None:
     done = {(e["link"], e["temperature"], e["system"], e["question"]) for e in journal.entries}
     questions = tasks(None, LINKS[link_name][2], 0)
     async with GrpcLink(address) as link:

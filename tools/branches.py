@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from common.coupling import race_times
-from common.model import BUNDLED, CausalLM, bundled_folder, load, use_threads
+from common.model import BUNDLED, LanguageModel, ModelOptions, bundled_folder
 from common.noise import Noise, Purpose
 from common.sampling import Warp, descending
+from common.torch_model import load_folder
 from edge_client.calibration import load_calibration
 from edge_client.measures import MEASURES
 from edge_client.session import Session
@@ -47,8 +48,8 @@ class Choices:
 class Device:
     """The SLM of one answer: its choices after any path, each computed once."""
 
-    def __init__(self, slm: CausalLM, prompt: list[int], warp: Warp, threshold: float) -> None:
-        self._prefix, self._prompt, self._warp, self._threshold = slm.prefix(), prompt, warp, threshold
+    def __init__(self, slm: LanguageModel, prompt: list[int], warp: Warp, threshold: float) -> None:
+        self._prefix, self._prompt, self._warp, self._threshold = slm.kv_cache(), prompt, warp, threshold
         self._noise, self._known, self._fed = Noise(SEED, prompt), dict[Path, Choices](), list[int]()
 
     def choices(self, path: Path) -> Choices:
@@ -128,11 +129,11 @@ class Replay:
             self.leaves = {path: p / best for path, p in self.leaves.items()}
 
 
-async def answered(slm: CausalLM, prompt: list[int], settings: Settings, link: LocalLink) -> list[int]:
+async def answered(slm: LanguageModel, prompt: list[int], settings: Settings, link: LocalLink) -> list[int]:
     return [emitted.token async for emitted in Session(slm, prompt, settings, link).tokens()]
 
 
-def answers(slm: CausalLM, llm: CausalLM, warp: Warp, threshold: float) -> list[tuple[Device, list[int]]]:
+def answers(slm: LanguageModel, llm: LanguageModel, warp: Warp, threshold: float) -> list[tuple[Device, list[int]]]:
     """The LLM's answers, and a device each."""
     found = []
     for task in tasks(None, QUESTIONS, 0):
@@ -143,8 +144,7 @@ def answers(slm: CausalLM, llm: CausalLM, warp: Warp, threshold: float) -> list[
 
 
 def main() -> None:
-    use_threads(1)
-    slm, llm = load(BUNDLED, "slm"), load(BUNDLED, "llm")
+    slm, llm = (load_folder(BUNDLED, side, ModelOptions(threads=1)) for side in ("slm", "llm"))
     alone = bare(slm, 1, 1)
     # A batch of rows over the rate of one: how much longer a step over them takes.
     costs = {rows: max(1.0, rows * alone / bare(slm, rows, 1)) for rows in ROWS}

@@ -17,7 +17,7 @@ def main() -> None:
     for number in range(QUESTIONS):
         question = draw(names[number % len(names)], rng, held_out=False)
         ids += lm.encode_chat([{"role": "user", "content": question.text}])
-        ids += [*lm.tokenizer.encode(question.worked), *lm.end_ids[:1]]
+        ids += [*lm.encode_text(question.worked), *lm.end_ids[:1]]
     content = json.dumps({"tokenizer": lm.tokenizer_fingerprint, "ids": ids}, separators=(",", ":"))
     (bundled_folder() / PRIMER).write_text(content + "\n", "utf-8")
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from hedge.v1 import hedge_pb2 as pb
 
 from common.ids import ADAPTIVE, id_codec
-from common.model import BUNDLED, CausalLM, bundled_folder, load, use_threads
+from common.model import BUNDLED, LanguageModel, bundled_folder, load
 from common.sampling import Warp
+from common.torch_model import use_threads
 from edge_client.session import Session
 from edge_client.settings import Settings
 from evaluation.local import LocalLink, LocalStream
@@ -26,7 +27,7 @@ SETTINGS = Settings(
 class Recorder(LocalLink):
     """A link that keeps the ids of every Draft."""
 
-    lm: CausalLM
+    lm: LanguageModel
     drafts: list[list[int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from common.model import BUNDLED, bundled_folder, load, use_threads
+from common.model import BUNDLED, bundled_folder, load
 from common.sampling import Warp
+from common.torch_model import use_threads
 from edge_client.calibration import load_calibration
 from evaluation.processes import BIN
 from evaluation.record import Journal, answers_of, read_journal

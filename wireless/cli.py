@@ -13,8 +13,9 @@ from rich.text import Text
 
 from common.command import command_parser, parse
 from common.errors import BadInput
-from common.model import BUNDLED, use_threads
+from common.model import BUNDLED
 from common.noise import SEED_LIMIT
+from common.torch_model import use_threads
 from wireless.masked import MaskedLM
 from wireless.packet import RULES, MaskOrder, adaptive_mask, detect, most_likely, position_bits, send
 from wireless.qam import Qam, rayleigh

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import BadInput, HedgeError
-from common.model import CausalLM
+from common.model import LanguageModel
 from common.sampling import softmax
 from wireless.qam import Fade, Qam, transmit
 
@@ -137,13 +137,13 @@ class HuffmanLdpc:
         return np.array(found + [-1] * (count - len(found)), np.int64)
 
 
-def range_bits(slm: CausalLM, ids: NDArray[np.int64]) -> float:
+def range_bits(slm: LanguageModel, ids: NDArray[np.int64]) -> float:
     """What range coding of a packet's ids under the SLM takes: -log2 p(ids), and two bits to end."""
-    begin = slm.tokenizer.bos_token_id
+    begin = slm.begin_id
     if begin is None:
         raise BadInput(f"{slm.name} has no token that begins a text: --slm none leaves range coding out")
     history = [int(begin), *map(int, ids)]
-    rows = slm.prefix().forward(history[:-1], len(ids))
+    rows = slm.kv_cache().forward(history[:-1], len(ids))
     return 2.0 - sum(math.log2(max(float(softmax(z)[i]), 1e-12)) for z, i in zip(rows, ids, strict=True))
 
 

@@ -12,7 +12,8 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from common.errors import BadInput
-from common.model import BUNDLED, bundled_folder, weights_fingerprint
+from common.model import BUNDLED, bundled_folder
+from common.torch_model import weights_fingerprint
 
 # Positions that are at least this far apart are hidden in one row: alone, each would be given much the same prior.
 APART = 16

@@ -3,7 +3,7 @@
 import torch
 from transformers import AutoModel
 
-from common.model import weights_fingerprint
+from common.torch_model import weights_fingerprint
 from wireless.masked import load_encoder
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from common.errors import BadInput
-from common.model import BUNDLED, CausalLM, bundled_folder, load
+from common.model import BUNDLED, LanguageModel, bundled_folder, load, vocabulary
 from evaluation.pool import shared
 from evaluation.quality import chrf_metric
 from evaluation.record import Journal, only_writer
@@ -59,10 +59,10 @@ class Parts:
     embedding: str
     seed: int
 
-    def load(self) -> tuple[MaskedLM, CausalLM | None, Embedding | None]:
+    def load(self) -> tuple[MaskedLM, LanguageModel | None, Embedding | None]:
         lm = MaskedLM(self.mlm)
         slm = None if self.slm == "none" else load(self.slm, "slm")
-        if slm and slm.tokenizer.get_vocab() != lm.words:
+        if slm and slm.tokenizer_fingerprint != vocabulary(lm.words)[1]:
             raise BadInput(f"--slm {self.slm} has another tokenizer than the masked model: --slm none leaves range coding out")
         return lm, slm, Embedding(self.embedding) if self.embedding else None
 

@@ -12,7 +12,7 @@ from common import codec
 from common.coupling import coupled_draw
 from common.distribution import Quantised
 from common.ids import PRIMED, id_codec
-from common.model import BUNDLED, CausalLM, load
+from common.model import BUNDLED, LanguageModel, load
 from common.noise import Noise, Purpose
 from common.sampling import Warp
 from edge_client.measures import MEASURES
@@ -79,12 +79,14 @@ def test_payload_against_its_entropy(benchmark: BenchmarkFixture, size: int) -> 
 
 
 @pytest.fixture(scope="module")
-def pair() -> tuple[CausalLM, CausalLM]:
+def pair() -> tuple[LanguageModel, LanguageModel]:
     return RememberingLM(load(BUNDLED, "slm")), RememberingLM(load(BUNDLED, "llm"))
 
 
 @pytest.mark.parametrize("system", ["slm", "hedge", "cu-hlm"])
-def test_session_without_its_models(benchmark: BenchmarkFixture, system: str, pair: tuple[CausalLM, CausalLM]) -> None:
+def test_session_without_its_models(
+    benchmark: BenchmarkFixture, system: str, pair: tuple[LanguageModel, LanguageModel]
+) -> None:
     """Both sides of an answer whose logits are remembered: what is left is ours. Microseconds a token are in extra_info."""
     settings = {
         "slm": Settings(policy="never", seed=1),
@@ -113,7 +115,7 @@ def test_session_without_its_models(benchmark: BenchmarkFixture, system: str, pa
     benchmark(answer)
 
 
-def test_ids(benchmark: BenchmarkFixture, pair: tuple[CausalLM, CausalLM]) -> None:
+def test_ids(benchmark: BenchmarkFixture, pair: tuple[LanguageModel, LanguageModel]) -> None:
     """A message of six ids, written and read."""
     lm = pair[0]
     writer, reader = (id_codec(PRIMED, lm.vocab_size, lm.primer) for _ in range(2))

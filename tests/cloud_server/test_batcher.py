@@ -9,13 +9,14 @@ import pytest
 from hedge.v1 import hedge_pb2 as pb
 
 from cloud_server.batcher import Batcher, Pass, PooledPrefix
-from cloud_server.engine import PAGE, Engine, token_bytes
+from cloud_server.engine import PAGE
 from cloud_server.limits import Limits
 from cloud_server.scheduler import Held, Scheduler, Work
 from cloud_server.servicer import Servicer
 from cloud_server.session import Session, Steps
+from cloud_server.torch_engine import TorchEngine
 from common.errors import BadInput
-from common.model import CausalLM
+from common.model import LanguageModel
 from tests.cloud_server.test_session import Alone, drafting, opening
 
 KINDS = ("llama", "qwen2", "gpt2", "gpt_neox")
@@ -24,11 +25,11 @@ TOLERANCE = 2e-5
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_ragged_rows_equal_unbatched_ones(kind: str, make_lm: Callable[..., CausalLM]) -> None:
+def test_ragged_rows_equal_unbatched_ones(kind: str, make_lm: Callable[..., LanguageModel]) -> None:
     """Six sessions grow, roll back and are evicted at random; every row is compared with a fresh forward."""
     lm = make_lm(kind=kind, seed=3, padding=4 if kind == "qwen2" else 0)
     rng = np.random.default_rng(1)
-    engine = Engine(lm, 12 * PAGE * token_bytes(lm))
+    engine = TorchEngine(lm, 12 * PAGE * lm.token_bytes)
     scheduler = Scheduler(engine.pages, 64)
     texts = [[int(token) for token in rng.integers(0, 12, 60)] for _ in range(6)]
     held = [Held() for _ in texts]
@@ -42,7 +43,7 @@ def test_ragged_rows_equal_unbatched_ones(kind: str, make_lm: Callable[..., Caus
                 scheduler.add(Work(one, text[:end], min(3, end - one.length)))
         while batch := scheduler.batch():
             for part, rows in zip(batch, engine.forward(batch), strict=True):
-                alone = lm.prefix().forward(part.work.ids[: part.end], part.rows)
+                alone = lm.kv_cache().forward(part.work.ids[: part.end], part.rows)
                 assert rows.shape == alone.shape
                 assert np.abs(rows - alone).max(initial=0) < TOLERANCE
                 compared += len(rows)
@@ -52,18 +53,18 @@ def test_ragged_rows_equal_unbatched_ones(kind: str, make_lm: Callable[..., Caus
 
 
 @pytest.fixture(scope="module")
-def lm(make_lm: Callable[..., CausalLM]) -> CausalLM:
+def lm(make_lm: Callable[..., LanguageModel]) -> LanguageModel:
     return make_lm(seed=3)
 
 
 @pytest.fixture
-def batcher(lm: CausalLM) -> Iterator[Batcher]:
-    made = Batcher(Engine(lm, 1 << 20))
+def batcher(lm: LanguageModel) -> Iterator[Batcher]:
+    made = Batcher(TorchEngine(lm, 1 << 20))
     yield made
     made.close()
 
 
-async def answered(batcher: Batcher, lm: CausalLM, request: pb.Open, drafts: Sequence[pb.Draft]) -> list[pb.Verdict]:
+async def answered(batcher: Batcher, lm: LanguageModel, request: pb.Open, drafts: Sequence[pb.Draft]) -> list[pb.Verdict]:
     prefix = batcher.prefix()
     session = Session(lm, request, prefix)
     await batcher.run(prefix, session.prefill())
@@ -72,10 +73,10 @@ async def answered(batcher: Batcher, lm: CausalLM, request: pb.Open, drafts: Seq
     return [verdict for verdict in found if verdict is not None]
 
 
-def test_many_sessions_at_once_get_the_verdicts_they_would_get_alone(lm: CausalLM) -> None:
+def test_many_sessions_at_once_get_the_verdicts_they_would_get_alone(lm: LanguageModel) -> None:
     rng = np.random.default_rng(2)
     seen: list[Pass] = []
-    batcher = Batcher(Engine(lm, 40 * PAGE * token_bytes(lm)), watch=seen.append)
+    batcher = Batcher(TorchEngine(lm, 40 * PAGE * lm.token_bytes), watch=seen.append)
     requests, scripts = [], []
     for seed in range(40):
         prompt = [int(token) for token in rng.integers(0, 11, rng.integers(1, 30))]
@@ -103,7 +104,7 @@ def test_many_sessions_at_once_get_the_verdicts_they_would_get_alone(lm: CausalL
             assert np.allclose(np.frombuffer(verdict.audit, "<f4"), np.frombuffer(expected.audit, "<f4"), rtol=1e-3)
 
 
-def test_what_a_session_refuses_is_its_own_affair(lm: CausalLM, batcher: Batcher) -> None:
+def test_what_a_session_refuses_is_its_own_affair(lm: LanguageModel, batcher: Batcher) -> None:
     async def both() -> list[list[pb.Verdict] | BaseException]:
         good = answered(batcher, lm, opening(lm), [drafting([1])])
         bad = answered(batcher, lm, opening(lm), [drafting(position=7)])
@@ -116,21 +117,21 @@ def test_what_a_session_refuses_is_its_own_affair(lm: CausalLM, batcher: Batcher
 
 
 def test_a_failing_pass_fails_its_sessions_and_the_thread_lives_on(
-    lm: CausalLM, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+    lm: LanguageModel, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = Engine.forward
+    plain = TorchEngine.forward
 
     def broken(*_: object) -> list[np.ndarray]:
-        monkeypatch.setattr(Engine, "forward", plain)
+        monkeypatch.setattr(TorchEngine, "forward", plain)
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(Engine, "forward", broken)
+    monkeypatch.setattr(TorchEngine, "forward", broken)
     with pytest.raises(RuntimeError, match="out of memory"):
         asyncio.run(answered(batcher, lm, opening(lm), [drafting([1])]))
     assert len(asyncio.run(answered(batcher, lm, opening(lm), [drafting([1])]))) == 1
 
 
-def test_cancelled_work_leaves_the_queue_and_the_memory(lm: CausalLM, batcher: Batcher) -> None:
+def test_cancelled_work_leaves_the_queue_and_the_memory(lm: LanguageModel, batcher: Batcher) -> None:
     async def cancelled() -> None:
         prefix = batcher.prefix()
         session = Session(lm, opening(lm, prompt_ids=[1] * 50), prefix)
@@ -156,7 +157,7 @@ async def used(batcher: Batcher) -> int:
 
 
 def test_a_client_above_its_rate_gets_its_verdict_later(
-    lm: CausalLM, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+    lm: LanguageModel, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pauses are those of its bucket: 1 position/s, 1 saved up, two of the prompt and one of the draft spent."""
     pauses: list[float] = []
@@ -180,6 +181,6 @@ def test_a_client_above_its_rate_gets_its_verdict_later(
     assert pauses == [1.0, 2.0]
 
 
-def test_a_budget_that_holds_nothing_is_refused(lm: CausalLM) -> None:
+def test_a_budget_that_holds_nothing_is_refused(lm: LanguageModel) -> None:
     with pytest.raises(BadInput, match="kv-bytes 10 is less than"):
-        Engine(lm, 10)
+        TorchEngine(lm, 10)

@@ -9,13 +9,13 @@ from common import codec
 from common.distribution import Quantised
 from common.errors import BadInput, Incompatible
 from common.ids import ADAPTIVE, FIXED, AdaptiveIds, FixedIds
-from common.model import CausalLM
+from common.model import LanguageModel
 from common.rpc import PROTOCOL_VERSION
 
 PROMPT = [1, 2, 3]
 
 
-def opening(lm: CausalLM, **changes: object) -> pb.Open:
+def opening(lm: LanguageModel, **changes: object) -> pb.Open:
     fields: dict[str, object] = {
         "protocol_version": PROTOCOL_VERSION,
         "prompt_ids": PROMPT,
@@ -44,8 +44,8 @@ def drafting(tested: Sequence[int] = (), untested: Sequence[int] = (), vocab: in
 class Alone(Session):
     """A session that runs its steps at once, on a cache of its own."""
 
-    def __init__(self, lm: CausalLM, request: pb.Open) -> None:
-        self.own = lm.prefix()
+    def __init__(self, lm: LanguageModel, request: pb.Open) -> None:
+        self.own = lm.kv_cache()
         super().__init__(lm, request, self.own)
 
     def opened(self) -> pb.Opened:
@@ -55,23 +55,23 @@ class Alone(Session):
         return alone(self.verify(draft), self.own)
 
 
-def greedy(lm: CausalLM, ids: list[int]) -> int:
-    return int(lm.prefix().forward(ids, 1)[0].argmax())
+def greedy(lm: LanguageModel, ids: list[int]) -> int:
+    return int(lm.kv_cache().forward(ids, 1)[0].argmax())
 
 
 @pytest.fixture(scope="module")
-def lm(make_lm: Callable[..., CausalLM]) -> CausalLM:
+def lm(make_lm: Callable[..., LanguageModel]) -> LanguageModel:
     return make_lm(seed=3)
 
 
 @pytest.fixture
-def session(lm: CausalLM) -> Alone:
+def session(lm: LanguageModel) -> Alone:
     made = Alone(lm, opening(lm, warp=pb.Warp(temperature=0, top_p=1)))
     made.opened()
     return made
 
 
-def test_a_retried_step_returns_the_cached_verdict(lm: CausalLM, session: Alone) -> None:
+def test_a_retried_step_returns_the_cached_verdict(lm: LanguageModel, session: Alone) -> None:
     draft = drafting([5], step_id=0)
     first = session.judge(draft)
     cached = session.cached_tokens
@@ -79,7 +79,7 @@ def test_a_retried_step_returns_the_cached_verdict(lm: CausalLM, session: Alone)
     assert session.cached_tokens == cached
 
 
-def test_blocks_catch_up_roll_back_and_correct_like_plain_greedy(lm: CausalLM, session: Alone) -> None:
+def test_blocks_catch_up_roll_back_and_correct_like_plain_greedy(lm: LanguageModel, session: Alone) -> None:
     skipped, right = 4, greedy(lm, [*PROMPT, 4])
     wrong = (greedy(lm, [*PROMPT, 4, right]) + 1) % 12
     verdict = session.judge(drafting([right, wrong, 2], [skipped], step_id=0))
@@ -94,7 +94,7 @@ def test_blocks_catch_up_roll_back_and_correct_like_plain_greedy(lm: CausalLM, s
     assert follow.bonus == greedy(lm, [*history, greedy(lm, history)])
 
 
-def test_a_message_without_ids_brings_the_next_token(lm: CausalLM, session: Alone) -> None:
+def test_a_message_without_ids_brings_the_next_token(lm: LanguageModel, session: Alone) -> None:
     history = list(PROMPT)
     for _ in range(3):
         verdict = session.judge(drafting())
@@ -109,27 +109,27 @@ def test_a_message_without_ids_brings_the_next_token(lm: CausalLM, session: Alon
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 64])
-def test_the_audit_covers_catch_up_and_tested_positions(lm: CausalLM, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_audit_covers_catch_up_and_tested_positions(lm: LanguageModel, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long a catch-up is, few laws are held at a time."""
     monkeypatch.setattr("cloud_server.session.CHUNK", chunk)
     session = Alone(lm, opening(lm))
     session.opened()
     verdict = session.judge(drafting([5], [4, 7, 2]))
     assert verdict is not None
-    laws = lm.prefix().forward([*PROMPT, 4, 7, 2])[2:]
+    laws = lm.kv_cache().forward([*PROMPT, 4, 7, 2])[2:]
     expected = [np.exp(z.astype(np.float64)) / np.exp(z.astype(np.float64)).sum() for z in laws]
     found = np.frombuffer(verdict.audit, "<f4")
     assert np.allclose(found, [y[d] for y, d in zip(expected, (4, 7, 2, 5), strict=True)], rtol=1e-4)
 
 
-def test_an_audit_without_drafts(lm: CausalLM, session: Alone) -> None:
+def test_an_audit_without_drafts(lm: LanguageModel, session: Alone) -> None:
     verdict = session.judge(drafting([], [4, 7]))
     assert verdict is not None
     assert len(verdict.audit) == 8
     assert verdict.accepted == 0
 
 
-def test_a_draft_that_missed_a_correction_is_dropped_unread(lm: CausalLM, session: Alone) -> None:
+def test_a_draft_that_missed_a_correction_is_dropped_unread(lm: LanguageModel, session: Alone) -> None:
     wrong = (greedy(lm, PROMPT) + 1) % 12
     first = session.judge(drafting([wrong], more=True))
     assert first is not None
@@ -139,7 +139,7 @@ def test_a_draft_that_missed_a_correction_is_dropped_unread(lm: CausalLM, sessio
     assert session.judge(drafting([1], verdicts_seen=1)) is not None
 
 
-def test_after_a_draft_without_more_everything_has_been_seen(lm: CausalLM, session: Alone) -> None:
+def test_after_a_draft_without_more_everything_has_been_seen(lm: LanguageModel, session: Alone) -> None:
     wrong = (greedy(lm, PROMPT) + 1) % 12
     assert session.judge(drafting([wrong])) is not None
     follow = session.judge(drafting([1]))
@@ -147,7 +147,7 @@ def test_after_a_draft_without_more_everything_has_been_seen(lm: CausalLM, sessi
     assert follow.step_id == 1
 
 
-def test_position_rolls_the_history_back(lm: CausalLM, session: Alone) -> None:
+def test_position_rolls_the_history_back(lm: LanguageModel, session: Alone) -> None:
     session.judge(drafting([], [4, 4, 4, 4]))
     verdict = session.judge(drafting([0], [7], position=1))
     assert verdict is not None
@@ -155,7 +155,7 @@ def test_position_rolls_the_history_back(lm: CausalLM, session: Alone) -> None:
     assert (verdict.correction if verdict.HasField("correction") else 0) == expected
 
 
-def test_a_replayed_session_goes_on_where_the_first_one_was(lm: CausalLM) -> None:
+def test_a_replayed_session_goes_on_where_the_first_one_was(lm: LanguageModel) -> None:
     """Same key, same positions: a server that never saw the session gives the verdict the first one would have."""
     first, other = Alone(lm, opening(lm, seed=8)), None
     first.opened()
@@ -172,7 +172,7 @@ def test_a_replayed_session_goes_on_where_the_first_one_was(lm: CausalLM) -> Non
     assert (again.accepted, again.correction) == (expected.accepted, expected.correction)
 
 
-def test_the_stream_is_plain_decoding(lm: CausalLM) -> None:
+def test_the_stream_is_plain_decoding(lm: LanguageModel) -> None:
     request = opening(lm, verification=pb.VERIFICATION_STREAM, warp=pb.Warp(temperature=0, top_p=1), max_new_tokens=9)
     session = Alone(lm, request)
     session.opened()
@@ -204,7 +204,7 @@ def test_the_stream_is_plain_decoding(lm: CausalLM) -> None:
         ({"warp": pb.Warp(temperature=1, top_p=0)}, BadInput, "top-p 0"),
     ],
 )
-def test_bad_openings_name_the_value(lm: CausalLM, changes: dict[str, object], error: type[Exception], words: str) -> None:
+def test_bad_openings_name_the_value(lm: LanguageModel, changes: dict[str, object], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         Alone(lm, opening(lm, **changes))
 
@@ -232,7 +232,7 @@ def test_bad_drafts_name_the_value_and_change_nothing(session: Alone, draft: pb.
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_a_client_that_agrees_on_one_id_codec_and_writes_another(seed: int, lm: CausalLM) -> None:
+def test_a_client_that_agrees_on_one_id_codec_and_writes_another(seed: int, lm: LanguageModel) -> None:
     """What cannot be told from ids is ids, all of them valid; everything else is refused, and nothing has changed."""
     session = Alone(lm, opening(lm, id_codecs=[ADAPTIVE], verification=pb.VERIFICATION_COUPLED))
     session.opened()
@@ -248,7 +248,7 @@ def test_a_client_that_agrees_on_one_id_codec_and_writes_another(seed: int, lm: 
 
 
 @pytest.mark.parametrize("codec_of_ids", [FIXED, ADAPTIVE])
-def test_the_llms_own_tokens_end_with_its_context(lm: CausalLM, codec_of_ids: int) -> None:
+def test_the_llms_own_tokens_end_with_its_context(lm: LanguageModel, codec_of_ids: int) -> None:
     session = Alone(lm, opening(lm, id_codecs=[codec_of_ids], end_ids=[]))
     session.opened()
     empty = FixedIds(12) if codec_of_ids == FIXED else AdaptiveIds(12)

@@ -8,7 +8,7 @@ import torch
 from transformers import MambaConfig, MambaForCausalLM, MistralConfig, MistralForCausalLM
 
 from common.errors import BadInput, Incompatible
-from common.model import CausalLM, load
+from common.model import LanguageModel, load
 from tests.conftest import MakeFolder
 
 KINDS = ["llama", "qwen2", "gpt2", "gpt_neox"]
@@ -20,46 +20,46 @@ def close(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_rollback_equals_a_fresh_forward(kind: str, make_lm: Callable[..., CausalLM]) -> None:
+def test_rollback_equals_a_fresh_forward(kind: str, make_lm: Callable[..., LanguageModel]) -> None:
     lm = make_lm(kind=kind)
-    prefix = lm.prefix()
+    prefix = lm.kv_cache()
     prefix.forward([*IDS[:4], 6, 6, 6])
     prefix.rollback(4)
     rolled = prefix.forward(IDS[4:])
-    assert close(rolled, lm.prefix().forward(IDS)[4:])
+    assert close(rolled, lm.kv_cache().forward(IDS)[4:])
     prefix.rollback(0)
-    assert close(prefix.forward(IDS), lm.prefix().forward(IDS))
+    assert close(prefix.forward(IDS), lm.kv_cache().forward(IDS))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_catching_up_in_one_forward_equals_step_by_step(kind: str, make_lm: Callable[..., CausalLM]) -> None:
+def test_catching_up_in_one_forward_equals_step_by_step(kind: str, make_lm: Callable[..., LanguageModel]) -> None:
     lm = make_lm(kind=kind)
-    steps = lm.prefix()
-    assert close(np.concatenate([steps.forward([token]) for token in IDS]), lm.prefix().forward(IDS))
+    steps = lm.kv_cache()
+    assert close(np.concatenate([steps.forward([token]) for token in IDS]), lm.kv_cache().forward(IDS))
 
 
-def test_only_the_rows_asked_for_come_back(make_lm: Callable[..., CausalLM]) -> None:
+def test_only_the_rows_asked_for_come_back(make_lm: Callable[..., LanguageModel]) -> None:
     lm = make_lm()
-    whole = lm.prefix().forward(IDS)
-    assert close(lm.prefix().forward(IDS, 2), whole[-2:])
-    assert lm.prefix().forward(IDS, 0).shape == (0, lm.vocab_size)
-    assert lm.prefix().forward([]).shape == (0, lm.vocab_size)
+    whole = lm.kv_cache().forward(IDS)
+    assert close(lm.kv_cache().forward(IDS, 2), whole[-2:])
+    assert lm.kv_cache().forward(IDS, 0).shape == (0, lm.vocab_size)
+    assert lm.kv_cache().forward([]).shape == (0, lm.vocab_size)
 
 
-def test_padded_rows_are_cut_off(make_lm: Callable[..., CausalLM]) -> None:
+def test_padded_rows_are_cut_off(make_lm: Callable[..., LanguageModel]) -> None:
     lm = make_lm(kind="qwen2", padding=5)
     assert lm.vocab_size == 12
-    assert lm.prefix().forward(IDS).shape == (len(IDS), 12)
+    assert lm.kv_cache().forward(IDS).shape == (len(IDS), 12)
 
 
-def test_rollback_out_of_range_is_a_bug(make_lm: Callable[..., CausalLM]) -> None:
-    prefix = make_lm().prefix()
+def test_rollback_out_of_range_is_a_bug(make_lm: Callable[..., LanguageModel]) -> None:
+    prefix = make_lm().kv_cache()
     prefix.forward(IDS)
     with pytest.raises(ValueError, match="roll"):
         prefix.rollback(len(IDS) + 1)
 
 
-def test_fingerprints_name_the_weights(make_lm: Callable[..., CausalLM]) -> None:
+def test_fingerprints_name_the_weights(make_lm: Callable[..., LanguageModel]) -> None:
     one, same, other = make_lm(seed=1), make_lm(seed=1), make_lm(seed=2)
     assert one.fingerprint == same.fingerprint != other.fingerprint
     assert one.tokenizer_fingerprint == other.tokenizer_fingerprint != make_lm(vocab=13).tokenizer_fingerprint
@@ -123,12 +123,12 @@ def test_a_nonsense_config_is_one_line(make_folder: MakeFolder, content: str) ->
         load(str(folder), "llm")
 
 
-def test_an_end_id_beyond_the_tokenizer_is_left_out(make_lm: Callable[..., CausalLM]) -> None:
+def test_an_end_id_beyond_the_tokenizer_is_left_out(make_lm: Callable[..., LanguageModel]) -> None:
     assert make_lm(padding=4, eos=13).end_ids == ()
     assert make_lm(padding=4, eos=3).end_ids == (3,)
 
 
-def test_half_a_character_and_a_refusing_template_are_bad_input(make_lm: Callable[..., CausalLM]) -> None:
+def test_half_a_character_and_a_refusing_template_are_bad_input(make_lm: Callable[..., LanguageModel]) -> None:
     lm = make_lm()
     with pytest.raises(BadInput, match="not Unicode"):
         lm.encode_chat([{"role": "user", "content": "a\udce9"}])

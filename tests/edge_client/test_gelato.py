@@ -10,7 +10,7 @@ import pytest
 from hedge.v1 import hedge_pb2 as pb
 
 from common.errors import BadInput, Unreachable
-from common.model import CausalLM
+from common.model import LanguageModel
 from common.sampling import Warp
 from edge_client.gelato import Gelato, GelatoOptions, best_length, expected_tokens
 from edge_client.options import Pair, _gelato
@@ -169,7 +169,7 @@ def passing(monkeypatch: pytest.MonkeyPatch, **asked: object) -> Settings:
 @pytest.mark.parametrize("cut", [frozenset(), frozenset({3, 9, 12})])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_rounds_without_a_draft_give_the_llm_its_own_tokens(
-    temperature: float, cut: frozenset[int], make_lm: Callable[..., CausalLM], monkeypatch: pytest.MonkeyPatch
+    temperature: float, cut: frozenset[int], make_lm: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slm, llm = make_lm(seed=1), make_lm(seed=2)
     asked = {"warp": Warp(temperature), "seed": 5, "max_new_tokens": 20}
@@ -180,7 +180,9 @@ def test_rounds_without_a_draft_give_the_llm_its_own_tokens(
     assert session.statistics.provenance.count(Provenance.BONUS) >= 10
 
 
-def test_alone_the_device_drafts_whatever_its_pace(make_lm: Callable[..., CausalLM], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_alone_the_device_drafts_whatever_its_pace(
+    make_lm: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The link dies where a verdict on an empty message is read, and three attempts to reach the server fail."""
     settings = passing(monkeypatch, max_new_tokens=20, on_disconnect="continue")
     session = run_session(make_lm(seed=1), PROMPT, settings, Frail(LocalLink(make_lm(seed=2)), frozenset({4}), away=3))
@@ -190,7 +192,7 @@ def test_alone_the_device_drafts_whatever_its_pace(make_lm: Callable[..., Causal
 
 
 def test_a_server_that_keeps_its_own_token_for_itself(
-    make_lm: Callable[..., CausalLM], monkeypatch: pytest.MonkeyPatch
+    make_lm: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As those of before messages without ids do."""
     settings = passing(monkeypatch, max_new_tokens=20)
@@ -209,7 +211,9 @@ def test_a_server_that_keeps_its_own_token_for_itself(
 
 @pytest.mark.parametrize("variant", ["published", "tripping", "marginal"])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_every_variant_gives_the_llm_its_own_tokens(variant: str, temperature: float, make_lm: Callable[..., CausalLM]) -> None:
+def test_every_variant_gives_the_llm_its_own_tokens(
+    variant: str, temperature: float, make_lm: Callable[..., LanguageModel]
+) -> None:
     slm, link = make_lm(seed=1), LocalLink(make_lm(seed=2))
     asked = {"warp": Warp(temperature), "seed": 5, "max_new_tokens": 20}
     plain = run_session(slm, PROMPT, Settings(policy="stream", **asked), link)
@@ -219,7 +223,7 @@ def test_every_variant_gives_the_llm_its_own_tokens(variant: str, temperature: f
     assert run_session(slm, PROMPT, settings, link).token_ids == plain.token_ids
 
 
-def test_what_trips_is_kept_back_as_published(make_lm: Callable[..., CausalLM], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_trips_is_kept_back_as_published(make_lm: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch) -> None:
     """It is compared with the LLM's own token behind the others, even where it is the only one."""
     # By measured times it would be another length every time.
     monkeypatch.setattr("edge_client.gelato.best_length", lambda options, *_: options.longest)

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.model import CausalLM
+from common.model import LanguageModel
 from edge_client.recalibration import LONGEST, RATE, Recalibrated, recalibration_of
 from edge_client.session import Session
 from edge_client.settings import Settings
@@ -39,7 +39,7 @@ def test_the_mean_loss_keeps_its_bound_whatever_comes(
         assert np.mean(losses) <= epsilon + (start + RATE * LONGEST) / (RATE * len(losses)) + 1e-9
 
 
-def test_a_bad_threshold_is_put_right_by_the_audit(make_lm: Callable[..., CausalLM]) -> None:
+def test_a_bad_threshold_is_put_right_by_the_audit(make_lm: Callable[..., LanguageModel]) -> None:
     """Two unrelated models, everything skipped at first: the realised risk comes down to what was asked for."""
     slm, llm = RememberingLM(make_lm(seed=1, vocab=5)), RememberingLM(make_lm(seed=2, vocab=5))
     settings = Settings(

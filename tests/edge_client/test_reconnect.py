@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import Disconnected, Incompatible, Unreachable
-from common.model import CausalLM
+from common.model import LanguageModel
 from common.sampling import Warp
 from edge_client import connection
 from edge_client.connection import LONGEST_PAUSE, pause
@@ -100,7 +100,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def pair(make_lm: Callable[..., CausalLM]) -> tuple[CausalLM, CausalLM]:
+def pair(make_lm: Callable[..., LanguageModel]) -> tuple[LanguageModel, LanguageModel]:
     return make_lm(seed=1, eos=11), make_lm(seed=2, eos=11)
 
 
@@ -124,7 +124,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_after_any_fault_the_answer_is_the_one_without_faults(way: str, pair: tuple[CausalLM, CausalLM]) -> None:
+def test_after_any_fault_the_answer_is_the_one_without_faults(way: str, pair: tuple[LanguageModel, LanguageModel]) -> None:
     slm, llm = pair
     rng = np.random.default_rng(5)
     died = 0
@@ -145,7 +145,9 @@ def test_after_any_fault_the_answer_is_the_one_without_faults(way: str, pair: tu
     assert died > 25
 
 
-def test_a_resumed_session_brings_what_was_generated_and_the_key_of_the_first(pair: tuple[CausalLM, CausalLM]) -> None:
+def test_a_resumed_session_brings_what_was_generated_and_the_key_of_the_first(
+    pair: tuple[LanguageModel, LanguageModel],
+) -> None:
     frail = Frail(LocalLink(pair[1]), frozenset({4, 9}))
     session = run_session(pair[0], PROMPT, EXACT, frail)
     assert len(frail.opens) == 3
@@ -157,7 +159,7 @@ def test_a_resumed_session_brings_what_was_generated_and_the_key_of_the_first(pa
 
 
 @pytest.mark.parametrize("exact", [True, False])
-def test_alone_the_device_goes_on_says_so_and_comes_back(exact: bool, make_lm: Callable[..., CausalLM]) -> None:
+def test_alone_the_device_goes_on_says_so_and_comes_back(exact: bool, make_lm: Callable[..., LanguageModel]) -> None:
     settings = replace(EXACT if exact else WAYS["cu-hlm"], on_disconnect="continue", max_new_tokens=60, seed=3)
     slm, llm = make_lm(seed=1), make_lm(seed=2)
     whole = run_session(slm, PROMPT, settings, LocalLink(llm))
@@ -179,7 +181,7 @@ def test_alone_the_device_goes_on_says_so_and_comes_back(exact: bool, make_lm: C
 
 
 def test_an_answer_whose_link_dies_for_good_is_finished_alone(
-    pair: tuple[CausalLM, CausalLM], monkeypatch: pytest.MonkeyPatch
+    pair: tuple[LanguageModel, LanguageModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "ATTEMPTS", 3)
     settings = replace(WAYS["cu-hlm"], on_disconnect="continue", max_new_tokens=40, seed=3)
@@ -188,7 +190,9 @@ def test_an_answer_whose_link_dies_for_good_is_finished_alone(
     assert session.finish_reason == "stop" or len(session.token_ids) == 40
 
 
-def test_fail_fails_and_wait_gives_up_in_the_end(pair: tuple[CausalLM, CausalLM], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fail_fails_and_wait_gives_up_in_the_end(
+    pair: tuple[LanguageModel, LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(Disconnected, match="the link is down"):
         run_session(pair[0], PROMPT, replace(EXACT, on_disconnect="fail"), Frail(LocalLink(pair[1]), frozenset({3})))
     monkeypatch.setattr(connection, "ATTEMPTS", 3)
@@ -199,7 +203,9 @@ def test_fail_fails_and_wait_gives_up_in_the_end(pair: tuple[CausalLM, CausalLM]
         run_session(pair[0], PROMPT, EXACT, Frail(LocalLink(pair[1]), frozenset(range(3, 10**4))))
 
 
-def test_another_model_does_not_finish_the_answer(pair: tuple[CausalLM, CausalLM], make_lm: Callable[..., CausalLM]) -> None:
+def test_another_model_does_not_finish_the_answer(
+    pair: tuple[LanguageModel, LanguageModel], make_lm: Callable[..., LanguageModel]
+) -> None:
     frail = Frail(LocalLink(pair[1]), frozenset({3}))
 
     async def elsewhere(_: int) -> None:
@@ -210,7 +216,7 @@ def test_another_model_does_not_finish_the_answer(pair: tuple[CausalLM, CausalLM
         run_session(pair[0], PROMPT, EXACT, frail)
 
 
-def test_a_server_that_says_nothing_counts_as_gone(pair: tuple[CausalLM, CausalLM]) -> None:
+def test_a_server_that_says_nothing_counts_as_gone(pair: tuple[LanguageModel, LanguageModel]) -> None:
     class Silent(LocalLink):
         async def open(self, request: pb.Open) -> LocalStream:
             stream = await super().open(request)
@@ -227,7 +233,7 @@ def test_a_server_that_says_nothing_counts_as_gone(pair: tuple[CausalLM, CausalL
         run_session(pair[0], PROMPT, settings, Silent(pair[1]))
 
 
-def test_an_answer_that_is_left_while_the_link_is_down_leaves_nothing_behind(pair: tuple[CausalLM, CausalLM]) -> None:
+def test_an_answer_that_is_left_while_the_link_is_down_leaves_nothing_behind(pair: tuple[LanguageModel, LanguageModel]) -> None:
     settings = replace(WAYS["cu-hlm"], on_disconnect="continue", max_new_tokens=60)
 
     async def leave() -> set[asyncio.Task[object]]:

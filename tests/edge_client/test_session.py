@@ -12,7 +12,7 @@ from hedge.v1 import hedge_pb2 as pb
 from common import codec
 from common.errors import BadInput, Incompatible, Unreachable
 from common.ids import ADAPTIVE, FIXED, AdaptiveIds
-from common.model import CausalLM
+from common.model import LanguageModel
 from common.noise import Noise, Purpose
 from edge_client.exchange import Exchange
 from edge_client.pace import Adaptive
@@ -74,7 +74,7 @@ class TamperedStream:
 
 
 @pytest.fixture(scope="module")
-def pair(make_lm: Callable[..., CausalLM]) -> tuple[CausalLM, CausalLM]:
+def pair(make_lm: Callable[..., LanguageModel]) -> tuple[LanguageModel, LanguageModel]:
     return make_lm(seed=1), make_lm(seed=2)
 
 
@@ -107,7 +107,7 @@ def altered(**changes: object) -> Callable[[pb.Verdict], pb.Verdict]:
     ],
 )
 def test_a_lying_server_is_named_and_the_stream_is_closed(
-    change: Callable[[pb.Verdict], pb.Verdict | None], words: str, pair: tuple[CausalLM, CausalLM]
+    change: Callable[[pb.Verdict], pb.Verdict | None], words: str, pair: tuple[LanguageModel, LanguageModel]
 ) -> None:
     link = Tampered(LocalLink(pair[1]), change)
     with pytest.raises(Unreachable, match=words):
@@ -134,7 +134,7 @@ EXACT = replace(
     ],
 )
 def test_lies_about_blocks_are_named(
-    settings: Settings, change: Callable[[pb.Verdict], pb.Verdict | None], words: str, pair: tuple[CausalLM, CausalLM]
+    settings: Settings, change: Callable[[pb.Verdict], pb.Verdict | None], words: str, pair: tuple[LanguageModel, LanguageModel]
 ) -> None:
     link = Tampered(LocalLink(pair[1], 1), change)
     with pytest.raises(Unreachable, match=words):
@@ -142,7 +142,7 @@ def test_lies_about_blocks_are_named(
     assert link.closed == 1
 
 
-def test_verdicts_out_of_order_are_named(pair: tuple[CausalLM, CausalLM]) -> None:
+def test_verdicts_out_of_order_are_named(pair: tuple[LanguageModel, LanguageModel]) -> None:
     """A verdict that was given before, and two that changed places."""
     settings = replace(EXACT, policy="always", max_in_flight=4, max_new_tokens=30)
     first: list[pb.Verdict] = []
@@ -155,7 +155,7 @@ def test_verdicts_out_of_order_are_named(pair: tuple[CausalLM, CausalLM]) -> Non
         run_session(pair[0], PROMPT, settings, Tampered(LocalLink(pair[1], 2), repeated))
 
 
-def test_a_server_that_reads_another_codec_than_agreed_is_named(pair: tuple[CausalLM, CausalLM]) -> None:
+def test_a_server_that_reads_another_codec_than_agreed_is_named(pair: tuple[LanguageModel, LanguageModel]) -> None:
     class Turncoat(LocalLink):
         async def open(self, request: pb.Open) -> LocalStream:
             stream = await super().open(request)
@@ -167,7 +167,7 @@ def test_a_server_that_reads_another_codec_than_agreed_is_named(pair: tuple[Caus
 
 
 def test_a_bonus_for_a_position_drafted_meanwhile_is_its_early_verdict(
-    pair: tuple[CausalLM, CausalLM], monkeypatch: pytest.MonkeyPatch
+    pair: tuple[LanguageModel, LanguageModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Held blocks: the bonus confirms the first draft of the next block or takes its place, and the tokens stay the LLM's."""
     monkeypatch.setattr(Adaptive, "in_flight", 1)
@@ -189,12 +189,12 @@ def test_a_bonus_for_a_position_drafted_meanwhile_is_its_early_verdict(
     assert set(met) == {True, False}
 
 
-def test_two_turns_with_one_seed_do_not_share_their_noise(pair: tuple[CausalLM, CausalLM]) -> None:
+def test_two_turns_with_one_seed_do_not_share_their_noise(pair: tuple[LanguageModel, LanguageModel]) -> None:
     first = Noise(5, PROMPT).uniforms(Purpose.TARGET, 0, count=64)
     assert not np.intersect1d(first, Noise(5, [*PROMPT, 4, 2]).uniforms(Purpose.TARGET, 0, count=64)).size
 
 
-def test_no_released_token_is_withdrawn(pair: tuple[CausalLM, CausalLM]) -> None:
+def test_no_released_token_is_withdrawn(pair: tuple[LanguageModel, LanguageModel]) -> None:
     """What comes out while drafts are rolled back underneath is the answer, in order."""
     session = Session(pair[0], PROMPT, replace(EXACT, max_in_flight=4, max_new_tokens=40), LocalLink(pair[1], 3))
     released: list[int] = []
@@ -212,7 +212,7 @@ def test_no_released_token_is_withdrawn(pair: tuple[CausalLM, CausalLM]) -> None
 CUT = replace(ALWAYS, verification="split", law_entries=1, bits=12, max_new_tokens=1)
 
 
-def test_the_rest_of_a_cut_law_is_asked_for_where_nothing_is_left_to_draw(make_lm: Callable[..., CausalLM]) -> None:
+def test_the_rest_of_a_cut_law_is_asked_for_where_nothing_is_left_to_draw(make_lm: Callable[..., LanguageModel]) -> None:
     """Here the SLM gives the LLM's first choice more than the LLM does: no residual is left in that entry."""
     slm, llm = make_lm(seed=1), make_lm(seed=4)
     asked = 0
@@ -230,7 +230,7 @@ def test_the_rest_of_a_cut_law_is_asked_for_where_nothing_is_left_to_draw(make_l
     assert 5 < asked < 40
 
 
-def test_a_server_that_does_not_send_the_rest_is_named(make_lm: Callable[..., CausalLM]) -> None:
+def test_a_server_that_does_not_send_the_rest_is_named(make_lm: Callable[..., LanguageModel]) -> None:
     slm, llm = make_lm(seed=1), make_lm(seed=4)
     first = iter([lambda verdict: verdict])
     link = Tampered(LocalLink(llm), lambda verdict: next(first, altered(step_id=7))(verdict))
@@ -239,11 +239,11 @@ def test_a_server_that_does_not_send_the_rest_is_named(make_lm: Callable[..., Ca
         run_session(slm, PROMPT, replace(CUT, seed=seed), link)
 
 
-def _corrected(slm: CausalLM, llm: CausalLM, seed: int) -> bool:
+def _corrected(slm: LanguageModel, llm: LanguageModel, seed: int) -> bool:
     return bool(run_session(slm, PROMPT, replace(CUT, seed=seed), LocalLink(llm)).statistics.count(Provenance.CORRECTED))
 
 
-def test_a_ctrl_c_that_comes_with_a_verdict_is_not_lost(pair: tuple[CausalLM, CausalLM]) -> None:
+def test_a_ctrl_c_that_comes_with_a_verdict_is_not_lost(pair: tuple[LanguageModel, LanguageModel]) -> None:
     """However late it is on the way to the device, the answer ends there."""
 
     async def cancelled_after(turns: int) -> bool:
@@ -289,7 +289,7 @@ class DelayedStream(TamperedStream):
 
 @pytest.mark.parametrize("verification", ["sparse", "split"])
 def test_no_draw_of_a_discarded_draft_is_used_again(
-    verification: str, pair: tuple[CausalLM, CausalLM], monkeypatch: pytest.MonkeyPatch
+    verification: str, pair: tuple[LanguageModel, LanguageModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a rollback the same positions are drafted anew: under other step ids."""
     drawn: list[tuple[int, int]] = []
@@ -309,7 +309,7 @@ def test_no_draw_of_a_discarded_draft_is_used_again(
         assert len(set(drawn)) == len(drawn) > len({position for position, _ in drawn})
 
 
-def test_skipped_ids_ride_on_the_next_message_and_bytes_are_counted(pair: tuple[CausalLM, CausalLM]) -> None:
+def test_skipped_ids_ride_on_the_next_message_and_bytes_are_counted(pair: tuple[LanguageModel, LanguageModel]) -> None:
     link = Tampered(LocalLink(pair[1]), lambda verdict: verdict)
     settings = replace(ALWAYS, policy="random", verify_rate=0.3, max_new_tokens=40, seed=2)
     session = run_session(pair[0], PROMPT, settings, link)
@@ -334,7 +334,7 @@ def test_skipped_ids_ride_on_the_next_message_and_bytes_are_counted(pair: tuple[
     assert stats.llm_positions == asked[-1] + 1
 
 
-def test_the_end_token_ends_the_answer(make_lm: Callable[..., CausalLM]) -> None:
+def test_the_end_token_ends_the_answer(make_lm: Callable[..., LanguageModel]) -> None:
     slm, llm = make_lm(seed=1, eos=4), make_lm(seed=2, eos=4)
     ended = [run_session(slm, PROMPT, replace(ALWAYS, max_new_tokens=50, seed=seed), LocalLink(llm)) for seed in range(10)]
     for session in ended:
@@ -343,7 +343,7 @@ def test_the_end_token_ends_the_answer(make_lm: Callable[..., CausalLM]) -> None
     assert any(session.finish_reason == "stop" for session in ended)
 
 
-def test_the_context_ends_the_answer(pair: tuple[CausalLM, CausalLM]) -> None:
+def test_the_context_ends_the_answer(pair: tuple[LanguageModel, LanguageModel]) -> None:
     for settings in (ALWAYS, Settings(policy="never"), Settings(policy="stream")):
         session = run_session(pair[0], [1] * (CONTEXT - 3), replace(settings, max_new_tokens=50), LocalLink(pair[1]))
         assert len(session.token_ids) == 3
@@ -359,23 +359,23 @@ def test_the_context_ends_the_answer(pair: tuple[CausalLM, CausalLM]) -> None:
     ],
 )
 def test_bad_requests_are_refused_before_anything_is_sent(
-    prompt: list[int], settings: Settings, words: str, pair: tuple[CausalLM, CausalLM]
+    prompt: list[int], settings: Settings, words: str, pair: tuple[LanguageModel, LanguageModel]
 ) -> None:
     with pytest.raises(BadInput, match=words):
         Session(pair[0], prompt, settings, LocalLink(pair[1]))
 
 
-def test_a_system_that_asks_needs_a_cloud(pair: tuple[CausalLM, CausalLM]) -> None:
+def test_a_system_that_asks_needs_a_cloud(pair: tuple[LanguageModel, LanguageModel]) -> None:
     with pytest.raises(BadInput, match="--cloud"):
         Session(pair[0], PROMPT, ALWAYS)
 
 
-def test_another_tokenizer_is_refused(pair: tuple[CausalLM, CausalLM], make_lm: Callable[..., CausalLM]) -> None:
+def test_another_tokenizer_is_refused(pair: tuple[LanguageModel, LanguageModel], make_lm: Callable[..., LanguageModel]) -> None:
     with pytest.raises(Incompatible, match="tokenizer"):
         Session(pair[0], PROMPT, ALWAYS, LocalLink(make_lm(vocab=13)))
 
 
-def test_what_is_drafted_and_not_final_can_be_looked_at(pair: tuple[CausalLM, CausalLM]) -> None:
+def test_what_is_drafted_and_not_final_can_be_looked_at(pair: tuple[LanguageModel, LanguageModel]) -> None:
     """A verdict comes two looks late: drafts run ahead of it, and are the answer unless it changes them."""
     settings = Settings(policy="always", verification="coupled", exact=True, max_in_flight=4, max_new_tokens=12, seed=2)
     session = Session(pair[0], PROMPT, settings, LocalLink(pair[0], lag=2))

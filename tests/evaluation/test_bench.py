@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from cloud_server.emulation import Emulated, parse_pace
+from cloud_server.engine import engine_of
 from cloud_server.scheduler import Held, Scheduler, Work
 from common.errors import BadInput
-from common.model import CausalLM
+from common.model import LanguageModel
 from common.sampling import Warp
 from evaluation.assisted import assisted
 from evaluation.bench import _parser, check
@@ -83,40 +84,41 @@ def test_a_pace_that_is_none_is_refused(word: str) -> None:
     assert parse_pace("0.04:0.0003") == (0.04, 0.0003)
 
 
-def test_a_paced_model_says_what_the_model_says(make_lm: Callable[..., CausalLM]) -> None:
+def test_a_paced_model_says_what_the_model_says(make_lm: Callable[..., LanguageModel]) -> None:
     lm = make_lm(seed=1)
     paced = PacedLM(lm, 1e-4, 1e-5)
-    prefix, plain = paced.prefix(), lm.prefix()
+    prefix, plain = paced.kv_cache(), lm.kv_cache()
     assert (prefix.forward([1, 2, 3]) == plain.forward([1, 2, 3])).all()
     assert [what for what, _, _ in paced.timeline.events] == ["step"]
     assert paced.end_ids == lm.end_ids
 
 
-def test_emulation_waits_for_what_is_left_of_a_pass(make_lm: Callable[..., CausalLM], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_emulation_waits_for_what_is_left_of_a_pass(
+    make_lm: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
     waited: list[float] = []
     lm = make_lm(seed=1)
-    engine = Emulated(lm, 1 << 20)
+    engine = Emulated(engine_of(lm, 1 << 20), 2.0, 0.25)
     # A quarter of a second goes by between two looks at the clock.
     now = itertools.count(step=0.25)
     monkeypatch.setattr("time.sleep", waited.append)
     monkeypatch.setattr("time.perf_counter", lambda: next(now))
-    PacedLM(lm, 1.0, 0.5).prefix().forward([1, 2, 3])
+    PacedLM(lm, 1.0, 0.5).kv_cache().forward([1, 2, 3])
     assert waited == [1.0 + 2 * 0.5 - 0.25]
-    PacedLM(lm, 0.1).prefix().forward([1])
+    PacedLM(lm, 0.1).kv_cache().forward([1])
     assert waited.pop() == 0
-    engine.pace(2.0, 0.25)
     scheduler = Scheduler(engine.pages)
     scheduler.add(Work(Held(), [1, 2, 3, 4], 1))
     engine.forward(scheduler.batch())
     assert waited.pop() == 2.0 + 4 * 0.25 - 0.25
 
 
-def test_assisted_generation_is_greedy_decoding(make_lm: Callable[..., CausalLM]) -> None:
+def test_assisted_generation_is_greedy_decoding(make_lm: Callable[..., LanguageModel]) -> None:
     slm, llm = make_lm(seed=1), make_lm(seed=2)
     found = assisted(slm, llm, [1, 2, 3], Warp(0.0), 1, 8)
     ids = [1, 2, 3]
     for _ in range(8):
-        ids.append(int(np.argmax(llm.prefix().forward(ids, 1)[0])))
+        ids.append(int(np.argmax(llm.kv_cache().forward(ids, 1)[0])))
     assert found.token_ids == ids[3:]
     assert 0 < len(found.llm) <= 8
     assert sum(found.llm) >= len(ids) - 1

@@ -10,7 +10,7 @@ import pytest
 
 import edge_client
 from common.errors import BadInput
-from common.model import CausalLM
+from common.model import LanguageModel
 from edge_client.public import choose
 from tests.integration.conftest import ENVIRONMENT, Cloud, Run
 
@@ -41,7 +41,7 @@ def test_every_public_name_is_there() -> None:
         _ = edge_client.nothing
 
 
-def test_settings_by_keyword(make_lm: Callable[..., CausalLM]) -> None:
+def test_settings_by_keyword(make_lm: Callable[..., LanguageModel]) -> None:
     slm = make_lm(seed=1)
     chosen = choose("hedge", slm=slm, temperature=0.5, threshold=0.2, max_new_tokens=5)
     assert (chosen.warp.temperature, chosen.threshold, chosen.max_new_tokens, chosen.guarantee) == (0.5, 0.2, 5, "exact")

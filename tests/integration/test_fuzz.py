@@ -14,7 +14,7 @@ from hedge.v1 import hedge_pb2 as pb
 from common import codec
 from common.distribution import Quantised
 from common.ids import ADAPTIVE, AdaptiveIds
-from common.model import CausalLM, load
+from common.model import LanguageModel, load
 from edge_client.grpc_link import GrpcLink, GrpcStream
 from edge_client.session import Session
 from edge_client.settings import Settings
@@ -152,7 +152,7 @@ def test_the_server_survives_hostile_messages(start_cloud: StartCloud, make_fold
     asyncio.run(nothing_is_left(server.address))
 
 
-async def honest(lm: CausalLM, link: Overheard, seed: int) -> None:
+async def honest(lm: LanguageModel, link: Overheard, seed: int) -> None:
     """An answer beside the attack: the one that a server of its own would have given."""
     settings = replace(HONEST, seed=seed)
     session = Session(lm, PROMPT, settings, link)

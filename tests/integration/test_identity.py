@@ -5,7 +5,7 @@ from functools import cache
 
 import pytest
 
-from common.model import BUNDLED, CausalLM, load
+from common.model import BUNDLED, LanguageModel, ModelOptions, load
 from common.sampling import Warp
 from edge_client.settings import Settings
 from evaluation.local import LocalLink
@@ -20,8 +20,8 @@ HEDGE = Settings(
 
 
 @cache
-def model(side: str, dtype: str = "float32") -> CausalLM:
-    return load(BUNDLED, side, dtype=dtype)
+def model(side: str, dtype: str = "float32") -> LanguageModel:
+    return load(BUNDLED, side, ModelOptions(dtype=dtype))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

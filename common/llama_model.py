@@ -1,0 +1,307 @@
+"""A language model in llama.cpp: any GGUF decoder, by the low-level calls of llama-cpp-python.
+
+Its `Llama` class is not used: with logits of every position it keeps context x |V| floats.
+"""
+
+import ctypes
+import os
+import unicodedata
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.chat import ChatTemplate, encode_chat
+from common.errors import BadInput, HedgeError, Incompatible
+from common.gguf import Header, read_header
+from common.model import Identity, LanguageModel, ModelOptions, check_unicode, fitting_context, vocabulary
+
+INSTALL = "pip install 'hedge-hlm[llama]'"
+# Ids of one llama_decode; longer input goes through in chunks.
+BATCH = 256
+# A cache begins with room for so many ids, and doubles.
+ROOM = 1024
+_ERROR = 4
+_CONTROL = 3
+# Tokenizers whose Hugging Face counterpart composes characters first.
+_COMPOSING = frozenset({"qwen2", "qwen35"})
+_said: deque[str] = deque(maxlen=8)
+_llama: Any = None
+
+
+def llama_cpp() -> Any:
+    """The bindings, their log turned into `_said`. BadInput with what to type when they are not installed."""
+    global _llama
+    if _llama is None:
+        try:
+            from llama_cpp import llama_cpp as bindings
+        except ImportError as error:
+            raise BadInput(f"a .gguf file runs in llama.cpp, which is not installed ({error}): {INSTALL}") from None
+        bindings.llama_log_set(_hear, ctypes.c_void_p(0))
+        bindings.llama_backend_init()
+        _llama = bindings
+    return _llama
+
+
+def _note(level: int, text: bytes | None, _: object) -> None:
+    if level == _ERROR and text and (line := text.decode("utf-8", "replace").strip()):
+        _said.append(line)
+
+
+# Lives as long as the process: llama.cpp keeps its address.
+_hear = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(_note)
+
+
+def _last_said() -> str:
+    return _said[0].partition(": ")[2] or _said[0] if _said else "it does not say why"
+
+
+class Decoder:
+    """A llama_context: room for `capacity` ids of `sessions` sequences, and a batch of up to `batch` ids to fill."""
+
+    def __init__(self, lm: "LlamaModel", capacity: int, batch: int = BATCH, sessions: int = 1) -> None:
+        llama = self._llama = llama_cpp()
+        self._lm, self.capacity = lm, capacity
+        wanted = llama.llama_context_default_params()
+        wanted.n_ctx, wanted.n_batch, wanted.n_ubatch, wanted.n_seq_max = capacity, batch, batch, sessions
+        wanted.kv_unified, wanted.no_perf = True, True
+        wanted.n_threads = wanted.n_threads_batch = lm.threads
+        _said.clear()
+        self._handle = llama.llama_init_from_model(lm.handle, wanted)
+        if not self._handle:
+            raise HedgeError(f"llama.cpp has no memory for {capacity} tokens of {lm.name}: {_last_said()}")
+        self._memory = llama.llama_get_memory(self._handle)
+        self._batch = llama.llama_batch_init(batch, 0, 1)
+        views = (self._batch.token, self._batch.pos, self._batch.n_seq_id, self._batch.logits)
+        self._ids, self._positions, counts, self._wanted = (np.ctypeslib.as_array(view, (batch,)) for view in views)
+        counts[:] = 1
+        # One sequence an id: the addresses of the batch's own cells.
+        first = ctypes.addressof(self._batch.seq_id[0].contents)
+        gaps = [ctypes.addressof(self._batch.seq_id[i].contents) - first for i in range(batch)]
+        self._sequences = [ctypes.c_int32.from_address(first + gap) for gap in gaps]
+        weakref.finalize(self, _free, llama, self._batch, self._handle).atexit = False
+
+    def decode(self, ids: Sequence[int], positions: np.ndarray, sequences: Sequence[int], wanted: np.ndarray) -> np.ndarray:
+        """One pass over up to `batch` ids; float32 [wanted.sum(), vocab_size]. HedgeError when llama.cpp fails."""
+        count = len(ids)
+        self._ids[:count], self._positions[:count], self._wanted[:count] = ids, positions, wanted
+        for cell, sequence in zip(self._sequences, sequences, strict=False):
+            cell.value = sequence
+        self._batch.n_tokens = count
+        _said.clear()
+        if status := self._llama.llama_decode(self._handle, self._batch):
+            raise HedgeError(f"llama.cpp could not run {count} tokens of {self._lm.name}: status {status}, {_last_said()}")
+        if not (rows := int(wanted.sum())):
+            return np.empty((0, self._lm.vocab_size), np.float32)
+        logits = np.ctypeslib.as_array(self._llama.llama_get_logits(self._handle), (rows, self._lm.rows))
+        return logits[:, : self._lm.vocab_size].copy()
+
+    def forget(self, sequence: int, start: int) -> bool:
+        """Drops what a sequence holds from position `start` on; whether its memory could."""
+        return bool(self._llama.llama_memory_seq_rm(self._memory, sequence, start, -1))
+
+    def take_over(self, other: "Decoder") -> None:
+        """The first sequence of a smaller decoder."""
+        size = self._llama.llama_state_seq_get_size(other._handle, 0)
+        held = (ctypes.c_uint8 * size)()
+        self._llama.llama_state_seq_get_data(other._handle, held, size, 0)
+        if not self._llama.llama_state_seq_set_data(self._handle, held, size, 0):
+            raise HedgeError(f"llama.cpp could not move {size} bytes of keys and values")
+
+
+def _free(llama: Any, batch: Any, handle: Any) -> None:
+    llama.llama_batch_free(batch)
+    llama.llama_free(handle)
+
+
+class LlamaModel(LanguageModel):
+    """A GGUF model. `rows` is the width of its logits, `handle` llama.cpp's model."""
+
+    def __init__(self, identity: Identity, header: Header, handle: Any, threads: int) -> None:
+        super().__init__(identity)
+        llama = self._llama = llama_cpp()
+        self.handle, self.threads = handle, threads
+        self._vocab = llama.llama_model_get_vocab(handle)
+        self.rows = int(llama.llama_vocab_n_tokens(self._vocab))
+        metadata = header.metadata
+        words, kinds = metadata["tokenizer.ggml.tokens"], metadata.get("tokenizer.ggml.token_type", ())
+        self._specials = {words[i]: i for i, kind in enumerate(kinds) if kind == _CONTROL and i < self.vocab_size}
+        self._composes = metadata.get("tokenizer.ggml.pre") in _COMPOSING
+        source = metadata.get("tokenizer.chat_template")
+        begin, end = (
+            words[number] if number >= 0 else ""
+            for number in (llama.llama_vocab_bos(self._vocab), llama.llama_vocab_eos(self._vocab))
+        )
+        self._template = ChatTemplate(str(source), self.name, begin, end) if source else None
+        self._idle: list[Decoder] = []
+        self.token_bytes = token_bytes(header)
+
+    def kv_cache(self) -> "LlamaCache":
+        return LlamaCache(self)
+
+    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        if self._template is None:
+            return self.encode_text("\n".join(message["content"] for message in messages))
+        return encode_chat(messages, self._specials, self._template.render, self._encode)
+
+    def encode_text(self, text: str) -> list[int]:
+        check_unicode(text)
+        return self._encode(text, False, add_special=True)
+
+    def _encode(self, text: str, parse: bool, *, add_special: bool = False) -> list[int]:
+        data = (unicodedata.normalize("NFC", text) if self._composes else text).encode()
+        ids = (ctypes.c_int32 * (len(data) + 8))()
+        count = self._llama.llama_tokenize(self._vocab, data, len(data), ids, len(ids), add_special, parse)
+        if count < 0:
+            raise HedgeError(f"llama.cpp could not tokenize {len(data)} bytes")
+        return ids[:count]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        held = (ctypes.c_int32 * len(ids))(*ids)
+        room = 16 * len(ids) + 64
+        for _ in range(2):
+            text = ctypes.create_string_buffer(room)
+            size = self._llama.llama_detokenize(self._vocab, held, len(ids), text, room, False, False)
+            if size >= 0:
+                break
+            room = -size
+        return text.raw[:size].decode("utf-8", "replace")
+
+    def describe(self) -> str:
+        built = self._llama.llama_print_system_info().decode().strip(" |")
+        flags = " ".join(word.partition(" = ")[0].rpartition(": ")[2] for word in built.split(" | ") if word.endswith("= 1"))
+        return f"llama.cpp ({flags}), {self.threads} threads"
+
+    def take(self, capacity: int) -> Decoder:
+        """A decoder with room for so many ids, empty."""
+        for decoder in self._idle:
+            if decoder.capacity >= capacity:
+                self._idle.remove(decoder)
+                decoder.forget(-1, 0)
+                return decoder
+        return Decoder(self, capacity, min(BATCH, capacity))
+
+    def give(self, decoder: Decoder) -> None:
+        """Takes a decoder back; one is kept."""
+        self._idle[:] = [max([*self._idle, decoder], key=lambda one: one.capacity)]
+
+
+class LlamaCache:
+    """A KVCache of llama.cpp: one sequence in a decoder of its own, which is replaced by a larger one when it is full."""
+
+    def __init__(self, lm: LlamaModel) -> None:
+        self._lm = lm
+        # The decoder in use, if any: a list that outlives this object until the model has it back.
+        self._held: list[Decoder] = []
+        self.length = 0
+        weakref.finalize(self, _give_back, lm, self._held).atexit = False
+
+    def forward(self, ids: Sequence[int], rows: int | None = None) -> np.ndarray:
+        rows = len(ids) if rows is None else rows
+        decoder = self._with_room(self.length + len(ids))
+        found = []
+        for start in range(0, len(ids), BATCH):
+            part = ids[start : start + BATCH]
+            positions = np.arange(self.length, self.length + len(part))
+            wanted = np.arange(start, start + len(part)) >= len(ids) - rows
+            found.append(decoder.decode(part, positions, [0] * len(part), wanted))
+            self.length += len(part)
+        return np.concatenate(found) if found else np.empty((0, self._lm.vocab_size), np.float32)
+
+    def rollback(self, length: int) -> None:
+        if not 0 <= length <= self.length:
+            raise ValueError(f"cannot roll a cache of {self.length} back to {length}")
+        if length < self.length:
+            self._held[0].forget(0, length)
+            self.length = length
+
+    def _with_room(self, length: int) -> Decoder:
+        if length > self._lm.context:
+            raise ValueError(f"{length} tokens in a context of {self._lm.context}")
+        if not self._held or self._held[0].capacity < length:
+            room = ROOM
+            while room < length:
+                room *= 2
+            larger = self._lm.take(min(room, max(self._lm.context, ROOM)))
+            if self._held:
+                larger.take_over(self._held[0])
+            self._held[:] = [larger]
+        return self._held[0]
+
+
+def _give_back(lm: LlamaModel, held: list[Decoder]) -> None:
+    for decoder in held:
+        lm.give(decoder)
+
+
+def load_gguf(path: Path, side: str, options: ModelOptions) -> LlamaModel:
+    """The model of a GGUF file. BadInput or Incompatible, as `common.model.load`."""
+    header = read_header(path)
+    _check_kind(header, path, side)
+    words = header.metadata.get("tokenizer.ggml.tokens")
+    if not isinstance(words, list) or not words or not isinstance(words[0], str):
+        raise BadInput(f"{path} has no tokenizer")
+    llama = llama_cpp()
+    if options.gpu_layers and not llama.llama_supports_gpu_offload():
+        raise BadInput(
+            f"gpu-layers {options.gpu_layers}: this llama.cpp was built without a GPU; CMAKE_ARGS=-DGGML_CUDA=on {INSTALL}"
+        )
+    wanted = llama.llama_model_default_params()
+    wanted.n_gpu_layers = options.gpu_layers
+    _said.clear()
+    handle = llama.llama_model_load_from_file(os.fsencode(path), wanted)
+    if not handle:
+        raise BadInput(f"cannot load the {side} from {path}: {_last_said()}")
+    _check_memory(llama, handle, path)
+    size, tokenizer_fingerprint = vocabulary({word: number for number, word in enumerate(words)})
+    vocab = llama.llama_model_get_vocab(handle)
+    kinds = header.metadata.get("tokenizer.ggml.token_type") or [_CONTROL] * len(words)
+    begin = int(llama.llama_vocab_bos(vocab))
+    identity = Identity(
+        name=path.name,
+        fingerprint=header.fingerprint,
+        tokenizer_fingerprint=tokenizer_fingerprint,
+        vocab_size=size,
+        context=fitting_context(int(llama.llama_model_n_ctx_train(handle)), token_bytes(header), options.context, str(path)),
+        # Of what llama.cpp takes for an end, plain words such as </s> in a model that ends otherwise are left out.
+        end_ids=tuple(i for i in range(size) if kinds[i] == _CONTROL and llama.llama_vocab_is_eog(vocab, i)),
+        begin_id=begin if begin >= 0 else None,
+    )
+    return LlamaModel(identity, header, handle, options.threads or os.cpu_count() or 1)
+
+
+def token_bytes(header: Header) -> int:
+    """Bytes of keys and values per token, which are kept as float16."""
+    width, heads = int(header.of_architecture("embedding_length", 0)), header.of_architecture("attention.head_count", 1)
+    held = header.of_architecture("attention.head_count_kv", heads)
+    layers = int(header.of_architecture("block_count", 0))
+    every = held if isinstance(held, list) else [held] * layers
+    size = width // (max(heads) if isinstance(heads, list) else heads or 1)
+    key, value = (int(header.of_architecture(f"attention.{what}_length", size)) for what in ("key", "value"))
+    return max(1, 2 * sum(every) * (key + value))
+
+
+def _check_kind(header: Header, path: Path, side: str) -> None:
+    """What says of itself that it is no language model."""
+    if header.architecture == "clip" or header.metadata.get("general.type") == "mmproj":
+        raise BadInput(f"{path} is a vision projector, not a language model: give the model's own file as the {side}")
+    if header.metadata.get("general.type") == "adapter":
+        raise BadInput(f"{path} is an adapter, not a language model: merge it into its model first")
+    if header.of_architecture("attention.causal") is False or header.of_architecture("pooling_type"):
+        raise BadInput(f"{path} is an embedding model ({header.architecture}): it says no next token")
+
+
+def _check_memory(llama: Any, handle: Any, path: Path) -> None:
+    """Only plain full attention gives a fresh forward's values after a rollback."""
+    if llama.llama_model_has_encoder(handle):
+        raise Incompatible(f"{path} has an encoder: only decoders can draft and verify")
+    for what, found in (
+        ("a recurrent state", llama.llama_model_is_recurrent(handle)), ("a hybrid memory", llama.llama_model_is_hybrid(handle)),
+        ("a diffusion model", llama.llama_model_is_diffusion(handle)),
+        (f"a sliding window of {llama.llama_model_n_swa(handle)}", llama.llama_model_n_swa(handle) > 0),
+    ):  # fmt: skip
+        if found:
+            raise Incompatible(f"the cache of {path} cannot be rolled back: it holds {what}")

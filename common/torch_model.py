@@ -1,0 +1,224 @@
+"""A language model in torch, by transformers. Weights come from safetensors only."""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jinja2 import TemplateError
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
+from transformers.utils import logging as transformers_logging
+
+from common.chat import Messages, encode_chat, refused
+from common.errors import BadInput, Incompatible
+from common.model import (
+    BUNDLED,
+    Identity,
+    LanguageModel,
+    ModelOptions,
+    bundled_folder,
+    check_threads,
+    check_unicode,
+    first_line,
+    fitting_context,
+    vocabulary,
+)  # fmt: skip
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_SAMPLE = 1 << 16
+_SAMPLES = 64
+
+
+class TorchModel(LanguageModel):
+    """A model and tokenizer of transformers."""
+
+    def __init__(self, identity: Identity, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__(identity)
+        self.model, self.tokenizer = model, tokenizer
+        self.specials = {
+            token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special
+        }  # fmt: skip
+
+    def kv_cache(self) -> "TorchCache":
+        return TorchCache(self)
+
+    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        if not self.tokenizer.chat_template:
+            return self.encode_text("\n".join(message["content"] for message in messages))
+        return encode_chat(messages, self.specials, self._render, self._encode)
+
+    def encode_text(self, text: str) -> list[int]:
+        check_unicode(text)
+        return list(self.tokenizer.encode(text, split_special_tokens=True))
+
+    def _render(self, messages: Messages) -> str:
+        try:
+            return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+        except (TemplateError, ValueError, TypeError) as error:
+            raise refused(self.name, error) from None
+
+    def _encode(self, text: str, parse: bool) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=not parse))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def describe(self) -> str:
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        return f"torch {torch.__version__} {dtype} on {self.model.device}, {torch.get_num_threads()} threads"
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of keys and values per token."""
+        return token_bytes(self.model)
+
+
+class TorchCache:
+    """A KVCache of transformers."""
+
+    def __init__(self, lm: TorchModel) -> None:
+        self._lm = lm
+        self._cache = DynamicCache(config=lm.model.config)
+        self._with_cache: dict[str, Any] = {cache_argument(lm.model): self._cache, "use_cache": True}
+        self.length = 0
+
+    @torch.inference_mode()
+    def forward(self, ids: Sequence[int], rows: int | None = None) -> np.ndarray:
+        rows = len(ids) if rows is None else rows
+        if not ids:
+            return np.empty((0, self._lm.vocab_size), np.float32)
+        fed = torch.tensor([ids], device=self._lm.model.device)
+        out = self._lm.model(input_ids=fed, logits_to_keep=max(1, rows), **self._with_cache)
+        self.length += len(ids)
+        logits = out.logits[0, len(out.logits[0]) - rows :, : self._lm.vocab_size]
+        return np.asarray(logits.float().cpu().numpy())
+
+    def rollback(self, length: int) -> None:
+        if not 0 <= length <= self.length:
+            raise ValueError(f"cannot roll a cache of {self.length} back to {length}")
+        if length < self.length:
+            self._cache.crop(length - self.length)
+            self.length = length
+
+
+def cache_argument(model: PreTrainedModel) -> str:
+    """What forward calls the cache: renamed in transformers 5.24."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
+def load_folder(where: str, side: str, options: ModelOptions) -> TorchModel:
+    """The model at a local folder, hub id, or `bundled`. BadInput or Incompatible, as `common.model.load`."""
+    if options.gpu_layers:
+        raise BadInput(
+            f"--gpu-layers {options.gpu_layers} is for .gguf files; {where} runs in torch, where --device cuda does it"
+        )
+    use_threads(options.threads)
+    source = str(bundled_folder() / side) if where == BUNDLED else where
+    folder = Path(source)
+    if where == BUNDLED or folder.exists() or source.startswith((".", "/", "~")):
+        _check_folder(folder, side)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        loader: Any = AutoModelForCausalLM
+        loaded, report = loader.from_pretrained(
+            source, use_safetensors=True, dtype=DTYPES[options.dtype or "float32"], trust_remote_code=False,
+            output_loading_info=True,
+        )  # fmt: skip
+        model: PreTrainedModel = loaded.to(options.device or "cpu").eval()
+    except Exception as error:
+        # A config.json can be wrong in as many ways as transformers has exceptions.
+        raise BadInput(f"cannot load the {side} from {where}: {first_line(error)}") from None
+    _check_weights(report, where)
+    _check_cache(model, where)
+    vocab_size, tokenizer_fingerprint = vocabulary(tokenizer.get_vocab())
+    if vocab_size > model.config.get_text_config().vocab_size:
+        rows = model.config.get_text_config().vocab_size
+        raise BadInput(f"the tokenizer of {where} has {vocab_size} ids, its model only {rows}")
+    identity = Identity(
+        name=f"{BUNDLED} {side}" if where == BUNDLED else folder.name or source,
+        fingerprint=weights_fingerprint(model),
+        tokenizer_fingerprint=tokenizer_fingerprint,
+        vocab_size=vocab_size,
+        context=fitting_context(_context(model), token_bytes(model), options.context, where),
+        end_ids=tuple(token for token in _end_ids(model, tokenizer) if token < vocab_size),
+        begin_id=tokenizer.bos_token_id,
+    )
+    return TorchModel(identity, model, tokenizer)
+
+
+def token_bytes(model: PreTrainedModel) -> int:
+    """Bytes of keys and values per token."""
+    config: Any = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * int(config.num_hidden_layers) * int(heads) * int(size) * model.dtype.itemsize
+
+
+def _check_folder(folder: Path, side: str) -> None:
+    if not folder.is_dir():
+        raise BadInput(f"no {side} folder at {folder}")
+    if not (folder / "config.json").is_file():
+        raise BadInput(f"{folder} is no model folder: config.json is missing")
+    weights = list(folder.glob("*.safetensors"))
+    if not weights:
+        raise BadInput(f"{folder} has no *.safetensors weights; nothing else is loaded")
+    for path in weights:
+        with path.open("rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+            try:
+                entries: Any = json.loads(file.read(header)) if header <= path.stat().st_size else None
+                needed = max(e["data_offsets"][1] for n, e in entries.items() if n != "__metadata__") + header + 8
+            except (ValueError, TypeError, KeyError, AttributeError):
+                raise BadInput(f"{path} is not a safetensors file") from None
+        if path.stat().st_size < needed:
+            raise BadInput(f"{path} is cut short: {path.stat().st_size} of {needed} bytes")
+
+
+def _check_weights(report: dict[str, Any], where: str) -> None:
+    """What the file lacks would be random, and what it has too much of would be left out."""
+    for what in ("missing", "unexpected", "mismatched"):
+        if names := sorted(map(str, report.get(f"{what}_keys") or ())):
+            raise BadInput(f"the weights of {where} do not fit its config.json: {len(names)} {what}, such as {names[0]}")
+
+
+def _check_cache(model: PreTrainedModel, where: str) -> None:
+    """Only plain full-attention layers give a fresh forward's values after a crop."""
+    kinds = {type(layer) for layer in DynamicCache(config=model.config).layers} - {DynamicLayer}
+    if kinds or getattr(model, "_is_stateful", False):
+        named = ", ".join(sorted(kind.__name__ for kind in kinds)) or "a recurrent state"
+        raise Incompatible(f"the cache of {where} cannot be rolled back: it holds {named}")
+
+
+def _context(model: PreTrainedModel) -> int:
+    config = model.config.get_text_config()
+    return int(getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or 2048)
+
+
+def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    configured: Any = model.generation_config.eos_token_id if model.generation_config else None
+    found = configured if isinstance(configured, list) else [configured, tokenizer.eos_token_id]
+    return tuple(sorted({int(token) for token in found if token is not None}))
+
+
+def weights_fingerprint(model: PreTrainedModel) -> str:
+    """Names the weights as loaded: shapes, and evenly spaced samples of the parameters' bytes."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, parameter in sorted(model.named_parameters()):
+        flat = parameter.detach().reshape(-1)
+        sample = flat[:: max(1, flat.numel() // _SAMPLE * _SAMPLES)].float().cpu().numpy()
+        digest.update(f"{name} {tuple(parameter.shape)}".encode() + sample.tobytes())
+    return digest.hexdigest()
+
+
+def use_threads(count: int | None) -> None:
+    """Sets torch's threads, when given."""
+    if count is not None:
+        check_threads(count)
+        torch.set_num_threads(count)
