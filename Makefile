@@ -32,7 +32,7 @@ help:
 
 .venv/.run: .venv/bin/python pyproject.toml constraints.txt
 	@echo "installing Hedge into .venv (torch is large: minutes the first time)"
-	@$(PIP) -e .
+	@$(PIP) -e ".[torch]"
 	@touch $@
 
 .venv/.test: .venv/.run

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cloud_server.limits import Limits
-from common.command import Parser, add_runtime, command_parser, parse, run, say
+from common.command import MODEL_HELP, Parser, add_runtime, command_parser, dispatch, parse, run, say
 from common.errors import BadInput
 from common.rpc import LOOPBACK, split_address
 
@@ -47,7 +47,7 @@ def add_model(parser: Parser) -> None:
 
 def _parser() -> Parser:
     parser = command_parser("hedge-cloud serve", "Verifies the drafts of Hedge clients with a large model.", EXAMPLES)
-    parser.add_argument("--llm", default="bundled", help="model folder, .gguf file, hub id or `bundled` (default)")
+    parser.add_argument("--llm", default="bundled", help=MODEL_HELP)
     parser.add_argument("--listen", default="127.0.0.1:7411", metavar="HOST:PORT", help="port 0 picks a free one")
     parser.add_argument(
         "--http", metavar="HOST:PORT", help="the operator's page, /metrics, /healthz and /readyz; port 0 picks a free one"
@@ -123,18 +123,12 @@ def token(arguments: Sequence[str]) -> None:
     sys.stderr.write(f"the token of {args.name}, which is shown only now: {made}\n")
 
 
-def loadtest(arguments: Sequence[str]) -> None:
-    from cloud_server.loadtest import loadtest as body
-
-    body(arguments)
-
-
 def deploy(arguments: Sequence[str]) -> None:
     examples = """  hedge-cloud deploy --replicas 2 --insecure
   RAY_ADDRESS=auto hedge-cloud deploy --replicas 2 --max-replicas 16 --insecure"""
     what = "Serves with Ray Serve: replicas on a cluster, or on this machine."
     parser = command_parser("hedge-cloud deploy", what, examples)
-    parser.add_argument("--llm", default="bundled", help="model folder, .gguf file, hub id or `bundled` (default)")
+    parser.add_argument("--llm", default="bundled", help=MODEL_HELP)
     parser.add_argument("--replicas", type=int, default=1, metavar="N")
     parser.add_argument("--max-replicas", type=int, metavar="N", help="scale up to so many, by the streams that are open")
     parser.add_argument(
@@ -159,20 +153,14 @@ def deploy(arguments: Sequence[str]) -> None:
     body(args, limits)
 
 
-COMMANDS = {"serve": serve, "token": token, "loadtest": loadtest, "deploy": deploy}
+COMMANDS = {
+    "serve": "cloud_server.cli:serve",
+    "token": "cloud_server.cli:token",
+    "loadtest": "cloud_server.loadtest:loadtest",
+    "deploy": "cloud_server.cli:deploy",
+}
 
 
 def main() -> None:
     """The entry point of hedge-cloud."""
-    run("hedge-cloud", lambda: _dispatch(sys.argv[1:]))
-
-
-def _dispatch(arguments: Sequence[str]) -> None:
-    if not arguments or arguments[0] in ("-h", "--help"):
-        sys.stdout.write(f"usage: hedge-cloud {{{','.join(COMMANDS)}}} ...\n\n`hedge-cloud COMMAND --help` says more.\n")
-        if not arguments:
-            sys.exit(2)
-        return
-    if arguments[0] not in COMMANDS:
-        raise BadInput(f"no command {arguments[0]!r}; there are {', '.join(COMMANDS)}")
-    COMMANDS[arguments[0]](arguments[1:])
+    run("hedge-cloud", lambda: dispatch("hedge-cloud", COMMANDS, sys.argv[1:]))

@@ -17,7 +17,7 @@ from cloud_server.access import Access
 from cloud_server.limits import Limits
 from common.command import model_options, say
 from common.errors import BadInput, HedgeError
-from common.model import ModelOptions
+from common.model_options import ModelOptions
 
 # Ray would send usage reports, and its workers' lines would stand between ours.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -25,7 +25,7 @@ from cloud_server.servicer import ErrorInterceptor, Servicer
 from common.command import model_options, say
 from common.errors import HedgeError
 from common.http import serving
-from common.model import LanguageModel, load
+from common.model import LanguageModel, context_line, load
 from common.rpc import make_server, split_address
 from common.tls import server_credentials
 
@@ -40,7 +40,10 @@ async def serve_until_stopped(args: argparse.Namespace) -> None:
     access, metrics = Access(args.tokens), Metrics()
     # The model's thread comes back to Python between any two products; it should not wait for the event loop each time.
     sys.setswitchinterval(5e-4)
-    lm = load(args.llm, "llm", model_options(args, args.llm))
+    options = model_options(args, args.llm)
+    lm = load(args.llm, "llm", options)
+    if line := context_line(lm, options):
+        say(f"hedge-cloud: {line}")
     lm.warm_up()
     engine = _engine(args, lm)
     batcher = Batcher(engine, args.batch_positions, metrics.passed)

@@ -6,14 +6,17 @@ import logging
 import os
 import sys
 import tomllib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
+from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn, TextIO
 
 from common.errors import BadInput, HedgeError
-from common.model import DTYPES, GGUF, ModelOptions
+from common.model_options import DTYPES, ModelOptions, is_gguf
 
+MODEL_HELP = "model folder, .gguf file, hf:OWNER/REPO[/FILE.gguf], or `bundled` (default)"
 CONFIG_VARIABLE = "HEDGE_CONFIG"
 FAILURE, BAD_USE, INTERRUPTED = 1, 2, 130
 
@@ -104,7 +107,7 @@ def add_runtime(parser: Parser) -> None:
 
 def model_options(args: argparse.Namespace, where: str | None = None) -> ModelOptions:
     """What `add_runtime` was given. BadInput for options that the only model, `where`, has no use for."""
-    if where is not None and where.lower().endswith(GGUF):
+    if where is not None and is_gguf(where):
         for name in ("dtype", "device"):
             if (value := getattr(args, name)) is not None:
                 raise BadInput(
@@ -138,6 +141,22 @@ def run(prog: str, body: Callable[[], None]) -> NoReturn:
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     sys.exit(0)
+
+
+def dispatch(prog: str, commands: Mapping[str, str], arguments: Sequence[str]) -> None:
+    """Runs the command that `arguments` begin with. `commands`: MODULE:FUNCTION by name, loaded on use."""
+    first = arguments[0] if arguments else ""
+    if first == "--version":
+        sys.stdout.write(f"{prog} {version('hedge-hlm')}\n")
+    elif first in ("", "-h", "--help"):
+        sys.stdout.write(f"usage: {prog} {{{','.join(commands)}}} ...\n\n`{prog} COMMAND --help` says more.\n")
+        if not first:
+            sys.exit(BAD_USE)
+    elif first in commands:
+        module, _, name = commands[first].partition(":")
+        getattr(import_module(module), name)(arguments[1:])
+    else:
+        raise BadInput(f"no command {first!r}; there are {', '.join(commands)}")
 
 
 def _drop(stream: TextIO) -> None:

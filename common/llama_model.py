@@ -17,7 +17,8 @@ import numpy as np
 from common.chat import ChatTemplate, encode_chat
 from common.errors import BadInput, HedgeError, Incompatible
 from common.gguf import Header, read_header
-from common.model import Identity, LanguageModel, ModelOptions, check_unicode, fitting_context, vocabulary
+from common.model import Identity, LanguageModel, check_unicode, fitting_context, vocabulary
+from common.model_options import ModelOptions
 
 INSTALL = "pip install 'hedge-hlm[llama]'"
 # Ids of one llama_decode; longer input goes through in chunks.
@@ -260,12 +261,14 @@ def load_gguf(path: Path, side: str, options: ModelOptions) -> LlamaModel:
     vocab = llama.llama_model_get_vocab(handle)
     kinds = header.metadata.get("tokenizer.ggml.token_type") or [_CONTROL] * len(words)
     begin = int(llama.llama_vocab_bos(vocab))
+    trained = int(llama.llama_model_n_ctx_train(handle))
     identity = Identity(
         name=path.name,
         fingerprint=header.fingerprint,
         tokenizer_fingerprint=tokenizer_fingerprint,
         vocab_size=size,
-        context=fitting_context(int(llama.llama_model_n_ctx_train(handle)), token_bytes(header), options.context, str(path)),
+        context=fitting_context(trained, token_bytes(header), options.context, str(path)),
+        trained_context=trained,
         # Of what llama.cpp takes for an end, plain words such as </s> in a model that ends otherwise are left out.
         end_ids=tuple(i for i in range(size) if kinds[i] == _CONTROL and llama.llama_vocab_is_eog(vocab, i)),
         begin_id=begin if begin >= 0 else None,

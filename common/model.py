@@ -6,7 +6,6 @@ torch (`torch_model.py`) and llama.cpp (`llama_model.py`) are behind it, and eac
 import hashlib
 import importlib.resources
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,15 +16,13 @@ from typing import Protocol
 import numpy as np
 
 from common.errors import BadInput
+from common.hub import fetch, hub_name
+from common.model_options import MAX_CONTEXT, ModelOptions, is_gguf
 
 BUNDLED = "bundled"
 PRIMER = "primer.json"
-DTYPES = ("float32", "bfloat16", "float16")
-GGUF = ".gguf"
 # A context up to this takes little memory with any model, and is not worth a line about it.
 SMALL_CONTEXT = 2048
-MAX_CONTEXT = 1 << 24
-MAX_GPU_LAYERS = 10_000
 
 
 def bundled_folder() -> Path:
@@ -53,7 +50,7 @@ class Identity:
     """What a model is called and what it has in common with others.
 
     `vocab_size` is the tokenizer's; rows of logits beyond it are padding and cut off. `begin_id` stands before a text where
-    the tokenizer has one. `context` ids at most are fed.
+    the tokenizer has one. `context` ids at most are fed, of the `trained_context` that the model knows.
     """
 
     name: str
@@ -61,36 +58,16 @@ class Identity:
     tokenizer_fingerprint: str
     vocab_size: int
     context: int
+    trained_context: int
     end_ids: tuple[int, ...]
     begin_id: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ModelOptions:
-    """How a model is loaded. `dtype` and `device` are torch's, `gpu_layers` llama.cpp's; None is the runtime's own choice.
-
-    `context` None: the model's, or what fits into the memory that is free.
-    """
-
-    dtype: str | None = None
-    device: str | None = None
-    threads: int | None = None
-    context: int | None = None
-    gpu_layers: int = 0
-
-    def __post_init__(self) -> None:
-        if self.threads is not None:
-            check_threads(self.threads)
-        if self.context is not None and not 2 <= self.context <= MAX_CONTEXT:
-            raise BadInput(f"context {self.context} is not in 2..{MAX_CONTEXT}")
-        if not 0 <= self.gpu_layers <= MAX_GPU_LAYERS:
-            raise BadInput(f"gpu-layers {self.gpu_layers} is not in 0..{MAX_GPU_LAYERS}")
 
 
 class LanguageModel(ABC):
     """A decoder and its tokenizer."""
 
     def __init__(self, identity: Identity) -> None:
+        self.identity = identity
         self.name, self.fingerprint = identity.name, identity.fingerprint
         self.tokenizer_fingerprint, self.vocab_size = identity.tokenizer_fingerprint, identity.vocab_size
         self.context, self.end_ids, self.begin_id = identity.context, identity.end_ids, identity.begin_id
@@ -98,12 +75,6 @@ class LanguageModel(ABC):
         # whichever model has it.
         self.primer = _primers().get(self.tokenizer_fingerprint, ())
         self.primer_fingerprint = digest(json.dumps(self.primer).encode()) if self.primer else ""
-
-    @property
-    def identity(self) -> Identity:
-        return Identity(
-            self.name, self.fingerprint, self.tokenizer_fingerprint, self.vocab_size, self.context, self.end_ids, self.begin_id
-        )
 
     @abstractmethod
     def kv_cache(self) -> KVCache:
@@ -154,12 +125,14 @@ class WrappedModel(LanguageModel):
 
 
 def load(where: str, side: str, options: ModelOptions | None = None) -> LanguageModel:
-    """The model at a local folder, hub id, GGUF file, or `bundled` (its `slm` or `llm`, by `side`).
+    """The model at a local folder, GGUF file, name on the hub, or `bundled` (its `slm` or `llm`, by `side`).
 
     BadInput when nothing usable is there, Incompatible for a cache that cannot be rolled back.
     """
-    options = options or ModelOptions()
-    if where.lower().endswith(GGUF):
+    options, name = options or ModelOptions(), None
+    if where != BUNDLED and (on_hub := hub_name(where)):
+        where, name = str(fetch(on_hub)), on_hub.repo
+    if is_gguf(where):
         from common.llama_model import load_gguf
 
         return load_gguf(Path(where), side, options)
@@ -167,15 +140,18 @@ def load(where: str, side: str, options: ModelOptions | None = None) -> Language
         from common.torch_model import load_folder
     except ModuleNotFoundError as error:
         raise BadInput(
-            f"{where} runs in torch, and {error.name} is not installed: pip install 'hedge-hlm[torch]', or give a .gguf file"
+            f"{name or where} runs in torch, and {error.name} is not installed: pip install 'hedge-hlm[torch]', or name a "
+            ".gguf file"
         ) from None
-    return load_folder(where, side, options)
+    return load_folder(where, side, options, name)
 
 
-def check_threads(count: int) -> None:
-    cores = os.cpu_count() or 1
-    if not 1 <= count <= cores:
-        raise BadInput(f"threads {count} is not in 1..{cores}, the cores of this machine")
+def context_line(lm: LanguageModel, options: ModelOptions) -> str | None:
+    """What is to be said of a context that is smaller than the model's although nobody asked for that."""
+    known = lm.identity.trained_context
+    if options.context is not None or lm.context >= known:
+        return None
+    return f"context {lm.context}: {lm.name} knows {known} tokens, and their keys and values do not fit half of the free memory"
 
 
 def check_unicode(text: str) -> None:

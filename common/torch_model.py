@@ -20,14 +20,13 @@ from common.model import (
     BUNDLED,
     Identity,
     LanguageModel,
-    ModelOptions,
     bundled_folder,
-    check_threads,
     check_unicode,
     first_line,
     fitting_context,
     vocabulary,
 )  # fmt: skip
+from common.model_options import ModelOptions, check_threads
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SAMPLE = 1 << 16
@@ -111,17 +110,16 @@ def cache_argument(model: PreTrainedModel) -> str:
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
-def load_folder(where: str, side: str, options: ModelOptions) -> TorchModel:
-    """The model at a local folder, hub id, or `bundled`. BadInput or Incompatible, as `common.model.load`."""
+def load_folder(where: str, side: str, options: ModelOptions, name: str | None = None) -> TorchModel:
+    """The model at a local folder, or `bundled`. BadInput or Incompatible, as `common.model.load`."""
     if options.gpu_layers:
         raise BadInput(
             f"--gpu-layers {options.gpu_layers} is for .gguf files; {where} runs in torch, where --device cuda does it"
         )
     use_threads(options.threads)
-    source = str(bundled_folder() / side) if where == BUNDLED else where
-    folder = Path(source)
-    if where == BUNDLED or folder.exists() or source.startswith((".", "/", "~")):
-        _check_folder(folder, side)
+    folder = bundled_folder() / side if where == BUNDLED else Path(where)
+    _check_folder(folder, side)
+    source = str(folder)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
@@ -142,11 +140,12 @@ def load_folder(where: str, side: str, options: ModelOptions) -> TorchModel:
         rows = model.config.get_text_config().vocab_size
         raise BadInput(f"the tokenizer of {where} has {vocab_size} ids, its model only {rows}")
     identity = Identity(
-        name=f"{BUNDLED} {side}" if where == BUNDLED else folder.name or source,
+        name=name or (f"{BUNDLED} {side}" if where == BUNDLED else folder.name),
         fingerprint=weights_fingerprint(model),
         tokenizer_fingerprint=tokenizer_fingerprint,
         vocab_size=vocab_size,
         context=fitting_context(_context(model), token_bytes(model), options.context, where),
+        trained_context=_context(model),
         end_ids=tuple(token for token in _end_ids(model, tokenizer) if token < vocab_size),
         begin_id=tokenizer.bos_token_id,
     )

@@ -4,9 +4,9 @@ import argparse
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from common.command import model_options
+from common.command import model_options, say
 from common.errors import BadInput, Disconnected
-from common.model import LanguageModel, load
+from common.model import LanguageModel, context_line, load
 from common.rpc import LOOPBACK
 from common.tls import channel_credentials
 from edge_client.grpc_link import GrpcLink
@@ -15,7 +15,11 @@ from edge_client.wire import check_server
 
 
 def load_slm(args: argparse.Namespace) -> LanguageModel:
-    return load(args.slm, "slm", model_options(args, args.slm))
+    options = model_options(args, args.slm)
+    slm = load(args.slm, "slm", options)
+    if line := context_line(slm, options):
+        say(f"hedge: {line}")
+    return slm
 
 
 def read_token(args: argparse.Namespace) -> str | None:

@@ -4,15 +4,19 @@ import argparse
 import asyncio
 import json
 import platform
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from common.command import command_parser, parse
+from common.command import command_parser, model_options, parse
 from common.errors import BadInput, Denied, Disconnected, HedgeError, Incompatible
 from common.model import LanguageModel
+from common.model_options import is_gguf
+from common.probe import Cost, measure
 from common.rpc import PROTOCOL_VERSION
 from edge_client.connect import connected, load_slm
 from edge_client.grpc_link import GrpcLink
@@ -20,9 +24,14 @@ from edge_client.options import Pair, add_models, check_connection, find_calibra
 from edge_client.sockets import bytes_with
 from edge_client.wire import id_codec_of
 
-PACKAGES = ("torch", "transformers", "grpcio", "protobuf", "numpy", "uvicorn")
-EXTRAS = {"matplotlib": "bench (hedge plot)", "ray": "ray (hedge-cloud deploy)"}
-STEPS, CALLS = 8, 5
+PACKAGES = ("grpcio", "protobuf", "numpy", "uvicorn", "torch", "transformers", "llama-cpp-python")
+EXTRAS = {
+    "torch": "torch (model folders, and the bundled pair)", "llama-cpp-python": "llama (.gguf files)",
+    "matplotlib": "bench (hedge plot)", "ray": "ray (hedge-cloud deploy)",
+}  # fmt: skip
+CALLS = 5
+# What builds llama.cpp for any processor of the last ten years.
+REBUILD = "CMAKE_ARGS=-DGGML_NATIVE=OFF pip install --no-cache-dir --force-reinstall --no-deps llama-cpp-python"
 EXAMPLES = """  hedge doctor --insecure
   hedge doctor --slm ./small --cloud cloud.example.org:7411 --tls-ca ca.pem --token-file token"""
 
@@ -56,13 +65,14 @@ def command(arguments: Sequence[str]) -> None:
 def _examined(args: argparse.Namespace) -> Iterator[Finding]:
     yield from versions()
     try:
+        cost = probe(args) if is_gguf(args.slm) else None
         slm = load_slm(args)
     except HedgeError as error:
-        yield Finding(
-            "the device's model", well=False, found=str(error), advice="give a model folder with --slm, or leave it out"
-        )
+        advice = "give a model folder or a .gguf file with --slm, or leave it out"
+        advice = REBUILD if isinstance(error, Crashed) else advice
+        yield Finding("the device's model", well=False, found=str(error), advice=advice)
         return
-    yield device(slm)
+    yield from device(slm, cost or measure(slm))
     try:
         check_connection(args)
     except BadInput as error:
@@ -71,13 +81,36 @@ def _examined(args: argparse.Namespace) -> Iterator[Finding]:
     yield from asyncio.run(_cloud(args, slm))
 
 
+class Crashed(HedgeError):
+    """A runtime that killed its process."""
+
+
+def probe(args: argparse.Namespace) -> Cost:
+    """What the model costs, found out in a process of its own. Crashed when that died."""
+    options = json.dumps(asdict(model_options(args, args.slm)))
+    command = [sys.executable, "-m", "common.probe", args.slm, options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        raise Crashed(f"llama.cpp dies of {name} in its first passes over {args.slm}: this build is not for this processor")
+    if done.returncode:
+        raise BadInput(done.stderr.strip().rpartition("\n")[2])
+    return Cost(**json.loads(done.stdout))
+
+
+def installed(name: str) -> str | None:
+    """The version of a package."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
 def versions() -> Iterator[Finding]:
-    found = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    found = ", ".join(f"{name} {number}" for name in PACKAGES if (number := installed(name)))
     yield Finding("versions", well=True, found=f"hedge {version('hedge-hlm')}, Python {platform.python_version()}, {found}")
     for name, extra in EXTRAS.items():
-        try:
-            version(name)
-        except PackageNotFoundError:
+        if installed(name) is None:
             yield Finding("extra", well=True, found=f"{name} is not installed", advice=f"only for {extra}")
     if bytes_with(()) is None:
         yield Finding(
@@ -85,16 +118,16 @@ def versions() -> Iterator[Finding]:
         )
 
 
-def device(slm: LanguageModel) -> Finding:
-    slm.warm_up()
-    prefix = slm.kv_cache()
-    prefix.forward([0] * 8, 1)
-    started = time.perf_counter()
-    for _ in range(STEPS):
-        prefix.forward([0], 1)
-    step = 1e3 * (time.perf_counter() - started) / STEPS
-    found = f"{slm.name}, vocabulary {slm.vocab_size}, context {slm.context}, {step:.1f} ms a step"
-    return Finding("the device's model", well=True, found=found)
+def device(slm: LanguageModel, cost: Cost) -> Iterator[Finding]:
+    found = f"{slm.name}, vocabulary {slm.vocab_size}, context {slm.context}"
+    advice = ""
+    if slm.context < slm.identity.trained_context:
+        advice = f"the model knows {slm.identity.trained_context} tokens: more with --context, or with more free memory"
+    yield Finding("the device's model", well=True, found=found, advice=advice)
+    yield Finding(
+        "its runtime", well=True,
+        found=f"{cost.runtime}; {cost.one_ms:.1f} ms a step, {cost.eight_ms:.1f} ms for 8 rows, {cost.memory_mb} MB",
+    )  # fmt: skip
 
 
 async def _cloud(args: argparse.Namespace, slm: LanguageModel) -> list[Finding]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from hedge.v1 import hedge_pb2 as pb
 
-from common.command import Parser, add_runtime
+from common.command import MODEL_HELP, Parser, add_runtime
 from common.errors import BadInput, Incompatible
 from common.model import BUNDLED, LanguageModel, bundled_folder
 from common.sampling import Warp
@@ -29,7 +29,7 @@ DEFAULT_THRESHOLD = 0.15
 
 def add_slm(parser: Parser) -> None:
     group = parser.add_argument_group("the device's model")
-    group.add_argument("--slm", default=BUNDLED, help="model folder, .gguf file, hub id or `bundled` (default)")
+    group.add_argument("--slm", default=BUNDLED, help=MODEL_HELP)
     add_runtime(parser)
 
 

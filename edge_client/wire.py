@@ -91,7 +91,8 @@ def check_server(info: pb.ServerInfo, slm: LanguageModel) -> None:
         raise Incompatible(f"the server speaks protocol {info.protocol_version}, this client {PROTOCOL_VERSION}")
     if info.tokenizer_fingerprint != slm.tokenizer_fingerprint:
         raise Incompatible(
-            f"the server's tokenizer {info.tokenizer_fingerprint} is not {slm.name}'s {slm.tokenizer_fingerprint}"
+            f"the server's tokenizer {info.tokenizer_fingerprint} ({info.model_name}, {info.vocab_size} ids) is not "
+            f"{slm.name}'s {slm.tokenizer_fingerprint} ({slm.vocab_size} ids): a model of {info.model_name}'s family would fit"
         )
     if info.vocab_size != slm.vocab_size:
         raise Incompatible(f"the server has a vocabulary of {info.vocab_size} ids, {slm.name} has {slm.vocab_size}")

@@ -21,7 +21,8 @@ from cloud_server.session import Session as CloudSession
 from cloud_server.session import alone as run_alone
 from common import codec
 from common.ids import FIXED, FixedIds
-from common.model import BUNDLED, ModelOptions, bundled_folder
+from common.model import BUNDLED, bundled_folder
+from common.model_options import ModelOptions
 from common.noise import Noise, Purpose
 from common.rpc import PROTOCOL_VERSION
 from common.sampling import Warp

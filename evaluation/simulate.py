@@ -19,7 +19,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from cloud_server.session import server_info
-from common.command import command_parser, model_options, parse
+from common.command import MODEL_HELP, command_parser, model_options, parse
 from common.errors import BadInput
 from common.model import BUNDLED
 from edge_client.options import Pair as Known
@@ -54,7 +54,7 @@ def command(arguments: Sequence[str]) -> None:
         return
     parser = command_parser("hedge simulate", "Token throughput of whole systems on the channel of the papers.", EXAMPLES)
     add_slm(parser)
-    parser.add_argument("--llm", default=BUNDLED, help="model folder, hub id or `bundled` (default)")
+    parser.add_argument("--llm", default=BUNDLED, help=MODEL_HELP)
     add_system(parser)
     add_warp(parser)
     group = parser.add_argument_group("runs")

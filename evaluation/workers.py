@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.errors import HedgeError
-from common.model import LanguageModel, ModelOptions, load
+from common.model import LanguageModel, load
+from common.model_options import ModelOptions
 from edge_client.session import Session
 from edge_client.settings import Settings
 from evaluation.local import LocalLink

@@ -8,7 +8,7 @@ QUESTION = [{"role": "user", "content": "What is 47 + 38?"}]
 
 
 async def main() -> None:
-    # Any decoder's folder or hub id; "bundled" is the pair that comes with the package.
+    # Any decoder's folder, .gguf file or name on the hub; "bundled" is the pair that comes with the package.
     slm = load("bundled", "slm")
     async with GrpcLink("127.0.0.1:7411") as link:
         print(f"{slm.name} here, {link.info.model_name} there")

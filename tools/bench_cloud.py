@@ -17,7 +17,8 @@ import torch
 from transformers import DynamicCache
 
 from cloud_server.loadtest import batches
-from common.model import BUNDLED, ModelOptions
+from common.model import BUNDLED
+from common.model_options import ModelOptions
 from common.torch_model import TorchModel, cache_argument, load_folder
 from evaluation.processes import BIN, free_port, local_cloud
 

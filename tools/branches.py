@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from common.coupling import race_times
-from common.model import BUNDLED, LanguageModel, ModelOptions, bundled_folder
+from common.model import BUNDLED, LanguageModel, bundled_folder
+from common.model_options import ModelOptions
 from common.noise import Noise, Purpose
 from common.sampling import Warp, descending
 from common.torch_model import load_folder

@@ -5,7 +5,8 @@ from functools import cache
 
 import pytest
 
-from common.model import BUNDLED, LanguageModel, ModelOptions, load
+from common.model import BUNDLED, LanguageModel, load
+from common.model_options import ModelOptions
 from common.sampling import Warp
 from edge_client.settings import Settings
 from evaluation.local import LocalLink
