@@ -1,0 +1,157 @@
+"""python -m tools.bench_real PAIR TASKS: the real pair, in GGUF on the device and in torch in the cloud.
+
+PAIR holds q05.gguf and, with safetensors, q05 and q15; TASKS holds gsm8k-dev.jsonl and humaneval-dev.jsonl. First what a step,
+the memory and the start cost, each in processes of its own with one thread; then whether `hedge` on q05.gguf gives token for
+token what `llm` gives, against a float32 cloud of one thread. Answers are kept in docs/results/real.jsonl, where it goes on.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from common.command import command_parser
+from common.model import LanguageModel, load
+from common.model_options import ModelOptions
+from edge_client.grpc_link import GrpcLink
+from edge_client.options import Pair, add_system, add_warp, settings_from
+from edge_client.prompts import Prompt, read_prompts
+from edge_client.session import Session
+from evaluation.processes import BIN, local_cloud
+from evaluation.record import Journal, read_journal
+
+OUT = Path(__file__).parents[1] / "docs" / "results" / "real.jsonl"
+TEMPERATURES, QUESTIONS, TOKENS, SEED = (0.0, 0.7), 20, 128, 0
+# llm streams share passes; hedge's SLM steps run on one core.
+TOGETHER = {"llm": 10, "hedge": 2}
+ROUNDS = 5
+
+
+def probe(model: Path, options: ModelOptions) -> dict[str, Any]:
+    command = [sys.executable, "-m", "common.probe", str(model), json.dumps(asdict(options))]
+    found: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return found
+
+
+def started(model: Path, *options: str) -> tuple[float, int]:
+    """Seconds from the start of `hedge generate` to its first token, and the MB it had at its peak after 64 tokens."""
+    command = [
+        str(BIN / "hedge"), "generate", "--system", "slm", "--slm", str(model), "--threads", "1", "--seed", "0", *options,
+        "--temperature", "0", "--max-new-tokens", "64", "--prompt", "Write a Python function that adds two numbers.",
+    ]  # fmt: skip
+    begun = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as running:
+        assert running.stdout
+        running.stdout.read(1)
+        first = time.perf_counter() - begun
+        running.stdout.read()
+        _, status, usage = os.wait4(running.pid, 0)
+        running.returncode = status
+    return first, usage.ru_maxrss // 1024
+
+
+def costs(pair: Path) -> None:
+    """A table in Markdown: medians of rounds in turn."""
+    kinds = {
+        "llama.cpp Q4_K_M": (pair / "q05.gguf", ModelOptions(threads=1), ()),
+        "torch bf16": (pair / "q05", ModelOptions(threads=1, dtype="bfloat16"), ("--dtype", "bfloat16")),
+        "torch float32": (pair / "q05", ModelOptions(threads=1), ()),
+    }
+    steps: dict[str, list[dict[str, Any]]] = {name: [] for name in kinds}
+    starts: dict[str, list[tuple[float, int]]] = {name: [] for name in kinds}
+    for _ in range(ROUNDS):
+        for name, (model, options, words) in kinds.items():
+            steps[name].append(probe(model, options))
+            starts[name].append(started(model, *words))
+    print("| q05, one thread | ms a step | ms for 8 rows | first token after, s | memory of `hedge generate`, MB |")
+    print("|---|---:|---:|---:|---:|")
+    for name in kinds:
+        one, eight = (median(found[key] for found in steps[name]) for key in ("one_ms", "eight_ms"))
+        first, memory = (median(column) for column in zip(*starts[name], strict=True))
+        print(f"| {name} | {one:.1f} | {eight:.1f} | {first:.2f} | {memory:.0f} |")
+    ours, theirs = steps["llama.cpp Q4_K_M"], steps["torch bf16"]
+    step = median(a["one_ms"] / b["one_ms"] for a, b in zip(ours, theirs, strict=True))
+    wide = median(found["eight_ms"] / found["one_ms"] for found in ours)
+    memory = median(a[1] / b[1] for a, b in zip(starts["llama.cpp Q4_K_M"], starts["torch bf16"], strict=True))
+    print(f"\nllama.cpp over torch bf16: step {step:.2f}, memory {memory:.2f}; 8 rows over one row in llama.cpp {wide:.2f}\n")
+
+
+def questions(folder: Path) -> list[Prompt]:
+    """As many of each kind."""
+    files = (folder / "gsm8k-dev.jsonl", folder / "humaneval-dev.jsonl")
+    return [prompt for file in files for prompt in read_prompts(file)[: QUESTIONS // len(files)]]
+
+
+async def answers(slm: LanguageModel, address: str, asked: list[Prompt], journal: Journal) -> None:
+    done = {(e["temperature"], e["system"], e["question"]) for e in journal.entries}
+    async with GrpcLink(address) as link:
+        pair = Pair(slm, link.info)
+        for temperature in TEMPERATURES:
+            for system, together in TOGETHER.items():
+                parser = command_parser("bench-real", "", "")
+                add_system(parser)
+                add_warp(parser)
+                args = parser.parse_args(
+                    ["--temperature", str(temperature), "--seed", str(SEED), "--max-new-tokens", str(TOKENS)]
+                )
+                settings, free = settings_from(args, pair, system), asyncio.Semaphore(together)
+
+                async def answer(number: int, prompt: Prompt, system: str = system, settings: Any = settings,
+                                 free: asyncio.Semaphore = free, temperature: float = temperature) -> None:  # fmt: skip
+                    if (temperature, system, number) in done:
+                        return
+                    async with free:
+                        session = Session(slm, slm.encode_chat(prompt.messages), settings, link)
+                        async for _ in session.tokens():
+                            pass
+                    s = session.statistics
+                    journal.append({
+                        "temperature": temperature, "system": system, "question": number, "token_ids": session.token_ids,
+                        "tokens": s.tokens, "rounds": s.rounds, "slm_steps": s.steps, "llm_positions": s.llm_positions,
+                        "wall_s": round(s.wall_s, 3),
+                    })  # fmt: skip
+                    print(f"T {temperature:g} {system} {number}: {s.tokens} tokens, {s.rounds} rounds", file=sys.stderr)
+
+                await asyncio.gather(*(answer(number, prompt) for number, prompt in enumerate(asked)))
+
+
+def report(entries: list[dict[str, Any]]) -> None:
+    print(
+        "| temperature | answers of `hedge` that are `llm`'s | tokens | passes/token | SLM steps/token |\n|---|---:|---:|---:|---:|"
+    )
+    for temperature in TEMPERATURES:
+        mine = [e for e in entries if e["temperature"] == temperature]
+        theirs = {e["question"]: e["token_ids"] for e in mine if e["system"] == "llm"}
+        rows = [e for e in mine if e["system"] == "hedge" and e["question"] in theirs]
+        same = sum(e["token_ids"] == theirs[e["question"]] for e in rows)
+        tokens = sum(e["tokens"] for e in rows) or 1
+        per = [sum(e[key] for e in rows) / tokens for key in ("rounds", "slm_steps")]
+        print(f"| {temperature:g} | {same} of {len(rows)} | {tokens} | {per[0]:.3f} | {per[1]:.2f} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pair", type=Path)
+    parser.add_argument("tasks", type=Path)
+    parser.add_argument("--only", choices=("costs", "answers"))
+    args = parser.parse_args()
+    if args.only != "answers":
+        costs(args.pair)
+    if args.only != "costs":
+        slm = load(str(args.pair / "q05.gguf"), "slm", ModelOptions(threads=1))
+        header = {"kind": "real", "slm": slm.fingerprint, "llm": "q15 float32", "tokens": TOKENS, "seed": SEED}
+        journal = Journal(OUT, header, resume=OUT.exists())
+        with local_cloud("--llm", str(args.pair / "q15"), "--threads", "1", "--max-step-s", "0") as address:
+            asyncio.run(answers(slm, address, questions(args.tasks), journal))
+        report(read_journal(OUT, "real")[1])
+
+
+if __name__ == "__main__":
+    main()
