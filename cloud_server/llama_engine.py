@@ -15,8 +15,11 @@ class LlamaEngine:
     def __init__(self, lm: LlamaModel, kv_bytes: int, positions: int) -> None:
         self.token_bytes = lm.token_bytes
         self.pages = pages_within(kv_bytes, lm.token_bytes, lm.context)
-        self.most_sessions = int(llama_cpp().llama_max_parallel_sequences())
-        self._decoder = Decoder(lm, self.pages.capacity, positions, self.most_sessions)
+        # Each holds a page at least.
+        self.most_sessions = min(int(llama_cpp().llama_max_parallel_sequences()), self.pages.total - 1)
+        # llama.cpp wants room for a row of every sequence.
+        batch = min(self.pages.capacity, max(positions, self.most_sessions))
+        self._decoder = Decoder(lm, self.pages.capacity, batch, self.most_sessions)
         # The sequence of each session in memory, and how many ids llama.cpp holds of it.
         self._sequences: dict[Held, int] = {}
         self._lengths: dict[Held, int] = {}

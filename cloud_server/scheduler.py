@@ -103,10 +103,12 @@ class Scheduler:
         return chosen
 
     def done(self, part: Slice) -> bool:
-        """The slice has been computed. Whether all of its work has; otherwise the rest queues again, at the end."""
+        """The slice has been computed. Whether all of its work has; otherwise the rest queues again."""
         part.work.held.length = part.end
         if part.work.remaining:
-            self._queue.append(part.work)
+            # What only the pass cut short has not had its turn.
+            whole = part.end - part.start == CHUNK
+            (self._queue.append if whole else self._queue.appendleft)(part.work)
         return not part.work.remaining
 
     def _reserve(self, held: Held, length: int, chosen: Sequence[Slice]) -> bool:
@@ -114,7 +116,8 @@ class Scheduler:
         more = self._pages.needed(length) - len(held.pages)
         while self._crowded(held) or (taken := self._pages.take(max(0, more))) is None:
             busy = {id(held), *(id(part.work.held) for part in chosen)}
-            oldest = next((one for key, one in self._holders.items() if key not in busy and one.pages), None)
+            idle = (one for key, one in self._holders.items() if key not in busy)
+            oldest = next((one for one in idle if one.pages or self._crowded(held)), None)
             if oldest is None:
                 return False
             self.release(oldest)

@@ -1,6 +1,7 @@
 """Models from the Hugging Face hub. huggingface_hub fetches and keeps them; its cache folder is shared with other programs."""
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from common.errors import BadInput, Denied, HedgeError, Unreachable
 
@@ -62,10 +64,14 @@ def fetch(name: HubName) -> Path:
 
     with _told(name):
         if name.file is None:
+            for file in _files(name.repo, ".safetensors"):
+                _bring(name.repo, file)
             folder = Path(snapshot_download(name.repo, allow_patterns=WANTED, max_workers=2))
             if not _whole(folder):
                 raise BadInput(f"{name} has no safetensors weights with a config.json{_choices(name.repo)}")
             return folder
+        for part in _parts(name.file):
+            _bring(name.repo, part)
         paths = [Path(hf_hub_download(name.repo, part)) for part in _parts(name.file)]
         # Whose licence it is: not every repository has a card.
         with _optional():
@@ -112,7 +118,7 @@ def _local(name: HubName) -> Path | None:
         paths = [try_to_load_from_cache(name.repo, part) for part in _parts(name.file)]
         return Path(paths[0]) if all(isinstance(path, str) for path in paths) else None  # type: ignore[arg-type]
     try:
-        folder = Path(snapshot_download(name.repo, local_files_only=True))
+        folder = Path(snapshot_download(name.repo, allow_patterns=WANTED, local_files_only=True))
     except (LocalEntryNotFoundError, ValueError):
         return None
     return folder if _whole(folder) else None
@@ -138,12 +144,51 @@ def _licence(card: Path) -> str:
     return str(found or "not known")
 
 
-def _choices(repo: str) -> str:
-    """The GGUF files of a repository, to choose from."""
+def _bring(repo: str, file: str) -> None:
+    """Puts a large file among the blobs of the cache folder, from where the last try ended.
+
+    huggingface_hub itself throws away what it has when a download fails.
+    """
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.file_download import http_get, repo_folder_name
+    from huggingface_hub.utils._headers import build_hf_headers
+
+    url = hf_hub_url(repo, file)
+    known = get_hf_file_metadata(url)
+    if not known.etag or not known.size or known.size > constants.MAX_HTTP_DOWNLOAD_SIZE:
+        return
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model") / "blobs"
+    blob, part = folder / known.etag, folder / f"{known.etag}.part"
+    if blob.exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    # A token is for the hub, not for where it sends us on.
+    same = urlsplit(known.location).netloc == urlsplit(url).netloc
+    headers = build_hf_headers() if same else build_hf_headers(token=False)
+    with part.open("ab") as target:
+        start = target.tell() if target.tell() <= known.size else target.truncate(0)
+        http_get(known.location, target, resume_size=start, headers=headers, expected_size=known.size, displayed_filename=file)
+    if re.fullmatch("[0-9a-f]{64}", known.etag) and _sha256(part) != known.etag:
+        part.unlink()
+        raise HedgeError(f"{repo}/{file} did not come whole: its SHA-256 is another")
+    part.replace(blob)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _files(repo: str, ending: str) -> list[str]:
     from huggingface_hub import HfApi
 
+    return [file for file in HfApi().list_repo_files(repo) if file.endswith(ending)]
+
+
+def _choices(repo: str) -> str:
+    """The GGUF files of a repository, to choose from."""
     with _optional():
-        if files := [file for file in HfApi().list_repo_files(repo) if file.endswith(".gguf")]:
+        if files := _files(repo, ".gguf"):
             return f"; it has {', '.join(files[:8])}{' and more' if len(files) > 8 else ''}"
     return ""
 
@@ -181,8 +226,8 @@ def _told(name: HubName) -> Iterator[None]:
         ) from None
     except RepositoryNotFoundError:
         raise BadInput(f"the hub has no repository {name.repo}, or shows it to others only (HF_TOKEN)") from None
-    except LocalEntryNotFoundError:
-        raise Unreachable(f"cannot reach the hub; already here: {', '.join(one.name for one in held()) or 'nothing'}") from None
+    except (LocalEntryNotFoundError, ConnectionError):
+        raise _unreachable() from None
     except EntryNotFoundError:
         raise BadInput(f"{name.repo} has no file {name.file}{_choices(name.repo)}") from None
     except HfHubHTTPError as error:
@@ -200,8 +245,10 @@ def _told(name: HubName) -> Iterator[None]:
         raise HedgeError(f"{name} did not come whole: {str(error).splitlines()[0]}") from None
     except Exception as error:
         # Whatever the HTTP library of the hub's client raises when the network is gone.
-        if "httpx" in type(error).__module__ or isinstance(error, ConnectionError):
-            raise Unreachable(
-                f"cannot reach the hub; already here: {', '.join(one.name for one in held()) or 'nothing'}"
-            ) from None
+        if "httpx" in type(error).__module__:
+            raise _unreachable() from None
         raise
+
+
+def _unreachable() -> Unreachable:
+    return Unreachable(f"cannot reach the hub; already here: {', '.join(one.name for one in held()) or 'nothing'}")

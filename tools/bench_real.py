@@ -123,9 +123,8 @@ async def answers(slm: LanguageModel, address: str, asked: list[Prompt], journal
 
 
 def report(entries: list[dict[str, Any]]) -> None:
-    print(
-        "| temperature | answers of `hedge` that are `llm`'s | tokens | passes/token | SLM steps/token |\n|---|---:|---:|---:|---:|"
-    )
+    print("| temperature | answers of `hedge` that are `llm`'s | tokens | passes/token | SLM steps/token |")
+    print("|---|---:|---:|---:|---:|")
     for temperature in TEMPERATURES:
         mine = [e for e in entries if e["temperature"] == temperature]
         theirs = {e["question"]: e["token_ids"] for e in mine if e["system"] == "llm"}

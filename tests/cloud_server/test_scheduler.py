@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from cloud_server.pages import Pages
 from cloud_server.scheduler import CHUNK, Held, Scheduler, Work
 
-PAGE, TOTAL, POSITIONS = 4, 33, 128
+PAGE, TOTAL, POSITIONS, MOST = 4, 33, 128, 5
 
 
 class Server(RuleBasedStateMachine):
@@ -17,7 +17,7 @@ class Server(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.pages = Pages(TOTAL, PAGE)
-        self.scheduler = Scheduler(self.pages, POSITIONS)
+        self.scheduler = Scheduler(self.pages, POSITIONS, MOST)
         self.sessions: list[Held] = []
         self.pending: dict[int, Work] = {}
         self.rows: dict[int, int] = {}
@@ -79,6 +79,7 @@ class Server(RuleBasedStateMachine):
         held = [page for session in self.sessions for page in session.pages]
         assert len(held) == len(set(held)) == self.pages.used <= TOTAL - 1
         assert 0 not in held
+        assert sum(bool(session.pages) for session in self.sessions) <= MOST
         for session in self.sessions:
             assert len(session.pages) == self.pages.needed(session.length) or id(session) in self.pending
 

@@ -8,6 +8,9 @@ import pytest
 from common.model import LanguageModel, bundled_folder, load
 from common.model_options import ModelOptions
 from tests.gguf_files import convert
+from tests.integration.conftest import cloud, here, start_cloud
+
+__all__ = ["cloud", "here", "start_cloud"]
 
 pytest.importorskip("llama_cpp", reason="llama.cpp is not installed: make test-llama does it")
 ONE = ModelOptions(threads=1)

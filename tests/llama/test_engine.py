@@ -1,0 +1,79 @@
+"""Rows of a llama.cpp pass over many sessions are what each would be alone: across chunks, rollbacks and evictions."""
+
+import asyncio
+
+import numpy as np
+import pytest
+from hedge.v1 import hedge_pb2 as pb
+
+from cloud_server.batcher import Batcher, Pass
+from cloud_server.engine import PAGE, engine_of
+from cloud_server.llama_engine import LlamaEngine
+from cloud_server.scheduler import Held, Scheduler, Work
+from common.errors import BadInput
+from common.model import LanguageModel
+from tests.cloud_server.test_batcher import answered
+from tests.cloud_server.test_session import drafting, opening
+
+# Keys and values are float16 in llama.cpp; logits here are of order 20.
+TOLERANCE = 0.05
+
+
+@pytest.mark.parametrize("most", [None, 3])
+def test_ragged_rows_equal_unbatched_ones(slm: LanguageModel, most: int | None) -> None:
+    """Six sessions grow, roll back and are evicted at random, for lack of pages or of sequences."""
+    rng = np.random.default_rng(1)
+    engine = engine_of(slm, (16 if most is None else 64) * PAGE * slm.token_bytes, 64)  # type: ignore[attr-defined]
+    assert isinstance(engine, LlamaEngine)
+    scheduler = Scheduler(engine.pages, 64, most or engine.most_sessions)
+    texts = [[int(token) for token in rng.integers(5, 4096, 60)] for _ in range(6)]
+    held = [Held() for _ in texts]
+    compared = 0
+    for _ in range(60):
+        for one, text in zip(held, texts, strict=True):
+            if one.length and rng.random() < 0.3:
+                scheduler.shrink(one, int(rng.integers(0, one.length)))
+            end = int(rng.integers(one.length + 1, len(text) + 1)) if one.length < len(text) else 0
+            if end and rng.random() < 0.7:
+                scheduler.add(Work(one, text[:end], min(3, end - one.length)))
+        while batch := scheduler.batch():
+            for part, rows in zip(batch, engine.forward(batch), strict=True):
+                alone = slm.kv_cache().forward(part.work.ids[: part.end], part.rows)
+                assert rows.shape == alone.shape
+                assert np.abs(rows - alone).max(initial=0) < TOLERANCE
+                compared += len(rows)
+                scheduler.done(part)
+    assert compared > 200
+    assert scheduler.evicted > 5
+
+
+def test_many_sessions_share_passes_and_get_their_own_verdicts(llm: LanguageModel) -> None:
+    """Each is asked about what the model would say greedily, the first bonus left out, so every verdict is known."""
+    seen: list[Pass] = []
+    batcher = Batcher(engine_of(llm, 14 * PAGE * llm.token_bytes), watch=seen.append)  # type: ignore[attr-defined]
+    rng = np.random.default_rng(2)
+    prompts, drafts = [], []
+    for _ in range(12):
+        prompt = [int(token) for token in rng.integers(5, 4096, rng.integers(2, 40))]
+        cache, said = llm.kv_cache(), []
+        while len(said) < 6:
+            said.append(int(cache.forward([*prompt, *said][cache.length :], 1)[0].argmax()))
+        prompts.append(prompt)
+        drafts.append(said)
+
+    async def everybody() -> list[list[pb.Verdict]]:
+        requests = [opening(llm, prompt_ids=prompt, warp=pb.Warp(temperature=0, top_p=1)) for prompt in prompts]
+        scripts = [[drafting(said[:3], vocab=4096), drafting(said[4:], vocab=4096)] for said in drafts]
+        return await asyncio.gather(*(answered(batcher, llm, r, s) for r, s in zip(requests, scripts, strict=True)))
+
+    found = asyncio.run(everybody())
+    batcher.close()
+    assert max(one.sessions for one in seen) > 4
+    assert batcher.scheduler.evicted
+    for verdicts in found:
+        assert [verdict.accepted for verdict in verdicts] == [3, 2]
+
+
+def test_a_budget_that_holds_nothing_is_refused(slm: LanguageModel) -> None:
+    with pytest.raises(BadInput, match="kv-bytes 10 is less than"):
+        engine_of(slm, 10)
