@@ -3,12 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo demo-web test lint proto calibration bench bench-full bench-micro bench-link loadtest soak results results-gelato results-wireless compose-test web-test screenshots test-ray certs clean
+.PHONY: help demo demo-web test test-llama test-real bench-real lint proto calibration bench bench-full bench-micro bench-link loadtest soak results results-gelato results-wireless compose-test web-test screenshots test-ray certs clean
 
 help:
-	@echo "make demo [PROMPT=\"...\"]  cloud and edge on this machine: a chat, or one answer"
+	@echo "make demo [PROMPT=\"...\"] [SLM=... LLM=...]  cloud and edge on this machine: a chat, or one answer"
 	@echo "make demo-web             the same, as a page at http://127.0.0.1:8080"
 	@echo "make test                 the tests"
+	@echo "make test-llama           .gguf models in llama.cpp (builds it: minutes the first time)"
+	@echo "make test-real            a real pair: HEDGE_REAL_PAIR names its folder"
 	@echo "make lint                 ruff, mypy, freshness of the stubs"
 	@echo "make compose-test         the containers, on a Docker engine"
 	@echo "make web-test             the page in headless Chromium"
@@ -47,8 +49,8 @@ help:
 
 # As it was typed: neither make nor the shell expands it.
 demo: export HEDGE_PROMPT = $(value PROMPT)
-demo: .venv/.run
-	@$(BIN)/python -m tools.demo "$$HEDGE_PROMPT"
+demo: $(if $(filter %.gguf,$(SLM) $(LLM)),.venv/.llama,.venv/.run)
+	@$(BIN)/python -m tools.demo --slm "$(SLM)" --llm "$(LLM)" -- "$$HEDGE_PROMPT"
 
 demo-web: .venv/.run
 	@$(BIN)/python -m tools.demo_web
@@ -56,6 +58,27 @@ demo-web: .venv/.run
 test: .venv/.test
 	@echo "running the tests"
 	@$(BIN)/python -m pytest
+
+# A wheel of llama.cpp that runs on any x86-64 with AVX2, kept outside the checkout.
+CACHE := $(or $(HEDGE_CACHE),$(HOME)/.cache/hedge)
+LLAMA_ARGS ?= -DGGML_NATIVE=OFF -DGGML_OPENMP=OFF
+
+.venv/.llama: .venv/.run
+	@echo "installing llama.cpp"
+	@CMAKE_ARGS="$(LLAMA_ARGS)" sh tools/llama_wheel.sh $(BIN)/pip "$(CACHE)"
+	@$(PIP) --find-links "$$(CMAKE_ARGS="$(LLAMA_ARGS)" sh tools/llama_wheel.sh $(BIN)/pip "$(CACHE)")" -e ".[llama]"
+	@touch $@
+
+test-llama: .venv/.test .venv/.llama
+	@$(BIN)/python -m pytest -n 2 -m "not real" tests/llama
+
+test-real: .venv/.test .venv/.llama
+	@test -n "$(HEDGE_REAL_PAIR)" || { echo "HEDGE_REAL_PAIR=FOLDER with q05.gguf and q15.gguf, two GGUF models of one tokenizer, and q05, the folder"; \
+	  echo "of safetensors of the first: such as Qwen2.5-Coder-0.5B and 1.5B-Instruct in Q4_K_M (hedge pull; docs/models.md)"; exit 1; }
+	@$(BIN)/python -m pytest -n 1 -m real tests/llama
+
+bench-real: .venv/.test .venv/.llama
+	$(BIN)/python -m tools.bench_real "$(HEDGE_REAL_PAIR)" "$(TASKS)"
 
 lint: .venv/.lint
 	$(BIN)/ruff check .

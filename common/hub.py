@@ -182,7 +182,9 @@ def _sha256(path: Path) -> str:
 def _files(repo: str, ending: str) -> list[str]:
     from huggingface_hub import HfApi
 
-    return [file for file in HfApi().list_repo_files(repo) if file.endswith(ending)]
+    # One request: list_repo_files tries for 23 seconds where there is no network.
+    found = HfApi().model_info(repo, timeout=10).siblings or []
+    return [one.rfilename for one in found if one.rfilename.endswith(ending)]
 
 
 def _choices(repo: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 QUESTION = "What is 47 + 38?"
-SLOW, TLS = "docker-compose.slow.yml", "docker-compose.tls.yml"
+SLOW, TLS, LIGHT = (f"docker-compose.{name}.yml" for name in ("slow", "tls", "light"))
 WAIT_SECONDS = 120.0
 
 
@@ -142,6 +142,18 @@ def tls(containers: Containers) -> None:
         assert "no Hedge cloud answers" in refused.stderr, refused.stderr
 
 
+def light(containers: Containers, models: str) -> None:
+    """The bundled pair as GGUF files, and a device that has no torch."""
+    say("GGUF files on both sides, the device without torch")
+    os.environ |= {"HEDGE_MODELS": models, "HEDGE_SLM": "slm.gguf", "HEDGE_LLM": "llm.gguf"}
+    containers.do("build")
+    containers.up()
+    right(containers.ask())
+    installed = containers.do("exec", "-T", "edge", "sh", "-c", "ls /opt/hedge/lib/python3*/site-packages").split()
+    assert "llama_cpp" in installed, installed
+    assert not {"torch", "transformers"} & set(installed), installed
+
+
 def main() -> None:
     os.environ.setdefault("HEDGE_PORT", "18080")
     os.environ.setdefault("HEDGE_OPERATOR_PORT", "19100")
@@ -155,13 +167,19 @@ def main() -> None:
             plain(everything)
             slow(Containers(SLOW))
             tls(Containers(TLS))
+            if (models := os.environ.get("HEDGE_GGUF")) is not None:
+                light(Containers(LIGHT), models)
+            else:
+                say("the light device is not tried: HEDGE_GGUF names no folder with slm.gguf and llm.gguf (tools.to_gguf)")
         except (AssertionError, OSError) as error:
             sys.stderr.write(everything.do("logs", "--tail", "40", check=False) + "\n")
             sys.exit(f"compose-test: not as it should be: {error}")
         finally:
             everything.do("down", "--volumes", "--remove-orphans", check=False)
-    size = int(run("docker", "image", "inspect", "--format", "{{.Size}}", "hedge").stdout)
-    say(f"passed (an image of {size / 1e6:.0f} MB)")
+    for image in ("hedge", "hedge-light"):
+        if (found := run("docker", "image", "inspect", "--format", "{{.Size}}", image, check=False)).returncode == 0:
+            say(f"image {image}: {int(found.stdout) / 1e6:.0f} MB")
+    say("passed")
 
 
 if __name__ == "__main__":

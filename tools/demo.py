@@ -1,18 +1,26 @@
-"""python -m tools.demo [PROMPT]: starts a cloud on loopback, chats with it or asks it once, and stops it."""
+"""python -m tools.demo [--slm S] [--llm L] [PROMPT]: a cloud on loopback for a chat, or for one question."""
 
+import argparse
 import signal
 import subprocess
 import sys
 
+from common.model import BUNDLED
 from evaluation.processes import BIN, local_cloud
 
 
 def main() -> None:
-    prompt = " ".join(sys.argv[1:]).strip()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--slm", default="")
+    parser.add_argument("--llm", default="")
+    parser.add_argument("prompt", nargs="*")
+    args = parser.parse_args()
+    prompt = " ".join(args.prompt).strip()
     sys.stderr.write("starting the cloud: the large model, on this machine\n")
-    with local_cloud("--threads", "1") as address:
+    with local_cloud("--threads", "1", "--llm", args.llm or BUNDLED) as address:
         sys.stderr.write(f"starting the edge: the small model, talking to {address}\n")
         options = ["--cloud", address, "--insecure", "--temperature", "0", "--seed", "0", "--threads", "1"]
+        options += ["--slm", args.slm or BUNDLED]
         command = [str(BIN / "hedge"), *(("generate", "--prompt", prompt) if prompt else ("chat",)), *options]
         edge = subprocess.Popen(command)
         # Ctrl-C is the edge's: it ends an answer, and at the prompt the chat.

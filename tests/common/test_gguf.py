@@ -14,7 +14,7 @@ from common.errors import BadInput
 from common.gguf import read_header
 from common.model import load, vocabulary
 from common.model_options import ModelOptions
-from tests.gguf_files import write_gguf
+from tools.to_gguf import write_gguf
 
 METADATA = {
     "general.architecture": "llama", "llama.context_length": 64, "llama.rope.freq_base": 10000.0, "llama.flag": True,

@@ -7,8 +7,8 @@ import pytest
 
 from common.model import LanguageModel, bundled_folder, load
 from common.model_options import ModelOptions
-from tests.gguf_files import convert
 from tests.integration.conftest import cloud, here, start_cloud
+from tools.to_gguf import convert
 
 __all__ = ["cloud", "here", "start_cloud"]
 

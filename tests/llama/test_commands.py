@@ -9,8 +9,8 @@ import pytest
 from openai import OpenAI
 
 from common.model import bundled_folder
-from tests.gguf_files import convert, metadata_of, write_gguf
 from tests.integration.conftest import BIN, ENVIRONMENT, Cloud, Run, StartCloud, hedge, one_line
+from tools.to_gguf import convert, metadata_of, write_gguf
 
 QUESTION = "What is 47 + 38?"
 ASKED = ("--insecure", "--seed", "7", "--threads", "1", "--json", "--max-new-tokens", "60")

@@ -12,8 +12,8 @@ from common.errors import BadInput, Incompatible
 from common.llama_model import LlamaModel
 from common.model import BUNDLED, LanguageModel, bundled_folder, load
 from tests.conftest import MakeFolder
-from tests.gguf_files import convert, metadata_of, write_gguf
 from tests.llama.conftest import ONE
+from tools.to_gguf import convert, metadata_of, write_gguf
 
 ROOT = Path(__file__).parents[2]
 QUESTION = [{"role": "user", "content": "What is 47 + 38?"}]

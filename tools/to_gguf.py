@@ -1,7 +1,11 @@
-"""Writes GGUF files: small ones by hand, and the folders of Llama and Qwen2 models with a byte-level tokenizer."""
+"""python -m tools.to_gguf FOLDER FILE: a Llama or Qwen2 folder with a byte-level tokenizer as a GGUF file, in float32.
+
+For the bundled pair and tests; for other models llama.cpp has its own converter and its quantisation.
+"""
 
 import json
 import struct
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -107,3 +111,7 @@ def convert(folder: Path, path: Path, *, padding: int = 0, **more: object) -> Pa
             tensor = np.concatenate([tensor, np.zeros((padding, tensor.shape[1]), np.float32)])
         tensors[f"blk.{number}.{short}.{last}" if number else f"{short}.{last}"] = tensor
     return write_gguf(path, metadata, tensors)
+
+
+if __name__ == "__main__":
+    print(convert(Path(sys.argv[1]), Path(sys.argv[2])))
