@@ -70,7 +70,7 @@ LLAMA_ARGS ?= -DGGML_NATIVE=OFF -DGGML_OPENMP=OFF
 	@touch $@
 
 test-llama: .venv/.test .venv/.llama
-	@$(BIN)/python -m pytest -n 2 -m "not real" tests/llama
+	@PIP_FIND_LINKS="$$(CMAKE_ARGS="$(LLAMA_ARGS)" sh tools/llama_wheel.sh $(BIN)/pip "$(CACHE)")" $(BIN)/python -m pytest -n 2 -m "not real" tests/llama
 
 test-real: .venv/.test .venv/.llama
 	@test -n "$(HEDGE_REAL_PAIR)" || { echo "HEDGE_REAL_PAIR=FOLDER with q05.gguf and q15.gguf, two GGUF models of one tokenizer, and q05, the folder"; \

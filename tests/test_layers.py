@@ -21,13 +21,46 @@ PURE = (
 )  # fmt: skip
 
 
+def imported(file: Path) -> set[str]:
+    """The top-level names that a file imports anywhere in it."""
+    names = []
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+    return {name.split(".")[0] for name in names}
+
+
 @pytest.mark.parametrize("package", FORBIDDEN)
 def test_imports_point_one_way(package: str) -> None:
     for file in (ROOT / package).rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            assert not {name.split(".")[0] for name in names} & FORBIDDEN[package], file
+        assert not imported(file) & FORBIDDEN[package], file
+
+
+RUNTIMES = {"torch", "transformers", "llama_cpp", "tokenizers", "safetensors"}
+# Behind the seams, and what measures or studies a runtime itself.
+WITH_RUNTIME = {
+    "common/torch_model.py", "common/llama_model.py", "cloud_server/torch_engine.py", "cloud_server/llama_engine.py",
+    "evaluation/assisted.py", "evaluation/micro.py", "wireless/masked.py", "wireless/similarity.py",
+}  # fmt: skip
+
+
+def test_only_the_files_behind_the_seams_import_a_runtime() -> None:
+    for package in FORBIDDEN:
+        for file in (ROOT / package).rglob("*.py"):
+            if str(file.relative_to(ROOT)) not in WITH_RUNTIME:
+                assert not imported(file) & RUNTIMES, file
+
+
+@pytest.mark.parametrize("module", ["edge_client.generate", "edge_client.chat", "edge_client.serve", "edge_client.doctor",
+                                    "cloud_server.serving"])  # fmt: skip
+def test_a_command_loads_no_runtime_before_its_model(module: str) -> None:
+    check = f"import sys, {module}; assert not {RUNTIMES!r} & set(sys.modules), set(sys.modules)"
+    subprocess.run([sys.executable, "-c", check], check=True, cwd=ROOT)
+
+
+def test_help_loads_no_numbers() -> None:
+    check = "import sys, edge_client.cli; assert not {'numpy', 'grpc', 'rich'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", check], check=True, cwd=ROOT)
 
 
 def test_the_mathematics_needs_numpy_alone() -> None:
