@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from common.model import LanguageModel, load
-from tests.integration.conftest import StartCloud, hedge
+from tests.integration.conftest import Cloud, StartCloud, hedge
 from tests.llama.conftest import ONE
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
@@ -65,14 +65,19 @@ def test_both_sides_on_gguf_answer_a_coding_question(start_cloud: StartCloud, re
     assert found["stats"]["accepted"] > found["stats"]["corrected"]
 
 
+@pytest.fixture(scope="module")
+def float32_cloud(start_cloud: StartCloud, real: Path) -> Cloud:
+    """The only one: it takes 10 GB while it is loaded."""
+    return start_cloud("--llm", str(real / "q15"), "--threads", "1", "--context", "4096")
+
+
 @pytest.mark.parametrize("temperature", ["0", "0.7"])
 def test_a_gguf_device_on_a_float32_cloud_gives_the_llm_its_own_tokens(
-    temperature: str, start_cloud: StartCloud, real: Path, tmp_path: Path
+    temperature: str, float32_cloud: Cloud, real: Path, tmp_path: Path
 ) -> None:
-    cloud = start_cloud("--llm", str(real / "q15"), "--threads", "1", "--context", "4096")
     asked = tmp_path / "p.jsonl"
     asked.write_text("".join(json.dumps({"prompt": p}) + "\n" for p in ("What is 7 times 8?", "Name three primes.")))
-    options = ("--insecure", "--threads", "1", "--cloud", cloud.address, "--seed", "3", "--temperature", temperature,
+    options = ("--insecure", "--threads", "1", "--cloud", float32_cloud.address, "--seed", "3", "--temperature", temperature,
                "--max-new-tokens", "24", "--json", "--prompts", str(asked))  # fmt: skip
     answers = []
     for more in ((), ("--system", "llm")):
