@@ -31,7 +31,7 @@ OUT = Path(__file__).parents[1] / "docs" / "results" / "real.jsonl"
 TEMPERATURES, QUESTIONS, TOKENS, SEED = (0.0, 0.7), 20, 128, 0
 # llm streams share passes; hedge's SLM steps run on one core.
 TOGETHER = {"llm": 10, "hedge": 2}
-ROUNDS = 5
+ROUNDS = 3
 
 
 def probe(model: Path, options: ModelOptions) -> dict[str, Any]:
