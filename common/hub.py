@@ -46,7 +46,7 @@ def hub_name(where: str) -> HubName | None:
     """The name on the hub that `where` is, None for a path. BadInput for a name that cannot be one."""
     asked = where.startswith(PREFIX)
     found = _NAME.fullmatch(where.removeprefix(PREFIX))
-    if found and ".." not in where and not (found[2] or "").startswith("/"):
+    if found and ".." not in where and not found[1].endswith(".gguf"):
         return HubName(found[1], found[2]) if asked or not Path(where).exists() else None
     if asked:
         raise BadInput(f"{where} is no name on the hub: hf:OWNER/REPO or hf:OWNER/REPO/FILE.gguf")

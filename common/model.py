@@ -15,8 +15,8 @@ from typing import Protocol
 
 import numpy as np
 
-from common.errors import BadInput
-from common.hub import fetch, hub_name
+from common.errors import BadInput, HedgeError
+from common.hub import PREFIX, fetch, hub_name
 from common.model_options import MAX_CONTEXT, ModelOptions, is_gguf
 
 BUNDLED = "bundled"
@@ -131,7 +131,12 @@ def load(where: str, side: str, options: ModelOptions | None = None) -> Language
     """
     options, name = options or ModelOptions(), None
     if where != BUNDLED and (on_hub := hub_name(where)):
-        where, name = str(fetch(on_hub)), on_hub.repo
+        try:
+            where, name = str(fetch(on_hub)), on_hub.repo
+        except HedgeError as error:
+            if where.startswith(PREFIX):
+                raise
+            raise type(error)(f"no {side} at {where}, and on the hub: {error}") from None
     if is_gguf(where):
         from common.llama_model import load_gguf
 

@@ -209,6 +209,8 @@ def test_without_a_network_it_says_what_is_here(hub: Hub, tmp_path: Path) -> Non
     one_line(hedge(tmp_path, nobody, "pull", "hf:who/gguf/other.gguf"), 1, f"cannot reach the hub; already here: {NAME}")
     one_line(hedge(tmp_path, nobody, "pull", "hf:who/torch"), 1, f"already here: {NAME}")
     assert hedge(tmp_path, nobody, "pull", NAME).returncode == 0
+    mistyped = hedge(tmp_path, nobody, "generate", "--system", "slm", "--prompt", "a", "--slm", "modls/slm")
+    one_line(mistyped, 1, "no slm at modls/slm, and on the hub: cannot reach the hub")
     offline = hedge(tmp_path, hub.address, "pull", "hf:who/torch", HF_HUB_OFFLINE="1")
     one_line(offline, 1, "cannot reach the hub")
 
@@ -243,7 +245,7 @@ def test_a_full_disk_is_named_and_the_next_try_goes_on(hub: Hub, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "name", ["hf:", "hf:one", "hf:../x/y", "hf:a/../b.gguf", "hf:a/b/../c.gguf", "hf:a/b/c.bin", "hf:/a/b"]
+    "name", ["hf:", "hf:one", "hf:../x/y", "hf:a/../b.gguf", "hf:a/b/../c.gguf", "hf:a/b.gguf", "hf:a/b/c.bin", "hf:/a/b"]
 )
 def test_names_that_are_none_are_refused(name: str) -> None:
     with pytest.raises(BadInput, match="is no name on the hub"):
@@ -256,5 +258,6 @@ def test_paths_are_not_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert hub_name("a/b") is None
     assert hub_name("/a/b.gguf") is None
     assert hub_name("./model.gguf") is None
+    assert hub_name("models/mine.gguf") is None
     assert str(hub_name("a/c")) == "hf:a/c"
     assert str(hub_name("hf:a/c/d/e.gguf")) == "hf:a/c/d/e.gguf"
