@@ -73,8 +73,8 @@ test-llama: .venv/.test .venv/.llama
 	@PIP_FIND_LINKS="$$(CMAKE_ARGS="$(LLAMA_ARGS)" sh tools/llama_wheel.sh $(BIN)/pip "$(CACHE)")" $(BIN)/python -m pytest -n 2 -m "not real" tests/llama
 
 test-real: .venv/.test .venv/.llama
-	@test -n "$(HEDGE_REAL_PAIR)" || { echo "HEDGE_REAL_PAIR=FOLDER with q05.gguf and q15.gguf, two GGUF models of one tokenizer, and q05, the folder"; \
-	  echo "of safetensors of the first: such as Qwen2.5-Coder-0.5B and 1.5B-Instruct in Q4_K_M (hedge pull; docs/models.md)"; exit 1; }
+	@test -n "$(HEDGE_REAL_PAIR)" || { echo "HEDGE_REAL_PAIR=FOLDER with q05.gguf and q15.gguf, two GGUF models of one tokenizer, and q05 and q15,"; \
+	  echo "the same as folders of safetensors: such as Qwen2.5-Coder-0.5B and 1.5B-Instruct in Q4_K_M (hedge pull; docs/models.md)"; exit 1; }
 	@$(BIN)/python -m pytest -n 1 -m real tests/llama
 
 bench-real: .venv/.test .venv/.llama
