@@ -9,10 +9,10 @@ from hedge.v1 import hedge_pb2 as pb
 from cloud_server.batcher import Batcher, Pass
 from cloud_server.engine import PAGE, engine_of
 from cloud_server.llama_engine import LlamaEngine
-from cloud_server.scheduler import Held, Scheduler, Work
+from cloud_server.scheduler import Scheduler
 from common.errors import BadInput
 from common.model import LanguageModel
-from tests.cloud_server.test_batcher import answered
+from tests.cloud_server.test_batcher import answered, ragged
 from tests.cloud_server.test_session import drafting, opening
 
 # Keys and values are float16 in llama.cpp; logits here are of order 20.
@@ -21,28 +21,12 @@ TOLERANCE = 0.05
 
 @pytest.mark.parametrize("most", [None, 3])
 def test_ragged_rows_equal_unbatched_ones(slm: LanguageModel, most: int | None) -> None:
-    """Six sessions grow, roll back and are evicted at random, for lack of pages or of sequences."""
-    rng = np.random.default_rng(1)
+    """For lack of pages, or of sequences."""
     engine = engine_of(slm, (16 if most is None else 64) * PAGE * slm.token_bytes, 64)  # type: ignore[attr-defined]
     assert isinstance(engine, LlamaEngine)
     scheduler = Scheduler(engine.pages, 64, most or engine.most_sessions)
-    texts = [[int(token) for token in rng.integers(5, 4096, 60)] for _ in range(6)]
-    held = [Held() for _ in texts]
-    compared = 0
-    for _ in range(60):
-        for one, text in zip(held, texts, strict=True):
-            if one.length and rng.random() < 0.3:
-                scheduler.shrink(one, int(rng.integers(0, one.length)))
-            end = int(rng.integers(one.length + 1, len(text) + 1)) if one.length < len(text) else 0
-            if end and rng.random() < 0.7:
-                scheduler.add(Work(one, text[:end], min(3, end - one.length)))
-        while batch := scheduler.batch():
-            for part, rows in zip(batch, engine.forward(batch), strict=True):
-                alone = slm.kv_cache().forward(part.work.ids[: part.end], part.rows)
-                assert rows.shape == alone.shape
-                assert np.abs(rows - alone).max(initial=0) < TOLERANCE
-                compared += len(rows)
-                scheduler.done(part)
+    worst, compared = ragged(slm, engine, scheduler, range(5, 4096))
+    assert worst < TOLERANCE
     assert compared > 200
     assert scheduler.evicted > 5
 
