@@ -10,8 +10,7 @@ from common.errors import BadInput
 from common.model import check_unicode, first_line
 
 Messages = Sequence[dict[str, str]]
-# Unicode's private use area: one of these is in no message.
-_MARKS = range(0xE000, 0xF8FF)
+_PRIVATE = "\ue000"
 
 
 def encode_chat(
@@ -19,23 +18,28 @@ def encode_chat(
 ) -> list[int]:
     """Ids of the conversation that `render` writes out. `encode(text, parse)` reads special tokens only if `parse`.
 
-    Where a message spells a special token, a mark breaks it up until the text has been cut at the template's own ones.
+    Where a message spells a special token, its number stands between marks until the text has been cut at the template's own.
     """
     for message in messages:
         check_unicode(message["content"])
     pattern = re.compile("|".join(re.escape(text) for text in sorted(specials, key=len, reverse=True)) or r"(?!)")
     if not any(pattern.search(message["content"]) for message in messages):
         return encode(render(messages), True)
-    said = "".join(message["content"] for message in messages)
-    mark = next(chr(code) for code in _MARKS if chr(code) not in said)
-    marked = [{**m, "content": pattern.sub(lambda found: found[0][0] + mark + found[0][1:], m["content"])} for m in messages]
+    # A longer run of a private-use character than any message has.
+    mark = _PRIVATE * (1 + max(len(run) for m in messages for run in ("", *re.findall(f"{_PRIVATE}+", m["content"]))))
+    names = {number: text for text, number in specials.items()}
+
+    def restored(piece: str) -> list[int]:
+        return encode(re.sub(f"{mark}(\\d+){mark}", lambda found: names[int(found[1])], piece), False)
+
+    marked = [{**m, "content": pattern.sub(lambda found: f"{mark}{specials[found[0]]}{mark}", m["content"])} for m in messages]
     ids: list[int] = []
     text, at = render(marked), 0
     for found in pattern.finditer(text):
-        ids += encode(text[at : found.start()].replace(mark, ""), False)
+        ids += restored(text[at : found.start()])
         ids.append(specials[found[0]])
         at = found.end()
-    return ids + encode(text[at:].replace(mark, ""), False)
+    return ids + restored(text[at:])
 
 
 class ChatTemplate:

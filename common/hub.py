@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ class HubName:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class CachedModel:
     """A model in the hub's cache folder: its name, bytes, and the licence that its card names."""
 
     name: str
@@ -79,7 +79,7 @@ def fetch(name: HubName) -> Path:
         return paths[0]
 
 
-def held() -> list[Held]:
+def held() -> list[CachedModel]:
     """The models in the cache folder, in order of their names."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
@@ -88,17 +88,17 @@ def held() -> list[Held]:
         repos = scan_cache_dir().repos
     except CacheNotFound:
         return []
-    found: list[Held] = []
+    found: list[CachedModel] = []
     for repo in repos:
         every = [(revision.snapshot_path, file) for revision in repo.revisions for file in revision.files]
         files = {str(file.file_path.relative_to(snapshot)): file for snapshot, file in every}
         licence = _licence(files["README.md"].file_path) if "README.md" in files else "not known"
         for name, file in files.items():
             if name.endswith(".gguf"):
-                found.append(Held(str(HubName(repo.repo_id, name)), file.size_on_disk, licence))
+                found.append(CachedModel(str(HubName(repo.repo_id, name)), file.size_on_disk, licence))
         weights = [file.size_on_disk for name, file in files.items() if name.endswith(".safetensors")]
         if weights:
-            found.append(Held(str(HubName(repo.repo_id, None)), sum(weights), licence))
+            found.append(CachedModel(str(HubName(repo.repo_id, None)), sum(weights), licence))
     return sorted(found, key=lambda one: one.name)
 
 
@@ -197,12 +197,9 @@ def _choices(repo: str) -> str:
 
 @contextmanager
 def _optional() -> Iterator[None]:
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
+    """What goes wrong in it does not matter."""
+    with suppress(Exception):
         yield
-    except (HfHubHTTPError, LocalEntryNotFoundError):
-        return
 
 
 @contextmanager

@@ -29,12 +29,12 @@ _ERROR = 4
 _CONTROL = 3
 # Tokenizers whose Hugging Face counterpart composes characters first.
 _COMPOSING = frozenset({"qwen2", "qwen35"})
-_said: deque[str] = deque(maxlen=8)
+_errors: deque[str] = deque(maxlen=8)
 _llama: Any = None
 
 
 def llama_cpp() -> Any:
-    """The bindings, their log turned into `_said`. BadInput with what to type when they are not installed."""
+    """The bindings, their log turned into `_errors`. BadInput with what to type when they are not installed."""
     global _llama
     if _llama is None:
         try:
@@ -49,15 +49,16 @@ def llama_cpp() -> Any:
 
 def _note(level: int, text: bytes | None, _: object) -> None:
     if level == _ERROR and text and (line := text.decode("utf-8", "replace").strip()):
-        _said.append(line)
+        _errors.append(line)
 
 
 # Lives as long as the process: llama.cpp keeps its address.
 _hear = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(_note)
 
 
-def _last_said() -> str:
-    return _said[0].partition(": ")[2] or _said[0] if _said else "it does not say why"
+def _cause() -> str:
+    """The first error since they were cleared: the others follow from it."""
+    return _errors[0].partition(": ")[2] or _errors[0] if _errors else "it does not say why"
 
 
 class Decoder:
@@ -70,19 +71,17 @@ class Decoder:
         wanted.n_ctx, wanted.n_batch, wanted.n_ubatch, wanted.n_seq_max = capacity, batch, batch, sessions
         wanted.kv_unified, wanted.no_perf = True, True
         wanted.n_threads = wanted.n_threads_batch = lm.threads
-        _said.clear()
+        _errors.clear()
         self._handle = llama.llama_init_from_model(lm.handle, wanted)
         if not self._handle:
-            raise HedgeError(f"llama.cpp has no memory for {capacity} tokens of {lm.name}: {_last_said()}")
+            raise HedgeError(f"llama.cpp has no memory for {capacity} tokens of {lm.name}: {_cause()}")
         self._memory = llama.llama_get_memory(self._handle)
         self._batch = llama.llama_batch_init(batch, 0, 1)
         views = (self._batch.token, self._batch.pos, self._batch.n_seq_id, self._batch.logits)
         self._ids, self._positions, counts, self._wanted = (np.ctypeslib.as_array(view, (batch,)) for view in views)
         counts[:] = 1
-        # One sequence an id: the addresses of the batch's own cells.
-        first = ctypes.addressof(self._batch.seq_id[0].contents)
-        gaps = [ctypes.addressof(self._batch.seq_id[i].contents) - first for i in range(batch)]
-        self._sequences = [ctypes.c_int32.from_address(first + gap) for gap in gaps]
+        # The sequence of each id, in the batch's own memory.
+        self._sequences = [self._batch.seq_id[i].contents for i in range(batch)]
         weakref.finalize(self, _free, llama, self._batch, self._handle).atexit = False
 
     def decode(self, ids: Sequence[int], positions: np.ndarray, sequences: Sequence[int], wanted: np.ndarray) -> np.ndarray:
@@ -92,17 +91,18 @@ class Decoder:
         for cell, sequence in zip(self._sequences, sequences, strict=False):
             cell.value = sequence
         self._batch.n_tokens = count
-        _said.clear()
+        _errors.clear()
         if status := self._llama.llama_decode(self._handle, self._batch):
-            raise HedgeError(f"llama.cpp could not run {count} tokens of {self._lm.name}: status {status}, {_last_said()}")
+            raise HedgeError(f"llama.cpp could not run {count} tokens of {self._lm.name}: status {status}, {_cause()}")
         if not (rows := int(wanted.sum())):
             return np.empty((0, self._lm.vocab_size), np.float32)
         logits = np.ctypeslib.as_array(self._llama.llama_get_logits(self._handle), (rows, self._lm.rows))
         return logits[:, : self._lm.vocab_size].copy()
 
-    def forget(self, sequence: int, start: int) -> bool:
-        """Drops what a sequence holds from position `start` on; whether its memory could."""
-        return bool(self._llama.llama_memory_seq_rm(self._memory, sequence, start, -1))
+    def forget(self, sequence: int, start: int) -> None:
+        """Drops what a sequence, all for -1, holds from position `start` on. Incompatible when its memory cannot."""
+        if not self._llama.llama_memory_seq_rm(self._memory, sequence, start, -1):
+            raise Incompatible(f"the cache of {self._lm.name} cannot be rolled back: llama.cpp does not drop a part of it")
 
     def take_over(self, other: "Decoder") -> None:
         """The first sequence of a smaller decoder."""
@@ -210,6 +210,8 @@ class LlamaCache:
             wanted = np.arange(start, start + len(part)) >= len(ids) - rows
             found.append(decoder.decode(part, positions, [0] * len(part), wanted))
             self.length += len(part)
+        if len(found) == 1:
+            return found[0]
         return np.concatenate(found) if found else np.empty((0, self._lm.vocab_size), np.float32)
 
     def rollback(self, length: int) -> None:
@@ -252,10 +254,10 @@ def load_gguf(path: Path, side: str, options: ModelOptions) -> LlamaModel:
         )
     wanted = llama.llama_model_default_params()
     wanted.n_gpu_layers = options.gpu_layers
-    _said.clear()
+    _errors.clear()
     handle = llama.llama_model_load_from_file(os.fsencode(path), wanted)
     if not handle:
-        raise BadInput(f"cannot load the {side} from {path}: {_last_said()}")
+        raise BadInput(f"cannot load the {side} from {path}: {_cause()}")
     _check_memory(llama, handle, path)
     size, tokenizer_fingerprint = vocabulary({word: number for number, word in enumerate(words)})
     vocab = llama.llama_model_get_vocab(handle)
@@ -273,7 +275,11 @@ def load_gguf(path: Path, side: str, options: ModelOptions) -> LlamaModel:
         end_ids=tuple(i for i in range(size) if kinds[i] == _CONTROL and llama.llama_vocab_is_eog(vocab, i)),
         begin_id=begin if begin >= 0 else None,
     )
-    return LlamaModel(identity, header, handle, options.threads or os.cpu_count() or 1)
+    lm = LlamaModel(identity, header, handle, options.threads or os.cpu_count() or 1)
+    tried = lm.kv_cache()
+    tried.forward([0, 0], 0)
+    tried.rollback(1)
+    return lm
 
 
 def token_bytes(header: Header) -> int:

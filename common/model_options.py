@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from common.errors import BadInput
 
 DTYPES = ("float32", "bfloat16", "float16")
-MAX_CONTEXT = 1 << 24
+MIN_CONTEXT, MAX_CONTEXT = 16, 1 << 24
 MAX_GPU_LAYERS = 10_000
 
 
@@ -31,8 +31,8 @@ class ModelOptions:
     def __post_init__(self) -> None:
         if self.threads is not None:
             check_threads(self.threads)
-        if self.context is not None and not 2 <= self.context <= MAX_CONTEXT:
-            raise BadInput(f"context {self.context} is not in 2..{MAX_CONTEXT}")
+        if self.context is not None and not MIN_CONTEXT <= self.context <= MAX_CONTEXT:
+            raise BadInput(f"context {self.context} is not in {MIN_CONTEXT}..{MAX_CONTEXT}")
         if not 0 <= self.gpu_layers <= MAX_GPU_LAYERS:
             raise BadInput(f"gpu-layers {self.gpu_layers} is not in 0..{MAX_GPU_LAYERS}")
 

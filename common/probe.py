@@ -15,7 +15,7 @@ ROUNDS, WIDE = 6, 8
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class Measured:
     """Milliseconds of a forward pass over one id and over eight, and the process's memory at its peak, in MB."""
 
     runtime: str
@@ -24,7 +24,7 @@ class Cost:
     memory_mb: int
 
 
-def measure(lm: LanguageModel) -> Cost:
+def measure(lm: LanguageModel) -> Measured:
     lm.warm_up()
     cache = lm.kv_cache()
     cache.forward([0] * min(WIDE, lm.context - WIDE), 1)
@@ -40,7 +40,7 @@ def measure(lm: LanguageModel) -> Cost:
         medians.append(statistics.median(times))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Kilobytes on Linux, bytes on macOS.
-    return Cost(lm.describe(), medians[0], medians[1], memory // (1024 if sys.platform == "linux" else 1 << 20))
+    return Measured(lm.describe(), medians[0], medians[1], memory // (1024 if sys.platform == "linux" else 1 << 20))
 
 
 def main() -> None:

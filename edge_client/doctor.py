@@ -16,7 +16,7 @@ from common.command import command_parser, model_options, parse
 from common.errors import BadInput, Denied, Disconnected, HedgeError, Incompatible
 from common.model import LanguageModel
 from common.model_options import is_gguf
-from common.probe import Cost, measure
+from common.probe import Measured, measure
 from common.rpc import PROTOCOL_VERSION
 from edge_client.connect import connected, load_slm
 from edge_client.grpc_link import GrpcLink
@@ -85,7 +85,7 @@ class Crashed(HedgeError):
     """A runtime that killed its process."""
 
 
-def probe(args: argparse.Namespace) -> Cost:
+def probe(args: argparse.Namespace) -> Measured:
     """What the model costs, found out in a process of its own. Crashed when that died."""
     options = json.dumps(asdict(model_options(args, args.slm)))
     command = [sys.executable, "-m", "common.probe", args.slm, options]
@@ -95,7 +95,7 @@ def probe(args: argparse.Namespace) -> Cost:
         raise Crashed(f"llama.cpp dies of {name} in its first passes over {args.slm}: this build is not for this processor")
     if done.returncode:
         raise BadInput(done.stderr.strip().rpartition("\n")[2])
-    return Cost(**json.loads(done.stdout))
+    return Measured(**json.loads(done.stdout))
 
 
 def installed(name: str) -> str | None:
@@ -118,7 +118,7 @@ def versions() -> Iterator[Finding]:
         )
 
 
-def device(slm: LanguageModel, cost: Cost) -> Iterator[Finding]:
+def device(slm: LanguageModel, cost: Measured) -> Iterator[Finding]:
     found = f"{slm.name}, vocabulary {slm.vocab_size}, context {slm.context}"
     advice = ""
     if slm.context < slm.identity.trained_context:

@@ -29,11 +29,11 @@ def models(arguments: Sequence[str]) -> None:
     args = parse(parser, arguments)
     from dataclasses import asdict
 
-    from common.hub import Held, held
+    from common.hub import CachedModel, held
     from common.model import BUNDLED, bundled_folder
 
     size = sum(path.stat().st_size for side in ("slm", "llm") for path in (bundled_folder() / side).glob("*.safetensors"))
-    found = [Held(BUNDLED, size, "apache-2.0"), *held()]
+    found = [CachedModel(BUNDLED, size, "apache-2.0"), *held()]
     if args.json:
         sys.stdout.write("".join(json.dumps(asdict(one)) + "\n" for one in found))
         return
