@@ -24,11 +24,10 @@ _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """`metadata` by key; `fingerprint` of the header and of samples of the weights; `bytes` of the file."""
+    """`metadata` by key; `fingerprint` of the header and of samples of the weights."""
 
     metadata: dict[str, Any]
     fingerprint: str
-    bytes: int
 
     @property
     def architecture(self) -> str:
@@ -46,7 +45,7 @@ def read_header(path: Path) -> Header:
     _check_split(path)
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _parse(_Reader(path, data))
+            return _parse(_Cursor(path, data))
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from None
     except ValueError:
@@ -63,7 +62,7 @@ def _check_split(path: Path) -> None:
                 raise BadInput(f"{path} has {int(found[2])} parts, and {name} is missing")
 
 
-class _Reader:
+class _Cursor:
     """A place in a file, which moves on as values are read."""
 
     def __init__(self, path: Path, data: mmap.mmap) -> None:
@@ -116,7 +115,7 @@ class _Reader:
         raise BadInput(f"{self.path} is not a GGUF file that can be read: a value of type {kind}")
 
 
-def _parse(reader: _Reader) -> Header:
+def _parse(reader: _Cursor) -> Header:
     if reader.data[:4] != MAGIC:
         raise BadInput(f"{reader.path} is not a GGUF file: it begins with {reader.data[:4]!r}")
     reader.skip(4)
@@ -138,4 +137,4 @@ def _parse(reader: _Reader) -> Header:
     for sample in range(_SAMPLES):
         at = reader.at + (size - reader.at) * sample // _SAMPLES
         digest.update(reader.data[at : at + _SAMPLE])
-    return Header(metadata, digest.hexdigest(), size)
+    return Header(metadata, digest.hexdigest())

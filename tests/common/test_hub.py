@@ -181,6 +181,15 @@ def test_a_download_that_is_cut_goes_on(hub: Hub, tmp_path: Path) -> None:
     assert downloads(hub)[1][2] is not None
 
 
+def test_a_split_set_is_fetched_whole(hub: Hub, tmp_path: Path) -> None:
+    parts = {f"big-0000{part}-of-00002.gguf": bytes([part]) * 999 for part in (1, 2)}
+    hub.files["who/split"] = dict(parts)
+    done = hedge(tmp_path, hub.address, "pull", "hf:who/split/big-00001-of-00002.gguf")
+    assert done.returncode == 0, done.stderr
+    first = Path(done.stdout.strip())
+    assert {path.name: path.read_bytes() for path in first.parent.glob("*.gguf")} == parts
+
+
 def test_a_repository_of_safetensors_is_fetched_whole_and_runs(hub: Hub, tmp_path: Path) -> None:
     from common.model import bundled_folder
 

@@ -1,8 +1,10 @@
 """The programs on GGUF files: real processes, both ways of mixing runtimes, and what is said of files that will not do."""
 
 import json
+import re
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -87,8 +89,10 @@ def test_evicted_sessions_are_fed_again(start_cloud: StartCloud, files: dict[str
     """A memory for little more than one session, and four devices at once: the answers are those of a roomy cloud."""
     prompts = tmp_path / "p.jsonl"
     prompts.write_text(json.dumps({"prompt": QUESTION}) + "\n")
-    # 4 layers x 2 x 288 x 2 bytes a token or so: room for some 160 tokens.
-    tight = start_cloud("--threads", "1", "--llm", str(files["llm"]), "--kv-bytes", "1000000", "--http", "127.0.0.1:0")
+    # Passes of a quarter of a second, so that the four meet.
+    tight = start_cloud(
+        "--threads", "1", "--llm", str(files["llm"]), "--kv-bytes", "1000000", "--http", "127.0.0.1:0", "--emulate", "0.25:0"
+    )  # fmt: skip
     command = [
         str(BIN / "hedge"), "generate", *ASKED, "--slm", str(files["slm"]), "--cloud", tight.address, "--temperature", "0",
         "--prompts", str(prompts),
@@ -98,6 +102,10 @@ def test_evicted_sessions_are_fed_again(start_cloud: StartCloud, files: dict[str
         out, _ = one.communicate(timeout=120)
         assert one.returncode == 0
         assert json.loads(out)["text"].endswith("Answer: 85")
+    with urllib.request.urlopen(f"http://{tight.http}/metrics", timeout=10) as answer:
+        evicted = re.search(r"^hedge_evictions (\S+)", answer.read().decode(), re.MULTILINE)
+    assert evicted
+    assert float(evicted[1]) > 0
 
 
 def test_the_doctor_knows_the_runtime(gguf_cloud: Cloud, files: dict[str, Path]) -> None:

@@ -84,6 +84,12 @@ def test_rollback_equals_a_fresh_forward(slm: LanguageModel) -> None:
         cache.rollback(len(IDS) + 1)
 
 
+def test_memory_that_does_not_drop_a_part_is_refused_at_load(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llama_model.llama_cpp(), "llama_memory_seq_rm", lambda *_: False)
+    with pytest.raises(Incompatible, match=r"cannot be rolled back: llama\.cpp does not drop a part of it"):
+        load(str(files["slm"]), "slm", ONE)
+
+
 def test_only_the_rows_asked_for_come_back(slm: LanguageModel) -> None:
     whole = slm.kv_cache().forward(IDS)
     assert np.abs(slm.kv_cache().forward(IDS, 2) - whole[-2:]).max() < TOLERANCE
