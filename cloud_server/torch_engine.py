@@ -6,17 +6,19 @@ padded: `ragged_attention` folds the row into rectangles, a row per session, and
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from cloud_server.engine import PAGE, pages_within
+from cloud_server.row_sizes import row_sizes
 from cloud_server.scheduler import Slice
 from common.torch_model import TorchModel, cache_argument
 
@@ -25,14 +27,18 @@ ATTENTION = "hedge_ragged"
 
 # Sessions with more new ids than this share a rectangle of their own: prompts beside blocks of a few drafts.
 NARROW = 12
+# Reproducible attention: queries of a block, and what the number of keys is a multiple of, as torch cuts them.
+BLOCK, KEYS = 4, 512
+# Two places of the page that is nobody's: what is read for padding, and where padding is written.
+ZEROS, NOWHERE = 0, 1
 
 
 @dataclass(frozen=True, slots=True)
 class Rectangle:
-    """Sessions `first` to `last` and their new ids, `begin` to `end` of the pass's T.
+    """Sessions `first` to `last` of a pass, and their new ids, `begin` to `end` of its T, in blocks of `width` queries.
 
-    `row` and `column`, int64: the place of each id; `mask` [sessions, 1, width, longest]: 0 where it looks, else the least
-    number there is.
+    `row` and `column`, int64: the block and the place of each id; `seen` [blocks, width]: how far it looks, of `longest` keys.
+    A block is a session, or there is one session and all blocks are its.
     """
 
     first: int
@@ -41,7 +47,17 @@ class Rectangle:
     end: int
     row: torch.Tensor
     column: torch.Tensor
-    mask: torch.Tensor
+    seen: torch.Tensor
+    longest: int
+    masks: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    def mask(self, groups: int, dtype: torch.dtype) -> torch.Tensor:
+        """[blocks, 1, groups * width, longest]: 0 where a query looks, else the least number there is."""
+        if groups not in self.masks:
+            hidden = torch.arange(self.longest, device=self.seen.device) > self.seen[:, None, None, :, None]
+            mask = torch.zeros(hidden.shape, dtype=dtype, device=self.seen.device).masked_fill_(hidden, torch.finfo(dtype).min)
+            self.masks[groups] = mask.expand(-1, -1, groups, -1, -1).flatten(2, 3)
+        return self.masks[groups]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,23 +78,28 @@ _running = threading.local()
 def ragged_attention(
     module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **kwargs: Any
 ) -> tuple[torch.Tensor, None]:
-    """Attention of [1, heads, T, size] over keys and values [B, heads, longest, size]: [1, T, heads, size].
+    """Attention of [1, heads, T, size] over keys and values [B, key heads, longest, size]: [1, T, heads, size].
 
     Outside an engine's pass it is plain scaled dot product attention.
     """
     plan: Plan | None = getattr(_running, "plan", None)
     if plan is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    _, heads, _, size = query.shape
-    found = []
+    _, heads, count, size = query.shape
+    # The queries that share a key head are rows of one product.
+    key_heads, groups = key.shape[1], heads // key.shape[1]
+    queries = query[0].transpose(0, 1).reshape(count, key_heads, groups, size)
+    result = query.new_zeros(count, key_heads, groups, value.shape[-1])
     for one in plan.rectangles:
-        longest = one.mask.shape[3]
-        padded = query.new_zeros(one.last - one.first, heads, one.mask.shape[2], size)
-        padded[one.row, :, one.column] = query[0, :, one.begin : one.end].transpose(0, 1)
-        keys, values = (states[one.first : one.last, :, :longest] for states in (key, value))
-        out, _ = sdpa_attention_forward(module, padded, keys, values, one.mask, **kwargs)
-        found.append(out[one.row, one.column])
-    return torch.cat(found)[None], None
+        blocks, width = one.seen.shape
+        padded = query.new_zeros(blocks, key_heads, groups, width, size)
+        padded[one.row, :, :, one.column] = queries[one.begin : one.end]
+        keys, values = (states[one.first : one.last, :, : one.longest].expand(blocks, -1, -1, -1) for states in (key, value))
+        out = scaled_dot_product_attention(
+            padded.flatten(2, 3), keys, values, one.mask(groups, query.dtype), scale=kwargs.get("scaling")
+        )
+        result[one.begin : one.end] = out.unflatten(2, (groups, width))[one.row, :, :, one.column]
+    return result.flatten(1, 2)[None], None
 
 
 AttentionInterface.register(ATTENTION, ragged_attention)
@@ -124,66 +145,108 @@ class PagedLayer(CacheLayerMixin):
 
 
 class TorchEngine:
-    """A model over a pool of at most `kv_bytes` for keys and values."""
+    """A model over a pool of at most `kv_bytes` for keys and values.
 
-    def __init__(self, lm: TorchModel, kv_bytes: int) -> None:
+    `reproducible`: the bits of a row do not depend on what else is in its pass. Every call of the model then has one of the
+    `sizes` that agree, filled up with rows for nobody, and attention is computed in blocks of one shape.
+    """
+
+    def __init__(self, lm: TorchModel, kv_bytes: int, *, reproducible: bool = False) -> None:
         self._lm = lm
         self.token_bytes, self.most_sessions = lm.token_bytes, None
         self.pages = pages_within(kv_bytes, lm.token_bytes, lm.context)
         layers = [PagedLayer(self.pages.total * PAGE) for _ in DynamicCache(config=lm.model.config).layers]
         lm.model.set_attn_implementation(ATTENTION)
         self._arguments: dict[str, Any] = {cache_argument(lm.model): Cache(layers=list(layers)), "use_cache": True}
+        self.sizes = row_sizes(lm.model) if reproducible else ()
 
     @torch.inference_mode()
     def forward(self, batch: Sequence[Slice]) -> list[np.ndarray]:
-        order = sorted(range(len(batch)), key=lambda number: batch[number].end - batch[number].start > NARROW)
-        logits = self._forward([batch[number] for number in order])
-        return [logits[at] for at in np.argsort(order)]
+        found: list[list[np.ndarray]] = [[] for _ in batch]
+        for call in self._calls(batch):
+            for number, rows in zip(call, self._call(list(call.values())), strict=True):
+                found[number].append(rows)
+        return [rows[0] if len(rows) == 1 else np.concatenate(rows) for rows in found]
 
-    def _forward(self, batch: Sequence[Slice]) -> list[np.ndarray]:
-        """`forward` of slices that are sorted into narrow and wide ones."""
+    def _calls(self, batch: Sequence[Slice]) -> list[dict[int, Slice]]:
+        """What each call of the model does of the slices of a pass, by their number: few new ids first."""
+        order = sorted(range(len(batch)), key=lambda number: batch[number].end - batch[number].start > self._narrow)
+        most = self.sizes[-1] if self.sizes else sum(part.end - part.start for part in batch)
+        calls: list[dict[int, Slice]] = [{}]
+        room = most
+        for number in order:
+            start, end = batch[number].start, batch[number].end
+            while start < end:
+                if not room:
+                    calls.append({})
+                    room = most
+                cut = min(end, start + room)
+                calls[-1][number] = Slice(batch[number].work, start, cut)
+                room -= cut - start
+                start = cut
+        return calls
+
+    @property
+    def _narrow(self) -> int:
+        return BLOCK if self.sizes else NARROW
+
+    def _filled(self, count: int) -> int:
+        """The rows of a call for so many."""
+        return next((size for size in self.sizes if size >= count), count)
+
+    def _call(self, batch: Sequence[Slice]) -> list[np.ndarray]:
+        """Feeds slices that are sorted into narrow and wide ones."""
         device = self._lm.model.device
         counts = np.array([part.end - part.start for part in batch])
         ends = np.cumsum(counts)
-        positions = np.concatenate([np.arange(part.start, part.end) for part in batch])
-        read = np.zeros((len(batch), max(part.end for part in batch)), np.int64)
+        count, filled = int(ends[-1]), self._filled(int(ends[-1]))
+        places = np.concatenate([np.arange(part.start, part.end) for part in batch])
+        read = np.full((len(batch), self._keys(max(part.end for part in batch))), ZEROS)
         for number, part in enumerate(batch):
             held = np.array(part.work.held.pages)
             read[number, : part.end] = (held[:, None] * PAGE + np.arange(PAGE)).reshape(-1)[: part.end]
+        slots = np.full(filled, NOWHERE)
+        slots[:count] = read[np.repeat(np.arange(len(batch)), counts), places]
+        ids, positions = np.zeros(filled, np.int64), np.zeros(filled, np.int64)
+        ids[:count] = [token for part in batch for token in part.work.ids[part.start : part.end]]
+        positions[:count] = places
         wanted = np.concatenate([np.arange(end - part.rows, end) for part, end in zip(batch, ends, strict=True)])
-        slots = read[np.repeat(np.arange(len(batch)), counts), positions]
-        narrow = int((counts <= NARROW).sum())
-        rectangles = [
-            self._rectangle(batch, counts, ends, first, last)
-            for first, last in ((0, narrow), (narrow, len(batch)))
-            if last > first
-        ]
-        ids = [token for part in batch for token in part.work.ids[part.start : part.end]]
+        kept = np.zeros(max(1, self._filled(len(wanted)) if len(wanted) else 0), np.int64)
+        kept[: len(wanted)] = wanted
+        rectangles = [self._rectangle(batch, counts, ends, *part) for part in self._parts(counts)]
         _running.plan = Plan(torch.from_numpy(slots).to(device), torch.from_numpy(read).to(device), rectangles)
         try:
             out = self._lm.model(
-                input_ids=torch.tensor([ids], device=device), position_ids=torch.from_numpy(positions)[None].to(device),
+                input_ids=torch.from_numpy(ids)[None].to(device), position_ids=torch.from_numpy(positions)[None].to(device),
                 # Four dimensions: it is passed on as it is.
-                attention_mask=rectangles[0].mask,
-                logits_to_keep=torch.from_numpy(wanted if len(wanted) else ends[:1] - 1).to(device), **self._arguments,
+                attention_mask=rectangles[0].mask(1, self._lm.model.dtype),
+                logits_to_keep=torch.from_numpy(kept).to(device), **self._arguments,
             )  # fmt: skip
         finally:
             _running.plan = None
-        logits = out.logits[0, :, : self._lm.vocab_size].float().cpu().numpy()
+        logits = out.logits[0, : len(wanted), : self._lm.vocab_size].float().cpu().numpy()
         cuts = np.cumsum([part.rows for part in batch])
         return [np.asarray(logits[cut - part.rows : cut]) for part, cut in zip(batch, cuts, strict=True)]
 
+    def _keys(self, longest: int) -> int:
+        return -(-longest // KEYS) * KEYS if self.sizes else longest
+
+    def _parts(self, counts: np.ndarray) -> list[tuple[int, int]]:
+        """The sessions of each rectangle: the narrow ones, and the wide ones, which have one each where blocks are narrow."""
+        narrow, every = int((counts <= self._narrow).sum()), len(counts)
+        wide = [(number, number + 1) for number in range(narrow, every)] if self.sizes else [(narrow, every)]
+        return [(first, last) for first, last in ((0, narrow), *wide) if last > first]
+
     def _rectangle(self, batch: Sequence[Slice], counts: np.ndarray, ends: np.ndarray, first: int, last: int) -> Rectangle:
-        device, dtype = self._lm.model.device, self._lm.model.dtype
+        device = self._lm.model.device
         mine, parts = counts[first:last], batch[first:last]
-        row = np.repeat(np.arange(last - first), mine)
+        width = BLOCK if self.sizes else int(mine.max())
         column = np.concatenate([np.arange(count) for count in mine])
+        row, column = np.repeat(np.arange(last - first), mine) + column // width, column % width
         # Padding sees the first key: what comes of it is dropped.
-        seen = np.zeros((last - first, int(mine.max())), np.int64)
+        seen = np.zeros((int(row[-1]) + 1, width), np.int64)
         seen[row, column] = np.concatenate([np.arange(part.start, part.end) for part in parts])
-        longest = max(part.end for part in parts)
-        hidden = torch.arange(longest, device=device) > torch.from_numpy(seen).to(device)[:, None, :, None]
-        mask = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, torch.finfo(dtype).min)
         begin = int(ends[first] - counts[first])
-        at_row, at_column = torch.from_numpy(row).to(device), torch.from_numpy(column).to(device)
-        return Rectangle(first, last, begin, int(ends[last - 1]), at_row, at_column, mask)
+        at_row, at_column, seen_by = (torch.from_numpy(array).to(device) for array in (row, column, seen))
+        longest = self._keys(max(part.end for part in parts))
+        return Rectangle(first, last, begin, int(ends[last - 1]), at_row, at_column, seen_by, longest)
