@@ -38,6 +38,10 @@ def add_model(parser: Parser) -> None:
     group.add_argument(
         "--batch-positions", type=int, default=256, metavar="N", help="positions of one forward pass at most (default 256)"
     )
+    group.add_argument(
+        "--reproducible", action=argparse.BooleanOptionalAction,
+        help="rows whose bits do not depend on what else is in a pass (default: with --dtype bfloat16 and float16)",
+    )  # fmt: skip
     group = parser.add_argument_group("limits (0 is none)")
     for name, meaning in LIMITS.items():
         usual = getattr(Limits(), name)

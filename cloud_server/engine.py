@@ -41,19 +41,25 @@ class Engine(Protocol):
         ...
 
 
-def engine_of(lm: LanguageModel, kv_bytes: int, positions: int = 256) -> Engine:
-    """The engine of a model's runtime. A pass has at most `positions` ids. BadInput when `kv_bytes` hold nothing."""
+def engine_of(lm: LanguageModel, kv_bytes: int, positions: int = 256, reproducible: bool | None = None) -> Engine:
+    """The engine of a model's runtime. A pass has at most `positions` ids.
+
+    `reproducible`: whether the bits of a row may not depend on its company; None where that is cheap, in bfloat16 and float16.
+    BadInput when `kv_bytes` hold nothing, and when the runtime cannot do what is asked for.
+    """
     from common.llama_model import LlamaModel
 
     if isinstance(lm, LlamaModel):
         from cloud_server.llama_engine import LlamaEngine
 
+        if reproducible:
+            raise BadInput(f"--reproducible is for model folders: llama.cpp, which runs {lm.name}, has no such passes")
         return LlamaEngine(lm, kv_bytes, positions)
     from cloud_server.torch_engine import TorchEngine
     from common.torch_model import TorchModel
 
     assert isinstance(lm, TorchModel)
-    return TorchEngine(lm, kv_bytes)
+    return TorchEngine(lm, kv_bytes, reproducible=lm.model.dtype.itemsize < 4 if reproducible is None else reproducible)
 
 
 def pages_within(kv_bytes: int, token_bytes: int, context: int) -> Pages:

@@ -29,15 +29,17 @@ APPLICATION = "hedge"
 class Verifier:
     """A replica: a model, a pool, and the servicer over them. Errors become gRPC statuses here: Ray knows no interceptors."""
 
-    def __init__(self, llm: str, options: ModelOptions, kv_bytes: int, positions: int, limits: Limits,
-                 tokens: Path | None) -> None:  # fmt: skip
+    def __init__(self, llm: str, options: ModelOptions, kv_bytes: int, positions: int, reproducible: bool | None,
+                 limits: Limits, tokens: Path | None) -> None:  # fmt: skip
         from cloud_server.batcher import Batcher
         from cloud_server.engine import engine_of
         from cloud_server.servicer import Servicer
         from common.model import load
 
         lm = load(llm, "llm", options)
-        self._servicer = Servicer(lm, Batcher(engine_of(lm, kv_bytes, positions), positions), limits, Access(tokens))
+        self._servicer = Servicer(
+            lm, Batcher(engine_of(lm, kv_bytes, positions, reproducible), positions), limits, Access(tokens)
+        )
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, grpc_context: Any) -> pb.ServerInfo:  # noqa: N802
         try:
@@ -85,8 +87,8 @@ def deploy(args: argparse.Namespace, limits: Limits) -> None:
             **_scale(args),
         )  # fmt: skip
         serve.run(
-            deployment.bind(args.llm, model_options(args, args.llm), args.kv_bytes, args.batch_positions, limits,
-                            args.tokens and args.tokens.resolve()),
+            deployment.bind(args.llm, model_options(args, args.llm), args.kv_bytes, args.batch_positions, args.reproducible,
+                            limits, args.tokens and args.tokens.resolve()),
             name=APPLICATION,
         )  # fmt: skip
         say(f"hedge-cloud: {args.replicas} replicas, listening on 127.0.0.1:{args.port}")

@@ -46,7 +46,8 @@ def _layers(model: PreTrainedModel) -> Sequence[torch.nn.Module]:
 
 def _shape(layer: torch.nn.Module) -> tuple[int, int]:
     """Columns in and out."""
-    rows, columns = layer.weight.shape
+    weight: torch.Tensor = layer.weight  # type: ignore[assignment]
+    rows, columns = weight.shape
     return (rows, columns) if isinstance(layer, Conv1D) else (columns, rows)
 
 

@@ -80,7 +80,7 @@ async def serve_until_stopped(args: argparse.Namespace) -> None:
 
 
 def _engine(args: argparse.Namespace, lm: LanguageModel) -> Engine:
-    engine = engine_of(lm, args.kv_bytes, args.batch_positions)
+    engine = engine_of(lm, args.kv_bytes, args.batch_positions, args.reproducible)
     if args.emulate is None:
         return engine
     pace = parse_pace(args.emulate)

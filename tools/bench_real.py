@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -89,35 +90,39 @@ def questions(folder: Path) -> list[Prompt]:
     return [prompt for file in files for prompt in read_prompts(file)[: QUESTIONS // len(files)]]
 
 
-async def answers(slm: LanguageModel, address: str, asked: list[Prompt], journal: Journal) -> None:
-    done = {(e["temperature"], e["system"], e["question"]) for e in journal.entries}
+async def answers(
+    slm: LanguageModel, address: str, asked: list[Prompt], journal: Journal, tokens: int = TOKENS,
+    runs: Sequence[tuple[str, int]] = tuple(TOGETHER.items()), **tag: Any,
+) -> None:  # fmt: skip
+    """Every question at every temperature, by each of `runs`: a system, and how many of its answers go on at once."""
     async with GrpcLink(address) as link:
         pair = Pair(slm, link.info)
-        for temperature in TEMPERATURES:
-            for system, together in TOGETHER.items():
+        for system, together in runs:
+            for temperature in TEMPERATURES:
+                about = tag | {"temperature": temperature, "system": system} | ({"together": together} if tag else {})
+                done = {entry["question"] for entry in journal.entries if about.items() <= entry.items()}
                 parser = command_parser("bench-real", "", "")
                 add_system(parser)
                 add_warp(parser)
                 args = parser.parse_args(
-                    ["--temperature", str(temperature), "--seed", str(SEED), "--max-new-tokens", str(TOKENS)]
+                    ["--temperature", str(temperature), "--seed", str(SEED), "--max-new-tokens", str(tokens)]
                 )
                 settings, free = settings_from(args, pair, system), asyncio.Semaphore(together)
 
-                async def answer(number: int, prompt: Prompt, system: str = system, settings: Any = settings,
-                                 free: asyncio.Semaphore = free, temperature: float = temperature) -> None:  # fmt: skip
-                    if (temperature, system, number) in done:
+                async def answer(number: int, prompt: Prompt, settings: Any = settings, free: asyncio.Semaphore = free,
+                                 about: dict[str, Any] = about, done: set[int] = done) -> None:  # fmt: skip
+                    if number in done:
                         return
                     async with free:
                         session = Session(slm, slm.encode_chat(prompt.messages), settings, link)
                         async for _ in session.tokens():
                             pass
                     s = session.statistics
-                    journal.append({
-                        "temperature": temperature, "system": system, "question": number, "token_ids": session.token_ids,
-                        "tokens": s.tokens, "rounds": s.rounds, "slm_steps": s.steps, "llm_positions": s.llm_positions,
-                        "wall_s": round(s.wall_s, 3),
+                    journal.append(about | {
+                        "question": number, "token_ids": session.token_ids, "tokens": s.tokens, "rounds": s.rounds,
+                        "slm_steps": s.steps, "llm_positions": s.llm_positions, "wall_s": round(s.wall_s, 3),
                     })  # fmt: skip
-                    print(f"T {temperature:g} {system} {number}: {s.tokens} tokens, {s.rounds} rounds", file=sys.stderr)
+                    print(*about.values(), f"question {number}: {s.tokens} tokens, {s.rounds} rounds", file=sys.stderr)
 
                 await asyncio.gather(*(answer(number, prompt) for number, prompt in enumerate(asked)))
 

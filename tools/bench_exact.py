@@ -1,0 +1,60 @@
+"""python -m tools.bench_exact PAIR TASKS [--dtype D ...]: whether `hedge` says token for token what `llm` says.
+
+The real pair, q05.gguf on the device and q15 in torch in the cloud, one thread each: 20 questions, 160 tokens, temperatures
+0 and 0.7; `llm` alone, `hedge` with four answers at once and alone. Answers are kept in docs/results/exact.jsonl, where it
+goes on.
+"""
+
+import argparse
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from common.model import load
+from common.model_options import ModelOptions
+from evaluation.processes import local_cloud
+from evaluation.record import Journal, read_journal
+from tools.bench_real import TEMPERATURES, answers, questions
+
+OUT = Path(__file__).parents[1] / "docs" / "results" / "exact.jsonl"
+TOKENS = 160
+# Systems, and how many of their answers go on at once. llm's are the reference.
+RUNS = (("llm", 1), ("hedge", 4), ("hedge", 1))
+PASSES = {"bfloat16": ("--reproducible",), "float32": ("--no-reproducible",)}
+
+
+def report(entries: list[dict[str, Any]]) -> None:
+    print("| cloud | temperature | answers at once | answers of `hedge` that are `llm`'s | tokens | near ties | passes/token |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    for dtype in PASSES:
+        for temperature in TEMPERATURES:
+            mine = [e for e in entries if (e["dtype"], e["temperature"]) == (dtype, temperature)]
+            theirs = {e["question"]: e["token_ids"] for e in mine if e["system"] == "llm"}
+            for system, together in RUNS[1:]:
+                rows = [e for e in mine if (e["system"], e["together"]) == (system, together) and e["question"] in theirs]
+                if not rows:
+                    continue
+                same = sum(e["token_ids"] == theirs[e["question"]] for e in rows)
+                tokens, ties = (sum(e[key] for e in rows) for key in ("tokens", "near_ties"))
+                passes = sum(e["rounds"] for e in rows) / tokens
+                print(f"| {dtype} | {temperature:g} | {together} | {same} of {len(rows)} | {tokens} | {ties} | {passes:.3f} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pair", type=Path)
+    parser.add_argument("tasks", type=Path)
+    parser.add_argument("--dtype", nargs="+", choices=tuple(PASSES), default=list(PASSES))
+    args = parser.parse_args()
+    slm = load(str(args.pair / "q05.gguf"), "slm", ModelOptions(threads=1))
+    header = {"kind": "exact", "slm": slm.fingerprint, "llm": "q15", "tokens": TOKENS}
+    journal = Journal(OUT, header, resume=OUT.exists())
+    for dtype in args.dtype:
+        options = ("--dtype", dtype, *PASSES[dtype], "--threads", "1", "--max-step-s", "0", "--max-session-s", "0")
+        with local_cloud("--llm", str(args.pair / "q15"), *options) as address:
+            asyncio.run(answers(slm, address, questions(args.tasks), journal, TOKENS, RUNS, dtype=dtype))
+    report(read_journal(OUT, "exact")[1])
+
+
+if __name__ == "__main__":
+    main()
