@@ -19,12 +19,16 @@ class Metrics:
         self.queue = Gauge("hedge_queue_length", "Sessions that wait for a forward pass", registry=registry)
         self.kv_bytes = Gauge("hedge_kv_bytes", "KV memory in use", registry=registry)
         self.kv_budget = Gauge("hedge_kv_budget_bytes", "KV memory there is", registry=registry)
+        self.difference = Gauge(
+            "hedge_logit_difference", "How much a logit moves with what else is in a pass; 0: no bit", registry=registry
+        )
         self.evictions = Gauge("hedge_evictions", "Sessions whose memory was given to another, so far", registry=registry)
         self._batch = Histogram("hedge_batch_sessions", "Sessions in a forward pass", buckets=SIZES, registry=registry)
         self._forward = Histogram("hedge_forward_seconds", "A forward pass", buckets=SECONDS, registry=registry)
         self._positions = Counter("hedge_positions", "Positions through the model", registry=registry)
         self._verdict = Histogram("hedge_verdict_seconds", "From a draft to its verdict", buckets=SECONDS, registry=registry)
         self._tokens = Counter("hedge_tokens", "Tokens by what became of them", ["outcome"], registry=registry)
+        self._near_ties = Counter("hedge_near_ties", "Judged positions that rounding could decide", registry=registry)
         self._bytes = Counter("hedge_message_bytes", "Messages, without framing", ["direction"], registry=registry)
         self._refusals = Counter("hedge_refusals", "Streams ended by an error", ["reason"], registry=registry)
 
@@ -46,6 +50,7 @@ class Metrics:
         self._bytes.labels("up").inc(message.ByteSize())
 
     def sent(self, message: pb.ServerMessage) -> None:
+        self._near_ties.inc(message.verdict.near_ties)
         self._bytes.labels("down").inc(message.ByteSize())
 
     def refused(self, reason: str) -> None:

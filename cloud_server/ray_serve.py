@@ -33,13 +33,14 @@ class Verifier:
                  limits: Limits, tokens: Path | None) -> None:  # fmt: skip
         from cloud_server.batcher import Batcher
         from cloud_server.engine import engine_of
+        from cloud_server.self_check import checked
         from cloud_server.servicer import Servicer
         from common.model import load
 
         lm = load(llm, "llm", options)
-        self._servicer = Servicer(
-            lm, Batcher(engine_of(lm, kv_bytes, positions, reproducible), positions), limits, Access(tokens)
-        )
+        engine = engine_of(lm, kv_bytes, positions, reproducible)
+        exactness = checked(engine, lm, reproducible)
+        self._servicer = Servicer(lm, Batcher(engine, positions), limits, Access(tokens), exactness=exactness)
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, grpc_context: Any) -> pb.ServerInfo:  # noqa: N802
         try:

@@ -18,9 +18,10 @@ from cloud_server.access import Access
 from cloud_server.batcher import Batcher, PooledPrefix
 from cloud_server.limits import Limits, Quotas
 from cloud_server.metrics import Metrics
+from cloud_server.self_check import Exactness
 from cloud_server.session import Session, server_info
 from common.errors import BadInput, Busy, Denied, HedgeError, Incompatible, Unreachable
-from common.model import LanguageModel
+from common.model import LanguageModel, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -31,17 +32,16 @@ _STATUS: tuple[tuple[type[HedgeError], grpc.StatusCode], ...] = (
     (Denied, grpc.StatusCode.UNAUTHENTICATED),
     (Busy, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (Unreachable, grpc.StatusCode.UNAVAILABLE),
-    (HedgeError, grpc.StatusCode.INTERNAL),
 )
 Item = TypeVar("Item")
 
 
-def status_of(error: HedgeError) -> grpc.StatusCode:
-    return next(code for kind, code in _STATUS if isinstance(error, kind))
+def status_of(error: Exception) -> grpc.StatusCode:
+    return next((code for kind, code in _STATUS if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Turns a HedgeError of any call into its gRPC status and one line; bytes that are no message included."""
+    """Turns an error of any call into its gRPC status and one line; bytes that are no message included."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -57,13 +57,13 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             try:
                 async for answer in handler.stream_stream(_parsed(requests, handler.request_deserializer), context):
                     yield answer
-            except HedgeError as error:
+            except Exception as error:
                 await self._refuse(error, context)
 
         async def guarded_unary(request: Any, context: Any) -> Any:
             try:
                 return await handler.unary_unary(request, context)
-            except HedgeError as error:
+            except Exception as error:
                 await self._refuse(error, context)
 
         behaviour: Any = guarded if handler.stream_stream else guarded_unary
@@ -71,11 +71,15 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             return grpc.stream_stream_rpc_method_handler(behaviour, response_serializer=handler.response_serializer)
         return grpc.unary_unary_rpc_method_handler(behaviour, handler.request_deserializer, handler.response_serializer)
 
-    async def _refuse(self, error: HedgeError, context: Any) -> None:
+    async def _refuse(self, error: Exception, context: Any) -> None:
+        line = str(error)
+        if not isinstance(error, HedgeError):
+            logger.error("a call failed", exc_info=error)
+            line = f"it failed: {type(error).__name__}: {first_line(error)}"
         status = status_of(error)
         self._metrics.refused(status.name.lower())
-        logger.info("refused: %s", error)
-        await context.abort(status, str(error))
+        logger.info("refused: %s", line)
+        await context.abort(status, line)
 
 
 async def _parsed(requests: AsyncIterator[bytes], parse: Callable[[bytes], Any]) -> AsyncIterator[Any]:
@@ -110,19 +114,21 @@ class Servicer(HedgeServicer):
     """Hedge over one LLM. `draining` refuses new sessions and lets the others finish."""
 
     def __init__(
-        self, lm: LanguageModel, batcher: Batcher, limits: Limits, access: Access | None = None, metrics: Metrics | None = None
-    ) -> None:
+        self, lm: LanguageModel, batcher: Batcher, limits: Limits, access: Access | None = None,
+        metrics: Metrics | None = None, exactness: Exactness | None = None,
+    ) -> None:  # fmt: skip
         self._lm, self._batcher, self._limits = lm, batcher, limits
         self._access, self._metrics = access or Access(), metrics or Metrics()
         self._quotas = Quotas(limits, time.monotonic, batcher.token_bytes)
         self._context = min(lm.context, batcher.capacity)
+        self._exactness = pb.Exactness(difference=exactness.difference) if exactness else None
         self._sessions: set[Session] = set()
         self.draining = False
         self._metrics.sessions.set_function(lambda: len(self._sessions))
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Any) -> pb.ServerInfo:  # noqa: N802, ARG002
         self._access.client(context.invocation_metadata() or ())
-        return server_info(self._lm, self._sessions, self._context)
+        return server_info(self._lm, self._sessions, self._context, self._exactness)
 
     async def Generate(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.ClientMessage], context: Any
@@ -136,7 +142,8 @@ class Servicer(HedgeServicer):
         if first.WhichOneof("kind") != "open":
             raise BadInput(f"a stream begins with open, not {first.WhichOneof('kind')}")
         prefix = self._batcher.prefix()
-        session = Session(self._lm, first.open, prefix, self._context)
+        difference = self._exactness.difference if self._exactness else 0.0
+        session = Session(self._lm, first.open, prefix, self._context, difference)
         try:
             if self.draining:
                 raise Busy("the server is about to stop")

@@ -21,6 +21,7 @@ from cloud_server.emulation import Emulated, parse_pace
 from cloud_server.engine import PAGE, Engine, engine_of
 from cloud_server.http import operator_app
 from cloud_server.metrics import Metrics
+from cloud_server.self_check import checked
 from cloud_server.servicer import ErrorInterceptor, Servicer
 from common.command import model_options, say
 from common.errors import HedgeError
@@ -44,14 +45,18 @@ async def serve_until_stopped(args: argparse.Namespace) -> None:
     lm = load(args.llm, "llm", options)
     if line := context_line(lm, options):
         say(f"hedge-cloud: {line}")
-    lm.warm_up()
-    engine = _engine(args, lm)
+    engine = engine_of(lm, args.kv_bytes, args.batch_positions, args.reproducible)
+    # It is the model's first pass, too, which is slower than all others.
+    exactness = checked(engine, lm, args.reproducible)
+    say(f"hedge-cloud: {exactness}")
+    engine = _emulated(args, engine, lm)
     batcher = Batcher(engine, args.batch_positions, metrics.passed)
     metrics.queue.set_function(lambda: len(batcher.scheduler))
     metrics.evictions.set_function(lambda: batcher.scheduler.evicted)
     metrics.kv_bytes.set_function(lambda: engine.pages.used * PAGE * engine.token_bytes)
+    metrics.difference.set(exactness.difference)
     metrics.kv_budget.set(engine.pages.capacity * engine.token_bytes)
-    servicer = Servicer(lm, batcher, limits_of(args), access, metrics)
+    servicer = Servicer(lm, batcher, limits_of(args), access, metrics, exactness)
     health = HealthServicer()
 
     def register(made: grpc.aio.Server) -> None:
@@ -79,8 +84,7 @@ async def serve_until_stopped(args: argparse.Namespace) -> None:
     batcher.close()
 
 
-def _engine(args: argparse.Namespace, lm: LanguageModel) -> Engine:
-    engine = engine_of(lm, args.kv_bytes, args.batch_positions, args.reproducible)
+def _emulated(args: argparse.Namespace, engine: Engine, lm: LanguageModel) -> Engine:
     if args.emulate is None:
         return engine
     pace = parse_pace(args.emulate)

@@ -8,17 +8,19 @@ from typing import Protocol, TypeVar
 import numpy as np
 from hedge.v1 import hedge_pb2 as pb
 
+from cloud_server.near_ties import near_tie
 from cloud_server.verify import Couple, Outcome, Proposal, Resample, Rule, audit_byte, verify_block
 from common import codec, ids
 from common.coupling import coupled_draw
 from common.distribution import MAX_BITS
-from common.errors import BadInput, Incompatible
+from common.errors import BadInput, Incompatible, NotFinite
 from common.model import KVCache, LanguageModel
 from common.noise import Noise
 from common.rpc import MAX_MESSAGE_BYTES, PROTOCOL_VERSION
 from common.sampling import Warp, largest
 from common.split import decode_share
 
+_COUPLED = (pb.VERIFICATION_COUPLED, pb.VERIFICATION_STREAM)
 VERIFICATIONS = (
     pb.VERIFICATION_FULL,
     pb.VERIFICATION_SPARSE,
@@ -115,8 +117,11 @@ class Session:
     forward pass that needs it. What needs the model is written as Steps: whoever runs them may batch sessions.
     """
 
-    def __init__(self, lm: LanguageModel, request: pb.Open, prefix: Prefix, context: int | None = None) -> None:
-        self._lm = lm
+    def __init__(
+        self, lm: LanguageModel, request: pb.Open, prefix: Prefix, context: int | None = None, difference: float = 0.0
+    ) -> None:
+        """`difference`: by how much rounding moves a logit; 0 where it moves none, and no near ties are counted."""
+        self._lm, self._difference = lm, difference
         self._context = context or lm.context
         self._warp = check_open(request, lm, self._context)
         self._audit = request.audit
@@ -125,7 +130,7 @@ class Session:
         self._bits = request.bits
         self._law_entries = request.law_entries
         self._bonus = request.bonus
-        self._end_ids = frozenset(request.end_ids or lm.end_ids)
+        self._end_ids = frozenset([*request.end_ids, *lm.end_ids])
         self._max_new_tokens = request.max_new_tokens
         self._history = list(request.prompt_ids)
         self._prompt = len(self._history) - request.resume_position
@@ -163,16 +168,18 @@ class Session:
         yield from self._forward(self._history[:-1], 0)
         return pb.Opened(cached_length=self._prefix.length, codec=codec.VERSION, id_codec=self._id_version)
 
-    def _forward(self, ids: list[int], rows: int) -> Steps[list[np.ndarray]]:
-        """The warped laws after each of the last `rows` of `ids`, all of which the cache holds then."""
+    def _forward(self, ids: list[int], rows: int) -> Steps[np.ndarray]:
+        """The logits after each of the last `rows` of `ids`, all of which the cache holds then. NotFinite for a NaN."""
         started, before = time.perf_counter(), self._prefix.length
         if before >= len(ids):
-            return []
+            return np.empty((0, self._lm.vocab_size), np.float32)
         logits = yield Feed(ids, rows)
         self.cost.seconds += time.perf_counter() - started
         self.cost.positions += len(ids) - before
         self.spent += len(ids) - before
-        return [self._warp(row) for row in logits]
+        if len(broken := np.flatnonzero(~np.isfinite(logits).all(axis=1))):
+            raise NotFinite(len(ids) - rows + 1 + int(broken[0]) - self._prompt)
+        return logits
 
     def verify(self, draft: pb.Draft) -> Steps[pb.Verdict | None]:
         """The verdict on `draft`: the cached one for a repeated step, None for a draft that missed a correction."""
@@ -197,13 +204,17 @@ class Session:
         while len(untested) > CHUNK:
             head, untested = untested[:CHUNK], untested[CHUNK:]
             self._history += head
-            shares += _of(head, (yield from self._laws([], CHUNK, bonus=False)))
+            shares += _of(head, self._warped((yield from self._rows([], CHUNK, bonus=False))))
         self._history += untested
         # A message without ids asks for the LLM's own next token.
         bonus = self._bonus and not draft.more and (bool(proposals) or not self.judged[1])
-        laws = yield from self._laws(proposals, len(untested), bonus=bonus)
+        rows = yield from self._rows(proposals, len(untested), bonus=bonus)
+        laws = self._warped(rows)
         outcome = verify_block(self._rule(step), first, proposals, laws[len(untested) :], self._end_ids)
         self._last = self._answer(step, outcome, untested, proposals, laws, shares)
+        tested = outcome.accepted + any(own is not None for own in (outcome.correction, outcome.bonus, outcome.law))
+        judged = slice(len(untested), len(untested) + tested)
+        self._last.near_ties = self._near_ties(first, rows[judged], laws[judged])
         if outcome.correction is not None or outcome.law is not None:
             self._correction_step = step
         return self._last
@@ -255,11 +266,24 @@ class Session:
         del self._history[length:]
         self._prefix.rollback(min(self._prefix.length, length - 1))
 
-    def _laws(self, proposals: list[Proposal], untested: int, *, bonus: bool) -> Steps[list[np.ndarray]]:
-        """y of every untested position, every drafted one, and the one after them if a bonus is wanted; one forward."""
+    def _warped(self, rows: np.ndarray) -> list[np.ndarray]:
+        return [self._warp(row) for row in rows]
+
+    def _near_ties(self, position: int, rows: np.ndarray, laws: list[np.ndarray]) -> int:
+        """How many of the positions from `position` on rounding could decide."""
+        if not self._difference:
+            return 0
+        noise = self._noise if self._verification in _COUPLED else None
+        pairs = enumerate(zip(rows, laws, strict=True), position)
+        return sum(near_tie(row, law, self._warp, self._difference, noise, at) for at, (row, law) in pairs)
+
+    def _rows(self, proposals: list[Proposal], untested: int, *, bonus: bool) -> Steps[np.ndarray]:
+        """Logits of every untested position, every drafted one, and the one after them if a bonus is wanted; one forward."""
         ahead = [*self._history, *(proposal.token for proposal in proposals)]
         wanted = untested + len(proposals) + bonus
-        return (yield from self._forward(ahead[: len(ahead) - (not bonus)], wanted)) if wanted else []
+        if not wanted:
+            return np.empty((0, self._lm.vocab_size), np.float32)
+        return (yield from self._forward(ahead[: len(ahead) - (not bonus)], wanted))
 
     def _answer(
         self, step: int, outcome: Outcome, untested: list[int], proposals: list[Proposal], laws: list[np.ndarray],
@@ -302,12 +326,14 @@ class Session:
         if ended or generated >= self._max_new_tokens or len(self._history) >= self._context:
             return None
         self.cost = Cost()
-        law = (yield from self._forward(self._history, 1))[0]
+        rows = yield from self._forward(self._history, 1)
+        law = self._warp(rows[0])
         # The draw of `coupled`, so that the two systems give the same answer.
         token = coupled_draw(self._noise, generated, law)
         self._history.append(token)
         timings = pb.Timings(forward_us=round(self.cost.seconds * 1e6), positions=self.cost.positions)
-        return pb.Verdict(step_id=generated, bonus=token, timings=timings)
+        near_ties = self._near_ties(generated, rows, [law])
+        return pb.Verdict(step_id=generated, bonus=token, timings=timings, near_ties=near_ties)
 
 
 def alone(steps: Steps[Result], prefix: KVCache) -> Result:
@@ -335,7 +361,9 @@ def _law(law: np.ndarray, entries: int) -> pb.Law:
     return pb.Law(probabilities=law[kept].astype("<f4").tobytes(), ids=named)
 
 
-def server_info(lm: LanguageModel, sessions: Collection[Session] = (), context: int | None = None) -> pb.ServerInfo:
+def server_info(
+    lm: LanguageModel, sessions: Collection[Session] = (), context: int | None = None, exactness: pb.Exactness | None = None
+) -> pb.ServerInfo:
     """What the server says of itself before a session is opened."""
     return pb.ServerInfo(
         protocol_version=PROTOCOL_VERSION,
@@ -351,4 +379,7 @@ def server_info(lm: LanguageModel, sessions: Collection[Session] = (), context: 
         max_message_bytes=MAX_MESSAGE_BYTES,
         open_sessions=len(sessions),
         cached_tokens=sum(session.cached_tokens for session in sessions),
+        exactness=exactness,
+        end_ids=lm.end_ids,
+        chat_fingerprint=lm.chat_fingerprint,
     )

@@ -114,9 +114,11 @@ class PagedLayer(CacheLayerMixin):
         self._capacity = capacity
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        heads = key_states.shape[1]
-        self.keys = key_states.new_zeros(self._capacity, heads, key_states.shape[-1])
-        self.values = value_states.new_zeros(self._capacity, heads, value_states.shape[-1])
+        # Not zeros: that would touch memory which nobody may ever need.
+        self.keys, self.values = (
+            states.new_empty(self._capacity, states.shape[1], states.shape[-1]) for states in (key_states, value_states)
+        )
+        self.keys[ZEROS], self.values[ZEROS] = 0, 0
         self.is_initialized = True
 
     def update(

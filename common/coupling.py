@@ -20,16 +20,22 @@ def race_times(law: np.ndarray, integers: np.ndarray) -> np.ndarray:
 
 
 def winner(law: np.ndarray, integers: np.ndarray) -> int:
-    """The token that wins under `law` [V], ties to the lowest id.
+    """The token that wins under `law` [V], ties to the lowest id."""
+    return int(contenders(law, integers)[0])
+
+
+def contenders(law: np.ndarray, integers: np.ndarray, factor: float = 1.0) -> np.ndarray:
+    """The tokens whose time is at most `factor` times the winner's, ascending.
 
     -ln U is at least 1 - U: a token whose (1 - U) / law is behind another's exact time needs no logarithm.
     """
     with np.errstate(divide="ignore", over="ignore"):
         earliest = (1.0 - (integers + 0.5) * 2.0**-52) / law
     leader = earliest.argmin(keepdims=True)
-    bound = race_times(law[leader], integers[leader])[0] * _ROUNDING
+    bound = race_times(law[leader], integers[leader])[0] * factor * _ROUNDING
     runners = np.flatnonzero(earliest <= bound)
-    return int(runners[race_times(law[runners], integers[runners]).argmin()])
+    times = race_times(law[runners], integers[runners])
+    return np.asarray(runners[times <= times.min() * factor])
 
 
 def coupled_draw(noise: Noise, position: int, law: np.ndarray) -> int:

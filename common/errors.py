@@ -9,6 +9,13 @@ class BadInput(HedgeError):
     """A value from outside is not usable: exit status 2, gRPC INVALID_ARGUMENT."""
 
 
+class NotFinite(HedgeError):
+    """A model's logits that are NaN or infinite: gRPC INTERNAL."""
+
+    def __init__(self, position: int, whose: str = "the model") -> None:
+        super().__init__(f"{whose} gave no finite logits at position {position}")
+
+
 class Incompatible(HedgeError):
     """The two sides, or a file and the models, do not belong together: gRPC FAILED_PRECONDITION."""
 

@@ -17,7 +17,7 @@ import numpy as np
 from common.chat import ChatTemplate, encode_chat
 from common.errors import BadInput, HedgeError, Incompatible
 from common.gguf import Header, read_header
-from common.model import Identity, LanguageModel, check_unicode, fitting_context, vocabulary
+from common.model import Identity, LanguageModel, check_unicode, fitting_context, vocabulary, without_end
 from common.model_options import ModelOptions
 
 INSTALL = "pip install 'hedge-hlm[llama]'"
@@ -150,7 +150,8 @@ class LlamaModel(LanguageModel):
 
     def encode_text(self, text: str) -> list[int]:
         check_unicode(text)
-        return self._encode(text, False, add_special=True)
+        ends = {*self.end_ids, int(self._llama.llama_vocab_eos(self._vocab))}
+        return without_end(self._encode(text, False, add_special=True), self._encode(text, False), ends)
 
     def _encode(self, text: str, parse: bool, *, add_special: bool = False) -> list[int]:
         data = (unicodedata.normalize("NFC", text) if self._composes else text).encode()

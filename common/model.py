@@ -7,9 +7,9 @@ import hashlib
 import importlib.resources
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -99,6 +99,14 @@ class LanguageModel(ABC):
     def describe(self) -> str:
         """The runtime, its build and its threads, for people."""
 
+    @cached_property
+    def chat_fingerprint(self) -> str:
+        """Names how a conversation becomes ids; empty when the chat template refuses the shortest one."""
+        try:
+            return digest(json.dumps(self.encode_chat([{"role": "user", "content": "Hello"}])).encode())
+        except BadInput:
+            return ""
+
     def warm_up(self) -> None:
         """A pass for nobody: the first one of a process is slower than all others."""
         self.kv_cache().forward([0] * min(16, self.context))
@@ -165,6 +173,13 @@ def check_unicode(text: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise BadInput(f"the prompt is not Unicode: {text[error.start]!a} at character {error.start}") from None
+
+
+def without_end(ids: list[int], text: Sequence[int], ends: Collection[int]) -> list[int]:
+    """A prompt's ids, those of `text` with what the tokenizer puts around them, without an end behind them."""
+    while ids and ids[-1] in ends and not (text and ids[-len(text) :] == list(text)):
+        ids = ids[:-1]
+    return ids
 
 
 def vocabulary(words: Mapping[str, int]) -> tuple[int, str]:

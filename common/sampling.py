@@ -48,9 +48,19 @@ class Warp:
         if not 0 < self.top_p <= 1:
             raise BadInput(f"top-p {self.top_p:g} is not in (0, 1]")
 
+    @property
+    def greedy(self) -> bool:
+        """Whether the law is the argmax alone."""
+        return self.temperature == 0 or self.top_k == 1
+
+    @property
+    def cuts(self) -> bool:
+        """Whether tokens may be left out."""
+        return self.top_k > 0 or self.top_p < 1
+
     def __call__(self, logits: np.ndarray) -> np.ndarray:
         """The sampled law of raw logits [V]: float64 [V], summing to 1."""
-        if self.temperature == 0 or self.top_k == 1:
+        if self.greedy:
             law = np.zeros(len(logits))
             law[int(np.argmax(logits))] = 1.0
             return law

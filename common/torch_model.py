@@ -25,6 +25,7 @@ from common.model import (
     first_line,
     fitting_context,
     vocabulary,
+    without_end,
 )  # fmt: skip
 from common.model_options import ModelOptions, check_threads
 
@@ -53,7 +54,8 @@ class TorchModel(LanguageModel):
 
     def encode_text(self, text: str) -> list[int]:
         check_unicode(text)
-        return list(self.tokenizer.encode(text, split_special_tokens=True))
+        ids = list(self.tokenizer.encode(text, split_special_tokens=True))
+        return without_end(ids, self._encode(text, False), {*self.end_ids, self.tokenizer.eos_token_id})
 
     def _render(self, messages: Messages) -> str:
         try:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 from hedge.v1 import hedge_pb2 as pb
 
 from common.errors import Unreachable
@@ -25,6 +26,8 @@ class Auditor:
         targets = audited(verdict.audit, self.form)
         if len(targets) != len(drafted):
             raise Unreachable(f"the server audited {len(targets)} of {len(drafted)} tokens")
+        if not np.isfinite(targets).all():
+            raise Unreachable(f"the server's audit holds {targets[~np.isfinite(targets)][0]}, which is no probability")
         for draft, target in zip(drafted, targets, strict=True):
             beta = rejection(draft.proposed, float(target))
             self._statistics.audited += 1

@@ -11,7 +11,7 @@ from common.rpc import LOOPBACK
 from common.tls import channel_credentials
 from edge_client.grpc_link import GrpcLink
 from edge_client.options import Pair, check_connection, needs_cloud
-from edge_client.wire import check_server
+from edge_client.wire import check_server, differences
 
 
 def load_slm(args: argparse.Namespace) -> LanguageModel:
@@ -56,4 +56,6 @@ async def connected(
         except Disconnected as error:
             raise Disconnected(f"{error}; `hedge doctor` says what to do", error.retry_after) from None
         check_server(link.info, slm)
+        for line in differences(link.info, slm):
+            say(f"hedge: {line}")
         yield link, Pair(slm, link.info)

@@ -14,7 +14,7 @@ from common.model import LanguageModel
 from edge_client.link import Link, Stream
 from edge_client.settings import Settings
 from edge_client.statistics import Statistics
-from edge_client.wire import check_opened, check_server, id_codec_of, opening
+from edge_client.wire import check_opened, check_server, engine_of, id_codec_of, opening
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Connection:
         audit: "pb.Audit.ValueType", max_new_tokens: int, notify: Notify,
     ) -> None:  # fmt: skip
         self._link, self._slm, self._prompt, self._settings = link, slm, list(prompt), settings
-        self._statistics, self._limit, self._notify = statistics, max_new_tokens, notify
+        self._statistics, self._limit, self.notify = statistics, max_new_tokens, notify
         self.audit, self.exact = audit, settings.guarantee == "exact"
         self._model = link.info.model_fingerprint
         self._stream: Stream | None = None
@@ -64,6 +64,8 @@ class Connection:
         self._statistics.uplink_payload_bytes += size
         self._heard = False
         self._on = self._link.connection
+        if self._statistics.engine != "rounding":
+            self._statistics.engine = engine_of(self._link.info)
         self._stream = await self._link.open(request)
 
     async def send(self, draft: pb.Draft) -> None:
@@ -92,7 +94,7 @@ class Connection:
             self._statistics.downlink_payload_bytes += pb.ServerMessage(opened=self._stream.opened).ByteSize()
         self._heard = True
         if self._attempts:
-            self._notify(BACK)
+            self.notify(BACK)
         self._attempts = 0
         self._statistics.downlink_payload_bytes += pb.ServerMessage(verdict=verdict).ByteSize()
         return verdict
@@ -102,7 +104,7 @@ class Connection:
         logger.info("disconnected: %s", error)
         if not self._attempts:
             self._statistics.disconnects += 1
-            self._notify(str(error))
+            self.notify(str(error))
         await self.close()
 
     async def regain(self, error: Disconnected) -> None:

@@ -19,6 +19,7 @@ from edge_client.recalibration import recalibration_of
 from edge_client.render import STYLES, Answer, counts_line, legend, statistics_line
 from edge_client.session import Session
 from edge_client.settings import SYSTEMS, Settings
+from edge_client.wire import engine_of
 
 HELP = """/help             this list
 /system [NAME]    show or change the system: {systems}
@@ -48,7 +49,10 @@ class Conversation:
         cloud = f", verified by {self._link.info.model_name} at {self._link.address}" if self._link else ", no cloud"
         self.say(f"{self._slm.name} on this device{cloud}; system {self._settings.system}. /help lists the commands.")
         if self._settings.guarantee == "exact":
-            self.say("Exact: every word is the one the large model alone would have chosen; the small one saves its time.")
+            ties = ", up to near ties, which are counted" if self._link and engine_of(self._link.info) != "bitwise" else ""
+            self.say(
+                f"Exact: every word is the one the large model alone would have chosen{ties}; the small one saves its time."
+            )
         if self._console.is_terminal:
             self._console.print(legend())
 

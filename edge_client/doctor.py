@@ -22,7 +22,7 @@ from edge_client.connect import connected, load_slm
 from edge_client.grpc_link import GrpcLink
 from edge_client.options import Pair, add_models, check_connection, find_calibration
 from edge_client.sockets import bytes_with
-from edge_client.wire import id_codec_of
+from edge_client.wire import engine_of, id_codec_of
 
 PACKAGES = ("grpcio", "protobuf", "numpy", "uvicorn", "torch", "transformers", "llama-cpp-python")
 EXTRAS = {
@@ -149,11 +149,18 @@ async def _cloud(args: argparse.Namespace, slm: LanguageModel) -> list[Finding]:
 def _known(link: GrpcLink, slm: LanguageModel) -> Iterator[Finding]:
     info = link.info
     codec = id_codec_of(info, slm)
+    engine = engine_of(info)
     yield Finding(
         "the cloud", well=True,
         found=f"{info.model_name} at {link.address}, protocol {PROTOCOL_VERSION}, context {info.context_limit}, "
         f"{info.open_sessions} sessions open, ids by codec {codec}",
     )  # fmt: skip
+    found = {
+        "bitwise": "bitwise: exact is token for token",
+        "rounding": f"rounding: logits move by up to {info.exactness.difference:.2g} with what else is in a pass",
+    }.get(engine or "", "it does not say")
+    advice = "exact is up to near ties, which are counted; hedge-cloud serve --reproducible may do better"
+    yield Finding("its engine", well=True, found=found, advice=advice if engine == "rounding" else "")
 
 
 async def _link(link: GrpcLink) -> Finding:

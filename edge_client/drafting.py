@@ -32,6 +32,9 @@ class Gate:
     asks: bool
 
 
+_BLIND = Gate(1.0, asks=True)
+
+
 @dataclass(slots=True, eq=False)
 class Drafted:
     """A generated token on its way to release. `provenance` is None until it is final.
@@ -44,6 +47,8 @@ class Drafted:
     proposed: float = 0.0
     asked: bool = False
     proposal: Proposal | None = None
+    # Whether the SLM gave no finite logits, so that this is anybody's guess.
+    blind: bool = False
 
 
 class Drafter:
@@ -68,32 +73,35 @@ class Drafter:
         started = time.perf_counter()
         logits = self._prefix.forward(history[self._prefix.length :], 1)[0]
         stepped = time.perf_counter()
+        # Drawn from all tokens alike and tested, it follows the LLM's law as every draft does.
+        if blind := not np.isfinite(logits).all():
+            logits = np.zeros_like(logits)
         law = self._settings.warp(logits)
         self._statistics.slm_s += stepped - started
         self._statistics.gate_s += time.perf_counter() - stepped
         self._statistics.steps += 1
-        drafted = self._choose(logits, law, len(history) - self._prompt, step)
+        drafted = self._choose(logits, law, len(history) - self._prompt, step, blind=blind)
         self._statistics.asked += drafted.asked
         return drafted
 
-    def _choose(self, logits: np.ndarray, law: np.ndarray, at: int, step: int) -> Drafted:
-        """Exact: draw, then let the gate end the block. Opportunistic: gate, then draw."""
+    def _choose(self, logits: np.ndarray, law: np.ndarray, at: int, step: int, *, blind: bool) -> Drafted:
+        """Exact: draw, then let the gate end the block. Opportunistic: gate, then draw. A blind draft is always asked about."""
         settings = self._settings
         if settings.exact:
             proposal = self._propose(law, at, step, None, 0.0)
-            gate = self._gate(logits, law, at, proposal.token)
+            gate = _BLIND if blind else self._gate(logits, law, at, proposal.token)
         else:
             early = self._proposer.skipped(law, at, step) if settings.looks_at_draft else None
-            gate = self._gate(logits, law, at, early)
+            gate = _BLIND if blind else self._gate(logits, law, at, early)
             if not gate.asks:
                 token = self._proposer.skipped(law, at, step) if early is None else early
                 return Drafted(token, Provenance.LOCAL, float(law[token]))
             proposal = self._propose(law, at, step, early, gate.uncertainty)
-        if self._watch and gate.asks:
+        if self._watch and gate.asks and not blind:
             self._watch(at, logits, law, proposal.token)
         if logger.isEnabledFor(logging.INFO) and settings.sends_law and proposal.law:
             self._log_truncation(law, at, proposal, proposal.law, gate)
-        return Drafted(proposal.token, None, float(law[proposal.token]), gate.asks, proposal)
+        return Drafted(proposal.token, None, float(law[proposal.token]), gate.asks, proposal, blind)
 
     def _gate(self, logits: np.ndarray, law: np.ndarray, at: int, draft: int | None) -> Gate:
         started = time.perf_counter()

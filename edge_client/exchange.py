@@ -11,7 +11,7 @@ import numpy as np
 from hedge.v1 import hedge_pb2 as pb
 
 from common import codec
-from common.errors import Disconnected, Unreachable
+from common.errors import Disconnected, NotFinite, Unreachable
 from common.model import LanguageModel
 from common.noise import Noise, Purpose
 from common.sampling import draw, residual
@@ -59,6 +59,7 @@ def log_round(statistics: Statistics, verdict: pb.Verdict, tested: Sequence[Draf
     drafted, sent = now[0] - statistics.logged[0], now[1] - statistics.logged[1]
     statistics.log.append(Round(drafted, entries, sent, timings.positions, timings.forward_us / 1e6))
     statistics.logged = now
+    statistics.near_ties += verdict.near_ties
 
 
 def token_of(verdict: pb.Verdict, kind: Literal["bonus", "correction"], vocab_size: int) -> int:
@@ -77,8 +78,9 @@ class Exchange:
     def __init__(
         self, slm: LanguageModel, prompt: Sequence[int], settings: Settings, noise: Noise, drafter: Drafter,
         pace: Pace, connection: Connection | None, auditor: Auditor, statistics: Statistics, limit: int,
+        end_ids: frozenset[int],
     ) -> None:  # fmt: skip
-        self._slm, self._settings, self._noise, self._drafter = slm, settings, noise, drafter
+        self._slm, self._settings, self._noise, self._drafter, self._end_ids = slm, settings, noise, drafter, end_ids
         self._connection, self._auditor, self.statistics, self._limit = connection, auditor, statistics, limit
         self._pace = pace
         # Everything that has been drafted or received, final or not; its tail that is not final; of that, what is unsent.
@@ -150,7 +152,7 @@ class Exchange:
 
     def _at_end(self) -> bool:
         """Whether what has been drafted ends the answer, unless a verdict changes it."""
-        return self._position >= self._limit or (self._position > 0 and self._history[-1] in self._slm.end_ids)
+        return self._position >= self._limit or (self._position > 0 and self._history[-1] in self._end_ids)
 
     def _is_due(self) -> bool:
         """Whether the block is to be sent, now or as soon as another message may be in flight."""
@@ -170,6 +172,8 @@ class Exchange:
         started = time.perf_counter()
         drafted = self._drafter.draft(self._history, self._step)
         self._pace.stepped(time.perf_counter() - started)
+        if drafted.blind:
+            self._blind(self._position)
         self._history.append(drafted.token)
         self._ahead.append(drafted)
         self._block.append(drafted)
@@ -177,6 +181,14 @@ class Exchange:
             self._keep_offline([drafted])
             if self._regaining and self._regaining.done() and self._regaining.exception() is None:
                 self._regaining = None
+
+    def _blind(self, position: int) -> None:
+        """The SLM has nothing to say at a position: the LLM will. NotFinite where it cannot be asked."""
+        if self._alone or not self._connection:
+            raise NotFinite(position, "the device's model")
+        if not self.statistics.blind:
+            self._connection.notify(f"the device's model gave no finite logits at position {position}: the cloud is asked")
+        self.statistics.blind += 1
 
     async def _send(self) -> None:
         held = int(self._pace.holds and not self._at_end())

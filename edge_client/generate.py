@@ -85,7 +85,7 @@ def record(prompt: Prompt, settings: Settings, session: Session) -> dict[str, An
         "finish_reason": session.finish_reason,
         "system": settings.system,
         "seed": settings.seed,
-        "guarantee": settings.guarantee,
+        "guarantee": session.guarantee,
         "threshold": settings.threshold,
         "stats": session.statistics.to_json(),
     }

@@ -20,12 +20,9 @@ _ERRORS: dict[grpc.StatusCode, type[HedgeError]] = {
     grpc.StatusCode.FAILED_PRECONDITION: Incompatible,
     grpc.StatusCode.UNAUTHENTICATED: Denied,
 }
-_GONE = (
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.CANCELLED,
-    grpc.StatusCode.RESOURCE_EXHAUSTED,
-)
+_GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+# What gRPC says of a stream that a proxy or a dying connection cut, whatever status it gives it.
+_CUT = ("RST_STREAM", "Stream removed")
 
 
 def _raise(address: str, code: grpc.StatusCode, details: str | None) -> NoReturn:
@@ -34,12 +31,12 @@ def _raise(address: str, code: grpc.StatusCode, details: str | None) -> NoReturn
     line = lines[0].rpartition("Failed to connect to remote host: ")[2] if lines else code.name
     if code == grpc.StatusCode.UNIMPLEMENTED:
         raise Unreachable(f"{address} is a gRPC server, but not a Hedge cloud")
-    if code in _GONE:
+    if code in _GONE or any(word in line for word in _CUT):
         raise Disconnected(f"no Hedge cloud answers at {address}: {line}")
     if code in _ERRORS:
         raise _ERRORS[code](line)
-    # A server that broke down, or a proxy whose replica did: another one, or the same one later, may do better.
-    raise Disconnected(f"{address} failed: {code.name} {line}")
+    # What failed there would fail again.
+    raise HedgeError(f"the cloud at {address}: {line}")
 
 
 class GrpcStream:

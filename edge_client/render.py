@@ -128,6 +128,8 @@ def statistics_line(session: Session) -> str:
     s = session.statistics
     kept = "all tested" if session.exact else f"{s.skipped / max(1, s.tokens):.0%} kept on the device, {s.asked} asked"
     parts = [f"{s.tokens} tokens", kept, f"{s.rounds} rounds"]
+    if s.near_ties:
+        parts.append(f"{s.near_ties} near tie{'s' * (s.near_ties > 1)}")
     if s.realised_risk is not None:
         parts.append(f"risk taken {s.realised_risk:.4f}")
     if s.uplink_payload_bytes:

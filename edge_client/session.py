@@ -57,6 +57,8 @@ class Session:
     ) -> None:
         self._slm, self._prompt, self._settings, self._link = slm, list(prompt_ids), settings, link
         self.context = min(slm.context, link.info.context_limit) if link else slm.context
+        # The LLM's own files may know ends that the SLM's lack.
+        self._end_ids = frozenset([*slm.end_ids, *(link.info.end_ids if link else ())])
         self._check()
         self._limit = min(settings.max_new_tokens, self.context - len(self._prompt))
         self._release = TextRelease(slm.decode, settings.stop)
@@ -77,7 +79,7 @@ class Session:
         self._exchange = Exchange(
             slm, self._prompt, settings, noise,
             Drafter(slm, len(self._prompt), settings, noise, self.statistics, policy, watch),
-            pace_of(settings, policy), self._connection, self._auditor, self.statistics, self._limit,
+            pace_of(settings, policy), self._connection, self._auditor, self.statistics, self._limit, self._end_ids,
         )  # fmt: skip
 
     @property
@@ -93,6 +95,14 @@ class Session:
     def exact(self) -> bool:
         """Whether every token is the LLM's or was tested by it before release."""
         return self._settings.guarantee == "exact" and self.statistics.exact_until is None
+
+    @property
+    def guarantee(self) -> str:
+        """What is promised of the answer as it came out, for people."""
+        ties = self.statistics.near_ties
+        if self._settings.guarantee != "exact" or not ties:
+            return self._settings.guarantee
+        return f"exact up to {ties} near tie{'s' * (ties > 1)}"
 
     @property
     def rejections(self) -> list[float]:
@@ -147,7 +157,7 @@ class Session:
         return Emitted(drafted.token, provenance, self._release.add(drafted.token), drafted.proposed)
 
     def _ended(self, token: int) -> bool:
-        if token in self._slm.end_ids or self._release.stopped:
+        if token in self._end_ids or self._release.stopped:
             self.finish_reason = "stop"
             return True
         return len(self.token_ids) >= self._limit

@@ -63,6 +63,11 @@ class Statistics:
     # `split` with a cut law: sum of 1 - y(S) over the tokens drawn from one.
     cut_mass: float = 0.0
     disconnects: int = 0
+    # Of the cloud's rows: `bitwise`, `rounding`, or None when it does not say; and positions that rounding could decide.
+    engine: str | None = None
+    # Drafts at positions where the SLM gave no finite logits.
+    blind: int = 0
+    near_ties: int = 0
     # In exact mode: how many tokens came before the first that was released untested, when the link was gone.
     exact_until: int | None = None
 

@@ -1,7 +1,7 @@
 """What the session says and hears, as messages: the opening, and the parts of a verdict that come as bytes."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from hedge.v1 import hedge_pb2 as pb
@@ -49,6 +49,22 @@ def opening(
     )
 
 
+def engine_of(info: pb.ServerInfo) -> str | None:
+    """Whether rows of the server come out `bitwise` the same in any company, or up to `rounding`; None when it does not say."""
+    if not info.HasField("exactness"):
+        return None
+    return "rounding" if info.exactness.difference else "bitwise"
+
+
+def differences(info: pb.ServerInfo, slm: LanguageModel) -> Iterator[str]:
+    """What the files of the cloud's model say otherwise than the device's; a line each."""
+    if info.chat_fingerprint and slm.chat_fingerprint and info.chat_fingerprint != slm.chat_fingerprint:
+        yield f"{info.model_name} has another chat template than {slm.name}: prompts are written by the device's"
+    if own := sorted(set(info.end_ids) ^ set(slm.end_ids)):
+        words = ", ".join(f"{token} ({'the cloud' if token in info.end_ids else 'the device'})" for token in own)
+        yield f"{info.model_name} and {slm.name} end answers at different ids, and all of them count: {words}"
+
+
 def id_codec_of(info: pb.ServerInfo, slm: LanguageModel) -> int:
     """Version of the id codec that both sides have, the best one. Incompatible when there is none."""
     known = ids.versions(slm.primer if info.id_primer == slm.primer_fingerprint else ())
@@ -77,7 +93,8 @@ def law_of(law: pb.Law, vocab_size: int) -> np.ndarray:
     """y, float64 [V]. Unreachable for bytes that are no law."""
     values = np.frombuffer(law.probabilities[: len(law.probabilities) // 4 * 4], "<f4").astype(np.float64)
     named = np.frombuffer(law.ids[: len(law.ids) // 4 * 4], "<u4") if law.ids else np.arange(vocab_size)
-    sound = len(values) == len(named) > 0 and named.max() < vocab_size and bool((values >= 0).all()) and values.any()
+    sane = np.isfinite(values).all() and (values >= 0).all() and values.any()
+    sound = len(values) == len(named) > 0 and named.max() < vocab_size and bool(sane)
     if not sound:
         raise Unreachable(f"the server sent {len(law.probabilities)} and {len(law.ids)} bytes that are no law")
     target = np.zeros(vocab_size)

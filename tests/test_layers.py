@@ -40,6 +40,7 @@ RUNTIMES = {"torch", "transformers", "llama_cpp", "tokenizers", "safetensors"}
 # Behind the seams, and what measures or studies a runtime itself.
 WITH_RUNTIME = {
     "common/torch_model.py", "common/llama_model.py", "cloud_server/torch_engine.py", "cloud_server/llama_engine.py",
+    "cloud_server/row_sizes.py",
     "evaluation/assisted.py", "evaluation/micro.py", "wireless/masked.py", "wireless/similarity.py",
 }  # fmt: skip
 

@@ -55,6 +55,7 @@ function show() {
     "verdict, 99 %": milliseconds(quantile(now, minute, 0.99)),
     "KV memory": `${(100 * now.hedge_kv_bytes / now.hedge_kv_budget_bytes).toFixed(1)} % of ${(now.hedge_kv_budget_bytes / 2 ** 20).toFixed(0)} MiB`,
     "evicted": now.hedge_evictions,
+    "rows": now.hedge_logit_difference ? `rounding, up to ${now.hedge_logit_difference.toPrecision(2)}; ${now.hedge_near_ties_total} near ties` : "bitwise",
     "refused": labelled(now, "hedge_refusals_total", "reason").map(([reason, n]) => `${n} ${reason}`).join(", ") || "none",
   };
   $("now").replaceChildren(...Object.entries(values).map(([name, value]) => {

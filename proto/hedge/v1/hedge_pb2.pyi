@@ -130,6 +130,9 @@ class ServerInfo(_message.Message):
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _builtins.int
     OPEN_SESSIONS_FIELD_NUMBER: _builtins.int
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    EXACTNESS_FIELD_NUMBER: _builtins.int
+    END_IDS_FIELD_NUMBER: _builtins.int
+    CHAT_FINGERPRINT_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Raised when messages change meaning; this file is version 2."""
     model_name: _builtins.str
@@ -149,6 +152,8 @@ class ServerInfo(_message.Message):
     """Sessions open now."""
     cached_tokens: _builtins.int
     """Tokens held in KV caches now."""
+    chat_fingerprint: _builtins.str
+    """Names the ids of a fixed short conversation, as the model's chat template writes it; empty when it refuses that."""
     @_builtins.property
     def codecs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Versions of the distribution codec the server reads."""
@@ -159,6 +164,14 @@ class ServerInfo(_message.Message):
 
     @_builtins.property
     def verifications(self) -> _containers.RepeatedScalarFieldContainer[Global___Verification.ValueType]: ...
+    @_builtins.property
+    def exactness(self) -> Global___Exactness:
+        """What its engine was seen to do; absent when it was not tried."""
+
+    @_builtins.property
+    def end_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The ids that end an answer, by the model's own files."""
+
     def __init__(
         self,
         *,
@@ -175,14 +188,39 @@ class ServerInfo(_message.Message):
         max_message_bytes: _builtins.int = ...,
         open_sessions: _builtins.int = ...,
         cached_tokens: _builtins.int = ...,
+        exactness: Global___Exactness | None = ...,
+        end_ids: _abc.Iterable[_builtins.int] | None = ...,
+        chat_fingerprint: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["exactness", b"exactness"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "codecs", b"codecs", "context_limit", b"context_limit", "id_codecs", b"id_codecs", "id_primer", b"id_primer", "max_message_bytes", b"max_message_bytes", "model_fingerprint", b"model_fingerprint", "model_name", b"model_name", "open_sessions", b"open_sessions", "protocol_version", b"protocol_version", "tokenizer_fingerprint", b"tokenizer_fingerprint", "verifications", b"verifications", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "chat_fingerprint", b"chat_fingerprint", "codecs", b"codecs", "context_limit", b"context_limit", "end_ids", b"end_ids", "exactness", b"exactness", "id_codecs", b"id_codecs", "id_primer", b"id_primer", "max_message_bytes", b"max_message_bytes", "model_fingerprint", b"model_fingerprint", "model_name", b"model_name", "open_sessions", b"open_sessions", "protocol_version", b"protocol_version", "tokenizer_fingerprint", b"tokenizer_fingerprint", "verifications", b"verifications", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ServerInfo: _TypeAlias = ServerInfo  # noqa: Y015
+
+@_typing.final
+class Exactness(_message.Message):
+    """Whether the logits of a position depend on what else is in its forward pass."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIFFERENCE_FIELD_NUMBER: _builtins.int
+    difference: _builtins.float
+    """By how much, at most, as far as was seen; 0: not in a single bit."""
+    def __init__(
+        self,
+        *,
+        difference: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["difference", b"difference"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Exactness: _TypeAlias = Exactness  # noqa: Y015
 
 @_typing.final
 class Warp(_message.Message):
@@ -307,7 +345,7 @@ class Open(_message.Message):
 
     @_builtins.property
     def end_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The ids that end an answer, at most 64; empty for the server's own."""
+        """The ids that end an answer besides the server's own, at most 64."""
 
     def __init__(
         self,
@@ -493,6 +531,7 @@ class Verdict(_message.Message):
     AUDIT_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     LAW_FIELD_NUMBER: _builtins.int
+    NEAR_TIES_FIELD_NUMBER: _builtins.int
     step_id: _builtins.int
     accepted: _builtins.int
     """How many of the drafts stay."""
@@ -502,6 +541,10 @@ class Verdict(_message.Message):
     """The server's own next token after an all-accepted Draft without `more`, and every token of VERIFICATION_STREAM."""
     audit: _builtins.bytes
     """y_d of every untested id, then of every draft up to the first rejection, in the form that Open asked for."""
+    near_ties: _builtins.int
+    """Where ServerInfo tells a difference: how many of the judged positions, the server's own token included, had a runner-up
+    within that of the winner. COUPLED and STREAM, the others at temperature 0 only.
+    """
     @_builtins.property
     def timings(self) -> Global___Timings: ...
     @_builtins.property
@@ -520,10 +563,11 @@ class Verdict(_message.Message):
         audit: _builtins.bytes = ...,
         timings: Global___Timings | None = ...,
         law: Global___Law | None = ...,
+        near_ties: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_bonus", b"_bonus", "_correction", b"_correction", "bonus", b"bonus", "correction", b"correction", "law", b"law", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bonus", b"_bonus", "_correction", b"_correction", "accepted", b"accepted", "audit", b"audit", "bonus", b"bonus", "correction", b"correction", "law", b"law", "step_id", b"step_id", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bonus", b"_bonus", "_correction", b"_correction", "accepted", b"accepted", "audit", b"audit", "bonus", b"bonus", "correction", b"correction", "law", b"law", "near_ties", b"near_ties", "step_id", b"step_id", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bonus: _TypeAlias = _typing.Literal["bonus"]  # noqa: Y015
     _WhichOneofArgType__bonus: _TypeAlias = _typing.Literal["_bonus", b"_bonus"]  # noqa: Y015

@@ -1,0 +1,35 @@
+"""Positions whose token could be another one if the logits were rounded in another way. Pure: no model, no network."""
+
+import math
+
+import numpy as np
+
+from common.coupling import contenders
+from common.noise import Noise, Purpose
+from common.sampling import Warp
+
+
+def near_tie(
+    logits: np.ndarray, law: np.ndarray, warp: Warp, difference: float, noise: Noise | None, position: int
+) -> bool:  # fmt: skip
+    """Whether the runner-up of a position is within `difference`, in logits, of the winner.
+
+    At temperature 0 by the raw `logits` [V]; else by the coupled draw from `law` [V], which is W(logits), the noise included. A
+    token that top-k or top-p keeps or drops by less than that counts too. Without noise there is no winner: False.
+    """
+    if warp.greedy:
+        return int(np.count_nonzero(logits >= logits.max() - difference)) > 1
+    if noise is None:
+        return False
+    integers = noise.integers(Purpose.TARGET, position, 0, len(law))
+    factor = math.exp(min(700.0, difference / warp.temperature))
+    kept = law > 0
+    if not warp.cuts or kept.all():
+        return len(contenders(law, integers, factor)) > 1
+    lowest, highest = logits[kept].min(), logits[~kept].max()
+    doubtful = np.where(kept, logits <= highest + difference, logits >= lowest - difference)
+    top = int(law.argmax())
+    with np.errstate(under="ignore"):
+        dropped = law[top] * np.exp((logits.astype(np.float64) - logits[top]) / warp.temperature)
+    found = contenders(np.where(~kept & doubtful, dropped, law), integers, factor)
+    return len(found) > 1 or bool(doubtful[found[0]])

@@ -1,0 +1,134 @@
+"""Whether an engine gives a position the same logits in whatever company it is judged. It is tried when the server starts.
+
+A few ids are fed in several ways: as one block, one by one, beside other sessions, after a rollback, after an eviction. What
+comes out differs by nothing, by rounding, or by so much that the model cannot be served.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cloud_server.engine import Engine
+from cloud_server.scheduler import Held, Scheduler, Work
+from common.errors import Incompatible
+from common.model import LanguageModel
+
+IDS = 16
+# No further way is tried after so many seconds.
+SECONDS = 1.5
+# Rounding moves a row by a few hundredths of its standard deviation, another session's words by all of it.
+ROUNDING = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Exactness:
+    """What was seen: the largest `difference` of a logit, 0 where all bits were the same, over so many `rows`."""
+
+    difference: float
+    rows: int
+
+    @property
+    def bitwise(self) -> bool:
+        return self.difference == 0
+
+    def __str__(self) -> str:
+        if self.bitwise:
+            return f"bitwise: {self.rows} rows came out the same, bit for bit, in any company"
+        return f"rounding: logits differ by up to {self.difference:.2g} with what else is in a pass"
+
+
+def checked(engine: Engine, lm: LanguageModel, reproducible: bool | None) -> Exactness:
+    """The self-check, which has to find no difference where `reproducible` passes were asked for."""
+    found = self_check(engine, lm)
+    if reproducible and not found.bitwise:
+        raise Incompatible(f"--reproducible cannot be had with {lm.name} on this machine: {found}")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """The text of a session up to `end`, with the rows after its last ids."""
+
+    held: Held
+    text: Sequence[int]
+    end: int
+    rows: int
+
+
+def self_check(engine: Engine, lm: LanguageModel) -> Exactness:
+    """Incompatible for a model whose rows depend on their company by more than rounding."""
+    trial = _Trial(engine, lm)
+    expected = trial.reference()
+    worst, compared, started = 0.0, 0, time.perf_counter()
+    for way, start, rows in trial.ways():
+        mine = expected[start : start + len(rows)]
+        apart = np.abs(rows - mine)
+        # A model that gives no finite logits is told so by the position that needs them.
+        apart = np.where(np.isfinite(apart), apart, 0.0)
+        spread = np.where(np.isfinite(mine), mine, 0.0).std(axis=1)
+        if (np.sqrt((apart**2).mean(axis=1)) > ROUNDING * spread).any():
+            raise Incompatible(
+                f"{lm.name} cannot verify: the logits of a position change by {apart.max():.2g} {way}, and that is no rounding"
+            )
+        worst, compared = max(worst, float(apart.max())), compared + len(rows)
+        if time.perf_counter() - started > SECONDS:
+            break
+    return Exactness(worst, compared)
+
+
+class _Trial:
+    def __init__(self, engine: Engine, lm: LanguageModel) -> None:
+        self._engine = engine
+        self._scheduler = Scheduler(engine.pages, 256, engine.most_sessions)
+        self._size = min(IDS, engine.pages.capacity, lm.context)
+        texts = np.random.default_rng(0).integers(0, lm.vocab_size, (3, self._size))
+        self._text, self._other, self._wrong = (row.tolist() for row in texts)
+
+    def reference(self) -> np.ndarray:
+        """float32 [ids, vocab_size]: the text as one block, alone."""
+        held = Held()
+        found = self._run(Ask(held, self._text, self._size, self._size))
+        self._scheduler.release(held)
+        return found
+
+    def ways(self) -> Iterator[tuple[str, int, np.ndarray]]:
+        """How, from which id on, and the rows. What tells most comes first."""
+        one, two, beside = Held(), Held(), Held()
+        text, size, third = self._text, self._size, self._size // 3
+        yield (
+            "beside other sessions",
+            0,
+            self._run(Ask(one, text, third, third), Ask(beside, self._other, third + 1, 1), Ask(two, text, third + 2, 0)),
+        )
+        yield "when it is judged alone", third + 2, self._run(Ask(two, text, third + 3, 1))
+        self._run(Ask(one, [*text[:third], *self._wrong[:4]], third + min(4, size - third), 1))
+        self._scheduler.shrink(one, min(one.length, third))
+        yield (
+            "after a rollback",
+            third,
+            self._run(Ask(one, text, size - 2, size - 2 - third), Ask(beside, self._other, size, 2)),
+        )
+        self._scheduler.release(two)
+        self._run(Ask(two, text, 2 * third, 0), Ask(one, text, size, 0))
+        yield "after an eviction", 2 * third, self._run(Ask(two, text, size, size - 2 * third))
+        self._scheduler.shrink(one, min(one.length, third))
+        for end in range(third + 1, size + 1):
+            yield "one by one", end - 1, self._run(Ask(one, text, end, 1))
+        for held in (one, two, beside):
+            self._scheduler.release(held)
+
+    def _run(self, *asks: Ask) -> np.ndarray:
+        """The rows of the first, all of them fed together."""
+        found: dict[int, list[np.ndarray]] = {}
+        works = [Work(ask.held, ask.text[: ask.end], ask.rows) for ask in asks]
+        for work in works:
+            self._scheduler.add(work)
+        while batch := self._scheduler.batch():
+            for part, rows in zip(batch, self._engine.forward(batch), strict=True):
+                # Evicted in between, it begins again.
+                kept = found.get(id(part.work), []) if part.start else []
+                found[id(part.work)] = [*kept, rows]
+                self._scheduler.done(part)
+        return np.concatenate(found[id(works[0])])
