@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from cloud_server.engine import Engine
-from cloud_server.scheduler import Held, Scheduler, Work
-from common.errors import Incompatible
-from common.model import LanguageModel
+from cloud_server.scheduler import Held, Scheduler, Slice, Work
+from common.errors import HedgeError, Incompatible
+from common.model import LanguageModel, first_line
 
 IDS = 16
 # No further way is tried after so many seconds.
@@ -80,7 +80,7 @@ def self_check(engine: Engine, lm: LanguageModel) -> Exactness:
 
 class _Trial:
     def __init__(self, engine: Engine, lm: LanguageModel) -> None:
-        self._engine = engine
+        self._engine, self._name = engine, lm.name
         self._scheduler = Scheduler(engine.pages, 256, engine.most_sessions)
         self._size = min(IDS, engine.pages.capacity, lm.context)
         texts = np.random.default_rng(0).integers(0, lm.vocab_size, (3, self._size))
@@ -126,9 +126,20 @@ class _Trial:
         for work in works:
             self._scheduler.add(work)
         while batch := self._scheduler.batch():
-            for part, rows in zip(batch, self._engine.forward(batch), strict=True):
+            for part, rows in zip(batch, self._forward(batch), strict=True):
                 # Evicted in between, it begins again.
                 kept = found.get(id(part.work), []) if part.start else []
                 found[id(part.work)] = [*kept, rows]
                 self._scheduler.done(part)
         return np.concatenate(found[id(works[0])])
+
+    def _forward(self, batch: Sequence[Slice]) -> list[np.ndarray]:
+        try:
+            return self._engine.forward(batch)
+        except HedgeError:
+            raise
+        except Exception as error:
+            # Model code fails in as many ways as there are models that lay a pass out otherwise.
+            raise Incompatible(
+                f"{self._name} cannot verify: a pass over several sessions fails, {type(error).__name__}: {first_line(error)}"
+            ) from error

@@ -20,6 +20,7 @@ from transformers.masking_utils import sdpa_mask
 from cloud_server.engine import PAGE, pages_within
 from cloud_server.row_sizes import row_sizes
 from cloud_server.scheduler import Slice
+from common.errors import Incompatible
 from common.torch_model import TorchModel, cache_argument
 
 ATTENTION = "hedge_ragged"
@@ -29,6 +30,10 @@ ATTENTION = "hedge_ragged"
 NARROW = 12
 # Reproducible attention: queries of a block, and what the number of keys is a multiple of, as torch cuts them.
 BLOCK, KEYS = 4, 512
+# Rotary embeddings that are computed anew when a longer text comes.
+CHANGING = {"dynamic", "longrope"}
+# What attention of some models takes besides queries, keys and values, and torch's has no word for.
+UNKNOWN = ("softcap", "s_aux", "position_bias", "head_mask")
 # Two places of the page that is nobody's: what is read for padding, and where padding is written.
 ZEROS, NOWHERE = 0, 1
 
@@ -85,6 +90,8 @@ def ragged_attention(
     plan: Plan | None = getattr(_running, "plan", None)
     if plan is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    if unknown := [name for name in UNKNOWN if kwargs.get(name) is not None]:
+        raise Incompatible(f"{type(module).__name__} cannot verify: its attention takes {', '.join(unknown)}")
     _, heads, count, size = query.shape
     # The queries that share a key head are rows of one product.
     key_heads, groups = key.shape[1], heads // key.shape[1]
@@ -146,6 +153,17 @@ class PagedLayer(CacheLayerMixin):
         return query_length, 0
 
 
+def check_rotary(lm: TorchModel) -> None:
+    """Incompatible where a position is turned otherwise as soon as a longer text is in the same pass."""
+    kinds = [getattr(module, "rope_type", ()) for module in lm.model.modules()]
+    names = {name for kind in kinds for name in (kind.values() if isinstance(kind, dict) else [kind] if kind else ())}
+    if changing := sorted(names & CHANGING):
+        raise Incompatible(
+            f"{lm.name} cannot verify: its rotary embeddings ({', '.join(changing)}) change with the length of a text, so that "
+            "sessions in one pass would change each other's logits"
+        )
+
+
 class TorchEngine:
     """A model over a pool of at most `kv_bytes` for keys and values.
 
@@ -154,6 +172,7 @@ class TorchEngine:
     """
 
     def __init__(self, lm: TorchModel, kv_bytes: int, *, reproducible: bool = False) -> None:
+        check_rotary(lm)
         self._lm = lm
         self.token_bytes, self.most_sessions = lm.token_bytes, None
         self.pages = pages_within(kv_bytes, lm.token_bytes, lm.context)
@@ -172,21 +191,20 @@ class TorchEngine:
 
     def _calls(self, batch: Sequence[Slice]) -> list[dict[int, Slice]]:
         """What each call of the model does of the slices of a pass, by their number: few new ids first."""
-        order = sorted(range(len(batch)), key=lambda number: batch[number].end - batch[number].start > self._narrow)
         most = self.sizes[-1] if self.sizes else sum(part.end - part.start for part in batch)
         calls: list[dict[int, Slice]] = [{}]
         room = most
-        for number in order:
-            start, end = batch[number].start, batch[number].end
-            while start < end:
+        for number, part in enumerate(batch):
+            start = part.start
+            while start < part.end:
                 if not room:
                     calls.append({})
                     room = most
-                cut = min(end, start + room)
-                calls[-1][number] = Slice(batch[number].work, start, cut)
-                room -= cut - start
-                start = cut
-        return calls
+                end = min(part.end, start + room)
+                calls[-1][number] = Slice(part.work, start, end)
+                room -= end - start
+                start = end
+        return [dict(sorted(call.items(), key=lambda item: item[1].end - item[1].start > self._narrow)) for call in calls]
 
     @property
     def _narrow(self) -> int:

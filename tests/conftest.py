@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from common.model import LanguageModel, WrappedModel, load
+from common.model_options import ModelOptions
 from edge_client.link import Link
 from edge_client.session import Session
 from edge_client.settings import Settings
@@ -46,16 +47,18 @@ def _tokenizer(vocab: int) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=None)
 
 
-def _build(kind: str, vocab: int, eos: int | None) -> torch.nn.Module:
+def _build(kind: str, vocab: int, eos: int | None, width: int, context: int) -> torch.nn.Module:
     common = {"vocab_size": vocab, "eos_token_id": eos, "bos_token_id": None, "pad_token_id": None}
     if kind == "gpt2":
-        return GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=CONTEXT, initializer_range=0.6, **common))
+        return GPT2LMHeadModel(
+            GPT2Config(n_embd=width, n_layer=2, n_head=2, n_positions=context, initializer_range=0.6, **common)
+        )
     shape = {
-        "hidden_size": 16,
+        "hidden_size": width,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
-        "intermediate_size": 32,
-        "max_position_embeddings": CONTEXT,
+        "intermediate_size": 2 * width,
+        "max_position_embeddings": context,
         "initializer_range": 0.6,
     }
     if kind == "gpt_neox":
@@ -70,12 +73,15 @@ MakeFolder = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def make_folder(tmp_path_factory: pytest.TempPathFactory) -> MakeFolder:
-    """make_folder(kind, seed, vocab, padding, eos): a model folder; equal arguments give equal weights."""
+    """make_folder(kind, seed, vocab, padding, eos, ...): a model folder; equal arguments give equal weights."""
 
-    def make(kind: str = "llama", seed: int = 0, vocab: int = 12, padding: int = 0, eos: int | None = None) -> Path:
+    def make(
+        kind: str = "llama", seed: int = 0, vocab: int = 12, padding: int = 0, eos: int | None = None, width: int = 16,
+        context: int = CONTEXT,
+    ) -> Path:  # fmt: skip
         folder = tmp_path_factory.mktemp(f"{kind}-{seed}")
         torch.manual_seed(seed)
-        model = _build(kind, vocab + padding, eos)
+        model = _build(kind, vocab + padding, eos, width, context)
         model.save_pretrained(folder)  # type: ignore[operator]
         _tokenizer(vocab).save_pretrained(folder)
         return folder
@@ -85,8 +91,8 @@ def make_folder(tmp_path_factory: pytest.TempPathFactory) -> MakeFolder:
 
 @pytest.fixture(scope="session")
 def make_lm(make_folder: MakeFolder) -> Callable[..., LanguageModel]:
-    def make(**arguments: object) -> LanguageModel:
-        return load(str(make_folder(**arguments)), "model")
+    def make(dtype: str | None = None, **arguments: object) -> LanguageModel:
+        return load(str(make_folder(**arguments)), "model", ModelOptions(dtype=dtype))
 
     return make
 

@@ -1,0 +1,201 @@
+"""Rows that are the same bit for bit in any company; and the self-check that says whether they are."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import BloomConfig, BloomForCausalLM, Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from cloud_server.engine import PAGE, engine_of
+from cloud_server.row_sizes import row_sizes
+from cloud_server.scheduler import Held, Scheduler, Slice, Work
+from cloud_server.self_check import Exactness, checked, self_check
+from cloud_server.torch_engine import TorchEngine
+from common.errors import Incompatible
+from common.model import load
+from common.torch_model import TorchModel
+from tests.cloud_server.test_batcher import KINDS
+from tests.conftest import _tokenizer
+
+WIDTH, VOCAB = 128, 300
+# In the middle of a test: prompts of one token more than a tile of keys, and blocks of a few drafts.
+LENGTHS = (40, 70, 513, 530, 90, 17)
+
+
+def random_ways(engine: TorchEngine, texts: Sequence[Sequence[int]], positions: int) -> dict[tuple[int, int], np.ndarray]:
+    """Sessions over `texts` that grow, roll back and are evicted at random. Each row of text `number` after id `at`, and equal
+    rows once only: a second one that differs is kept under -1 - `at`.
+    """
+    rng = np.random.default_rng(1)
+    scheduler = Scheduler(engine.pages, positions)
+    held = [Held() for _ in texts]
+    rows: dict[tuple[int, int], np.ndarray] = {}
+    for _ in range(40):
+        works: dict[Held, int] = {}
+        for number, (one, text) in enumerate(zip(held, texts, strict=True)):
+            if one.length and rng.random() < 0.3:
+                scheduler.shrink(one, max(0, one.length - int(rng.integers(0, 80))))
+            end = min(len(text), one.length + int(rng.integers(1, 90)))
+            if end > one.length and rng.random() < 0.7:
+                scheduler.add(Work(one, text[:end], end - one.length))
+                works[one] = number
+        while batch := scheduler.batch():
+            for part, found in zip(batch, engine.forward(batch), strict=True):
+                for at, row in enumerate(found, part.end - part.rows):
+                    known = rows.setdefault((works[part.work.held], at), row)
+                    if not np.array_equal(known, row):
+                        rows[works[part.work.held], -1 - at] = row
+                scheduler.done(part)
+    assert scheduler.evicted > 3
+    for one in held:
+        scheduler.release(one)
+    return rows
+
+
+def singly(engine: TorchEngine, text: Sequence[int]) -> np.ndarray:
+    """The rows of a text that is fed id by id, alone."""
+    held = Held(pages=engine.pages.take(engine.pages.needed(len(text))) or [])
+    found = []
+    for end in range(1, len(text) + 1):
+        found += engine.forward([Slice(Work(held, text[:end], 1), end - 1, end)])
+        held.length = end
+    engine.pages.give(held.pages)
+    return np.concatenate(found)
+
+
+def texts_of(lengths: Sequence[int]) -> list[list[int]]:
+    rng = np.random.default_rng(7)
+    return [[int(token) for token in rng.integers(0, VOCAB, length)] for length in lengths]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_are_the_same_bits_in_any_company(kind: str, dtype: str, make_lm: Callable[..., TorchModel]) -> None:
+    lm = make_lm(kind=kind, seed=3, width=WIDTH, vocab=VOCAB, context=640, dtype=dtype)
+    lengths = LENGTHS if kind == "llama" else [min(length, 100) for length in LENGTHS]
+    # Not enough for all of them.
+    engine = TorchEngine(lm, sum(lengths) * 2 // 3 * lm.token_bytes, reproducible=True)
+    assert engine.sizes
+    texts = texts_of(lengths)
+    rows = random_ways(engine, texts, 150)
+    alone = [singly(engine, text) for text in texts]
+    assert len(rows) > 200
+    for (number, at), row in rows.items():
+        assert at >= 0, f"id {-1 - at} of text {number} came out in two ways"
+        assert np.array_equal(row, alone[number][at]), f"id {at} of text {number}"
+
+
+def test_a_bucket_that_does_not_agree_is_seen(make_lm: Callable[..., TorchModel]) -> None:
+    """The same test with sizes of other kernels among the engine's own: it does see what it looks for."""
+    lm = make_lm(seed=3, width=WIDTH, vocab=VOCAB, dtype="float32")
+    engine = TorchEngine(lm, 16 * PAGE * lm.token_bytes, reproducible=True)
+    missing = [size for size in range(1, 64) if size not in engine.sizes]
+    engine.sizes = tuple(sorted({*engine.sizes, *missing}))
+    texts = texts_of([60] * 6)
+    rows = random_ways(engine, texts, 64)
+    alone = [singly(engine, text) for text in texts]
+    same = all(at >= 0 and np.array_equal(row, alone[number][at]) for (number, at), row in rows.items())
+    # Where every number of rows has the same kernel there is nothing to see.
+    assert same == (set(range(1, 8)) <= set(row_sizes(lm.model)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_self_check_says_what_the_engine_does(dtype: str, make_lm: Callable[..., TorchModel]) -> None:
+    lm = make_lm(seed=3, width=WIDTH, vocab=VOCAB, dtype=dtype)
+    engine = engine_of(lm, 60 * PAGE * lm.token_bytes, reproducible=True)
+    found = self_check(engine, lm)
+    assert found.bitwise
+    assert found.rows > 25
+    assert engine.pages.used == 0
+    plain = self_check(engine_of(lm, 60 * PAGE * lm.token_bytes, reproducible=False), lm)
+    assert plain.difference < (1e-3 if dtype == "float32" else 2.0)
+    assert dtype == "bfloat16" or not plain.bitwise
+    assert ("bitwise" if plain.bitwise else "rounding") in str(plain)
+
+
+def test_half_precision_is_reproducible_unless_told_otherwise(make_lm: Callable[..., TorchModel]) -> None:
+    for dtype, expected in (("bfloat16", True), ("float16", True), ("float32", False)):
+        lm = make_lm(width=64, dtype=dtype)
+        for wanted in (None, True, False):
+            engine = engine_of(lm, 8 * PAGE * lm.token_bytes, reproducible=wanted)
+            assert isinstance(engine, TorchEngine)
+            assert bool(engine.sizes) == (expected if wanted is None else wanted)
+
+
+def test_a_memory_of_two_pages_can_be_checked(make_lm: Callable[..., TorchModel]) -> None:
+    lm = make_lm()
+    assert self_check(engine_of(lm, 2 * PAGE * lm.token_bytes), lm).rows > 10
+
+
+class Meddling:
+    """An engine whose sessions change each other's rows by a little."""
+
+    def __init__(self, engine: TorchEngine, by: float) -> None:
+        self._engine, self._by = engine, by
+        self.pages, self.most_sessions, self.token_bytes = engine.pages, None, engine.token_bytes
+
+    def forward(self, batch: Sequence[Slice]) -> list[np.ndarray]:
+        return [rows + np.float32(self._by * (len(batch) - 1)) for rows in self._engine.forward(batch)]
+
+
+@pytest.mark.parametrize("by", [1e-3, 100.0])
+def test_rounding_is_measured_and_more_than_rounding_refused(by: float, make_lm: Callable[..., TorchModel]) -> None:
+    lm = make_lm(width=64, vocab=VOCAB)
+    meddling = Meddling(TorchEngine(lm, 60 * PAGE * lm.token_bytes), by)
+    if by < 1:
+        found = self_check(meddling, lm)
+        assert 1e-3 < found.difference < 3e-3
+        with pytest.raises(Incompatible, match="--reproducible cannot be had with"):
+            checked(meddling, lm, reproducible=True)
+    else:
+        with pytest.raises(Incompatible, match=r"change by .* beside other sessions, and that is no rounding"):
+            self_check(meddling, lm)
+
+
+PLAIN = {"vocab_size": 64, "eos_token_id": None, "bos_token_id": None, "pad_token_id": None}
+SHAPE = {
+    "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 128,
+    "max_position_embeddings": 256,
+}  # fmt: skip
+
+
+def rotary(kind: str, **more: object) -> torch.nn.Module:
+    turned = {"rope_type": kind, "factor": 4.0, "rope_theta": 10000.0, **more}
+    return LlamaForCausalLM(LlamaConfig(rope_parameters=turned, **SHAPE, **PLAIN))
+
+
+ODD: dict[str, tuple[Callable[[], torch.nn.Module], str]] = {
+    "ALiBi": (
+        lambda: BloomForCausalLM(BloomConfig(hidden_size=64, n_layer=2, n_head=2, **PLAIN)),
+        "a pass over several sessions fails, ValueError",
+    ),
+    "dynamic": (lambda: rotary("dynamic"), r"rotary embeddings \(dynamic\) change with the length"),
+    "longrope": (
+        lambda: rotary("longrope", short_factor=[1.0] * 8, long_factor=[2.0] * 8, original_max_position_embeddings=64),
+        r"rotary embeddings \(longrope\) change with the length",
+    ),
+    "soft caps": (
+        lambda: Gemma2ForCausalLM(Gemma2Config(head_dim=16, layer_types=["full_attention"] * 2, **SHAPE, **PLAIN)),
+        "its attention takes softcap",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_models_whose_sessions_would_change_each_other_are_refused_by_name(kind: str, tmp_path: Path) -> None:
+    build, line = ODD[kind]
+    torch.manual_seed(0)
+    build().save_pretrained(tmp_path / "odd")  # type: ignore[operator]
+    _tokenizer(64).save_pretrained(tmp_path / "odd")
+    lm = load(str(tmp_path / "odd"), "llm")
+    with pytest.raises(Incompatible, match=line):
+        self_check(engine_of(lm, 60 * PAGE * lm.token_bytes), lm)  # type: ignore[attr-defined]
+
+
+def test_an_engine_that_was_not_bitwise_says_by_how_much() -> None:
+    exactness = Exactness(0.25, 30)
+    assert str(exactness) == "rounding: logits differ by up to 0.25 with what else is in a pass"
+    assert replace(exactness, difference=0.0).bitwise
