@@ -120,7 +120,8 @@ async def answers(
                     s = session.statistics
                     journal.append(about | {
                         "question": number, "token_ids": session.token_ids, "tokens": s.tokens, "rounds": s.rounds,
-                        "slm_steps": s.steps, "llm_positions": s.llm_positions, "wall_s": round(s.wall_s, 3), "near_ties": s.near_ties,
+                        "slm_steps": s.steps, "llm_positions": s.llm_positions, "near_ties": s.near_ties,
+                        "wall_s": round(s.wall_s, 3),
                     })  # fmt: skip
                     print(*about.values(), f"question {number}: {s.tokens} tokens, {s.rounds} rounds", file=sys.stderr)
 
