@@ -34,6 +34,8 @@ class Exactness:
         return self.difference == 0
 
     def __str__(self) -> str:
+        if not self.rows:
+            return "warning: the model gave no finite logits when it was tried"
         if self.bitwise:
             return f"bitwise: {self.rows} rows came out the same, bit for bit, in any company"
         return f"rounding: logits differ by up to {self.difference:.2g} with what else is in a pass"
@@ -72,7 +74,7 @@ def self_check(engine: Engine, lm: LanguageModel) -> Exactness:
             raise Incompatible(
                 f"{lm.name} cannot verify: the logits of a position change by {apart.max():.2g} {way}, and that is no rounding"
             )
-        worst, compared = max(worst, float(apart.max())), compared + len(rows)
+        worst, compared = max(worst, float(apart.max())), compared + int(np.isfinite(rows).all(axis=1).sum())
         if time.perf_counter() - started > SECONDS:
             break
     return Exactness(worst, compared)

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 from hedge.v1 import hedge_pb2 as pb
 
-from cloud_server.session import MAX_DRAFTS, Session, alone
+from cloud_server.session import MAX_DRAFTS, VERIFICATIONS, Session, alone, server_info
 from common import codec
 from common.distribution import Quantised
-from common.errors import BadInput, Incompatible
+from common.errors import BadInput, Incompatible, NotFinite
 from common.ids import ADAPTIVE, FIXED, AdaptiveIds, FixedIds
-from common.model import LanguageModel
+from common.model import LanguageModel, WrappedModel
 from common.rpc import PROTOCOL_VERSION
+from common.split import Share, encode_share
 
 PROMPT = [1, 2, 3]
 
@@ -265,3 +266,68 @@ def test_an_old_step_is_refused(session: Alone) -> None:
     session.judge(drafting([1], step_id=5))
     with pytest.raises(BadInput, match="step 2 after step 5"):
         session.judge(drafting([1], step_id=2, verdicts_seen=6))
+
+
+class Broken(WrappedModel):
+    """A real model whose logits are NaN or infinite after a token, in one place."""
+
+    def __init__(self, lm: LanguageModel, after: int, number: float) -> None:
+        super().__init__(lm)
+        self.after, self.number = after, number
+
+    def kv_cache(self) -> "BrokenCache":
+        return BrokenCache(self)
+
+
+class BrokenCache:
+    def __init__(self, lm: Broken) -> None:
+        self._lm, self._cache = lm, lm.lm.kv_cache()
+        self.rollback = self._cache.rollback
+
+    @property
+    def length(self) -> int:
+        return self._cache.length
+
+    def forward(self, ids: Sequence[int], rows: int | None = None) -> np.ndarray:
+        found = self._cache.forward(ids, rows)
+        for row, token in zip(found[::-1], ids[::-1], strict=False):
+            if token == self._lm.after:
+                row[3] = self._lm.number
+        return found
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("verification", list(VERIFICATIONS))
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_numbers_that_are_none_end_the_session(
+    number: float, verification: "pb.Verification.ValueType", temperature: float, lm: LanguageModel
+) -> None:
+    """The position after the second draft, or the one after the prompt."""
+    streams = verification == pb.VERIFICATION_STREAM
+    broken = Broken(lm, PROMPT[-1] if streams else 7, number)
+    warp = pb.Warp(temperature=temperature, top_p=1)
+    session = Alone(broken, opening(lm, verification=verification, warp=warp, bits=4, max_new_tokens=5))
+    session.opened()
+    draft = drafting([1, 7, 2])
+    if verification == pb.VERIFICATION_SPLIT:
+        draft.proposals[:] = [encode_share(Share(12, 4, 16)) for _ in range(3)]
+    elif verification == pb.VERIFICATION_COUPLED:
+        del draft.proposals[:]
+    steps = session.next_token() if streams else session.verify(draft)
+    with pytest.raises(NotFinite, match=f"the model gave no finite logits at position {0 if streams else 2}"):
+        alone(steps, session.own)
+
+
+def test_the_llms_own_ends_end_an_answer_too(make_lm: Callable[..., LanguageModel]) -> None:
+    """The client's files do not have them. What was drafted behind such an end is dropped untested."""
+    lm = make_lm(eos=7)
+    prompt = next([a, b] for a in range(11) for b in range(11) if greedy(lm, [a, b]) == 7)
+    warp = pb.Warp(temperature=0, top_p=1)
+    session = Alone(lm, opening(lm, prompt_ids=prompt, end_ids=[11], verification=pb.VERIFICATION_COUPLED, warp=warp))
+    session.opened()
+    draft = drafting([7, greedy(lm, [*prompt, 7])])
+    del draft.proposals[:]
+    verdict = session.judge(draft)
+    assert verdict is not None
+    assert (verdict.accepted, verdict.HasField("correction"), verdict.HasField("bonus")) == (1, False, False)
+    assert server_info(lm).end_ids == [7]
