@@ -5,10 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 from transformers import MambaConfig, MambaForCausalLM, MistralConfig, MistralForCausalLM
 
 from common.errors import BadInput, Incompatible
 from common.model import LanguageModel, load
+from common.torch_model import TorchModel
 from tests.conftest import MakeFolder
 
 KINDS = ["llama", "qwen2", "gpt2", "gpt_neox"]
@@ -150,3 +153,30 @@ def test_garbage_weights_are_refused(make_folder: MakeFolder) -> None:
     (folder / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0not json, at all")
     with pytest.raises(BadInput, match="not a safetensors"):
         load(str(folder), "slm")
+
+
+@pytest.mark.parametrize("text", ["w1 w2", "w1 <|endoftext|>", ""])
+def test_a_tokenizer_that_ends_every_text_does_not_end_the_prompt(text: str, make_folder: MakeFolder) -> None:
+    """Llama's begin and T5's end around each text; an end that the text itself spells stays."""
+    folder = make_folder(eos=11)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.post_processor = TemplateProcessing(
+        single="w9 $A <|endoftext|>", special_tokens=[("w9", 9), ("<|endoftext|>", 11)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    lm = load(str(folder), "slm")
+    assert isinstance(lm, TorchModel)
+    assert lm.tokenizer.encode(text)[-1] == 11
+    own = [{"w1": 1, "w2": 2}.get(word, 11) for word in text.split()]
+    assert lm.encode_text(text) == [9, *own]
+    assert lm.encode_chat([{"role": "user", "content": text}]) == [9, *own]
+
+
+def test_conversations_that_become_other_ids_have_other_fingerprints(make_folder: MakeFolder) -> None:
+    folder = make_folder()
+    plain = load(str(folder), "slm").chat_fingerprint
+    assert plain == load(str(make_folder(seed=4, kind="gpt2")), "slm").chat_fingerprint
+    (folder / "chat_template.jinja").write_text("w3 {{ messages[0].content }}")
+    assert load(str(folder), "slm").chat_fingerprint not in ("", plain)
+    (folder / "chat_template.jinja").write_text("{{ raise_exception('no') }}")
+    assert load(str(folder), "slm").chat_fingerprint == ""

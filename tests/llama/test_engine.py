@@ -10,6 +10,7 @@ from cloud_server.batcher import Batcher, Pass
 from cloud_server.engine import PAGE, engine_of
 from cloud_server.llama_engine import LlamaEngine
 from cloud_server.scheduler import Scheduler
+from cloud_server.self_check import self_check
 from common.errors import BadInput
 from common.model import LanguageModel
 from tests.cloud_server.test_batcher import answered, ragged
@@ -37,13 +38,15 @@ def test_many_sessions_share_passes_and_get_their_own_verdicts(llm: LanguageMode
     batcher = Batcher(engine_of(llm, 14 * PAGE * llm.token_bytes), watch=seen.append)  # type: ignore[attr-defined]
     rng = np.random.default_rng(2)
     prompts, drafts = [], []
-    for _ in range(12):
+    while len(prompts) < 12:
         prompt = [int(token) for token in rng.integers(5, 4096, rng.integers(2, 40))]
         cache, said = llm.kv_cache(), []
         while len(said) < 6:
             said.append(int(cache.forward([*prompt, *said][cache.length :], 1)[0].argmax()))
-        prompts.append(prompt)
-        drafts.append(said)
+        # An end in the middle would end its block.
+        if not set(said) & set(llm.end_ids):
+            prompts.append(prompt)
+            drafts.append(said)
 
     async def everybody() -> list[list[pb.Verdict]]:
         requests = [opening(llm, prompt_ids=prompt, warp=pb.Warp(temperature=0, top_p=1)) for prompt in prompts]
@@ -61,3 +64,20 @@ def test_many_sessions_share_passes_and_get_their_own_verdicts(llm: LanguageMode
 def test_a_budget_that_holds_nothing_is_refused(slm: LanguageModel) -> None:
     with pytest.raises(BadInput, match="kv-bytes 10 is less than"):
         engine_of(slm, 10)
+
+
+def test_the_self_check_measures_its_rounding(slm: LanguageModel) -> None:
+    engine = engine_of(slm, 64 * PAGE * slm.token_bytes)  # type: ignore[attr-defined]
+    found = self_check(engine, slm)
+    assert found.difference < TOLERANCE
+    assert found.rows > 20
+    assert engine.pages.used == 0
+    # What the check fed is forgotten: the next session's rows are its own.
+    scheduler = Scheduler(engine.pages, 64, engine.most_sessions)
+    worst, _ = ragged(slm, engine, scheduler, range(5, 4096))
+    assert worst < TOLERANCE
+
+
+def test_reproducible_passes_are_refused_by_name(slm: LanguageModel) -> None:
+    with pytest.raises(BadInput, match=r"--reproducible is for model folders: llama\.cpp, which runs"):
+        engine_of(slm, 1 << 20, reproducible=True)
