@@ -16,7 +16,7 @@ from hedge.v1 import hedge_pb2 as pb
 from cloud_server.access import Access
 from cloud_server.limits import Limits
 from common.command import model_options, say
-from common.errors import BadInput, HedgeError
+from common.errors import BadInput
 from common.model_options import ModelOptions
 
 # Ray would send usage reports, and its workers' lines would stand between ours.
@@ -45,7 +45,7 @@ class Verifier:
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, grpc_context: Any) -> pb.ServerInfo:  # noqa: N802
         try:
             return await self._servicer.GetServerInfo(request, grpc_context)
-        except HedgeError as error:
+        except Exception as error:
             _refuse(error, grpc_context)
             raise
 
@@ -53,17 +53,17 @@ class Verifier:
         try:
             async for message in self._servicer.Generate(request_stream, grpc_context):
                 yield message
-        except HedgeError as error:
+        except Exception as error:
             _refuse(error, grpc_context)
             raise
 
 
-def _refuse(error: HedgeError, context: Any) -> None:
+def _refuse(error: Exception, context: Any) -> None:
     """Ray takes the status from the context only when something is raised."""
-    from cloud_server.servicer import status_of
+    from cloud_server.servicer import line_of, status_of
 
     context.set_code(status_of(error))
-    context.set_details(str(error))
+    context.set_details(line_of(error))
 
 
 def deploy(args: argparse.Namespace, limits: Limits) -> None:

@@ -40,6 +40,14 @@ def status_of(error: Exception) -> grpc.StatusCode:
     return next((code for kind, code in _STATUS if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
 
 
+def line_of(error: Exception) -> str:
+    """What the client is told. What no HedgeError foresaw is logged whole."""
+    if isinstance(error, HedgeError):
+        return str(error)
+    logger.error("a call failed", exc_info=error)
+    return f"it failed: {type(error).__name__}: {first_line(error)}"
+
+
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Turns an error of any call into its gRPC status and one line; bytes that are no message included."""
 
@@ -72,11 +80,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         return grpc.unary_unary_rpc_method_handler(behaviour, handler.request_deserializer, handler.response_serializer)
 
     async def _refuse(self, error: Exception, context: Any) -> None:
-        line = str(error)
-        if not isinstance(error, HedgeError):
-            logger.error("a call failed", exc_info=error)
-            line = f"it failed: {type(error).__name__}: {first_line(error)}"
-        status = status_of(error)
+        status, line = status_of(error), line_of(error)
         self._metrics.refused(status.name.lower())
         logger.info("refused: %s", line)
         await context.abort(status, line)

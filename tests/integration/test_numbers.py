@@ -169,7 +169,11 @@ def test_a_fault_that_would_come_again_is_not_retried(code: grpc.StatusCode, mak
 
 @pytest.mark.parametrize(
     ("code", "line"),
-    [(grpc.StatusCode.UNAVAILABLE, "draining"), (grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2")],
+    [
+        (grpc.StatusCode.UNAVAILABLE, "draining"),
+        (grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2"),
+        (grpc.StatusCode.INTERNAL, "The actor died unexpectedly before finishing this task."),
+    ],
 )
 def test_a_dead_link_is_tried_again(code: grpc.StatusCode, line: str, make_lm: Callable[..., LanguageModel]) -> None:
     lm = make_lm()
