@@ -1,12 +1,13 @@
 """A real pair of one tokenizer: ids, fingerprints, answers and guarantees on models that people run."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from common.model import LanguageModel, load
-from tests.integration.conftest import Cloud, StartCloud, hedge
+from tests.integration.conftest import BIN, ENVIRONMENT, Cloud, StartCloud, hedge
 from tests.llama.conftest import ONE
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
@@ -61,8 +62,45 @@ def test_both_sides_on_gguf_answer_a_coding_question(start_cloud: StartCloud, re
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert "def add(" in found["text"]
-    assert found["guarantee"] == "exact"
+    ties = found["stats"]["near_ties"]
+    assert found["stats"]["engine"] == "rounding"
+    assert found["guarantee"] == (f"exact up to {ties} near tie{'s' * (ties > 1)}" if ties else "exact")
     assert found["stats"]["accepted"] > found["stats"]["corrected"]
+
+
+QUESTIONS = ("What is 7 times 8?", "Name three primes.", "Write hello world in C.", "Why is the sky blue?")
+
+
+@pytest.mark.parametrize("temperature", ["0", "0.7"])
+def test_a_bfloat16_cloud_is_bitwise_together_and_after_a_kill(temperature: str, start_cloud: StartCloud, real: Path) -> None:
+    """`llm` alone, one question after the other; `hedge` with four answers at once, whose cloud is killed in the middle."""
+    serve = ("--llm", str(real / "q15"), "--dtype", "bfloat16", "--threads", "1", "--context", "4096", "--max-step-s", "0")
+    cloud = start_cloud(*serve)
+    ask = (str(BIN / "hedge"), "generate", "--insecure", "--slm", str(real / "q05.gguf"), "--threads", "1", "--cloud",
+           cloud.address, "--seed", "3", "--temperature", temperature, "--max-new-tokens", "20")  # fmt: skip
+    alone = [
+        subprocess.check_output([*ask, "--system", "llm", "--prompt", question], env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+        for question in QUESTIONS
+    ]
+    # Unbuffered: what is left to read is read by communicate.
+    together = [
+        subprocess.Popen(
+            [*ask, "--prompt", question], bufsize=0, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
+        )
+        for question in QUESTIONS
+    ]
+    begun = [one.stdout.read(8) if one.stdout else b"" for one in together]
+    cloud.process.kill()
+    cloud.process.wait()
+    start_cloud(*serve, "--listen", cloud.address)
+    backs = 0
+    for expected, first, one in zip(alone, begun, together, strict=True):
+        rest, said = one.communicate(timeout=600)
+        assert one.returncode == 0, said
+        assert first + rest == expected
+        assert b"near tie" not in said
+        backs += b"the cloud is back" in said
+    assert backs
 
 
 @pytest.fixture(scope="module")
