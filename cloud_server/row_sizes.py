@@ -10,8 +10,8 @@ import torch
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-# The sizes tried, and the one that the others have to agree with: on processors with bf16 products, 17 to 32 rows have a
-# kernel of their own, and one of 32 costs little more than one of 1.
+# The sizes tried, and the one that the others have to agree with: where the weights take longer to read than to multiply by
+# 32 rows, a call of 32 costs little more than one of 1, and a long pass is few calls.
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 32, 48, 64)
 ANCHOR = 32
 # Rows compared at least.
@@ -24,8 +24,9 @@ GRAIN, VECTORS = 32768, 64
 def row_sizes(model: PreTrainedModel) -> tuple[int, ...]:
     """The sizes that agree, ascending; none when rows cannot be kept apart by their number."""
     layers = _layers(model)
+    on_cpu = model.device.type == "cpu"
     widths = {size for layer in layers for size in _shape(layer)} | {_head_size(model)}
-    usable = [size for size in SIZES if all(_whole(size * width) for width in widths)]
+    usable = [size for size in SIZES if not on_cpu or all(_whole(size * width) for width in widths)]
     anchor = max((size for size in usable if size <= ANCHOR), default=None)
     if anchor is None:
         return ()

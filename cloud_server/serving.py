@@ -48,7 +48,6 @@ async def serve_until_stopped(args: argparse.Namespace) -> None:
     engine = engine_of(lm, args.kv_bytes, args.batch_positions, args.reproducible)
     # It is the model's first pass, too, which is slower than all others.
     exactness = checked(engine, lm, args.reproducible)
-    say(f"hedge-cloud: {exactness}")
     engine = _emulated(args, engine, lm)
     batcher = Batcher(engine, args.batch_positions, metrics.passed)
     metrics.queue.set_function(lambda: len(batcher.scheduler))
@@ -72,6 +71,7 @@ async def serve_until_stopped(args: argparse.Namespace) -> None:
         await health.set(name, HealthCheckResponse.SERVING)
     host = args.listen.rpartition(":")[0]
     operator = f", HTTP on {split_address(args.http, lowest_port=0)[0]}:{http[0].port}" if http else ""
+    say(f"hedge-cloud: {exactness}")
     say(f"hedge-cloud: {lm.name}{operator}, listening on {host}:{port}")
     await _signalled(access)
     servicer.draining = True
