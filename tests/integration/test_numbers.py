@@ -66,18 +66,20 @@ def ask(slm: Path, cloud: Cloud, system: str, temperature: str = "0") -> tuple[s
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["nan", "inf"])
-def spoilt_cloud(request: pytest.FixtureRequest, folders: dict[str, Path], start_cloud: StartCloud) -> Cloud:
-    return start_cloud("--llm", str(folders[request.param]), "--threads", "1")
+WAYS = [(system, "0", "nan") for system in SYSTEMS] + [("hedge", "1", "nan"), ("cu-hlm", "1", "nan"), ("hedge", "0", "inf")]
 
 
-@pytest.mark.parametrize("temperature", ["0", "1"])
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.fixture(scope="module")
+def spoilt_clouds(folders: dict[str, Path], start_cloud: StartCloud) -> dict[str, Cloud]:
+    return {number: start_cloud("--llm", str(folders[number]), "--threads", "1") for number in ("nan", "inf")}
+
+
+@pytest.mark.parametrize(("system", "temperature", "number"), WAYS)
 def test_an_llm_without_numbers_ends_every_answer(
-    system: str, temperature: str, spoilt_cloud: Cloud, folders: dict[str, Path], here: Run
+    system: str, temperature: str, number: str, spoilt_clouds: dict[str, Cloud], folders: dict[str, Path], here: Run
 ) -> None:
     begun = time.monotonic()
-    done = here(*ask(folders["slm"], spoilt_cloud, system, temperature))
+    done = here(*ask(folders["slm"], spoilt_clouds[number], system, temperature))
     one_line(done, 1, "the model gave no finite logits at position ")
     assert time.monotonic() - begun < 20
 
@@ -252,12 +254,11 @@ def test_the_llms_files_end_answers_and_a_line_says_so(
     assert ended > 2
 
 
-def test_another_chat_template_is_named(tmp_path: Path, start_cloud: StartCloud, here: Run) -> None:
+def test_another_chat_template_is_named(tmp_path: Path, cloud: Cloud, here: Run) -> None:
     shutil.copytree(bundled_folder() / "slm", tmp_path / "mine")
     template = tmp_path / "mine" / "chat_template.jinja"
     assert template.exists()
     template.write_text("{% for m in messages %}{{ m.content }}!{% endfor %}")
-    cloud = start_cloud("--threads", "1")
     ask = ("generate", "--cloud", cloud.address, "--insecure", "--seed", "1", "--prompt", "Hello", "--max-new-tokens", "2")
     assert "chat template" not in here(*ask).stderr
     assert (
