@@ -39,7 +39,7 @@ class Verifier:
 
         lm = load(llm, "llm", options)
         engine = engine_of(lm, kv_bytes, positions, reproducible)
-        exactness = checked(engine, lm, reproducible)
+        exactness = checked(engine, lm, positions, reproducible)
         self._servicer = Servicer(lm, Batcher(engine, positions), limits, Access(tokens), exactness=exactness)
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, grpc_context: Any) -> pb.ServerInfo:  # noqa: N802

@@ -16,6 +16,8 @@ from common.errors import HedgeError, Incompatible
 from common.model import LanguageModel, first_line
 
 IDS = 16
+# With fewer there are no parts to feed apart.
+SHORTEST = 6
 # No further way is tried after so many seconds.
 SECONDS = 1.5
 # Rounding moves a row by a few hundredths of its standard deviation, another session's words by all of it.
@@ -35,15 +37,15 @@ class Exactness:
 
     def __str__(self) -> str:
         if not self.rows:
-            return "warning: the model gave no finite logits when it was tried"
+            return "warning: the model gave no finite logits to compare"
         if self.bitwise:
             return f"bitwise: {self.rows} rows came out the same, bit for bit, in any company"
         return f"rounding: logits differ by up to {self.difference:.2g} with what else is in a pass"
 
 
-def checked(engine: Engine, lm: LanguageModel, reproducible: bool | None) -> Exactness:
+def checked(engine: Engine, lm: LanguageModel, positions: int, reproducible: bool | None) -> Exactness:
     """The self-check, which has to find no difference where `reproducible` passes were asked for."""
-    found = self_check(engine, lm)
+    found = self_check(engine, lm, positions)
     if reproducible and not found.bitwise:
         raise Incompatible(f"--reproducible cannot be had with {lm.name} on this machine: {found}")
     return found
@@ -59,9 +61,9 @@ class Ask:
     rows: int
 
 
-def self_check(engine: Engine, lm: LanguageModel) -> Exactness:
-    """Incompatible for a model whose rows depend on their company by more than rounding."""
-    trial = _Trial(engine, lm)
+def self_check(engine: Engine, lm: LanguageModel, positions: int = 256) -> Exactness:
+    """By passes of at most `positions` ids. Incompatible for a model whose rows depend on company by more than rounding."""
+    trial = _Trial(engine, lm, positions)
     expected = trial.reference()
     worst, compared, started = 0.0, 0, time.perf_counter()
     for way, start, rows in trial.ways():
@@ -81,9 +83,9 @@ def self_check(engine: Engine, lm: LanguageModel) -> Exactness:
 
 
 class _Trial:
-    def __init__(self, engine: Engine, lm: LanguageModel) -> None:
+    def __init__(self, engine: Engine, lm: LanguageModel, positions: int) -> None:
         self._engine, self._name = engine, lm.name
-        self._scheduler = Scheduler(engine.pages, 256, engine.most_sessions)
+        self._scheduler = Scheduler(engine.pages, positions, engine.most_sessions)
         self._size = min(IDS, engine.pages.capacity, lm.context)
         texts = np.random.default_rng(0).integers(0, lm.vocab_size, (3, self._size))
         self._text, self._other, self._wrong = (row.tolist() for row in texts)
@@ -99,6 +101,8 @@ class _Trial:
         """How, from which id on, and the rows. What tells most comes first."""
         one, two, beside = Held(), Held(), Held()
         text, size, third = self._text, self._size, self._size // 3
+        if size < SHORTEST:
+            return
         yield (
             "beside other sessions",
             0,

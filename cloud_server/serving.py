@@ -47,7 +47,7 @@ async def serve_until_stopped(args: argparse.Namespace) -> None:
         say(f"hedge-cloud: {line}")
     engine = engine_of(lm, args.kv_bytes, args.batch_positions, args.reproducible)
     # It is the model's first pass, too, which is slower than all others.
-    exactness = checked(engine, lm, args.reproducible)
+    exactness = checked(engine, lm, args.batch_positions, args.reproducible)
     engine = _emulated(args, engine, lm)
     batcher = Batcher(engine, args.batch_positions, metrics.passed)
     metrics.queue.set_function(lambda: len(batcher.scheduler))

@@ -247,6 +247,8 @@ class Exchange:
             return
         self._block = [drafted for message in self._flight for drafted in (*message.untested, *message.tested)] + self._block
         self._flight.clear()
+        if (guess := next((n for n, drafted in enumerate(self._block) if drafted.blind), None)) is not None:
+            raise NotFinite(self._position - len(self._block) + guess, "the device's model")
         self._keep_offline([drafted for drafted in self._block if drafted.provenance is None])
         self._step += 1
         # When it fails for good, the answer is finished alone.

@@ -20,6 +20,10 @@ VERIFICATION = {
 }
 
 
+# End ids in one line.
+NAMED = 6
+
+
 def opening(
     slm: LanguageModel, ids_held: Sequence[int], generated: int, settings: Settings, audit: "pb.Audit.ValueType",
     max_new_tokens: int, *, exact: bool,
@@ -60,9 +64,11 @@ def differences(info: pb.ServerInfo, slm: LanguageModel) -> Iterator[str]:
     """What the files of the cloud's model say otherwise than the device's; a line each."""
     if info.chat_fingerprint and slm.chat_fingerprint and info.chat_fingerprint != slm.chat_fingerprint:
         yield f"{info.model_name} has another chat template than {slm.name}: prompts are written by the device's"
-    if own := sorted(set(info.end_ids) ^ set(slm.end_ids)):
-        words = ", ".join(f"{token} ({'the cloud' if token in info.end_ids else 'the device'})" for token in own)
-        yield f"{info.model_name} and {slm.name} end answers at different ids, and all of them count: {words}"
+    ends = set(info.end_ids)
+    if own := sorted(ends ^ set(slm.end_ids)):
+        words = ", ".join(f"{token} ({'the cloud' if token in ends else 'the device'})" for token in own[:NAMED])
+        more = f" and {len(own) - NAMED} more" if len(own) > NAMED else ""
+        yield f"{info.model_name} and {slm.name} end answers at different ids, and all of them count: {words}{more}"
 
 
 def id_codec_of(info: pb.ServerInfo, slm: LanguageModel) -> int:

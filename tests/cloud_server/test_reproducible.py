@@ -125,9 +125,12 @@ def test_half_precision_is_reproducible_unless_told_otherwise(make_lm: Callable[
             assert bool(engine.sizes) == (expected if wanted is None else wanted)
 
 
-def test_a_memory_of_two_pages_can_be_checked(make_lm: Callable[..., TorchModel]) -> None:
+def test_little_memory_short_passes_and_short_contexts_can_be_checked(make_lm: Callable[..., TorchModel]) -> None:
     lm = make_lm()
     assert self_check(engine_of(lm, 2 * PAGE * lm.token_bytes), lm).rows > 10
+    assert self_check(engine_of(lm, 20 * PAGE * lm.token_bytes, 8), lm, 8).rows > 10
+    short = make_lm(context=4)
+    assert self_check(engine_of(short, 20 * PAGE * lm.token_bytes), short).rows == 0
 
 
 class Meddling:
@@ -149,7 +152,7 @@ def test_rounding_is_measured_and_more_than_rounding_refused(by: float, make_lm:
         found = self_check(meddling, lm)
         assert 1e-3 < found.difference < 3e-3
         with pytest.raises(Incompatible, match="--reproducible cannot be had with"):
-            checked(meddling, lm, reproducible=True)
+            checked(meddling, lm, 256, reproducible=True)
     else:
         with pytest.raises(Incompatible, match=r"change by .* beside other sessions, and that is no rounding"):
             self_check(meddling, lm)

@@ -269,9 +269,9 @@ def test_an_old_step_is_refused(session: Alone) -> None:
 
 
 class Broken(WrappedModel):
-    """A real model whose logits are NaN or infinite after a token, in one place."""
+    """A real model whose logits are NaN or infinite in one place, after a token, or after all of them."""
 
-    def __init__(self, lm: LanguageModel, after: int, number: float) -> None:
+    def __init__(self, lm: LanguageModel, after: int | None, number: float) -> None:
         super().__init__(lm)
         self.after, self.number = after, number
 
@@ -291,7 +291,7 @@ class BrokenCache:
     def forward(self, ids: Sequence[int], rows: int | None = None) -> np.ndarray:
         found = self._cache.forward(ids, rows)
         for row, token in zip(found[::-1], ids[::-1], strict=False):
-            if token == self._lm.after:
+            if self._lm.after in (None, token):
                 row[3] = self._lm.number
         return found
 

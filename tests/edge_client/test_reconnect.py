@@ -10,7 +10,7 @@ from hedge.v1 import hedge_pb2 as pb
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import Disconnected, Incompatible, Unreachable
+from common.errors import Disconnected, Incompatible, NotFinite, Unreachable
 from common.model import LanguageModel
 from common.sampling import Warp
 from edge_client import connection
@@ -19,6 +19,7 @@ from edge_client.session import Session
 from edge_client.settings import Settings
 from edge_client.statistics import Provenance
 from evaluation.local import LocalLink, LocalStream
+from tests.cloud_server.test_session import Broken
 from tests.conftest import run_session
 
 PROMPT = [1, 2, 3]
@@ -246,6 +247,25 @@ def test_an_answer_that_is_left_while_the_link_is_down_leaves_nothing_behind(pai
         return asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[return-value, arg-type]
 
     assert asyncio.run(leave()) == set()
+
+
+@pytest.mark.parametrize("died", [1, 2, 4, 7])
+@pytest.mark.parametrize("way", ["hedge", "cu-hlm"])
+def test_a_guess_in_flight_is_not_kept_when_the_device_goes_on_alone(
+    way: str, died: int, pair: tuple[LanguageModel, LanguageModel]
+) -> None:
+    """The SLM says nothing finite anywhere: what it has drafted is only good for being tested."""
+    slm = Broken(pair[0], None, np.nan)
+    settings = replace(WAYS[way], on_disconnect="continue", max_new_tokens=30)
+
+    async def run() -> list[Provenance]:
+        session = Session(slm, PROMPT, settings, Frail(LocalLink(pair[1]), frozenset({died}), away=10**9))
+        with pytest.raises(NotFinite, match="the device's model gave no finite logits at position"):
+            async for _ in session.tokens():
+                pass
+        return session.statistics.provenance
+
+    assert Provenance.OFFLINE not in asyncio.run(run())
 
 
 @given(st.integers(0, 10**6), st.integers(0, 2**32))

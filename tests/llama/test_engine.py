@@ -71,6 +71,8 @@ def test_the_self_check_measures_its_rounding(slm: LanguageModel) -> None:
     found = self_check(engine, slm)
     assert found.difference < TOLERANCE
     assert found.rows > 20
+    small = engine_of(slm, 6 * PAGE * slm.token_bytes, 8)  # type: ignore[attr-defined]
+    assert self_check(small, slm, 8).rows > 20
     assert engine.pages.used == 0
     # What the check fed is forgotten: the next session's rows are its own.
     scheduler = Scheduler(engine.pages, 64, engine.most_sessions)
