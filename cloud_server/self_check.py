@@ -119,8 +119,8 @@ class _Trial:
         self._scheduler.release(two)
         self._run(Ask(two, text, 2 * third, 0), Ask(one, text, size, 0))
         yield "after an eviction", 2 * third, self._run(Ask(two, text, size, size - 2 * third))
-        self._scheduler.shrink(one, min(one.length, third))
-        for end in range(third + 1, size + 1):
+        self._scheduler.shrink(one, min(one.length, 2 * third))
+        for end in range(2 * third + 1, size + 1):
             yield "one by one", end - 1, self._run(Ask(one, text, end, 1))
         for held in (one, two, beside):
             self._scheduler.release(held)

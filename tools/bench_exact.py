@@ -2,13 +2,15 @@
 
 The real pair, q05.gguf on the device and q15 in torch in the cloud, one thread each: 20 questions, 160 tokens, temperatures
 0 and 0.7; `llm` alone, `hedge` with four answers at once and alone. Answers are kept in docs/results/exact.jsonl, where it
-goes on.
+goes on, on a processor of the same kind: bits are a machine's own.
 """
 
 import argparse
 import asyncio
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from common.model import load
 from common.model_options import ModelOptions
@@ -47,7 +49,13 @@ def main() -> None:
     parser.add_argument("--dtype", nargs="+", choices=tuple(PASSES), default=list(PASSES))
     args = parser.parse_args()
     slm = load(str(args.pair / "q05.gguf"), "slm", ModelOptions(threads=1))
-    header = {"kind": "exact", "slm": slm.fingerprint, "llm": "q15", "tokens": TOKENS}
+    header = {
+        "kind": "exact",
+        "slm": slm.fingerprint,
+        "llm": "q15",
+        "tokens": TOKENS,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+    }
     journal = Journal(OUT, header, resume=OUT.exists())
     for dtype in args.dtype:
         options = ("--dtype", dtype, *PASSES[dtype], "--threads", "1", "--max-step-s", "0", "--max-session-s", "0")
