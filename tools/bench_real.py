@@ -105,8 +105,10 @@ async def answers(
                 add_system(parser)
                 add_warp(parser)
                 args = parser.parse_args(
-                    ["--temperature", str(temperature), "--seed", str(SEED), "--max-new-tokens", str(tokens)]
-                )
+                    # Several prompts in bfloat16 take a processor without such products minutes.
+                    ["--temperature", str(temperature), "--seed", str(SEED), "--max-new-tokens", str(tokens),
+                     "--patience", "3600"]
+                )  # fmt: skip
                 settings, free = settings_from(args, pair, system), asyncio.Semaphore(together)
 
                 async def answer(number: int, prompt: Prompt, settings: Any = settings, free: asyncio.Semaphore = free,
