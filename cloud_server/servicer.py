@@ -65,12 +65,16 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             try:
                 async for answer in handler.stream_stream(_parsed(requests, handler.request_deserializer), context):
                     yield answer
+            except grpc.aio.AbortError:
+                raise
             except Exception as error:
                 await self._refuse(error, context)
 
         async def guarded_unary(request: Any, context: Any) -> Any:
             try:
                 return await handler.unary_unary(request, context)
+            except grpc.aio.AbortError:
+                raise
             except Exception as error:
                 await self._refuse(error, context)
 

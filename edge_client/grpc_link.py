@@ -21,9 +21,12 @@ _ERRORS: dict[grpc.StatusCode, type[HedgeError]] = {
     grpc.StatusCode.UNAUTHENTICATED: Denied,
 }
 _GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
-# What gRPC says of a stream that a proxy or a dying connection cut, and Ray Serve of a replica that died or has no time,
-# whatever status they give it.
-_CUT = ("RST_STREAM", "Stream removed", "The actor died unexpectedly", "is unavailable", "dropped due to backpressure")
+# What gRPC says of a stream that a proxy or a dying connection cut, or that ended while something was written, and Ray Serve
+# of a replica that died or has no time, whatever status they give it.
+_CUT = (
+    "RST_STREAM", "Stream removed", "Internal error from Core", "The actor died unexpectedly", "is unavailable",
+    "dropped due to backpressure",
+)  # fmt: skip
 
 
 def _raise(address: str, code: grpc.StatusCode, details: str | None) -> NoReturn:

@@ -122,9 +122,14 @@ class Failing(HedgeServicer):
 
         return server_info(self.lm)
 
-    async def Generate(self, requests: object, context: grpc.aio.ServicerContext) -> AsyncIterator[pb.ServerMessage]:  # type: ignore[type-arg]  # noqa: N802
+    async def Generate(  # noqa: N802
+        self, requests: AsyncIterator[pb.ClientMessage], context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.ServerMessage]:  # type: ignore[type-arg]
         self.calls += 1
         yield pb.ServerMessage(opened=pb.Opened(cached_length=1, codec=1, id_codec=1))
+        # The opening and a draft: what is written to a call that has ended fails in a way of its own.
+        await anext(requests)
+        await anext(requests)
         await context.abort(self.code, self.line)
 
 
@@ -174,6 +179,7 @@ def test_a_fault_that_would_come_again_is_not_retried(code: grpc.StatusCode, mak
     [
         (grpc.StatusCode.UNAVAILABLE, "draining"),
         (grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2"),
+        (grpc.StatusCode.INTERNAL, "Internal error from Core"),
         (grpc.StatusCode.INTERNAL, "The actor died unexpectedly before finishing this task."),
     ],
 )
