@@ -33,7 +33,7 @@ def random_ways(engine: TorchEngine, texts: Sequence[Sequence[int]], positions: 
     scheduler = Scheduler(engine.pages, positions)
     held = [Held() for _ in texts]
     rows: dict[tuple[int, int], np.ndarray] = {}
-    for _ in range(40):
+    for _ in range(30):
         works: dict[Held, int] = {}
         for number, (one, text) in enumerate(zip(held, texts, strict=True)):
             if one.length and rng.random() < 0.3:
@@ -71,8 +71,9 @@ def texts_of(lengths: Sequence[int]) -> list[list[int]]:
     return [[int(token) for token in rng.integers(0, VOCAB, length)] for length in lengths]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [*((kind, dtype) for kind in KINDS for dtype in ("float32", "bfloat16")), ("llama", "float16")]
+)
 def test_rows_are_the_same_bits_in_any_company(kind: str, dtype: str, make_lm: Callable[..., TorchModel]) -> None:
     lm = make_lm(kind=kind, seed=3, width=WIDTH, vocab=VOCAB, context=640, dtype=dtype)
     lengths = LENGTHS if kind == "llama" else [min(length, 100) for length in LENGTHS]
