@@ -8,6 +8,9 @@ from common.coupling import contenders
 from common.noise import Noise, Purpose
 from common.sampling import Warp
 
+# Beyond this e^x is no float64.
+COLD = 700.0
+
 
 def near_tie(
     logits: np.ndarray, law: np.ndarray, warp: Warp, difference: float, noise: Noise | None, position: int
@@ -17,12 +20,13 @@ def near_tie(
     At temperature 0 by the raw `logits` [V]; else by the coupled draw from `law` [V], which is W(logits), the noise included. A
     token that top-k or top-p keeps or drops by less than that counts too. Without noise there is no winner: False.
     """
-    if warp.greedy:
+    # So cold that the runner-up's probability may be less than a number can be.
+    if warp.greedy or difference / warp.temperature > COLD:
         return int(np.count_nonzero(logits >= logits.max() - difference)) > 1
     if noise is None:
         return False
     integers = noise.integers(Purpose.TARGET, position, 0, len(law))
-    factor = math.exp(min(700.0, difference / warp.temperature))
+    factor = math.exp(difference / warp.temperature)
     kept = law > 0
     if not warp.cuts or kept.all():
         return len(contenders(law, integers, factor)) > 1

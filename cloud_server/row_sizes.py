@@ -59,8 +59,9 @@ def _head_size(model: PreTrainedModel) -> int:
 
 def _whole(elements: int) -> bool:
     """Whether element by element operations use one kind of code for all of them."""
-    part = elements if elements < GRAIN else -(-elements // torch.get_num_threads())
-    return part % VECTORS == 0
+    # torch takes no more threads than have that many elements each.
+    threads = min(torch.get_num_threads(), max(1, -(-elements // GRAIN)))
+    return -(-elements // threads) % VECTORS == 0
 
 
 def _in_calls(layer: torch.nn.Module, rows: torch.Tensor, size: int, least: int) -> torch.Tensor:

@@ -33,11 +33,11 @@ class Exactness:
 
     @property
     def bitwise(self) -> bool:
-        return self.difference == 0
+        return self.rows > 0 and self.difference == 0
 
     def __str__(self) -> str:
         if not self.rows:
-            return "warning: the model gave no finite logits to compare"
+            return "warning: no row of finite logits could be compared"
         if self.bitwise:
             return f"bitwise: {self.rows} rows came out the same, bit for bit, in any company"
         return f"rounding: logits differ by up to {self.difference:.2g} with what else is in a pass"
@@ -49,6 +49,8 @@ def _apart(rows: np.ndarray, expected: np.ndarray) -> float | None:
     Logits that are not finite are left out: the position that needs them will be told so.
     """
     known = np.isfinite(rows) & np.isfinite(expected)
+    if (np.isfinite(rows) != np.isfinite(expected)).any():
+        return None
     apart = np.where(known, np.abs(np.where(known, rows, 0) - np.where(known, expected, 0)), 0.0)
     spread = np.where(known, expected, 0.0).std(axis=1)
     return None if (np.sqrt((apart**2).mean(axis=1)) > ROUNDING * spread).any() else float(apart.max())

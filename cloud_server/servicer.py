@@ -129,7 +129,7 @@ class Servicer(HedgeServicer):
         self._access, self._metrics = access or Access(), metrics or Metrics()
         self._quotas = Quotas(limits, time.monotonic, batcher.token_bytes)
         self._context = min(lm.context, batcher.capacity)
-        self._exactness = pb.Exactness(difference=exactness.difference) if exactness else None
+        self._exactness = pb.Exactness(difference=exactness.difference) if exactness and exactness.rows else None
         self._sessions: set[Session] = set()
         self.draining = False
         self._metrics.sessions.set_function(lambda: len(self._sessions))

@@ -177,7 +177,8 @@ def check_unicode(text: str) -> None:
 
 def without_end(ids: list[int], text: Sequence[int], ends: Collection[int]) -> list[int]:
     """A prompt's ids, those of `text` with what the tokenizer puts around them, without an end behind them."""
-    while ids and ids[-1] in ends and not (text and ids[-len(text) :] == list(text)):
+    # A lone one before no text at all is where the text begins.
+    while len(ids) > (not text) and ids[-1] in ends and not (text and ids[-len(text) :] == list(text)):
         ids = ids[:-1]
     return ids
 

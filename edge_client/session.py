@@ -100,6 +100,8 @@ class Session:
     def guarantee(self) -> str:
         """What is promised of the answer as it came out, for people."""
         ties = self.statistics.near_ties
+        if self._settings.guarantee == "exact" and self.statistics.exact_until is not None:
+            return f"exact for the first {self.statistics.exact_until} tokens"
         if self._settings.guarantee != "exact" or not ties:
             return self._settings.guarantee
         return f"exact up to {ties} near tie{'s' * (ties > 1)}"
