@@ -143,8 +143,12 @@ class Batcher:
         try:
             logits = self._engine.forward(batch)
         except Exception as error:
-            # Whatever failed, it failed for these sessions; the thread serves the others.
             logger.exception("a forward pass over %d sessions failed", len(batch))
+            if len(batch) > 1:
+                # One of them may have been too much: the others are not to lose their answers for it.
+                for part in batch:
+                    self._pass([part])
+                return
             for part in batch:
                 self._tasks.pop(part.work).finish(None, error)
                 self.scheduler.release(part.work.held)

@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Collection, Generator, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, overload
 
 import numpy as np
 from hedge.v1 import hedge_pb2 as pb
@@ -64,6 +65,38 @@ class Cost:
 
     seconds: float = 0.0
     positions: int = 0
+
+
+class Laws(Sequence[np.ndarray]):
+    """The warped laws of some `rows` of logits, the first of which judges `position`; each is made when it is looked at.
+
+    What is behind a rejection is never looked at, and may be no number. NotFinite for a row that is looked at and is none.
+    """
+
+    def __init__(self, warp: Warp, rows: np.ndarray, position: int) -> None:
+        self._warp, self._rows, self._position = warp, rows, position
+        # The rows that are in this part, and what has been made, of all parts.
+        self._part = range(len(rows))
+        self._made: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self._part)
+
+    @overload
+    def __getitem__(self, index: int) -> np.ndarray: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Laws": ...
+    def __getitem__(self, index: int | slice) -> "np.ndarray | Laws":
+        if isinstance(index, slice):
+            part = copy(self)
+            part._part = self._part[index]
+            return part
+        number = self._part[index]
+        if number not in self._made:
+            if not np.isfinite(self._rows[number]).all():
+                raise NotFinite(self._position + number)
+            self._made[number] = self._warp(self._rows[number])
+        return self._made[number]
 
 
 def check_open(request: pb.Open, lm: LanguageModel, context: int) -> Warp:
@@ -169,7 +202,7 @@ class Session:
         return pb.Opened(cached_length=self._prefix.length, codec=codec.VERSION, id_codec=self._id_version)
 
     def _forward(self, ids: list[int], rows: int) -> Steps[np.ndarray]:
-        """The logits after each of the last `rows` of `ids`, all of which the cache holds then. NotFinite for a NaN."""
+        """The logits after each of the last `rows` of `ids`, all of which the cache holds then."""
         started, before = time.perf_counter(), self._prefix.length
         if before >= len(ids):
             return np.empty((0, self._lm.vocab_size), np.float32)
@@ -177,8 +210,6 @@ class Session:
         self.cost.seconds += time.perf_counter() - started
         self.cost.positions += len(ids) - before
         self.spent += len(ids) - before
-        if len(broken := np.flatnonzero(~np.isfinite(logits).all(axis=1))):
-            raise NotFinite(len(ids) - rows + 1 + int(broken[0]) - self._prompt)
         return logits
 
     def verify(self, draft: pb.Draft) -> Steps[pb.Verdict | None]:
@@ -204,12 +235,13 @@ class Session:
         while len(untested) > CHUNK:
             head, untested = untested[:CHUNK], untested[CHUNK:]
             self._history += head
-            shares += _of(head, self._warped((yield from self._rows([], CHUNK, bonus=False))))
+            at = len(self._history) - CHUNK - self._prompt
+            shares += _of(head, Laws(self._warp, (yield from self._rows([], CHUNK, bonus=False)), at))
         self._history += untested
         # A message without ids asks for the LLM's own next token.
         bonus = self._bonus and not draft.more and (bool(proposals) or not self.judged[1])
         rows = yield from self._rows(proposals, len(untested), bonus=bonus)
-        laws = self._warped(rows)
+        laws = Laws(self._warp, rows, first - len(untested))
         outcome = verify_block(self._rule(step), first, proposals, laws[len(untested) :], self._end_ids)
         self._last = self._answer(step, outcome, untested, proposals, laws, shares)
         tested = outcome.accepted + any(own is not None for own in (outcome.correction, outcome.bonus, outcome.law))
@@ -266,15 +298,12 @@ class Session:
         del self._history[length:]
         self._prefix.rollback(min(self._prefix.length, length - 1))
 
-    def _warped(self, rows: np.ndarray) -> list[np.ndarray]:
-        return [self._warp(row) for row in rows]
-
-    def _near_ties(self, position: int, rows: np.ndarray, laws: list[np.ndarray]) -> int:
+    def _near_ties(self, position: int, rows: np.ndarray, laws: Sequence[np.ndarray]) -> int:
         """How many of the positions from `position` on rounding could decide."""
         if not self._difference:
             return 0
         noise = self._noise if self._verification in _COUPLED else None
-        pairs = enumerate(zip(rows, laws, strict=True), position)
+        pairs = enumerate(zip(rows, laws, strict=False), position)
         return sum(near_tie(row, law, self._warp, self._difference, noise, at) for at, (row, law) in pairs)
 
     def _rows(self, proposals: list[Proposal], untested: int, *, bonus: bool) -> Steps[np.ndarray]:
@@ -286,7 +315,7 @@ class Session:
         return (yield from self._forward(ahead[: len(ahead) - (not bonus)], wanted))
 
     def _answer(
-        self, step: int, outcome: Outcome, untested: list[int], proposals: list[Proposal], laws: list[np.ndarray],
+        self, step: int, outcome: Outcome, untested: list[int], proposals: list[Proposal], laws: Sequence[np.ndarray],
         shares: list[float],
     ) -> pb.Verdict:  # fmt: skip
         kept = [proposal.token for proposal in proposals[: outcome.accepted]]
@@ -327,7 +356,7 @@ class Session:
             return None
         self.cost = Cost()
         rows = yield from self._forward(self._history, 1)
-        law = self._warp(rows[0])
+        law = Laws(self._warp, rows, generated)[0]
         # The draw of `coupled`, so that the two systems give the same answer.
         token = coupled_draw(self._noise, generated, law)
         self._history.append(token)
@@ -347,7 +376,7 @@ def alone(steps: Steps[Result], prefix: KVCache) -> Result:
         return result
 
 
-def _of(tokens: list[int], laws: list[np.ndarray]) -> list[float]:
+def _of(tokens: list[int], laws: Sequence[np.ndarray]) -> list[float]:
     """y_d of each token."""
     return [float(law[token]) for token, law in zip(tokens, laws, strict=False)]
 

@@ -302,9 +302,9 @@ class BrokenCache:
 def test_numbers_that_are_none_end_the_session(
     number: float, verification: "pb.Verification.ValueType", temperature: float, lm: LanguageModel
 ) -> None:
-    """The position after the second draft, or the one after the prompt."""
+    """At the first position, whatever was drafted there."""
     streams = verification == pb.VERIFICATION_STREAM
-    broken = Broken(lm, PROMPT[-1] if streams else 7, number)
+    broken = Broken(lm, PROMPT[-1], number)
     warp = pb.Warp(temperature=temperature, top_p=1)
     session = Alone(broken, opening(lm, verification=verification, warp=warp, bits=4, max_new_tokens=5))
     session.opened()
@@ -314,8 +314,33 @@ def test_numbers_that_are_none_end_the_session(
     elif verification == pb.VERIFICATION_COUPLED:
         del draft.proposals[:]
     steps = session.next_token() if streams else session.verify(draft)
-    with pytest.raises(NotFinite, match=f"the model gave no finite logits at position {0 if streams else 2}"):
+    with pytest.raises(NotFinite, match="the model gave no finite logits at position 0"):
         alone(steps, session.own)
+
+
+def test_a_number_that_is_none_behind_a_rejection_is_never_looked_at(lm: LanguageModel) -> None:
+    """The LLM alone would not have come there. Where a draft brings it there, the session ends."""
+    warp = pb.Warp(temperature=0, top_p=1)
+    own = greedy(lm, PROMPT)
+    other = next(token for token in range(11) if token not in (own, *PROMPT))
+    verdicts = []
+    for model in (lm, Broken(lm, other, np.nan)):
+        session = Alone(model, opening(lm, warp=warp, verification=pb.VERIFICATION_COUPLED))
+        session.opened()
+        draft = drafting([other, 1, 2])
+        del draft.proposals[:]
+        verdict = session.judge(draft)
+        assert verdict is not None
+        verdict.ClearField("timings")
+        verdicts.append(verdict)
+    assert verdicts[0] == verdicts[1]
+    assert (verdicts[0].accepted, verdicts[0].correction) == (0, own)
+    session = Alone(Broken(lm, own, np.nan), opening(lm, warp=warp, verification=pb.VERIFICATION_COUPLED))
+    session.opened()
+    draft = drafting([own, 1])
+    del draft.proposals[:]
+    with pytest.raises(NotFinite, match="at position 1"):
+        session.judge(draft)
 
 
 def test_the_llms_own_ends_end_an_answer_too(make_lm: Callable[..., LanguageModel]) -> None:
