@@ -238,8 +238,8 @@ class TorchEngine:
         try:
             out = self._lm.model(
                 input_ids=torch.from_numpy(ids)[None].to(device), position_ids=torch.from_numpy(positions)[None].to(device),
-                # Four dimensions: it is passed on as it is.
-                attention_mask=rectangles[0].mask(1, self._lm.model.dtype),
+                # Four dimensions: no mask is made, and `ragged_attention` has its own.
+                attention_mask=torch.zeros(1, 1, 1, 1, dtype=self._lm.model.dtype, device=device),
                 logits_to_keep=torch.from_numpy(kept).to(device), **self._arguments,
             )  # fmt: skip
         finally:

@@ -131,12 +131,12 @@ class LlamaModel(LanguageModel):
         words, kinds = metadata["tokenizer.ggml.tokens"], metadata.get("tokenizer.ggml.token_type", ())
         self._specials = {words[i]: i for i, kind in enumerate(kinds) if kind == _CONTROL and i < self.vocab_size}
         self._composes = metadata.get("tokenizer.ggml.pre") in _COMPOSING
-        source = metadata.get("tokenizer.chat_template")
+        self.chat_template = source = str(metadata.get("tokenizer.chat_template") or "")
         begin, end = (
             words[number] if number >= 0 else ""
             for number in (llama.llama_vocab_bos(self._vocab), llama.llama_vocab_eos(self._vocab))
         )
-        self._template = ChatTemplate(str(source), self.name, begin, end) if source else None
+        self._template = ChatTemplate(source, self.name, begin, end) if source else None
         self._idle: list[Decoder] = []
         self.token_bytes = token_bytes(header)
 

@@ -64,7 +64,9 @@ class Identity:
 
 
 class LanguageModel(ABC):
-    """A decoder and its tokenizer."""
+    """A decoder and its tokenizer. `chat_template`: the source of its template, where there is one."""
+
+    chat_template = ""
 
     def __init__(self, identity: Identity) -> None:
         self.identity = identity
@@ -101,7 +103,9 @@ class LanguageModel(ABC):
 
     @cached_property
     def chat_fingerprint(self) -> str:
-        """Names how a conversation becomes ids; empty when the chat template refuses the shortest one."""
+        """Names how a conversation becomes ids; empty when the chat template refuses the shortest one, or writes the date."""
+        if "strftime_now" in self.chat_template:
+            return ""
         try:
             return digest(json.dumps(self.encode_chat([{"role": "user", "content": "Hello"}])).encode())
         except BadInput:

@@ -40,6 +40,7 @@ class TorchModel(LanguageModel):
     def __init__(self, identity: Identity, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__(identity)
         self.model, self.tokenizer = model, tokenizer
+        self.chat_template = str(tokenizer.chat_template or "")
         self.specials = {
             token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special
         }  # fmt: skip

@@ -41,7 +41,7 @@ class Connection:
         self._link, self._slm, self._prompt, self._settings = link, slm, list(prompt), settings
         self._statistics, self._limit, self.notify = statistics, max_new_tokens, notify
         self.audit, self.exact = audit, settings.guarantee == "exact"
-        self._model = link.info.model_fingerprint
+        self._model, self._ends = link.info.model_fingerprint, frozenset(link.info.end_ids)
         self._stream: Stream | None = None
         self._on = 0
         self._heard = False
@@ -51,6 +51,11 @@ class Connection:
     @property
     def is_open(self) -> bool:
         return self._stream is not None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether no verdict has come since a fault."""
+        return self._attempts > 0
 
     async def open(self, generated: Sequence[int]) -> None:
         """A session over the prompt and the `generated` ids; the server's answer is not waited for."""
@@ -123,6 +128,11 @@ class Connection:
             if self._link.info.model_fingerprint != self._model:
                 raise Incompatible(
                     f"the server has model {self._link.info.model_fingerprint} now, the answer was begun with {self._model}"
+                )
+            if frozenset(self._link.info.end_ids) != self._ends:
+                raise Incompatible(
+                    f"the server ends answers at {sorted(self._link.info.end_ids)} now, the answer was begun with "
+                    f"{sorted(self._ends)}"
                 )
             return
 

@@ -111,6 +111,7 @@ class Exchange:
     async def _advance(self) -> None:
         if self._connection and not self._alone and not self._connection.is_open:
             await self._connect(self._connection)
+            return
         if (self._is_due() or self._passes()) and self._may_send():
             await self._send()
         elif self._may_draft():
@@ -232,10 +233,18 @@ class Exchange:
         pending = sum(len(message.ids) for message in self._flight) + len(self._block)
         judged = self._history[: len(self._history) - pending]
         self._said = Said()
+        # What is written to a call that fails hides why it fails: after a fault the first verdict is waited for.
+        again = connection.is_lost
         await connection.open(judged[self._prompt :])
-        for message in self._flight:
+        for message in list(self._flight):
+            if message not in self._flight:
+                # The verdict was a correction.
+                return
             await self._transmit(message, judged)
             judged = judged + message.ids
+            if again:
+                again = False
+                await self._reconcile()
 
     async def _disconnected(self, error: Disconnected) -> None:
         """`wait` reconnects before it goes on, `continue` goes on alone meanwhile."""

@@ -26,10 +26,7 @@ _GONE = (
 )  # fmt: skip
 # What gRPC says of a stream that a proxy or a dying connection cut, or that ended while something was written, and Ray Serve
 # of a replica that died or has no time, whatever status they give it.
-_CUT = (
-    "RST_STREAM", "Stream removed", "Internal error from Core", "The actor ",
-    "dropped due to backpressure",
-)  # fmt: skip
+_CUT = ("RST_STREAM", "Stream removed", "Internal error from Core", "The actor ", "dropped due to backpressure")
 
 
 def _raise(address: str, code: grpc.StatusCode, details: str | None) -> NoReturn:
@@ -158,7 +155,7 @@ class GrpcLink:
             try:
                 await self.reach(0)
                 break
-            except Disconnected:
+            except HedgeError:
                 if not remaining:
                     raise
         return self

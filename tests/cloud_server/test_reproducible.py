@@ -25,6 +25,13 @@ WIDTH, VOCAB = 128, 300
 LENGTHS = (40, 70, 513, 530, 90, 17)
 
 
+PLAIN = {"vocab_size": 64, "eos_token_id": None, "bos_token_id": None, "pad_token_id": None}
+SHAPE = {
+    "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 128,
+    "max_position_embeddings": 256,
+}  # fmt: skip
+
+
 def random_ways(engine: TorchEngine, texts: Sequence[Sequence[int]], positions: int) -> dict[tuple[int, int], np.ndarray]:
     """Sessions over `texts` that grow, roll back and are evicted at random. Each row of text `number` after id `at`, and equal
     rows once only: a second one that differs is kept under -1 - `at`.
@@ -103,6 +110,28 @@ def test_a_bucket_that_does_not_agree_is_seen(make_lm: Callable[..., TorchModel]
     assert same == (set(range(1, 8)) <= set(row_sizes(lm.model)))
 
 
+@pytest.mark.parametrize("threads", [3, 4])
+def test_rows_are_the_same_bits_with_several_threads(threads: int, tmp_path: Path) -> None:
+    """A width that torch cuts between its threads: what is over a whole vector would go through other code."""
+    torch.manual_seed(0)
+    shape = SHAPE | {"intermediate_size": 8960, "hidden_size": 256}
+    LlamaForCausalLM(LlamaConfig(initializer_range=0.08, **shape, **PLAIN)).save_pretrained(tmp_path / "wide")  # type: ignore[operator]
+    _tokenizer(64).save_pretrained(tmp_path / "wide")
+    lm = load(str(tmp_path / "wide"), "llm")
+    assert isinstance(lm, TorchModel)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        engine = TorchEngine(lm, 12 * PAGE * lm.token_bytes, reproducible=True)
+        assert engine.sizes
+        texts = [[token % 64 for token in text] for text in texts_of([60] * 4)]
+        rows = random_ways(engine, texts, 64)
+        alone = [singly(engine, text) for text in texts]
+    finally:
+        torch.set_num_threads(before)
+    assert all(at >= 0 and np.array_equal(row, alone[number][at]) for (number, at), row in rows.items())
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_self_check_says_what_the_engine_does(dtype: str, make_lm: Callable[..., TorchModel]) -> None:
     lm = make_lm(seed=3, width=WIDTH, vocab=VOCAB, dtype=dtype)
@@ -166,13 +195,6 @@ def test_rounding_is_measured_and_more_than_rounding_refused(by: float, make_lm:
     else:
         with pytest.raises(Incompatible, match="change by more than rounding beside other sessions"):
             self_check(meddling, lm)
-
-
-PLAIN = {"vocab_size": 64, "eos_token_id": None, "bos_token_id": None, "pad_token_id": None}
-SHAPE = {
-    "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 128,
-    "max_position_embeddings": 256,
-}  # fmt: skip
 
 
 def rotary(kind: str, **more: object) -> torch.nn.Module:

@@ -178,5 +178,6 @@ def test_conversations_that_become_other_ids_have_other_fingerprints(make_folder
     assert plain == load(str(make_folder(seed=4, kind="gpt2")), "slm").chat_fingerprint
     (folder / "chat_template.jinja").write_text("w3 {{ messages[0].content }}")
     assert load(str(folder), "slm").chat_fingerprint not in ("", plain)
-    (folder / "chat_template.jinja").write_text("{{ raise_exception('no') }}")
-    assert load(str(folder), "slm").chat_fingerprint == ""
+    for unknown in ("{{ raise_exception('no') }}", "{{ strftime_now('%d') }} {{ messages[0].content }}"):
+        (folder / "chat_template.jinja").write_text(unknown)
+        assert load(str(folder), "slm").chat_fingerprint == ""

@@ -139,10 +139,12 @@ async def serving(servicer: HedgeServicer) -> AsyncIterator[str]:
         await server.stop(grace=None)
 
 
-async def answered(address: str, slm: LanguageModel, **changes: object) -> Session:
-    settings = Settings(policy="always", verification="coupled", exact=True, max_new_tokens=8, on_disconnect="wait")
+async def answered(address: str, slm: LanguageModel, in_flight: int = 1) -> Session:
+    settings = Settings(
+        policy="always", verification="coupled", exact=True, max_new_tokens=8, on_disconnect="wait", max_in_flight=in_flight
+    )
     async with GrpcLink(address) as link:
-        session = Session(slm, [1, 2], settings, link, **changes)  # type: ignore[arg-type]
+        session = Session(slm, [1, 2], settings, link)
         async for _ in session.tokens():
             pass
     return session
@@ -167,6 +169,21 @@ def test_a_fault_that_would_come_again_is_not_retried(code: grpc.StatusCode, mak
     with pytest.raises(FINAL[code], match="what the server says"):
         asyncio.run(run())
     assert servicer.calls == 1
+
+
+def test_a_fault_behind_a_burst_of_messages_is_told(make_lm: Callable[..., LanguageModel]) -> None:
+    """What is written to a call that has ended hides its status. Opened again, the first verdict is waited for."""
+    lm = make_lm()
+    for _ in range(20):
+        servicer = Failing(lm, grpc.StatusCode.INTERNAL, "what the server says")
+
+        async def run(servicer: Failing = servicer) -> None:
+            async with serving(servicer) as address:
+                await answered(address, lm, 8)
+
+        with pytest.raises(HedgeError, match="what the server says"):
+            asyncio.run(run())
+        assert servicer.calls <= 3
 
 
 @pytest.mark.parametrize(
