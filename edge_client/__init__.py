@@ -10,16 +10,16 @@ if TYPE_CHECKING:
     from common.model import LanguageModel, load
     from common.sampling import Warp
     from common.tls import channel_credentials
-    from edge_client.grpc_link import GrpcLink
+    from edge_client.config import Settings
+    from edge_client.engine.session import Emitted, Session
+    from edge_client.engine.statistics import Provenance, Statistics
     from edge_client.public import choose
-    from edge_client.session import Emitted, Session
-    from edge_client.settings import Settings
-    from edge_client.statistics import Provenance, Statistics
+    from edge_client.transport.grpc_link import GrpcLink
 
 _WHERE = {
-    "LanguageModel": "common.model", "Emitted": "edge_client.session", "GrpcLink": "edge_client.grpc_link",
-    "Provenance": "edge_client.statistics", "Session": "edge_client.session", "Settings": "edge_client.settings",
-    "Statistics": "edge_client.statistics", "Warp": "common.sampling", "channel_credentials": "common.tls",
+    "LanguageModel": "common.model", "Emitted": "edge_client.engine.session", "GrpcLink": "edge_client.transport.grpc_link",
+    "Provenance": "edge_client.engine.statistics", "Session": "edge_client.engine.session", "Settings": "edge_client.config",
+    "Statistics": "edge_client.engine.statistics", "Warp": "common.sampling", "channel_credentials": "common.tls",
     "load": "common.model", "choose": "edge_client.public",
 }  # fmt: skip
 __all__ = [

@@ -5,9 +5,9 @@ from typing import Any
 from common.command import command_parser
 from common.errors import BadInput
 from common.model import LanguageModel
-from edge_client.link import Link
-from edge_client.options import Pair, add_system, add_warp, settings_from
-from edge_client.settings import SYSTEMS, Settings
+from edge_client.cli.options import Pair, add_system, add_warp, settings_from
+from edge_client.config import SYSTEMS, Settings
+from edge_client.transport.link import Link
 
 
 def choose(system: str = "hedge", *, slm: LanguageModel, link: Link | None = None, **options: Any) -> Settings:

@@ -13,7 +13,7 @@ from typing import Any
 from common.command import command_parser, model_options, parse, runtime_arguments
 from common.errors import BadInput
 from common.model import BUNDLED, LanguageModel, load
-from edge_client.options import add_models, add_system, add_warp, check_connection, choose_seed, warp_of
+from edge_client.cli.options import add_models, add_system, add_warp, check_connection, choose_seed, warp_of
 from evaluation.bench_rows import rows_of, show
 from evaluation.bench_run import ASSISTED, COLOCATED, MEASURED, Bench, Cell
 from evaluation.link import parse_outages

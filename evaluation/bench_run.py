@@ -12,11 +12,11 @@ from typing import Any
 from tqdm import tqdm
 
 from common.model import LanguageModel
-from edge_client.connect import connected
-from edge_client.grpc_link import GrpcLink
-from edge_client.options import Pair, settings_from, warp_of
-from edge_client.session import Session
-from edge_client.settings import Settings
+from edge_client.cli.connect import connected
+from edge_client.cli.options import Pair, settings_from, warp_of
+from edge_client.config import Settings
+from edge_client.engine.session import Session
+from edge_client.transport.grpc_link import GrpcLink
 from evaluation.assisted import assisted
 from evaluation.bench_rows import link_name
 from evaluation.link import Pipe, parse_outages

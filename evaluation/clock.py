@@ -8,7 +8,7 @@ import numpy as np
 
 from common.codec import paper_bits
 from common.errors import BadInput
-from edge_client.statistics import Round
+from edge_client.engine.statistics import Round
 from wireless.channel import Uplink
 
 ACCOUNTS = ("paper", "payload")

@@ -15,11 +15,11 @@ from common.codec import paper_bits
 from common.command import command_parser, model_options, parse
 from common.errors import BadInput, Incompatible
 from common.model import BUNDLED, LanguageModel, load
-from edge_client.connect import connected, load_slm
-from edge_client.options import add_generation, check_connection, settings_from, warp_of
-from edge_client.recalibration import recalibration_of
-from edge_client.session import Session
-from edge_client.settings import SYSTEMS, Settings
+from edge_client.cli.connect import connected, load_slm
+from edge_client.cli.options import add_generation, check_connection, settings_from, warp_of
+from edge_client.config import SYSTEMS, Settings
+from edge_client.engine.gates.recalibration import recalibration_of
+from edge_client.engine.session import Session
 from evaluation.quality import chrf, chrf_metric, judge, relative_accuracy
 from evaluation.record import Answer, Journal, answers_of, from_session
 from evaluation.tables import wide

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from edge_client.calibration import fit_measure
+from edge_client.engine.gates.calibration import fit_measure
 from evaluation.record import Answer
 from evaluation.study import KEPT, KS, auc, column
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from common.sampling import Warp
-from edge_client.calibration import Calibration, fit_measure
-from edge_client.measures import MEASURES
+from edge_client.engine.gates.calibration import Calibration, fit_measure
+from edge_client.engine.gates.measures import MEASURES
 from evaluation.study import auc, column, pearson
 
 RESAMPLES = 50

@@ -27,12 +27,12 @@ from common.model import BUNDLED, LanguageModel, load
 from common.noise import Noise, Purpose
 from common.sampling import Warp
 from common.torch_model import use_threads
-from edge_client.calibration import decay_rate
-from edge_client.gelato import MARGINAL_BUDGET_J, Gelato, GelatoOptions
-from edge_client.measures import MEASURES
-from edge_client.pace import Adaptive, recent_mean
-from edge_client.session import Session
-from edge_client.settings import Settings
+from edge_client.config import Settings
+from edge_client.engine.gates.calibration import decay_rate
+from edge_client.engine.gates.gelato import MARGINAL_BUDGET_J, Gelato, GelatoOptions
+from edge_client.engine.gates.measures import MEASURES
+from edge_client.engine.pace import Adaptive, recent_mean
+from edge_client.engine.session import Session
 from evaluation.local import LocalLink
 from evaluation.quality import interval
 from evaluation.record import Journal, only_writer, read_journal

@@ -27,11 +27,11 @@ from common.noise import Noise, Purpose
 from common.rpc import PROTOCOL_VERSION
 from common.sampling import Warp
 from common.torch_model import TorchModel, load_folder
-from edge_client.calibration import load_calibration
-from edge_client.measures import DRAWS, MEASURES
-from edge_client.session import Session
-from edge_client.settings import Settings
-from edge_client.truncation import truncate
+from edge_client.config import Settings
+from edge_client.engine.gates.calibration import load_calibration
+from edge_client.engine.gates.measures import DRAWS, MEASURES
+from edge_client.engine.session import Session
+from edge_client.engine.verification.truncation import truncate
 
 ROUNDS = 15
 TOKENS = 96

@@ -9,7 +9,7 @@ import numpy as np
 from hedge.v1 import hedge_pb2 as pb
 
 from common.model import LanguageModel, WrappedModel
-from edge_client.link import Link, Stream
+from edge_client.transport.link import Link, Stream
 
 
 @dataclass(slots=True)

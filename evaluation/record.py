@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import BadInput, HedgeError
-from edge_client.session import Session
-from edge_client.statistics import Round
+from edge_client.engine.session import Session
+from edge_client.engine.statistics import Round
 from evaluation.tasks import Task
 
 VERSION = 2

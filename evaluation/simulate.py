@@ -22,9 +22,9 @@ from cloud_server.session import server_info
 from common.command import MODEL_HELP, command_parser, model_options, parse
 from common.errors import BadInput
 from common.model import BUNDLED
-from edge_client.options import Pair as Known
-from edge_client.options import add_slm, add_system, add_warp, choose_seed, settings_from
-from edge_client.settings import SYSTEMS, Settings
+from edge_client.cli.options import Pair as Known
+from edge_client.cli.options import add_slm, add_system, add_warp, choose_seed, settings_from
+from edge_client.config import SYSTEMS, Settings
 from evaluation.clock import ACCOUNTS, Clock, Times, bits_of, measured, replay
 from evaluation.profile import read_profile
 from evaluation.quality import interval

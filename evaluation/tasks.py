@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import BadInput
-from edge_client.prompts import Prompt, from_text, read_prompts
+from edge_client.cli.prompts import Prompt, from_text, read_prompts
 from evaluation.questions import held_out_set, parse_answer
 
 FILE_FAMILY = "file"

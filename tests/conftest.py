@@ -24,9 +24,9 @@ from transformers import (
 
 from common.model import LanguageModel, WrappedModel, load
 from common.model_options import ModelOptions
-from edge_client.link import Link
-from edge_client.session import Session
-from edge_client.settings import Settings
+from edge_client.config import Settings
+from edge_client.engine.session import Session
+from edge_client.transport.link import Link
 
 # A shell that starts the tests in the background has it ignored, and whatever they start would ignore it too.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -9,9 +9,9 @@ from scipy.stats import chi2, chisquare
 
 from common.model import LanguageModel
 from common.sampling import Warp
-from edge_client.measures import MEASURES
-from edge_client.settings import Settings
-from edge_client.statistics import Provenance
+from edge_client.config import Settings
+from edge_client.engine.gates.measures import MEASURES
+from edge_client.engine.statistics import Provenance
 from evaluation.local import LocalLink
 from tests.conftest import RememberingLM, run_session
 

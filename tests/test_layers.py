@@ -16,8 +16,8 @@ FORBIDDEN = {
     "evaluation": {"tools"},
 }
 PURE = (
-    "common.codec", "common.distribution", "common.noise", "common.sampling", "cloud_server.verify", "edge_client.calibration",
-    "edge_client.measures", "edge_client.policy", "edge_client.settings", "edge_client.truncation",
+    "common.codec", "common.distribution", "common.noise", "common.sampling", "cloud_server.verify", "edge_client.engine.gates.calibration",
+    "edge_client.engine.gates.measures", "edge_client.engine.gates.policy", "edge_client.config", "edge_client.engine.verification.truncation",
 )  # fmt: skip
 
 
@@ -52,7 +52,7 @@ def test_only_the_files_behind_the_seams_import_a_runtime() -> None:
                 assert not imported(file) & RUNTIMES, file
 
 
-@pytest.mark.parametrize("module", ["edge_client.generate", "edge_client.chat", "edge_client.serve", "edge_client.doctor",
+@pytest.mark.parametrize("module", ["edge_client.cli.generate", "edge_client.cli.chat", "edge_client.cli.serve", "edge_client.cli.doctor",
                                     "cloud_server.serving"])  # fmt: skip
 def test_a_command_loads_no_runtime_before_its_model(module: str) -> None:
     check = f"import sys, {module}; assert not {RUNTIMES!r} & set(sys.modules), set(sys.modules)"
@@ -60,7 +60,7 @@ def test_a_command_loads_no_runtime_before_its_model(module: str) -> None:
 
 
 def test_help_loads_no_numbers() -> None:
-    check = "import sys, edge_client.cli; assert not {'numpy', 'grpc', 'rich'} & set(sys.modules)"
+    check = "import sys, edge_client.cli.main; assert not {'numpy', 'grpc', 'rich'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True, cwd=ROOT)
 
 

@@ -17,11 +17,11 @@ from tqdm import tqdm
 from common.command import command_parser
 from common.model import BUNDLED, LanguageModel, load
 from common.torch_model import use_threads
-from edge_client.grpc_link import GrpcLink
-from edge_client.options import Pair, add_system, add_warp, settings_from
-from edge_client.session import Session
-from edge_client.settings import Settings
-from edge_client.wire import opening
+from edge_client.cli.options import Pair, add_system, add_warp, settings_from
+from edge_client.config import Settings
+from edge_client.engine.session import Session
+from edge_client.transport.grpc_link import GrpcLink
+from edge_client.transport.messages import opening
 from evaluation.processes import listening, local_cloud
 from evaluation.record import Journal, read_journal
 from evaluation.simulate import options_of

@@ -21,10 +21,10 @@ from typing import Any
 from common.command import command_parser
 from common.model import LanguageModel, load
 from common.model_options import ModelOptions
-from edge_client.grpc_link import GrpcLink
-from edge_client.options import Pair, add_system, add_warp, settings_from
-from edge_client.prompts import Prompt, read_prompts
-from edge_client.session import Session
+from edge_client.cli.options import Pair, add_system, add_warp, settings_from
+from edge_client.cli.prompts import Prompt, read_prompts
+from edge_client.engine.session import Session
+from edge_client.transport.grpc_link import GrpcLink
 from evaluation.processes import BIN, local_cloud
 from evaluation.record import Journal, read_journal
 

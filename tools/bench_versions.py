@@ -20,9 +20,9 @@ QUESTIONS, ROUNDS = 4, 9
 async def work(address: str) -> None:
     """Reads the name of a system a line, and writes the tokens/s of its answers. Runs on either checkout."""
     from common.model import load
-    from edge_client.grpc_link import GrpcLink
+    from edge_client.engine.session import Session
     from edge_client.public import choose
-    from edge_client.session import Session
+    from edge_client.transport.grpc_link import GrpcLink
     from evaluation.tasks import tasks
 
     slm = load("bundled", "slm")

@@ -19,10 +19,10 @@ from common.model_options import ModelOptions
 from common.noise import Noise, Purpose
 from common.sampling import Warp, descending
 from common.torch_model import load_folder
-from edge_client.calibration import load_calibration
-from edge_client.measures import MEASURES
-from edge_client.session import Session
-from edge_client.settings import SYSTEMS, Settings
+from edge_client.config import SYSTEMS, Settings
+from edge_client.engine.gates.calibration import load_calibration
+from edge_client.engine.gates.measures import MEASURES
+from edge_client.engine.session import Session
 from evaluation.local import LocalLink
 from evaluation.tasks import tasks
 from tools.bench_cloud import bare

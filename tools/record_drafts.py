@@ -10,8 +10,8 @@ from common.ids import ADAPTIVE, id_codec
 from common.model import BUNDLED, LanguageModel, bundled_folder, load
 from common.sampling import Warp
 from common.torch_model import use_threads
-from edge_client.session import Session
-from edge_client.settings import Settings
+from edge_client.config import Settings
+from edge_client.engine.session import Session
 from evaluation.local import LocalLink, LocalStream
 from evaluation.questions import held_out_set
 

@@ -15,10 +15,10 @@ from common.ids import PRIMED, id_codec
 from common.model import BUNDLED, LanguageModel, load
 from common.noise import Noise, Purpose
 from common.sampling import Warp
-from edge_client.measures import MEASURES
-from edge_client.session import Session
-from edge_client.settings import Settings
-from edge_client.truncation import truncate
+from edge_client.config import Settings
+from edge_client.engine.gates.measures import MEASURES
+from edge_client.engine.session import Session
+from edge_client.engine.verification.truncation import truncate
 from evaluation.local import LocalLink
 from evaluation.tasks import tasks
 from tests.conftest import RememberingLM

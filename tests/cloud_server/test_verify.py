@@ -10,7 +10,7 @@ from common.distribution import Quantised
 from common.noise import Noise, Purpose
 from common.sampling import Warp, draw, residual
 from common.split import decode_share, encode_share, share_of
-from edge_client.truncation import truncate
+from edge_client.engine.verification.truncation import truncate
 
 DRAWS = 50_000
 # Fixed seeds; a right implementation fails one case in 10,000 choices of them.

@@ -237,7 +237,7 @@ def test_a_full_disk_is_named_and_the_next_try_goes_on(hub: Hub, tmp_path: Path)
                 self.file.write(data[: 1 << 20]); self.file.flush()
                 raise OSError(errno.ENOSPC, "No space left on device")
         file_download.http_get = lambda url, file, **more: whole(url, Full(file), **more)
-        from edge_client.cli import main
+        from edge_client.cli.main import main
         sys.argv = ["hedge", "pull", {NAME!r}]
         main()
     """

@@ -4,7 +4,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from common.sampling import residual, softmax
-from edge_client.bound import flattening, grid, smallest_k, softplus, strictness
+from edge_client.engine.verification.bound import flattening, grid, smallest_k, softplus, strictness
 
 
 def kept_law(x: np.ndarray, k: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import pytest
 
 from common.errors import BadInput, HedgeError, Incompatible
 from common.sampling import Warp
-from edge_client.calibration import Calibration, fit_measure, hoeffding_bentkus, load_calibration
+from edge_client.engine.gates.calibration import Calibration, fit_measure, hoeffding_bentkus, load_calibration
 
 
 def sample(prompts: int, seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:

@@ -12,11 +12,11 @@ from hedge.v1 import hedge_pb2 as pb
 from common.errors import BadInput, Unreachable
 from common.model import LanguageModel
 from common.sampling import Warp
-from edge_client.gelato import Gelato, GelatoOptions, best_length, expected_tokens
-from edge_client.options import Pair, _gelato
-from edge_client.session import Session
-from edge_client.settings import Settings
-from edge_client.statistics import Provenance
+from edge_client.cli.options import Pair, _gelato
+from edge_client.config import Settings
+from edge_client.engine.gates.gelato import Gelato, GelatoOptions, best_length, expected_tokens
+from edge_client.engine.session import Session
+from edge_client.engine.statistics import Provenance
 from evaluation.local import LocalLink, LocalStream
 from tests.conftest import run_session
 from tests.edge_client.test_reconnect import Frail
@@ -161,7 +161,7 @@ def test_marginal_drafts_nothing_where_not_even_one_pays_but_not_for_ever() -> N
 def passing(monkeypatch: pytest.MonkeyPatch, **asked: object) -> Settings:
     """Two rounds of three are without a draft."""
     monkeypatch.setattr(Gelato, "passes", property(lambda self: not self.drafts and self.passed < 2))
-    monkeypatch.setattr("edge_client.connection.pause", lambda *_: 0.0)
+    monkeypatch.setattr("edge_client.transport.connection.pause", lambda *_: 0.0)
     options = GelatoOptions(variant="marginal", decay=0.05)
     return Settings(policy="gelato", measure="entropy", verification="coupled", exact=True, gelato=options, **asked)  # type: ignore[arg-type]
 
@@ -226,7 +226,7 @@ def test_every_variant_gives_the_llm_its_own_tokens(
 def test_what_trips_is_kept_back_as_published(make_lm: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch) -> None:
     """It is compared with the LLM's own token behind the others, even where it is the only one."""
     # By measured times it would be another length every time.
-    monkeypatch.setattr("edge_client.gelato.best_length", lambda options, *_: options.longest)
+    monkeypatch.setattr("edge_client.engine.gates.gelato.best_length", lambda options, *_: options.longest)
     slm, link = make_lm(seed=1), LocalLink(make_lm(seed=1))
 
     def answer(variant: str, acceptance: float) -> Session:

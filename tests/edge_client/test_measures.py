@@ -3,7 +3,7 @@ import pytest
 
 from common.noise import Noise, Purpose
 from common.sampling import Warp, softmax
-from edge_client.measures import DRAWS, MEASURES, expected_perturbation
+from edge_client.engine.gates.measures import DRAWS, MEASURES, expected_perturbation
 
 RNG = np.random.default_rng(3)
 LOGITS = [

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import BadInput
-from edge_client.prompts import from_text, read_prompts
+from edge_client.cli.prompts import from_text, read_prompts
 
 
 def test_both_forms_are_read(tmp_path: Path) -> None:

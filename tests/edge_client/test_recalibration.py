@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.model import LanguageModel
-from edge_client.recalibration import LONGEST, RATE, Recalibrated, recalibration_of
-from edge_client.session import Session
-from edge_client.settings import Settings
+from edge_client.config import Settings
+from edge_client.engine.gates.recalibration import LONGEST, RATE, Recalibrated, recalibration_of
+from edge_client.engine.session import Session
 from evaluation.local import LocalLink
 from tests.conftest import RememberingLM
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from common.errors import Disconnected, Incompatible, NotFinite, Unreachable
 from common.model import LanguageModel
 from common.sampling import Warp
-from edge_client import connection
-from edge_client.connection import LONGEST_PAUSE, pause
-from edge_client.session import Session
-from edge_client.settings import Settings
-from edge_client.statistics import Provenance
+from edge_client.config import Settings
+from edge_client.engine.session import Session
+from edge_client.engine.statistics import Provenance
+from edge_client.transport import connection
+from edge_client.transport.connection import LONGEST_PAUSE, pause
 from evaluation.local import LocalLink, LocalStream
 from tests.cloud_server.test_session import Broken
 from tests.conftest import run_session

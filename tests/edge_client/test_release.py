@@ -3,7 +3,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_client.release import TextRelease
+from edge_client.engine.release import TextRelease
 
 
 def decode(ids: Sequence[int]) -> str:

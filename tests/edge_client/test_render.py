@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from edge_client.render import Answer
-from edge_client.session import Emitted
-from edge_client.statistics import Provenance
+from edge_client.cli.render import Answer
+from edge_client.engine.session import Emitted
+from edge_client.engine.statistics import Provenance
 
 WIDTH, HEIGHT = 12, 60
 WORDS = st.text("ab \n\u00e9\u4e16", max_size=9)

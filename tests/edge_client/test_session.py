@@ -14,11 +14,11 @@ from common.errors import BadInput, Incompatible, Unreachable
 from common.ids import ADAPTIVE, FIXED, AdaptiveIds
 from common.model import LanguageModel
 from common.noise import Noise, Purpose
-from edge_client.exchange import Exchange
-from edge_client.pace import Adaptive
-from edge_client.session import Session
-from edge_client.settings import Settings
-from edge_client.statistics import Provenance
+from edge_client.config import Settings
+from edge_client.engine.loop import Exchange
+from edge_client.engine.pace import Adaptive
+from edge_client.engine.session import Session
+from edge_client.engine.statistics import Provenance
 from evaluation.local import LocalLink, LocalStream
 from tests.conftest import CONTEXT, run_session
 

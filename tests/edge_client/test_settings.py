@@ -5,8 +5,8 @@ import pytest
 
 from common.errors import BadInput
 from common.noise import Noise
-from edge_client.policy import Constant, Random, Threshold
-from edge_client.settings import SYSTEMS, Settings
+from edge_client.config import SYSTEMS, Settings
+from edge_client.engine.gates.policy import Constant, Random, Threshold
 
 
 @pytest.mark.parametrize(

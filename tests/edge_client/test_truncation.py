@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.sampling import largest, softmax
-from edge_client.truncation import truncate
+from edge_client.engine.verification.truncation import truncate
 
 
 @st.composite

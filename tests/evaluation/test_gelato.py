@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from common.codec import paper_bits
-from edge_client.gelato import Gelato, GelatoOptions
+from edge_client.engine.gates.gelato import Gelato, GelatoOptions
 from evaluation.gelato import VOCAB, Draft, Hedge, Published, Rival, Static, Trace, command, replay, rivals, row_of
 from evaluation.plot import command as plot
 from wireless.channel import Channel

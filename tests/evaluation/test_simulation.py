@@ -8,7 +8,7 @@ import pytest
 
 from common.errors import BadInput
 from common.sampling import softmax
-from edge_client.statistics import Round
+from edge_client.engine.statistics import Round
 from evaluation.clock import Clock, Times, bits_of, measured, replay
 from evaluation.findings import max_risk_trials
 from evaluation.profile import Profile, read_profile

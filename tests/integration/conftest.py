@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_client.cli import main
+from edge_client.cli.main import main
 
 BIN = Path(sys.executable).parent
 TIMEOUT = 240

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from edge_client.grpc_link import GrpcLink
+from edge_client.transport.grpc_link import GrpcLink
 from evaluation.questions import held_out_set
 from tests.integration.conftest import BIN, ENVIRONMENT, Cloud, Run, StartCloud, hedge, one_line
 

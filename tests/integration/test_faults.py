@@ -13,9 +13,9 @@ from hedge.v1 import hedge_pb2 as pb
 
 from common.errors import Disconnected
 from common.model import BUNDLED, load
-from edge_client.grpc_link import GrpcLink
-from edge_client.session import Session
-from edge_client.settings import Settings
+from edge_client.config import Settings
+from edge_client.engine.session import Session
+from edge_client.transport.grpc_link import GrpcLink
 from tests.integration.conftest import BIN, ENVIRONMENT, Cloud, Run, StartCloud
 
 ASK = ("--insecure", "--seed", "6", "--prompt", "Tell me a tale about a fox.", "--max-new-tokens", "120")

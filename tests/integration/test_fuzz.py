@@ -15,9 +15,9 @@ from common import codec
 from common.distribution import Quantised
 from common.ids import ADAPTIVE, AdaptiveIds
 from common.model import LanguageModel, load
-from edge_client.grpc_link import GrpcLink, GrpcStream
-from edge_client.session import Session
-from edge_client.settings import Settings
+from edge_client.config import Settings
+from edge_client.engine.session import Session
+from edge_client.transport.grpc_link import GrpcLink, GrpcStream
 from evaluation.local import LocalLink
 from tests.cloud_server.test_session import PROMPT, opening
 from tests.conftest import MakeFolder

@@ -8,7 +8,7 @@ import pytest
 from common.model import BUNDLED, LanguageModel, load
 from common.model_options import ModelOptions
 from common.sampling import Warp
-from edge_client.settings import Settings
+from edge_client.config import Settings
 from evaluation.local import LocalLink
 from evaluation.questions import held_out_set
 from tests.conftest import run_session

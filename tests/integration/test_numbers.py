@@ -26,9 +26,9 @@ from cloud_server.torch_engine import TorchEngine
 from common.errors import BadInput, Disconnected, HedgeError, Incompatible
 from common.model import LanguageModel, bundled_folder
 from common.rpc import make_server
-from edge_client.grpc_link import GrpcLink
-from edge_client.session import Session
-from edge_client.settings import Settings
+from edge_client.config import Settings
+from edge_client.engine.session import Session
+from edge_client.transport.grpc_link import GrpcLink
 from tests.conftest import MakeFolder
 from tests.integration.conftest import Cloud, Run, StartCloud, one_line
 

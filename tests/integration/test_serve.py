@@ -190,7 +190,7 @@ def test_a_client_that_leaves_ends_its_answer(client: openai.OpenAI, cloud: Clou
 @pytest.fixture
 def sessions() -> Callable[[str], int]:
     """Open sessions of a server."""
-    from edge_client.grpc_link import GrpcLink
+    from edge_client.transport.grpc_link import GrpcLink
 
     async def now(address: str) -> int:
         async with GrpcLink(address) as link:

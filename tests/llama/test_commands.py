@@ -69,7 +69,7 @@ def test_the_openai_client_streams_from_gguf(gguf_cloud: Cloud, files: dict[str,
 def test_the_device_on_gguf_loads_neither_torch_nor_transformers(gguf_cloud: Cloud, files: dict[str, Path]) -> None:
     program = f"""if True:
         import sys
-        from edge_client.cli import main
+        from edge_client.cli.main import main
         sys.argv = ["hedge", "generate", "--slm", {str(files["slm"])!r}, "--cloud", {gguf_cloud.address!r}, "--insecure",
                     "--temperature", "0", "--seed", "1", "--threads", "1", "--prompt", {QUESTION!r}]
         try:
@@ -124,7 +124,7 @@ def test_the_doctor_survives_a_build_that_does_not(
     crash = tmp_path / "python"
     crash.write_text("#!/bin/sh\nkill -SEGV $$\n")
     crash.chmod(0o755)
-    monkeypatch.setattr("edge_client.doctor.sys.executable", str(crash))
+    monkeypatch.setattr("edge_client.cli.doctor.sys.executable", str(crash))
     done = here("doctor", "--insecure", "--slm", str(files["slm"]))
     assert done.returncode == 1
     assert "dies of SIGSEGV" in done.stdout

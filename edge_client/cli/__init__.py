@@ -1,0 +1,1 @@
+"""The program `hedge` on the terminal."""

@@ -1,0 +1,104 @@
+"""hedge chat: a conversation on the terminal."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from common.command import command_parser, parse, say
+from common.errors import HedgeError
+from edge_client.cli.connect import connected, load_slm
+from edge_client.cli.conversation import Conversation
+from edge_client.cli.options import add_generation, check_connection, needs_cloud, warp_of
+
+EXAMPLES = """  hedge chat --insecure
+  hedge chat --insecure --system u-hlm --temperature 0
+  hedge chat --system slm                                 (no cloud)"""
+
+# The next line of input, None at its end.
+Read = Callable[[], str | None]
+
+
+def history_file() -> Path:
+    """Where questions are remembered, by the XDG convention."""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "hedge" / "history"
+
+
+def reader(*, plain: bool) -> Read:
+    """Line editing, history and pasted lines in one piece on a terminal; plain lines elsewhere."""
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    if plain or not terminal or os.environ.get("TERM", "dumb") == "dumb":
+        return lambda: _line("> " if terminal else "")
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+
+    history: History = InMemoryHistory()
+    with contextlib.suppress(OSError):
+        path = history_file()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        history = FileHistory(str(path))
+    session: PromptSession[Any] = PromptSession(history=history, enable_open_in_editor=False)
+
+    def read() -> str | None:
+        while True:
+            try:
+                return str(session.prompt("> "))
+            except KeyboardInterrupt:
+                say("/quit or Ctrl-D leaves")
+            except EOFError:
+                return None
+
+    return read
+
+
+def _line(prompt: str) -> str | None:
+    try:
+        return input(prompt)
+    except EOFError:
+        return None
+
+
+def command(arguments: Sequence[str]) -> None:
+    parser = command_parser("hedge chat", "Chats on the terminal; words are coloured by who vouches for them.", EXAMPLES)
+    parser.add_argument("--plain", action="store_true", help="no colours and no line editing (NO_COLOR: no colours)")
+    add_generation(parser)
+    args = parse(parser, arguments)
+    warp_of(args)
+    check_connection(args, needs_cloud(args))
+    slm = load_slm(args)
+    console = Console(highlight=False, no_color=args.plain or None, force_terminal=False if args.plain else None)
+    if sys.stdin.isatty():
+        # A shell ignores it for what it starts in the background, and Python leaves an ignored one alone.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    with asyncio.Runner() as runner:
+        entered = connected(args, slm)
+        link, pair = runner.run(entered.__aenter__())
+        try:
+            _converse(runner, Conversation(args, slm, link, pair, console), reader(plain=args.plain))
+        finally:
+            runner.run(entered.__aexit__(None, None, None))
+
+
+def _converse(runner: asyncio.Runner, conversation: Conversation, read: Read) -> None:
+    conversation.greet()
+    while (line := read()) is not None:
+        if not line.strip():
+            continue
+        try:
+            if line.startswith("/"):
+                if not runner.run(conversation.obey(line.strip())):
+                    return
+            else:
+                runner.run(conversation.reply(line))
+        except KeyboardInterrupt:
+            say("stopped")
+        except HedgeError as error:
+            say(f"hedge chat: {error}")

@@ -1,0 +1,209 @@
+"""A conversation on the terminal: its turns, its settings, and what its /commands do."""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from rich.columns import Columns
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from common.errors import BadInput, HedgeError
+from common.model import LanguageModel
+from edge_client.cli.options import Pair, settings_from
+from edge_client.cli.prompts import check_messages
+from edge_client.cli.render import STYLES, Answer, counts_line, legend, statistics_line
+from edge_client.config import SYSTEMS, Settings
+from edge_client.engine.gates.recalibration import recalibration_of
+from edge_client.engine.session import Session
+from edge_client.transport.grpc_link import GrpcLink
+from edge_client.transport.messages import engine_of
+
+HELP = """/help             this list
+/system [NAME]    show or change the system: {systems}
+/threshold [X]    show or change when the cloud is asked: above X; `calibrated` for the calibration's own
+/compare NAME     the last question again, by this system and another one, side by side
+/link             the cloud, and how long the way there takes
+/stats            totals of this conversation
+/save FILE        write the conversation, as JSON
+/load FILE        go on with one that was saved
+/reset            forget the conversation
+/quit             leave (so does Ctrl-D); Ctrl-C stops an answer"""
+
+
+class Conversation:
+    """The turns so far and the settings they run with."""
+
+    def __init__(
+        self, args: argparse.Namespace, slm: LanguageModel, link: GrpcLink | None, pair: Pair, console: Console
+    ) -> None:
+        self._args, self._slm, self._link, self._pair, self._console = args, slm, link, pair, console
+        self._settings = settings_from(args, pair)
+        self._recalibrated = recalibration_of(self._settings)
+        self._messages: list[dict[str, str]] = []
+        self._answers: list[Session] = []
+
+    def greet(self) -> None:
+        cloud = f", verified by {self._link.info.model_name} at {self._link.address}" if self._link else ", no cloud"
+        self.say(f"{self._slm.name} on this device{cloud}; system {self._settings.system}. /help lists the commands.")
+        if self._settings.guarantee == "exact":
+            ties = ", up to near ties, which are counted" if self._link and engine_of(self._link.info) != "bitwise" else ""
+            self.say(
+                f"Exact: every word is the one the large model alone would have chosen{ties}; the small one saves its time."
+            )
+        if self._console.is_terminal:
+            self._console.print(legend())
+
+    def say(self, line: str) -> None:
+        self._console.print(line, style="dim", markup=False)
+
+    async def obey(self, line: str) -> bool:
+        """Runs a /command; False when it was /quit."""
+        name, *rest = line[1:].split(maxsplit=1) or [""]
+        try:
+            match name, rest:
+                case "quit", []:
+                    return False
+                case "help", []:
+                    self.say(HELP.format(systems=" ".join(SYSTEMS)))
+                case "reset", []:
+                    self._messages.clear()
+                    self.say("forgotten")
+                case "stats", []:
+                    self._report()
+                case "system", []:
+                    self.say(f"system {self._settings.system}: {_describe(self._settings)}")
+                case "system", [system]:
+                    self._change(system)
+                case "threshold", []:
+                    self.say(_describe(self._settings))
+                case "threshold", [word]:
+                    self._set_threshold(word)
+                case "compare", [system]:
+                    await self._compare(system)
+                case "link", []:
+                    await self._tell_link()
+                case "save", [path]:
+                    self._save(Path(path))
+                case "load", [path]:
+                    self._load(Path(path))
+                case _:
+                    self.say(f"no command {line!r}; /help lists them")
+        except HedgeError as error:
+            self.say(str(error))
+        return True
+
+    def _checked(self, system: str) -> None:
+        if system not in SYSTEMS:
+            raise BadInput(f"no system {system!r}; there are {' '.join(SYSTEMS)}")
+        if self._link is None and SYSTEMS[system]["policy"] != "never":
+            raise BadInput(f"system {system} needs a cloud, and this chat was started without one")
+
+    def _change(self, system: str) -> None:
+        self._checked(system)
+        self._settings = settings_from(self._args, self._pair, system)
+        self._args.system = system
+        self._recalibrated = recalibration_of(self._settings)
+        self.say(f"system {system}: {_describe(self._settings)}")
+
+    def _set_threshold(self, word: str) -> None:
+        before = self._args.threshold
+        try:
+            self._args.threshold = None if word == "calibrated" else float(word)
+        except ValueError:
+            raise BadInput(f"threshold {word!r} is not a number, and not `calibrated`") from None
+        try:
+            self._change(self._settings.system)
+        except HedgeError:
+            self._args.threshold = before
+            raise
+
+    async def _tell_link(self) -> None:
+        if self._link is None:
+            self.say("no cloud: everything stays on this device")
+            return
+        started = time.perf_counter()
+        await self._link.probe()
+        trip, info = 1e3 * (time.perf_counter() - started), self._link.info
+        self.say(f"{info.model_name} at {self._link.address}: {trip:.1f} ms there and back, context {info.context_limit}")
+
+    def _report(self) -> None:
+        done = [session.statistics for session in self._answers]
+        tokens, skipped = sum(s.tokens for s in done), sum(s.skipped for s in done)
+        up, down = sum(s.uplink_payload_bytes for s in done), sum(s.downlink_payload_bytes for s in done)
+        share = f"{skipped / tokens:.0%}" if tokens else "none"
+        self.say(f"{len(done)} answers, {tokens} tokens, {share} kept on the device, {up} B up, {down} B down")
+
+    def _save(self, path: Path) -> None:
+        try:
+            path.write_text(json.dumps({"messages": self._messages}, ensure_ascii=False, indent=1) + "\n", "utf-8")
+        except OSError as error:
+            raise BadInput(f"cannot write {path}: {error.strerror}") from None
+        self.say(f"{len(self._messages)} messages in {path}")
+
+    def _load(self, path: Path) -> None:
+        try:
+            found = json.loads(path.read_text("utf-8"))
+        except OSError as error:
+            raise BadInput(f"cannot read {path}: {error.strerror}") from None
+        except ValueError:
+            raise BadInput(f"{path} is not JSON") from None
+        self._messages = check_messages(found.get("messages") if isinstance(found, dict) else None, str(path))
+        self.say(f"{len(self._messages)} messages from {path}")
+
+    def _fitted(self, messages: list[dict[str, str]]) -> tuple[list[dict[str, str]], list[int]]:
+        """The conversation and its ids; the oldest turns go when it has outgrown the context."""
+        context = min(self._slm.context, self._link.info.context_limit if self._link else self._slm.context)
+        dropped = 0
+        while True:
+            ids = self._slm.encode_chat(messages)
+            # Room for an answer as long as asked for, half of the context at most.
+            if len(ids) + min(self._settings.max_new_tokens, context // 2) <= context or len(messages) == 1:
+                break
+            messages = messages[2 if len(messages) > 2 else 1 :]
+            dropped += 1
+        if dropped:
+            self.say(f"the conversation has outgrown the context of {context} tokens: {dropped} oldest turns dropped")
+        return messages, ids
+
+    async def reply(self, line: str) -> None:
+        """Answers one user turn, word by word."""
+        messages, ids = self._fitted([*self._messages, {"role": "user", "content": line}])
+        answer = Answer(self._console)
+        session = Session(self._slm, ids, self._settings, self._link, recalibrated=self._recalibrated, notify=answer.note)
+        self._messages = messages
+        try:
+            async with answer.watching(session):
+                async for emitted in session.tokens():
+                    answer.add(emitted)
+        finally:
+            self._console.print()
+            self._messages.append({"role": "assistant", "content": session.text})
+            self._answers.append(session)
+        self._console.print(counts_line(session.statistics))
+        self.say(statistics_line(session))
+
+    async def _compare(self, system: str) -> None:
+        """The last question again, by two systems under one seed; the conversation stays as it is."""
+        self._checked(system)
+        asked = [number for number, message in enumerate(self._messages) if message["role"] == "user"]
+        if not asked:
+            raise BadInput("nothing has been asked yet")
+        _, ids = self._fitted(self._messages[: asked[-1] + 1])
+        panels = []
+        for name in (self._settings.system, system):
+            settings = self._settings if name == self._settings.system else settings_from(self._args, self._pair, name)
+            session = Session(self._slm, ids, settings, self._link if settings.needs_cloud else None)
+            words = Text()
+            async for emitted in session.tokens():
+                words.append(emitted.text, STYLES[emitted.provenance])
+            panels.append(Panel(Text("\n").join([words, Text(statistics_line(session), "dim")]), title=name))
+        self._console.print(Columns(panels, equal=True, expand=True))
+
+
+def _describe(settings: Settings) -> str:
+    gated = settings.gated and settings.threshold is not None
+    limit = f" above {settings.threshold:.4f} of {settings.measure}" if gated else ""
+    return f"policy {settings.policy}{limit}, guarantee {settings.guarantee}"

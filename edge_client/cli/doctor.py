@@ -1,0 +1,187 @@
+"""hedge doctor: what is needed for an answer, looked at one after the other, and what to do where it is missing."""
+
+import argparse
+import asyncio
+import json
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from common.command import command_parser, model_options, parse
+from common.errors import BadInput, Denied, Disconnected, HedgeError, Incompatible
+from common.model import LanguageModel
+from common.model_options import is_gguf
+from common.probe import Measured, measure
+from common.rpc import PROTOCOL_VERSION
+from edge_client.cli.connect import connected, load_slm
+from edge_client.cli.options import Pair, add_models, check_connection, find_calibration
+from edge_client.transport.grpc_link import GrpcLink
+from edge_client.transport.messages import engine_of, id_codec_of
+from edge_client.transport.sockets import bytes_with
+
+PACKAGES = ("grpcio", "protobuf", "numpy", "uvicorn", "torch", "transformers", "llama-cpp-python")
+EXTRAS = {
+    "torch": "torch (model folders, and the bundled pair)", "llama-cpp-python": "llama (.gguf files)",
+    "matplotlib": "bench (hedge plot)", "ray": "ray (hedge-cloud deploy)",
+}  # fmt: skip
+CALLS = 5
+# What builds llama.cpp for any processor of the last ten years.
+REBUILD = "CMAKE_ARGS=-DGGML_NATIVE=OFF pip install --no-cache-dir --force-reinstall --no-deps llama-cpp-python"
+EXAMPLES = """  hedge doctor --insecure
+  hedge doctor --slm ./small --cloud cloud.example.org:7411 --tls-ca ca.pem --token-file token"""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was looked at, whether it will do, what was found, and what to do about it."""
+
+    what: str
+    well: bool
+    found: str
+    advice: str = ""
+
+
+def command(arguments: Sequence[str]) -> None:
+    parser = command_parser("hedge doctor", "Checks model, cloud, versions and link, and says what to do.", EXAMPLES)
+    add_models(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON object per finding on stdout")
+    args = parse(parser, arguments)
+    findings = list(_examined(args))
+    for finding in findings:
+        if args.json:
+            sys.stdout.write(json.dumps(asdict(finding)) + "\n")
+        else:
+            advice = f"\n      -> {finding.advice}" if finding.advice else ""
+            sys.stdout.write(f"{'ok   ' if finding.well else 'WRONG'} {finding.what}: {finding.found}{advice}\n")
+    if wrong := sum(not finding.well for finding in findings):
+        raise HedgeError(f"{wrong} of {len(findings)} findings are wrong")
+
+
+def _examined(args: argparse.Namespace) -> Iterator[Finding]:
+    yield from versions()
+    try:
+        cost = probe(args) if is_gguf(args.slm) else None
+        slm = load_slm(args)
+    except HedgeError as error:
+        advice = "give a model folder or a .gguf file with --slm, or leave it out"
+        advice = REBUILD if isinstance(error, Crashed) else advice
+        yield Finding("the device's model", well=False, found=str(error), advice=advice)
+        return
+    yield from device(slm, cost or measure(slm))
+    try:
+        check_connection(args)
+    except BadInput as error:
+        yield Finding("the connection", well=False, found=str(error), advice="model slm needs no cloud: --system slm")
+        return
+    yield from asyncio.run(_cloud(args, slm))
+
+
+class Crashed(HedgeError):
+    """A runtime that killed its process."""
+
+
+def probe(args: argparse.Namespace) -> Measured:
+    """What the model costs, found out in a process of its own. Crashed when that died."""
+    options = json.dumps(asdict(model_options(args, args.slm)))
+    command = [sys.executable, "-m", "common.probe", args.slm, options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        raise Crashed(f"llama.cpp dies of {name} in its first passes over {args.slm}: this build is not for this processor")
+    if done.returncode:
+        raise BadInput(done.stderr.strip().rpartition("\n")[2])
+    return Measured(**json.loads(done.stdout))
+
+
+def installed(name: str) -> str | None:
+    """The version of a package."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def versions() -> Iterator[Finding]:
+    found = ", ".join(f"{name} {number}" for name in PACKAGES if (number := installed(name)))
+    yield Finding("versions", well=True, found=f"hedge {version('hedge-hlm')}, Python {platform.python_version()}, {found}")
+    for name, extra in EXTRAS.items():
+        if installed(name) is None:
+            yield Finding("extra", well=True, found=f"{name} is not installed", advice=f"only for {extra}")
+    if bytes_with(()) is None:
+        yield Finding(
+            "socket bytes", well=True, found="not counted on this system", advice="statistics have payload bytes only"
+        )
+
+
+def device(slm: LanguageModel, cost: Measured) -> Iterator[Finding]:
+    found = f"{slm.name}, vocabulary {slm.vocab_size}, context {slm.context}"
+    advice = ""
+    if slm.context < slm.identity.trained_context:
+        advice = f"the model knows {slm.identity.trained_context} tokens: more with --context, or with more free memory"
+    yield Finding("the device's model", well=True, found=found, advice=advice)
+    yield Finding(
+        "its runtime", well=True,
+        found=f"{cost.runtime}; {cost.one_ms:.1f} ms a step, {cost.eight_ms:.1f} ms for 8 rows, {cost.memory_mb} MB",
+    )  # fmt: skip
+
+
+async def _cloud(args: argparse.Namespace, slm: LanguageModel) -> list[Finding]:
+    advice = {
+        Disconnected: f"is hedge-cloud serve running at {args.cloud}, the way open, and TLS the same on both sides?",
+        Denied: "ask the operator for a token (hedge-cloud token NAME), and give its file with --token-file",
+        Incompatible: "device and cloud need models with the same tokenizer, and the same version of hedge",
+        BadInput: "see hedge doctor --help",
+    }
+    try:
+        async with connected(args, slm, cloud=True) as (link, pair):
+            assert link
+            return [*_known(link, slm), await _link(link), _calibrated(pair)]
+    except HedgeError as error:
+        known = next((words for kind, words in advice.items() if isinstance(error, kind)), "")
+        return [Finding("the cloud", well=False, found=str(error), advice=known)]
+
+
+def _known(link: GrpcLink, slm: LanguageModel) -> Iterator[Finding]:
+    info = link.info
+    codec = id_codec_of(info, slm)
+    engine = engine_of(info)
+    yield Finding(
+        "the cloud", well=True,
+        found=f"{info.model_name} at {link.address}, protocol {PROTOCOL_VERSION}, context {info.context_limit}, "
+        f"{info.open_sessions} sessions open, ids by codec {codec}",
+    )  # fmt: skip
+    found = {
+        "bitwise": "bitwise: exact is token for token",
+        "rounding": f"rounding: logits move by up to {info.exactness.difference:.2g} with what else is in a pass",
+    }.get(engine or "", "it does not say")
+    advice = "exact is up to near ties, which are counted; a model folder can do better, with hedge-cloud serve --reproducible"
+    yield Finding("its engine", well=True, found=found, advice=advice if engine == "rounding" else "")
+
+
+async def _link(link: GrpcLink) -> Finding:
+    trips = []
+    for _ in range(CALLS):
+        started = time.perf_counter()
+        await link.probe()
+        trips.append(1e3 * (time.perf_counter() - started))
+    trip = min(trips)
+    advice = "each rejected draft costs that: plain streaming (--system llm) may be as fast" if trip > 200 else ""
+    return Finding(
+        "the link", well=True, found=f"{trip:.1f} ms there and back at best, {max(trips):.1f} at worst", advice=advice
+    )
+
+
+def _calibrated(pair: Pair) -> Finding:
+    from common.sampling import Warp
+
+    try:
+        find_calibration(None, pair, Warp())
+    except HedgeError as error:
+        advice = "hedge works without; cu-hlm and the like need hedge calibrate --prompts FILE --out FILE"
+        return Finding("calibration", well=True, found=str(error), advice=advice)
+    return Finding("calibration", well=True, found="this pair has one")

@@ -1,0 +1,107 @@
+"""hedge generate: answers prompts, one or a file of them."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from common.command import command_parser, parse
+from common.errors import BadInput, HedgeError
+from common.model import LanguageModel
+from edge_client.cli.connect import connected, load_slm
+from edge_client.cli.options import add_generation, check_connection, needs_cloud, settings_from, warp_of
+from edge_client.cli.prompts import Prompt, from_text, read_prompts
+from edge_client.cli.render import counts_line, print_piece, statistics_line
+from edge_client.config import Settings
+from edge_client.engine.gates.recalibration import recalibration_of
+from edge_client.engine.session import Session
+
+EXAMPLES = """  hedge generate --insecure --prompt "What is 47 + 38?"
+  hedge generate --insecure --system cu-hlm --prompts questions.jsonl --json > answers.jsonl
+  hedge generate --system slm --prompt "Tell me a tale about a fox."     (no cloud)"""
+
+
+def command(arguments: Sequence[str]) -> None:
+    parser = command_parser("hedge generate", "Answers prompts with the device's model and the cloud's.", EXAMPLES)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--prompt", metavar="TEXT")
+    source.add_argument("--prompts", type=Path, metavar="FILE", help="JSONL: prompt or messages per line")
+    parser.add_argument("--json", action="store_true", help="one JSON object per prompt on stdout")
+    add_generation(parser)
+    args = parse(parser, arguments)
+    prompts = read_prompts(args.prompts) if args.prompts else [from_text(args.prompt)]
+    warp_of(args)
+    check_connection(args, needs_cloud(args))
+    slm = load_slm(args)
+    failed = asyncio.run(_generate(args, slm, prompts))
+    if failed:
+        raise HedgeError(f"{failed} of {len(prompts)} prompts failed")
+
+
+async def _generate(args: Any, slm: LanguageModel, prompts: list[Prompt]) -> int:
+    failed = 0
+    async with connected(args, slm) as (link, pair):
+        settings = settings_from(args, pair)
+        recalibrated = recalibration_of(settings)
+        for prompt in prompts:
+            try:
+                ids = slm.encode_chat(prompt.messages)
+                session = Session(slm, ids, settings, link, recalibrated=recalibrated, notify=report_link)
+                await (_as_json if args.json else _as_text)(prompt, settings, session)
+            except BadInput as error:
+                # The next prompts may be fine; a dead link would not be.
+                failed += 1
+                if len(prompts) == 1:
+                    raise
+                _report_error(prompt, settings, error, as_json=args.json)
+    return failed
+
+
+def report_link(line: str) -> None:
+    """What is to be said of the link, between the words of an answer."""
+    sys.stderr.write(f"hedge: {line}\n")
+    sys.stderr.flush()
+
+
+def _report_error(prompt: Prompt, settings: Settings, error: HedgeError, *, as_json: bool) -> None:
+    if as_json:
+        record = {"prompt": prompt.text, "system": settings.system, "seed": settings.seed, "error": str(error)}
+        sys.stdout.write(json.dumps(record) + "\n")
+    else:
+        sys.stderr.write(f"hedge generate: {error}\n")
+
+
+def record(prompt: Prompt, settings: Settings, session: Session) -> dict[str, Any]:
+    """The JSON object of one answer."""
+    return {
+        "prompt": prompt.text,
+        "text": session.text,
+        "token_ids": session.token_ids,
+        "provenance": [kind.value for kind in session.statistics.provenance],
+        "finish_reason": session.finish_reason,
+        "system": settings.system,
+        "seed": settings.seed,
+        "guarantee": session.guarantee,
+        "threshold": settings.threshold,
+        "stats": session.statistics.to_json(),
+    }
+
+
+async def _as_json(prompt: Prompt, settings: Settings, session: Session) -> None:
+    async for _ in session.tokens():
+        pass
+    sys.stdout.write(json.dumps(record(prompt, settings, session), ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+async def _as_text(prompt: Prompt, settings: Settings, session: Session) -> None:  # noqa: ARG001
+    out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+    async for emitted in session.tokens():
+        print_piece(out, emitted)
+    out.print()
+    err.print(counts_line(session.statistics))
+    err.print(statistics_line(session), style="dim")

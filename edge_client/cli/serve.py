@@ -1,0 +1,72 @@
+"""hedge serve: the OpenAI-compatible API on the device, and its web page."""
+
+import argparse
+import asyncio
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.command import command_parser, parse, say
+from common.errors import BadInput
+from common.http import serving
+from common.rpc import LOOPBACK, split_address
+from edge_client.cli.connect import load_slm
+from edge_client.cli.options import add_generation, check_connection, warp_of
+from edge_client.http.api import Api
+from edge_client.http.page import Page
+from edge_client.http.service import Service
+
+EXAMPLES = """  hedge serve --insecure
+  hedge serve --insecure --on-disconnect continue        (answers alone when the cloud is away)
+  curl http://127.0.0.1:8080/v1/chat/completions -d '{"model": "hedge", "messages": [{"role": "user", "content": "hi"}]}'"""
+
+
+def command(arguments: Sequence[str]) -> None:
+    parser = command_parser("hedge serve", "The OpenAI API on this device; every model is a system.", EXAMPLES)
+    parser.add_argument("--http", default="127.0.0.1:8080", metavar="HOST:PORT", help="port 0 picks a free one")
+    parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="holds the key that clients have to send")
+    parser.add_argument("--cors", nargs="+", default=[], metavar="ORIGIN", help="web pages that may ask (default: none)")
+    parser.add_argument("--link-control", metavar="HOST:PORT", help="of `hedge link --control`: the page can cut and slow it")
+    parser.add_argument("--max-requests", type=int, default=64, metavar="N", help="at once (default 64)")
+    add_generation(parser)
+    args = parse(parser, arguments)
+    host, _ = split_address(args.http, lowest_port=0)
+    if args.max_requests < 1:
+        raise BadInput(f"max-requests {args.max_requests} is not at least 1")
+    key = read_key(args.api_key_file)
+    if host not in LOOPBACK and key is None:
+        say(f"hedge serve: warning: {host} is not loopback, and without --api-key-file anybody may ask")
+    warp_of(args)
+    check_connection(args)
+    slm = load_slm(args)
+    slm.warm_up()
+    asyncio.run(_serve(args, Service(args, slm), key))
+
+
+def read_key(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        key = path.read_text("utf-8").strip()
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        key = ""
+    if not key or not key.isprintable():
+        raise BadInput(f"{path} does not hold one key")
+    return key
+
+
+async def _serve(args: argparse.Namespace, service: Service, key: str | None) -> None:
+    host, _ = split_address(args.http, lowest_port=0)
+    async with service:
+        api = Api(service, key, args.max_requests, tuple(args.cors))
+        server, task = await serving(api.app(Page(service, args.link_control).routes()), args.http)
+        cloud = service.link and f"verified by {service.cloud.model_name} at {service.link.address}" if service.cloud else None
+        say(f"hedge serve: {service.slm.name}, {cloud or 'no cloud yet'}, listening on {host}:{server.port}")
+        stopped = asyncio.Event()
+        for name in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(name, stopped.set)
+        await stopped.wait()
+        server.should_exit = True
+        await task

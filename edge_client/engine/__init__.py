@@ -1,0 +1,1 @@
+"""One answer, token by token: drafted, tested by the cloud, released."""

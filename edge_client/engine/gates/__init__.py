@@ -1,0 +1,1 @@
+"""When a draft is uncertain: measures, policies, and the thresholds that a calibration gives."""

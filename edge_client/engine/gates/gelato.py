@@ -1,0 +1,176 @@
+"""GELATO (algorithms: section 4): block lengths from a Lyapunov queue on the device's energy, cut short by an entropy bucket.
+
+It decides how much is drafted before the cloud is asked, never what a token is.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from common.errors import BadInput
+from edge_client.engine.pace import Unverified, recent_mean
+
+VARIANTS = ("published", "tripping", "marginal")
+# e_bar, J a token.
+MARGINAL_BUDGET_J = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class GelatoOptions:
+    """`weight` is V_L; `budget_j` E_bar in J a round, with variant `marginal` e_bar in J a token; `longest` gamma_0.
+
+    `acceptance` is rho_0; `bucket` Theta_th / H_th; `decay` the kappa of rho = exp(-kappa H), H in nats; powers in W.
+    `uplink_bps` in bit/s, 0 for an upload that takes no time, as ids nearly do.
+
+    Variants: `published` keeps back the token that made the bucket overflow, `tripping` sends it, `marginal` weighs every
+    token by itself, its step before it is drafted and its upload before it is sent; a round may be without any.
+    """
+
+    variant: str = "tripping"
+    weight: float = 10.0
+    budget_j: float = 1.2
+    longest: int = 15
+    acceptance: float = 0.9
+    bucket: float = 1.2
+    decay: float = 0.35
+    device_w: float = 12.0
+    radio_w: float = 0.2
+    uplink_bps: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.variant not in VARIANTS:
+            raise BadInput(f"gelato variant {self.variant!r} is not one of {', '.join(VARIANTS)}")
+        if not 1 <= self.longest <= 64:
+            raise BadInput(f"gelato longest {self.longest} is not in 1..64")
+        if not 0 < self.acceptance < 1:
+            raise BadInput(f"gelato acceptance {self.acceptance:g} is not in (0, 1)")
+        for name in ("weight", "budget_j", "bucket", "decay", "device_w", "radio_w", "uplink_bps"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise BadInput(f"gelato {name} {getattr(self, name):g} is not a number of at least 0")
+        if not self.decay:
+            raise BadInput("gelato decay 0 is not above 0")
+
+    @property
+    def level(self) -> float:
+        """H_th = -ln(rho_0) / kappa, nats: the entropy at which a token is accepted with probability rho_0."""
+        return -math.log(self.acceptance) / self.decay
+
+
+def expected_tokens(rho: float, drafts: int) -> float:
+    """E[N] = (1 - rho^(gamma+1)) / (1 - rho) tokens of a round of gamma drafts; gamma + 1 at rho = 1."""
+    return drafts + 1.0 if rho >= 1 else (1 - rho ** (drafts + 1)) / (1 - rho)
+
+
+def best_length(options: GelatoOptions, queue: float, seconds: Callable[[int], float], joules: Callable[[int], float]) -> int:
+    """The outer loop: gamma in 1..gamma_0 that maximises V_L E[N] / T(gamma) - Q E(gamma); the shortest of equals."""
+
+    def worth(drafts: int) -> float:
+        gained = expected_tokens(options.acceptance, drafts) / max(seconds(drafts), 1e-9)
+        return options.weight * gained - queue * joules(drafts)
+
+    return max(range(1, options.longest + 1), key=worth)
+
+
+@dataclass(slots=True)
+class Gelato:
+    """The policy and the pace of one session: `asks` of every drafted position, and told of steps and verdicts.
+
+    Q and the measured times last as long as the object; a round is the time between two verdicts.
+    """
+
+    options: GelatoOptions
+    # ln |V|: the measure is entropy over it.
+    scale: float = 1.0
+    queue: float = 0.0
+    step_s: float = 0.0
+    # Of the upload per token, and of everything else between a message and its verdict.
+    upload_s: float = 0.0
+    round_s: float = 0.0
+    # Upload of the newest draft, where messages differ in size and that is known before they are sent.
+    newest_s: float | None = None
+    throughput: float = 0.0
+    # This round: drafts, bucket, probability that all of it is accepted, seconds of computing, and the length aimed at.
+    drafts: int = 0
+    overflow: float = 0.0
+    survival: float = 1.0
+    computed_s: float = 0.0
+    aim: int = 0
+    # Whether the last draft is kept back.
+    holds: bool = False
+    # Rounds in a row without a draft.
+    passed: int = 0
+    trace: list[float] = field(default_factory=list)
+
+    def seconds(self, drafts: int) -> float:
+        """T(gamma)."""
+        return drafts * (self.step_s + self.upload_s) + self.round_s
+
+    def joules(self, drafts: int) -> float:
+        """E(gamma) = p_D T_D + p_U T_U."""
+        return drafts * (self.options.device_w * self.step_s + self.options.radio_w * self.upload_s)
+
+    def asks(self, uncertainty: float, position: int) -> bool:  # noqa: ARG002
+        """Whether the block ends with this draft."""
+        options, entropy = self.options, uncertainty * self.scale
+        if self.drafts >= options.longest:
+            # Nobody is asked, as while the link is down: not a round of which a verdict will tell.
+            self._begin()
+        if not self.drafts:
+            # Before the first verdict nothing is known of a round.
+            known = self.round_s > 0
+            self.aim = best_length(options, self.queue, self.seconds, self.joules) if known else options.longest
+        self.drafts += 1
+        self.survival *= math.exp(-options.decay * entropy)
+        if options.variant == "marginal":
+            rate = self.throughput or expected_tokens(options.acceptance, self.aim) / max(self.seconds(self.aim), 1e-9)
+            # Its step is paid; what is left to pay is its upload.
+            upload = self.upload_s if self.newest_s is None else self.newest_s
+            self.holds = not self._pays(self.survival, rate, upload, options.radio_w * upload)
+            more = self._pays(self.survival * options.acceptance, rate, self.seconds(1) - self.round_s, self.joules(1))
+            return self.holds or not more or self.drafts >= options.longest
+        self.overflow = max(0.0, self.overflow + entropy - options.level)
+        tripped = self.overflow > options.bucket * options.level
+        self.holds = tripped and options.variant == "published"
+        return tripped or self.drafts >= self.aim
+
+    @property
+    def passes(self) -> bool:
+        """`marginal`: whether the round is to be without a draft; not for ever, or nothing would be measured any more."""
+        if self.options.variant != "marginal" or self.drafts or not self.throughput or self.passed >= self.options.longest:
+            return False
+        return not self._pays(self.options.acceptance, self.throughput, self.seconds(1) - self.round_s, self.joules(1))
+
+    def _pays(self, gain: float, rate: float, seconds: float, joules: float) -> bool:
+        """Whether V_L (gain - th dt) - Q (e - e_bar gain) > 0 of a token that is accepted with probability `gain`."""
+        options = self.options
+        return options.weight * (gain - rate * seconds) - self.queue * (joules - options.budget_j * gain) > 0
+
+    def stepped(self, seconds: float) -> None:
+        self.step_s = recent_mean(self.step_s, seconds)
+        self.computed_s += seconds
+
+    def judged(self, seconds: float, cloud: float, kept: list[bool], lost: bool | None) -> None:  # noqa: ARG002
+        """A round is over: Q <- max(0, Q + E - E_bar), with `marginal` max(0, Q + E - e_bar N)."""
+        uploaded = self.drafts - self.holds
+        self.passed = 0 if self.drafts else self.passed + 1
+        spent = self.options.device_w * self.computed_s + self.options.radio_w * uploaded * self.upload_s
+        allowed = self.options.budget_j * ((len(kept) + 1) if self.options.variant == "marginal" else 1)
+        self.queue = max(0.0, self.queue + spent - allowed)
+        self.trace.append(self.queue)
+        self.round_s = recent_mean(self.round_s, max(0.0, seconds - uploaded * self.upload_s))
+        self.throughput = recent_mean(self.throughput, (len(kept) + 1) / max(self.computed_s + seconds, 1e-9))
+        self._begin()
+
+    def _begin(self) -> None:
+        self.drafts, self.overflow, self.survival, self.computed_s, self.holds = 0, 0.0, 1.0, 0.0, False
+
+    @property
+    def longest(self) -> int:
+        return self.options.longest
+
+    @property
+    def in_flight(self) -> int:
+        return 1
+
+    def goes_on(self, unverified: Unverified) -> bool:
+        return not unverified.messages

@@ -1,0 +1,1 @@
+"""The OpenAI-compatible API of the device, and its page."""

@@ -1,0 +1,324 @@
+"""The OpenAI-compatible HTTP API of the device."""
+
+import asyncio
+import hmac
+import json
+import math
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from common.errors import BadInput, Disconnected, HedgeError, Incompatible
+from edge_client.config import SYSTEMS
+from edge_client.engine.session import Emitted
+from edge_client.http.api_request import ApiError, ApiRequest, parse_request
+from edge_client.http.service import Reply, Service
+
+MAX_BODY = 1 << 20
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(slots=True)
+class Choice:
+    """One of the answers of a request."""
+
+    index: int
+    reply: Reply
+    prompt_tokens: int
+    text: str = ""
+    # What was said of the link while the answer was under way.
+    notes: list[str] = field(default_factory=list)
+    logprobs: list[dict[str, Any]] = field(default_factory=list)
+
+    async def pieces(self, *, logprobs: bool) -> AsyncIterator[Emitted]:
+        async with aclosing(self.reply.pieces()) as pieces:  # type: ignore[type-var]
+            async for emitted in pieces:
+                self.text += emitted.text
+                if logprobs:
+                    self.logprobs.append(_logprob(emitted))
+                yield emitted
+
+    @property
+    def finish_reason(self) -> str:
+        return self.reply.session.finish_reason
+
+
+def _logprob(emitted: Emitted) -> dict[str, Any]:
+    chance = math.log(emitted.proposed) if emitted.proposed > 0 else -9999.0
+    return {"token": emitted.text, "logprob": chance, "bytes": list(emitted.text.encode()), "top_logprobs": []}
+
+
+class Api:
+    """`most` requests at once; `key`, where there is one, has to come with each."""
+
+    def __init__(self, service: Service, key: str | None = None, most: int = 64, origins: tuple[str, ...] = ()) -> None:
+        self._service, self._key, self._most, self._origins = service, key, most, origins
+        self._open = 0
+        self._started = int(time.time())
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/v1/models", self._guarded(self._models)),
+            Route("/v1/models/{name}", self._guarded(self._model)),
+            Route("/v1/chat/completions", self._guarded(self._chat), methods=["POST"]),
+            Route("/v1/completions", self._guarded(self._completions), methods=["POST"]),
+        ]
+
+    def app(self, more: list[Route] | None = None) -> Starlette:
+        cors = Middleware(CORSMiddleware, allow_origins=self._origins, allow_methods=["*"], allow_headers=["*"])
+        return Starlette(
+            routes=[*self.routes(), *(more or [])], middleware=[cors] if self._origins else [],
+            exception_handlers={HTTPException: _not_found},
+        )  # fmt: skip
+
+    def _guarded(self, handler: Handler) -> Handler:
+        """Answers with an error object whatever goes wrong."""
+
+        async def guarded(request: Request) -> Response:
+            try:
+                self._check_key(request)
+                return await handler(request)
+            except (ApiError, HedgeError) as error:
+                return error_response(error)
+
+        return guarded
+
+    def _check_key(self, request: Request) -> None:
+        if self._key is None:
+            return
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if not hmac.compare_digest(given.encode(), self._key.encode()):
+            raise ApiError(401, "this API key is not known here", code="invalid_api_key")
+
+    async def _models(self, request: Request) -> Response:  # noqa: ARG002
+        return JSONResponse({"object": "list", "data": [self._described(name) for name in SYSTEMS]})
+
+    async def _model(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in SYSTEMS:
+            raise ApiError(404, f"no model {name!r}; there are {', '.join(SYSTEMS)}", param="model", code="model_not_found")
+        return JSONResponse(self._described(name))
+
+    def _described(self, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": self._started, "owned_by": "hedge"}
+
+    async def _chat(self, request: Request) -> Response:
+        return await self._answer(request, chat=True)
+
+    async def _completions(self, request: Request) -> Response:
+        return await self._answer(request, chat=False)
+
+    async def _answer(self, request: Request, *, chat: bool) -> Response:
+        asked = parse_request(await _body(request), chat=chat)
+        if asked.logprobs and asked.model != "slm":
+            raise ApiError(
+                400, f"logprobs of model {asked.model} are the cloud's, which does not send them; model slm has its own",
+                param="logprobs", code="unsupported_parameter",
+            )  # fmt: skip
+        if self._open >= self._most:
+            raise ApiError(429, f"{self._most} requests are being answered, no more are taken", code="rate_limit_exceeded")
+        choices = self._choices(asked)
+        head = {
+            "id": ("chatcmpl-" if chat else "cmpl-") + secrets.token_hex(12), "created": int(time.time()), "model": asked.model,
+            "system_fingerprint": self._service.slm.fingerprint,
+        }  # fmt: skip
+        if asked.stream:
+            events = self._events(asked, choices, head, chat=chat)
+            return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        async with self._counted():
+            await _unless_left(request, asyncio.gather(*(_drained(choice, asked) for choice in choices)))
+        kind = "chat.completion" if chat else "text_completion"
+        found = [_choice(choice, asked, chat=chat) for choice in choices]
+        return JSONResponse({**head, "object": kind, "choices": found, "usage": _usage(choices)})
+
+    def _choices(self, asked: ApiRequest) -> list[Choice]:
+        """A session per choice, all of them checked before any begins."""
+        slm, found = self._service.slm, list[Choice]()
+        prompts = [slm.encode_chat(list(one)) for one in asked.conversations] + [slm.encode_text(one) for one in asked.texts]
+        given: dict[str, Any] = {"temperature": asked.temperature, "top_p": asked.top_p, "max_new_tokens": asked.max_tokens}
+        given["threshold"] = asked.threshold
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        seed = asked.seed if asked.seed is not None else secrets.randbits(32)
+        for ids in prompts:
+            for _ in range(asked.n):
+                chosen = changes | {"stop": list(asked.stop), "seed": (seed + len(found)) % (1 << 64)}
+                notes: list[str] = []
+                reply = self._service.reply(asked.model, ids, chosen, notes.append)
+                found.append(Choice(len(found), reply, len(ids), notes=notes))
+        return found
+
+    @asynccontextmanager
+    async def _counted(self) -> AsyncIterator[None]:
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1
+
+    async def _events(
+        self, asked: ApiRequest, choices: list[Choice], head: dict[str, Any], *, chat: bool
+    ) -> AsyncIterator[str]:  # fmt: skip
+        """Server-sent events, the choices interleaved as their tokens come."""
+        kind = {**head, "object": "chat.completion.chunk" if chat else "text_completion"}
+        queue: asyncio.Queue[tuple[Choice, Emitted | None, Exception | None]] = asyncio.Queue()
+
+        async def pump(choice: Choice) -> None:
+            try:
+                async for emitted in choice.pieces(logprobs=asked.logprobs):
+                    await queue.put((choice, emitted, None))
+                await queue.put((choice, None, None))
+            except HedgeError as error:
+                await queue.put((choice, None, error))
+
+        async with self._counted(), asyncio.TaskGroup() as group:
+            tasks = [group.create_task(pump(choice)) for choice in choices]
+            try:
+                if chat:
+                    for choice in choices:
+                        yield _event({**kind, "choices": [_delta(choice, {"role": "assistant", "content": ""})]})
+                left = len(choices)
+                while left:
+                    choice, emitted, error = await queue.get()
+                    if error is not None:
+                        yield _event(_error(error).to_json())
+                        return
+                    left -= emitted is None
+                    yield _event({**kind, **_chunk(choice, emitted, asked, chat=chat)})
+                if asked.include_usage:
+                    yield _event({**kind, "choices": [], "usage": _usage(choices)})
+                yield "data: [DONE]\n\n"
+            finally:
+                for task in tasks:
+                    task.cancel()
+
+
+async def _body(request: Request) -> object:
+    data = b""
+    async for part in request.stream():
+        data += part
+        if len(data) > MAX_BODY:
+            raise ApiError(413, f"a body of more than {MAX_BODY} bytes")
+    try:
+        return json.loads(data)
+    except ValueError:
+        raise ApiError(400, "the body is not JSON") from None
+
+
+async def _drained(choice: Choice, asked: ApiRequest) -> None:
+    async for _ in choice.pieces(logprobs=asked.logprobs):
+        pass
+
+
+async def _unless_left(request: Request, work: "asyncio.Future[Any]") -> None:
+    """Awaits the work, and gives it up when the client has gone."""
+
+    async def left() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    leaving = asyncio.create_task(left())
+    try:
+        await asyncio.wait({work, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise ApiError(499, "the client has gone")
+        await work
+    finally:
+        leaving.cancel()
+        work.cancel()
+        await asyncio.gather(leaving, work, return_exceptions=True)
+
+
+def _logprobs(found: list[dict[str, Any]], offset: int, *, chat: bool) -> dict[str, Any]:
+    """In the shape of chats, or in that of completions: `offset` characters of text come before."""
+    if chat:
+        return {"content": found, "refusal": None}
+    offsets = []
+    for one in found:
+        offsets.append(offset)
+        offset += len(one["token"])
+    return {
+        "tokens": [one["token"] for one in found], "token_logprobs": [one["logprob"] for one in found], "top_logprobs": None,
+        "text_offset": offsets,
+    }  # fmt: skip
+
+
+def _choice(choice: Choice, asked: ApiRequest, *, chat: bool) -> dict[str, Any]:
+    said: dict[str, Any] = {"message": {"role": "assistant", "content": choice.text, "refusal": None}}
+    logprobs = _logprobs(choice.logprobs, 0, chat=chat) if asked.logprobs else None
+    return {
+        "index": choice.index, **(said if chat else {"text": choice.text}), "logprobs": logprobs,
+        "finish_reason": choice.finish_reason, "hedge": choice.reply.to_json(),
+    }  # fmt: skip
+
+
+def _delta(choice: Choice, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+    return {"index": choice.index, "delta": delta, "logprobs": None, "finish_reason": finish}
+
+
+def _chunk(choice: Choice, emitted: Emitted | None, asked: ApiRequest, *, chat: bool) -> dict[str, Any]:
+    """A token, or the end of a choice with what it came to."""
+    finish = None if emitted else choice.finish_reason
+    text = emitted.text if emitted else ""
+    if chat:
+        found = _delta(choice, {"content": text} if emitted else {}, finish)
+    else:
+        found = {"index": choice.index, "text": text, "logprobs": None, "finish_reason": finish}
+    if emitted and asked.logprobs:
+        before = sum(len(one["token"]) for one in choice.logprobs[:-1])
+        found["logprobs"] = _logprobs(choice.logprobs[-1:], before, chat=chat)
+    found["hedge"] = _meters(choice, emitted) if emitted else choice.reply.to_json()
+    return {"choices": [found]}
+
+
+def _meters(choice: Choice, emitted: Emitted) -> dict[str, Any]:
+    """What a token came to, and what the answer has cost so far."""
+    statistics = choice.reply.session.statistics
+    notes, choice.notes[:] = list(choice.notes), []
+    return {
+        "provenance": emitted.provenance.value, "proposed": round(emitted.proposed, 4), "rounds": statistics.rounds,
+        "up": statistics.uplink_payload_bytes, "down": statistics.downlink_payload_bytes,
+        "verdict_ms": round(1e3 * statistics.verdict_s, 1), "link": notes,
+    }  # fmt: skip
+
+
+def _usage(choices: list[Choice]) -> dict[str, int]:
+    prompt = sum(choice.prompt_tokens for choice in choices)
+    completion = sum(choice.reply.session.statistics.tokens for choice in choices)
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def _event(content: dict[str, Any]) -> str:
+    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
+
+
+def _error(error: Exception) -> ApiError:
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, Disconnected):
+        return ApiError(503, str(error), code="cloud_unreachable")
+    if isinstance(error, BadInput):
+        return ApiError(400, str(error))
+    return ApiError(409 if isinstance(error, Incompatible) else 502, str(error))
+
+
+def error_response(error: Exception) -> JSONResponse:
+    found = _error(error)
+    retry = {"Retry-After": str(max(1, math.ceil(error.retry_after)))} if isinstance(error, Disconnected) else {}
+    return JSONResponse(found.to_json(), found.status, headers=retry)
+
+
+async def _not_found(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    message = f"{request.method} {request.url.path} is not served here"
+    return JSONResponse(ApiError(status, message, code="not_found").to_json(), status)

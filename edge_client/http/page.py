@@ -1,0 +1,80 @@
+"""The web page of `hedge serve`: its files, its state, and the knobs of a link that is emulated."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from common.errors import BadInput, Unreachable
+from common.http import static
+from common.rpc import split_address
+from edge_client.config import SYSTEMS
+from edge_client.http.api import error_response
+from edge_client.http.api_request import ApiError
+from edge_client.http.service import Service
+
+FOLDER = Path(__file__).parent / "web"
+FILES = {"/": "index.html", "/page.js": "page.js", "/page.css": "page.css"}
+SECONDS = 5.0
+
+
+class Page:
+    """`control` is the HOST:PORT where `hedge link --control` listens."""
+
+    def __init__(self, service: Service, control: str | None = None) -> None:
+        self._service = service
+        self._control = split_address(control) if control else None
+
+    def routes(self) -> list[Route]:
+        return [
+            *static(FOLDER, FILES),
+            Route("/hedge/state", self._state),
+            Route("/hedge/link", self._change, methods=["POST"]),
+        ]
+
+    async def _state(self, request: Request) -> Response:  # noqa: ARG002
+        service = self._service
+        cloud = service.cloud
+        found: dict[str, Any] = {
+            "systems": list(SYSTEMS), "slm": service.slm.name, "cloud": cloud.model_name if cloud else None,
+            "address": service.link.address if service.link else None, "up": service.up, "link": None,
+        }  # fmt: skip
+        if self._control:
+            try:
+                found["link"] = await self._ask({})
+            except Unreachable as error:
+                found["link"] = {"error": str(error)}
+        return JSONResponse(found)
+
+    async def _change(self, request: Request) -> Response:
+        try:
+            if self._control is None:
+                raise ApiError(404, "this link is not an emulated one", code="no_emulator")
+            try:
+                wanted = dict(json.loads(await request.body()))
+            except (ValueError, TypeError):
+                raise ApiError(400, "the body is not a JSON object") from None
+            said = await self._ask(wanted)
+            if "error" in said:
+                raise BadInput(str(said["error"]))
+            return JSONResponse(said)
+        except (ApiError, BadInput, Unreachable) as error:
+            return error_response(error)
+
+    async def _ask(self, wanted: dict[str, Any]) -> dict[str, Any]:
+        """A line to the emulator, and its answer."""
+        assert self._control
+        try:
+            async with asyncio.timeout(SECONDS):
+                reader, writer = await asyncio.open_connection(*self._control)
+                try:
+                    writer.write(json.dumps(wanted).encode() + b"\n")
+                    return dict(json.loads(await reader.readline()))
+                finally:
+                    writer.close()
+        except (OSError, ValueError, TimeoutError) as error:
+            raise Unreachable(f"no link emulator answers at {self._control[0]}:{self._control[1]}: {error}") from None

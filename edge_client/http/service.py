@@ -1,0 +1,148 @@
+"""What is behind the device's HTTP API: the SLM, the link, found again when it dies, and a session for every answer."""
+
+import argparse
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+from hedge.v1 import hedge_pb2 as pb
+
+from common.errors import Disconnected, HedgeError
+from common.model import LanguageModel
+from edge_client.cli.connect import connected
+from edge_client.cli.options import Pair, settings_from
+from edge_client.config import SYSTEMS, Settings
+from edge_client.engine.gates.recalibration import Recalibrated, recalibration_of
+from edge_client.engine.session import Emitted, Session
+from edge_client.engine.statistics import Provenance
+from edge_client.transport.connection import BACK, Notify, pause
+from edge_client.transport.grpc_link import GrpcLink
+from edge_client.transport.link import Link
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Reply:
+    """An answer under way. `alone`: the cloud was never there, and the device answers for it."""
+
+    session: Session
+    settings: Settings
+    alone: bool
+
+    async def pieces(self) -> AsyncIterator[Emitted]:
+        async for emitted in self.session.tokens():
+            yield replace(emitted, provenance=Provenance.OFFLINE) if self.alone else emitted
+
+    @property
+    def provenance(self) -> list[str]:
+        kinds = self.session.statistics.provenance
+        return [Provenance.OFFLINE.value if self.alone else kind.value for kind in kinds]
+
+    def to_json(self) -> dict[str, Any]:
+        """The `hedge` block of the API."""
+        statistics = self.session.statistics.to_json()
+        return {
+            "system": self.settings.system, "guarantee": "none" if self.alone else self.session.guarantee,
+            "exact": self.session.exact and not self.alone, "offline": self.alone or bool(statistics["offline"]),
+            "seed": self.settings.seed, "provenance": self.provenance, "stats": statistics,
+        }  # fmt: skip
+
+
+class Service:
+    """Makes sessions; use as an async context manager. Without a cloud it goes on looking for one."""
+
+    def __init__(self, args: argparse.Namespace, slm: LanguageModel) -> None:
+        self._args, self.slm = args, slm
+        self._stack = AsyncExitStack()
+        self._link: GrpcLink | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self._recalibrated: dict[Settings, Recalibrated | None] = {}
+        # Set while the link is not known to be alive.
+        self._down = asyncio.Event()
+        self._down.set()
+
+    async def __aenter__(self) -> Self:
+        await self._reach()
+        self._looking = asyncio.create_task(self._look())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._looking:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+        await self._stack.aclose()
+
+    async def _reach(self) -> bool:
+        """Whether the cloud answers; other errors than its absence are raised."""
+        try:
+            link, _ = await self._stack.enter_async_context(connected(self._args, self.slm, cloud=True))
+        except Disconnected as error:
+            logger.info("%s", error)
+            return False
+        self._link = link
+        self._down.clear()
+        return True
+
+    async def _look(self) -> None:
+        """Finds the cloud for the first time, and again whenever an answer has lost it."""
+        rng = np.random.default_rng()
+        while True:
+            await self._down.wait()
+            attempt = 0
+            while not await self._found():
+                await asyncio.sleep(pause(attempt, rng))
+                attempt += 1
+
+    async def _found(self) -> bool:
+        try:
+            if self._link is None:
+                return await self._reach()
+            await self._link.probe()
+        except HedgeError as error:
+            # One that is no Hedge cloud, or lets nobody in, may be another tomorrow.
+            logger.info("%s", error)
+            return False
+        self._down.clear()
+        return True
+
+    @property
+    def up(self) -> bool:
+        """Whether the link was alive when it was last heard of."""
+        return not self._down.is_set()
+
+    @property
+    def link(self) -> GrpcLink | None:
+        return self._link
+
+    @property
+    def cloud(self) -> pb.ServerInfo | None:
+        return self._link.info if self._link else None
+
+    def reply(self, system: str, ids: list[int], changes: dict[str, Any], notify: Notify = lambda _: None) -> Reply:
+        """A session of a system over prompt ids. `changes` replace options of the command line; `notify` hears of the link.
+
+        Disconnected when the system needs a cloud, none has answered yet, and the device is not to go on alone.
+        """
+        args = argparse.Namespace(**vars(self._args) | changes)
+        alone = SYSTEMS[system]["policy"] != "never" and self._link is None
+        if alone and args.on_disconnect != "continue":
+            raise Disconnected(f"no Hedge cloud answers at {args.cloud} yet; model slm needs none", 1.0)
+        settings = settings_from(args, Pair(self.slm, self.cloud), "slm" if alone else system)
+        link: Link | None = self._link if settings.needs_cloud else None
+        if settings.recalibrate is not None:
+            # One threshold for all answers that are asked for alike.
+            key = replace(settings, seed=0)
+            recalibrated = self._recalibrated.setdefault(key, recalibration_of(settings))
+        else:
+            recalibrated = None
+
+        def heard(line: str) -> None:
+            (self._down.clear if line == BACK else self._down.set)()
+            notify(line)
+
+        return Reply(Session(self.slm, ids, settings, link, recalibrated=recalibrated, notify=heard), settings, alone)

@@ -1,0 +1,1 @@
+"""The way to the cloud: links, streams, and finding them again."""
