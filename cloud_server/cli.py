@@ -32,16 +32,20 @@ def add_model(parser: Parser) -> None:
     add_runtime(parser)
     group = parser.add_argument_group("memory and passes")
     group.add_argument(
-        "--kv-bytes", type=int, default=DEFAULT_KV_BYTES, metavar="N",
+        "--kv-bytes",
+        type=int,
+        default=DEFAULT_KV_BYTES,
+        metavar="N",
         help="memory for keys and values; the session used longest ago makes room (default 1 GiB)",
-    )  # fmt: skip
+    )
     group.add_argument(
         "--batch-positions", type=int, default=256, metavar="N", help="positions of one forward pass at most (default 256)"
     )
     group.add_argument(
-        "--reproducible", action=argparse.BooleanOptionalAction,
+        "--reproducible",
+        action=argparse.BooleanOptionalAction,
         help="rows whose bits do not depend on what else is in a pass (default: with --dtype bfloat16 and float16)",
-    )  # fmt: skip
+    )
     group = parser.add_argument_group("limits (0 is none)")
     for name, meaning in LIMITS.items():
         usual = getattr(Limits(), name)
@@ -97,9 +101,10 @@ def check(args: argparse.Namespace) -> str:
         raise BadInput("--tls-cert and --tls-key belong together")
     if args.insecure == (args.tls_cert is not None):
         raise BadInput(
-            "--insecure and --tls-cert exclude each other" if args.insecure
+            "--insecure and --tls-cert exclude each other"
+            if args.insecure
             else "the server speaks plaintext without authentication: say so with --insecure, or give --tls-cert and --tls-key"
-        )  # fmt: skip
+        )
     if args.client_ca and args.insecure:
         raise BadInput("--client-ca needs --tls-cert and --tls-key")
     if args.tokens and args.insecure and host not in LOOPBACK:

@@ -159,12 +159,18 @@ async def _drafted(call: Any, info: pb.ServerInfo, recording: Recording, until: 
 
 def _opening(info: pb.ServerInfo, recording: Recording, *, streams: bool) -> pb.Open:
     return pb.Open(
-        protocol_version=PROTOCOL_VERSION, prompt_ids=recording.prompt, warp=pb.Warp(temperature=0, top_p=1),
+        protocol_version=PROTOCOL_VERSION,
+        prompt_ids=recording.prompt,
+        warp=pb.Warp(temperature=0, top_p=1),
         verification=pb.VERIFICATION_STREAM if streams else pb.VERIFICATION_COUPLED,
-        max_new_tokens=sum(map(len, recording.drafts)) if streams else 0, guarantee=pb.GUARANTEE_EXACT, bonus=True,
-        tokenizer_fingerprint=info.tokenizer_fingerprint, vocab_size=info.vocab_size, codecs=codec.VERSIONS,
+        max_new_tokens=sum(map(len, recording.drafts)) if streams else 0,
+        guarantee=pb.GUARANTEE_EXACT,
+        bonus=True,
+        tokenizer_fingerprint=info.tokenizer_fingerprint,
+        vocab_size=info.vocab_size,
+        codecs=codec.VERSIONS,
         id_codecs=[ADAPTIVE],
-    )  # fmt: skip
+    )
 
 
 def batches(address: str | None) -> dict[str, float]:
@@ -193,13 +199,19 @@ def summary(tally: Tally, seconds: float, before: dict[str, float], after: dict[
     rates = np.percentile(np.array(tally.rates or [0.0]), [10, 50])
     quantiles = np.percentile(np.array(tally.latencies or [0.0]) * 1e3, [50, 90, 99, 100])
     result: dict[str, Any] = {
-        "seconds": round(seconds, 3), "sessions": tally.sessions, "verdicts": len(tally.latencies), "tokens": tally.tokens,
-        "positions": tally.positions, "tokens_per_s": round(tally.tokens / seconds, 1),
-        "positions_per_s": round(tally.positions / seconds, 1), "throttled": tally.throttled, "errors": len(tally.errors),
+        "seconds": round(seconds, 3),
+        "sessions": tally.sessions,
+        "verdicts": len(tally.latencies),
+        "tokens": tally.tokens,
+        "positions": tally.positions,
+        "tokens_per_s": round(tally.tokens / seconds, 1),
+        "positions_per_s": round(tally.positions / seconds, 1),
+        "throttled": tally.throttled,
+        "errors": len(tally.errors),
         "verdict_ms": dict(zip(("p50", "p90", "p99", "max"), (round(float(q), 2) for q in quantiles), strict=True)),
         "answer_tokens_per_s": dict(zip(("p10", "p50"), (round(float(r), 2) for r in rates), strict=True)),
         "open_ms_p50": round(float(np.median(tally.opened or [0.0])) * 1e3, 2),
-    }  # fmt: skip
+    }
     if grown:
         passes = grown["hedge_batch_sessions_count"]
         result["passes"] = passes

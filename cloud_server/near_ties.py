@@ -12,9 +12,7 @@ from common.sampling import Warp
 COLD = 700.0
 
 
-def near_tie(
-    logits: np.ndarray, law: np.ndarray, warp: Warp, difference: float, noise: Noise | None, position: int
-) -> bool:  # fmt: skip
+def near_tie(logits: np.ndarray, law: np.ndarray, warp: Warp, difference: float, noise: Noise | None, position: int) -> bool:
     """Whether the runner-up of a position is within `difference`, in logits, of the winner.
 
     At temperature 0 by the raw `logits` [V]; else by the coupled draw from `law` [V], which is W(logits), the noise included. A

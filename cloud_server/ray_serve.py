@@ -29,8 +29,16 @@ APPLICATION = "hedge"
 class Verifier:
     """A replica: a model, a pool, and the servicer over them. Errors become gRPC statuses here: Ray knows no interceptors."""
 
-    def __init__(self, llm: str, options: ModelOptions, kv_bytes: int, positions: int, reproducible: bool | None,
-                 limits: Limits, tokens: Path | None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        llm: str,
+        options: ModelOptions,
+        kv_bytes: int,
+        positions: int,
+        reproducible: bool | None,
+        limits: Limits,
+        tokens: Path | None,
+    ) -> None:
         from cloud_server.batcher import Batcher
         from cloud_server.engine import engine_of
         from cloud_server.self_check import checked
@@ -83,15 +91,24 @@ def deploy(args: argparse.Namespace, limits: Limits) -> None:
             ),
         )
         deployment: Any = serve.deployment(
-            Verifier, name="verifier", max_ongoing_requests=limits.sessions or 10**6,
+            Verifier,
+            name="verifier",
+            max_ongoing_requests=limits.sessions or 10**6,
             ray_actor_options={"num_gpus": int((args.device or "cpu") != "cpu" or args.gpu_layers > 0), "num_cpus": args.cpus},
             **_scale(args),
-        )  # fmt: skip
+        )
         serve.run(
-            deployment.bind(args.llm, model_options(args, args.llm), args.kv_bytes, args.batch_positions, args.reproducible,
-                            limits, args.tokens and args.tokens.resolve()),
+            deployment.bind(
+                args.llm,
+                model_options(args, args.llm),
+                args.kv_bytes,
+                args.batch_positions,
+                args.reproducible,
+                limits,
+                args.tokens and args.tokens.resolve(),
+            ),
             name=APPLICATION,
-        )  # fmt: skip
+        )
         say(f"hedge-cloud: {args.replicas} replicas, listening on 127.0.0.1:{args.port}")
         stopped = threading.Event()
         for name in (signal.SIGINT, signal.SIGTERM):

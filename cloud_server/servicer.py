@@ -122,9 +122,14 @@ class Servicer(HedgeServicer):
     """Hedge over one LLM. `draining` refuses new sessions and lets the others finish."""
 
     def __init__(
-        self, lm: LanguageModel, batcher: Batcher, limits: Limits, access: Access | None = None,
-        metrics: Metrics | None = None, exactness: Exactness | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        lm: LanguageModel,
+        batcher: Batcher,
+        limits: Limits,
+        access: Access | None = None,
+        metrics: Metrics | None = None,
+        exactness: Exactness | None = None,
+    ) -> None:
         self._lm, self._batcher, self._limits = lm, batcher, limits
         self._access, self._metrics = access or Access(), metrics or Metrics()
         self._quotas = Quotas(limits, time.monotonic, batcher.token_bytes)

@@ -315,9 +315,14 @@ class Session:
         return (yield from self._forward(ahead[: len(ahead) - (not bonus)], wanted))
 
     def _answer(
-        self, step: int, outcome: Outcome, untested: list[int], proposals: list[Proposal], laws: Sequence[np.ndarray],
+        self,
+        step: int,
+        outcome: Outcome,
+        untested: list[int],
+        proposals: list[Proposal],
+        laws: Sequence[np.ndarray],
         shares: list[float],
-    ) -> pb.Verdict:  # fmt: skip
+    ) -> pb.Verdict:
         kept = [proposal.token for proposal in proposals[: outcome.accepted]]
         own = outcome.correction if outcome.correction is not None else outcome.bonus
         context = len(self._history)

@@ -237,11 +237,13 @@ class TorchEngine:
         _running.plan = Plan(torch.from_numpy(slots).to(device), torch.from_numpy(read).to(device), rectangles)
         try:
             out = self._lm.model(
-                input_ids=torch.from_numpy(ids)[None].to(device), position_ids=torch.from_numpy(positions)[None].to(device),
+                input_ids=torch.from_numpy(ids)[None].to(device),
+                position_ids=torch.from_numpy(positions)[None].to(device),
                 # Four dimensions: no mask is made, and `ragged_attention` has its own.
                 attention_mask=torch.zeros(1, 1, 1, 1, dtype=self._lm.model.dtype, device=device),
-                logits_to_keep=torch.from_numpy(kept).to(device), **self._arguments,
-            )  # fmt: skip
+                logits_to_keep=torch.from_numpy(kept).to(device),
+                **self._arguments,
+            )
         finally:
             _running.plan = None
         logits = out.logits[0, : len(wanted), : self._lm.vocab_size].float().cpu().numpy()

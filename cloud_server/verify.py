@@ -82,11 +82,7 @@ class Couple:
 
 
 def verify_block(
-    rule: Rule,
-    position: int,
-    proposals: Sequence[Proposal],
-    laws: Sequence[np.ndarray],
-    end_ids: frozenset[int] = frozenset(),
+    rule: Rule, position: int, proposals: Sequence[Proposal], laws: Sequence[np.ndarray], end_ids: frozenset[int] = frozenset()
 ) -> Outcome:
     """Judges the drafts at `position`, `position` + 1, ...
 

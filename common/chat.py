@@ -54,9 +54,11 @@ class ChatTemplate:
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
         environment.filters["tojson"] = _to_json
         environment.globals |= {
-            "raise_exception": _refuse, "strftime_now": lambda form: datetime.now().astimezone().strftime(form),
-            "bos_token": begin, "eos_token": end,
-        }  # fmt: skip
+            "raise_exception": _refuse,
+            "strftime_now": lambda form: datetime.now().astimezone().strftime(form),
+            "bos_token": begin,
+            "eos_token": end,
+        }
         try:
             self._template = environment.from_string(source)
         except self._refused as error:

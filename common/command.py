@@ -42,10 +42,7 @@ def command_parser(prog: str, description: str, examples: str) -> Parser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--config",
-        type=Path,
-        metavar="FILE",
-        help="options from a TOML file, or from $HEDGE_CONFIG; the command line wins",
+        "--config", type=Path, metavar="FILE", help="options from a TOML file, or from $HEDGE_CONFIG; the command line wins"
     )
     parser.add_argument("--verbose", action="store_true", help="log what happens to stderr")
     return parser

@@ -212,7 +212,7 @@ def _told(name: HubName) -> Iterator[None]:
         HfHubHTTPError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
-    )  # fmt: skip
+    )
     from huggingface_hub.utils import logging
 
     quieten: Any = logging.set_verbosity_error

@@ -309,9 +309,10 @@ def _check_memory(llama: Any, handle: Any, path: Path) -> None:
     if llama.llama_model_has_encoder(handle):
         raise Incompatible(f"{path} has an encoder: only decoders can draft and verify")
     for what, found in (
-        ("a recurrent state", llama.llama_model_is_recurrent(handle)), ("a hybrid memory", llama.llama_model_is_hybrid(handle)),
+        ("a recurrent state", llama.llama_model_is_recurrent(handle)),
+        ("a hybrid memory", llama.llama_model_is_hybrid(handle)),
         ("a diffusion model", llama.llama_model_is_diffusion(handle)),
         (f"a sliding window of {llama.llama_model_n_swa(handle)}", llama.llama_model_n_swa(handle) > 0),
-    ):  # fmt: skip
+    ):
         if found:
             raise Incompatible(f"the cache of {path} cannot be rolled back: it holds {what}")

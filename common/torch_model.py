@@ -26,7 +26,7 @@ from common.model import (
     fitting_context,
     vocabulary,
     without_end,
-)  # fmt: skip
+)
 from common.model_options import ModelOptions, check_threads
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -41,9 +41,7 @@ class TorchModel(LanguageModel):
         super().__init__(identity)
         self.model, self.tokenizer = model, tokenizer
         self.chat_template = str(tokenizer.chat_template or "")
-        self.specials = {
-            token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special
-        }  # fmt: skip
+        self.specials = {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
 
     def kv_cache(self) -> "TorchCache":
         return TorchCache(self)
@@ -129,9 +127,12 @@ def load_folder(where: str, side: str, options: ModelOptions, name: str | None =
         tokenizer = AutoTokenizer.from_pretrained(source)
         loader: Any = AutoModelForCausalLM
         loaded, report = loader.from_pretrained(
-            source, use_safetensors=True, dtype=DTYPES[options.dtype or "float32"], trust_remote_code=False,
+            source,
+            use_safetensors=True,
+            dtype=DTYPES[options.dtype or "float32"],
+            trust_remote_code=False,
             output_loading_info=True,
-        )  # fmt: skip
+        )
         model: PreTrainedModel = loaded.to(options.device or "cpu").eval()
     except Exception as error:
         # A config.json can be wrong in as many ways as transformers has exceptions.

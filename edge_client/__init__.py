@@ -17,11 +17,18 @@ if TYPE_CHECKING:
     from edge_client.transport.grpc_link import GrpcLink
 
 _WHERE = {
-    "LanguageModel": "common.model", "Emitted": "edge_client.engine.session", "GrpcLink": "edge_client.transport.grpc_link",
-    "Provenance": "edge_client.engine.statistics", "Session": "edge_client.engine.session", "Settings": "edge_client.config",
-    "Statistics": "edge_client.engine.statistics", "Warp": "common.sampling", "channel_credentials": "common.tls",
-    "load": "common.model", "choose": "edge_client.public",
-}  # fmt: skip
+    "LanguageModel": "common.model",
+    "Emitted": "edge_client.engine.session",
+    "GrpcLink": "edge_client.transport.grpc_link",
+    "Provenance": "edge_client.engine.statistics",
+    "Session": "edge_client.engine.session",
+    "Settings": "edge_client.config",
+    "Statistics": "edge_client.engine.statistics",
+    "Warp": "common.sampling",
+    "channel_credentials": "common.tls",
+    "load": "common.model",
+    "choose": "edge_client.public",
+}
 __all__ = [
     "Emitted",
     "GrpcLink",
@@ -34,7 +41,7 @@ __all__ = [
     "channel_credentials",
     "choose",
     "load",
-]  # fmt: skip
+]
 
 
 def __getattr__(name: str) -> Any:

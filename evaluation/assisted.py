@@ -59,8 +59,13 @@ def assisted(slm: LanguageModel, llm: LanguageModel, prompt: Sequence[int], warp
     with counted(slm) as small, counted(llm) as large, torch.inference_mode():
         started = time.perf_counter()
         out = model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), assistant_model=slm.model, max_new_tokens=most,
-            eos_token_id=list(llm.end_ids), pad_token_id=0, **sampling,
-        )  # fmt: skip
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            assistant_model=slm.model,
+            max_new_tokens=most,
+            eos_token_id=list(llm.end_ids),
+            pad_token_id=0,
+            **sampling,
+        )
         seconds = time.perf_counter() - started
     return Assisted(out[0, len(prompt) :].tolist(), seconds, small.positions, large.positions)

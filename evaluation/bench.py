@@ -27,9 +27,18 @@ from evaluation.tasks import add_tasks, tasks
 
 GATE = "threshold-rule=quantile,skip-rate=0.748"
 SYSTEMS_COMPARED = (
-    "slm", "llm", COLOCATED, ASSISTED, "hlm", f"rand-hlm:verify-rate={1 - 0.748:g}", f"u-hlm:{GATE}", f"cu-hlm:{GATE}",
-    f"cu-hlm:verification=split,{GATE}", f"hedge:{GATE}", "hedge",
-)  # fmt: skip
+    "slm",
+    "llm",
+    COLOCATED,
+    ASSISTED,
+    "hlm",
+    f"rand-hlm:verify-rate={1 - 0.748:g}",
+    f"u-hlm:{GATE}",
+    f"cu-hlm:{GATE}",
+    f"cu-hlm:verification=split,{GATE}",
+    f"hedge:{GATE}",
+    "hedge",
+)
 EXAMPLES = """  hedge bench --out runs/bench --rates 1e5 2e6 --round-trips 0.05 0.3 --profiles phone
   hedge bench --out runs/mine --slm ./small --llm ./large --rates 5e6 --round-trips 0.04 --systems llm hedge
   hedge bench --out runs/real --cloud cloud.example.org:7411 --tls-ca ca.pem --systems slm llm hedge"""
@@ -63,9 +72,12 @@ def _parser() -> Any:
     add_warp(parser)
     group = parser.add_argument_group("what is compared")
     group.add_argument(
-        "--systems", nargs="+", default=list(SYSTEMS_COMPARED), metavar="NAME[:OPTION=VALUE,...]",
+        "--systems",
+        nargs="+",
+        default=list(SYSTEMS_COMPARED),
+        metavar="NAME[:OPTION=VALUE,...]",
         help=f"also `{COLOCATED}`: both models in the cloud, our rule; `{ASSISTED}`: the same by transformers, computed",
-    )  # fmt: skip
+    )
     add_tasks(group, 12)
     group.add_argument("--seconds", type=float, default=8.0, help="an answer is cut off then, and marked (default 8)")
     group.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="bench.jsonl, every answer")
@@ -78,9 +90,12 @@ def _parser() -> Any:
     group.add_argument("--round-trips", type=float, nargs="+", default=[0.005, 0.02, 0.05, 0.1, 0.3], metavar="S")
     group.add_argument("--outages", nargs="+", default=["none"], metavar="PERIOD:LENGTH", help="seconds; `none`")
     group.add_argument(
-        "--profiles", nargs="+", default=[MEASURED], metavar="NAME|FILE",
+        "--profiles",
+        nargs="+",
+        default=[MEASURED],
+        metavar="NAME|FILE",
         help=f"`{MEASURED}`: this machine; {', '.join(named())} or TOML: emulated",
-    )  # fmt: skip
+    )
     return parser
 
 
@@ -123,10 +138,18 @@ def _grid(args: argparse.Namespace) -> Iterator[tuple[float, float, str]]:
 def header(args: argparse.Namespace, slm: LanguageModel, llm: LanguageModel) -> dict[str, Any]:
     """What the entries of a journal have in common, machine included."""
     return {
-        "kind": "bench", "slm": slm.fingerprint, "llm": llm.fingerprint, "questions": args.questions,
-        "question_seed": args.question_seed, "prompts": str(args.prompts or ""), "seed": args.seed, "seconds": args.seconds,
-        "warp": asdict(warp_of(args)), "max_new_tokens": args.max_new_tokens, "machine": machine(args.threads),
-    }  # fmt: skip
+        "kind": "bench",
+        "slm": slm.fingerprint,
+        "llm": llm.fingerprint,
+        "questions": args.questions,
+        "question_seed": args.question_seed,
+        "prompts": str(args.prompts or ""),
+        "seed": args.seed,
+        "seconds": args.seconds,
+        "warp": asdict(warp_of(args)),
+        "max_new_tokens": args.max_new_tokens,
+        "machine": machine(args.threads),
+    }
 
 
 @contextmanager

@@ -36,10 +36,14 @@ def winners(entries: Entries) -> Figure:
             _winners(axes, mine, (len(rates), len(trips)))
             what = "all systems" if row == 0 else "without a draft model in the cloud"
             axes.set(
-                xticks=range(len(trips)), xticklabels=[f"{trip * 1e3:g}" for trip in trips], xlabel="round trip, ms",
-                yticks=range(len(rates)), yticklabels=[f"{rate / 1e6:g}" for rate in rates], ylabel="uplink, Mbit/s",
+                xticks=range(len(trips)),
+                xticklabels=[f"{trip * 1e3:g}" for trip in trips],
+                xlabel="round trip, ms",
+                yticks=range(len(rates)),
+                yticklabels=[f"{rate / 1e6:g}" for rate in rates],
+                ylabel="uplink, Mbit/s",
                 title=f"{profile}: {what}",
-            )  # fmt: skip
+            )
     return figure
 
 

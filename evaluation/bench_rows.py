@@ -15,10 +15,19 @@ POINT = ("profile", "rate", "round_trip", "outage")
 TIE = 0.97
 KEPT = 0.99
 COLUMNS = {
-    "tokens_per_s": "tokens/s", "first_s": "first token, s", "gap_p50_ms": "gap p50, ms", "gap_p95_ms": "gap p95, ms",
-    "up": "up B/token", "down": "down B/token", "rounds": "round trips/token", "positions": "LLM positions/token",
-    "cloud_s": "cloud s/token", "joules": "J/token", "relative_accuracy": "accuracy/LLM's", "same": "as llm",
-}  # fmt: skip
+    "tokens_per_s": "tokens/s",
+    "first_s": "first token, s",
+    "gap_p50_ms": "gap p50, ms",
+    "gap_p95_ms": "gap p95, ms",
+    "up": "up B/token",
+    "down": "down B/token",
+    "rounds": "round trips/token",
+    "positions": "LLM positions/token",
+    "cloud_s": "cloud s/token",
+    "joules": "J/token",
+    "relative_accuracy": "accuracy/LLM's",
+    "same": "as llm",
+}
 
 
 def point(entry: dict[str, Any]) -> tuple[Any, ...]:
@@ -69,11 +78,16 @@ def _row(
     relative = relative_accuracy(answers, theirs) if theirs else None
     up, down = (sum(pair[way] for pair in known) / tokens if known else None for way in (0, 1))
     return {
-        "answers": len(entries), "partial": sum(entry["partial"] for entry in entries),
-        "tokens_per_s": rate, "low": low, "high": high,
+        "answers": len(entries),
+        "partial": sum(entry["partial"] for entry in entries),
+        "tokens_per_s": rate,
+        "low": low,
+        "high": high,
         "first_s": float(np.median([entry["released"][0] for entry in entries if entry["released"]] or [np.nan])),
-        "gap_p50_ms": float(np.quantile(gaps, 0.5)) * 1e3, "gap_p95_ms": float(np.quantile(gaps, 0.95)) * 1e3,
-        "up": up, "down": down,
+        "gap_p50_ms": float(np.quantile(gaps, 0.5)) * 1e3,
+        "gap_p95_ms": float(np.quantile(gaps, 0.95)) * 1e3,
+        "up": up,
+        "down": down,
         "up_payload": sum(entry["payload"][0] for entry in entries) / tokens,
         "down_payload": sum(entry["payload"][1] for entry in entries) / tokens,
         "rounds": sum(len(answer.log) for answer in answers) / tokens,
@@ -82,8 +96,9 @@ def _row(
         "joules": None if entries[0]["joules"] is None else sum(entry["joules"] for entry in entries) / tokens,
         "exact_match": sum(right) / len(right) if right else None,
         "relative_accuracy": None if relative is None else relative[0],
-        "same": sum(a.token_ids == b.token_ids for a, b in whole) / len(whole) if whole else None, "fidelity": fidelity,
-    }  # fmt: skip
+        "same": sum(a.token_ids == b.token_ids for a, b in whole) / len(whole) if whole else None,
+        "fidelity": fidelity,
+    }
 
 
 def cells(rows: Sequence[dict[str, Any]]) -> Cells:

@@ -153,12 +153,17 @@ class Bench:
         measured = None if before is None or after is None else after - before
         beside = statistics.steps * self._profile.colocated_slm_s if self._profile and slm is self._beside else 0.0
         return {
-            "system": system, "partial": partial, "released": [round(at, 5) for at in released],
-            "answer": from_session(number, task, prompt, session).to_json(), "cloud_s": statistics.cloud_s + beside,
+            "system": system,
+            "partial": partial,
+            "released": [round(at, 5) for at in released],
+            "answer": from_session(number, task, prompt, session).to_json(),
+            "cloud_s": statistics.cloud_s + beside,
             "payload": [statistics.uplink_payload_bytes, statistics.downlink_payload_bytes],
-            "sockets": None if None in sockets else list(sockets), "joules": modelled, "rapl_joules": measured,
+            "sockets": None if None in sockets else list(sockets),
+            "joules": modelled,
+            "rapl_joules": measured,
             "timeline": self._timeline.since(started) if number == 0 else [],
-        }  # fmt: skip
+        }
 
     def _assisted(self, cell: Cell, number: int, task: Task, since: float) -> dict[str, Any]:
         """Computed from counted passes where a profile sets their times, measured otherwise; streamed evenly."""
@@ -172,16 +177,38 @@ class Bench:
         log = [[0, 0, 0, count, took] for count, took in zip(found.llm, passes, strict=True)]
         # Its tokens were tested by the LLM, by rules of its own.
         answer = {
-            "task": number, "family": task.family, "prompt": task.prompt.text, "reference": task.reference, "text": text,
-            "correct": task.is_correct(text), "prompt_ids": prompt, "token_ids": found.token_ids,
-            "provenance": ["accepted"] * len(found.token_ids), "log": log, "steps": len(found.slm), "audited": 0, "risk": 0.0,
-            "slm_s": 0.0, "wall_s": seconds, "codec_bytes": 0, "payload_bytes": (0, 0), "socket_bytes": None,
-        }  # fmt: skip
+            "task": number,
+            "family": task.family,
+            "prompt": task.prompt.text,
+            "reference": task.reference,
+            "text": text,
+            "correct": task.is_correct(text),
+            "prompt_ids": prompt,
+            "token_ids": found.token_ids,
+            "provenance": ["accepted"] * len(found.token_ids),
+            "log": log,
+            "steps": len(found.slm),
+            "audited": 0,
+            "risk": 0.0,
+            "slm_s": 0.0,
+            "wall_s": seconds,
+            "codec_bytes": 0,
+            "payload_bytes": (0, 0),
+            "socket_bytes": None,
+        }
         even = [seconds * (at + 1) / len(found.token_ids) for at in range(len(found.token_ids))]
         return {
-            "system": ASSISTED, "partial": False, "released": through(cell, since, even), "answer": answer, "cloud_s": seconds,
-            "payload": [0, 0], "sockets": None, "joules": None, "rapl_joules": None, "timeline": [],
-        }  # fmt: skip
+            "system": ASSISTED,
+            "partial": False,
+            "released": through(cell, since, even),
+            "answer": answer,
+            "cloud_s": seconds,
+            "payload": [0, 0],
+            "sockets": None,
+            "joules": None,
+            "rapl_joules": None,
+            "timeline": [],
+        }
 
 
 def through(cell: Cell, since: float, released: Sequence[float]) -> list[float]:

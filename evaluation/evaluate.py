@@ -99,9 +99,13 @@ def _journal(args: argparse.Namespace, system: str, settings: Settings) -> Journ
     if args.answers is None:
         return None
     header = {
-        "kind": "answers", "run": system, "settings": settings.to_json(), "questions": args.questions,
-        "question_seed": args.question_seed, "prompts": str(args.prompts or ""),
-    }  # fmt: skip
+        "kind": "answers",
+        "run": system,
+        "settings": settings.to_json(),
+        "questions": args.questions,
+        "question_seed": args.question_seed,
+        "prompts": str(args.prompts or ""),
+    }
     return Journal(args.answers / f"answers-{system}.jsonl", header, resume=args.resume)
 
 
@@ -159,8 +163,6 @@ def _print(rows: list[dict[str, Any]]) -> None:
         "accuracy over the LLM's, 95 %", *("-" if s is None else f"{s[0]:.1%} ({s[1]:.1%}..{s[2]:.1%})" for s in spans)
     )
     for name in rows[0]:
-        if name.endswith("_per_token") or name in (
-            "realised_risk", "fidelity", "llm_perplexity", "chrf", "tokens_per_second"
-        ):  # fmt: skip
+        if name.endswith("_per_token") or name in ("realised_risk", "fidelity", "llm_perplexity", "chrf", "tokens_per_second"):
             table.add_row(name.replace("_", " "), *("-" if row[name] is None else f"{row[name]:g}" for row in rows))
     wide().print(table)

@@ -98,9 +98,11 @@ def truncation(entries: Entries) -> Figure:
     mean = np.mean(measured, axis=0)
     ks = KS[: len(mean)]
     names = {
-        "bound": r"published bound $U_{TV}$, $\eta$ = 1", "residuals": "true TV of the redraw laws",
-        "flattening": r"half of $\sum|x-\hat x|$: bounds the tested token", "tested": "true TV of a tested token",
-    }  # fmt: skip
+        "bound": r"published bound $U_{TV}$, $\eta$ = 1",
+        "residuals": "true TV of the redraw laws",
+        "flattening": r"half of $\sum|x-\hat x|$: bounds the tested token",
+        "tested": "true TV of a tested token",
+    }
     for (name, label), style in zip(names.items(), _styles(), strict=False):
         panels[0].plot(ks, np.maximum(mean[:, KEPT.index(name)], 1e-9), **style, label=label)
     panels[1].plot(ks, mean[:, KEPT.index("acceptance")], "ko-", markersize=5)
@@ -121,9 +123,13 @@ def throughput(rows: Entries) -> Figure:
             mine.sort(key=lambda row: float(row["snr_db"]))
             snr, speed = [row["snr_db"] for row in mine], np.array([row["tokens_per_s"] for row in mine])
             axes.errorbar(
-                snr, speed, **style, label=short(run), lw=1,
+                snr,
+                speed,
+                **style,
+                label=short(run),
+                lw=1,
                 yerr=np.maximum(0, [speed - [r["low"] for r in mine], [r["high"] for r in mine] - speed]),
-            )  # fmt: skip
+            )
         fades = "no fading" if fading == "none" else f"Rayleigh per {fading}"
         axes.set(yscale="log", xlabel="SNR, dB", ylabel="tokens/s", title=f"{bandwidth / 1e6:g} MHz, {fades}")
     handles, labels = panels[0].get_legend_handles_labels()
@@ -141,9 +147,14 @@ def payload(rows: Entries) -> Figure:
         at = np.arange(len(runs)) + (i - (len(accounts) - 1) / 2) * 0.8 / len(accounts)
         label = f"the paper's account, |V| = {vocab}" if account == "paper" else "messages as sent"
         bars = axes.barh(
-            at, [mine.get(run, 0) for run in runs], 0.8 / len(accounts), label=label, color=("0.25", "0.75", "0.5")[i % 3],
-            hatch=("", "//", "..")[i % 3], edgecolor="black",
-        )  # fmt: skip
+            at,
+            [mine.get(run, 0) for run in runs],
+            0.8 / len(accounts),
+            label=label,
+            color=("0.25", "0.75", "0.5")[i % 3],
+            hatch=("", "//", "..")[i % 3],
+            edgecolor="black",
+        )
         axes.bar_label(
             bars,
             labels=[f"{bar.get_width():,.3g}" if bar.get_width() < 1000 else f"{bar.get_width():,.0f}" for bar in bars],

@@ -22,9 +22,12 @@ def predictors(entries: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]
     for name in MEASURES:
         us = column(entries, "u", name)
         found[name] = {
-            "pearson_tv": pearson(us, tv), "pearson_beta": pearson(us, beta), "r2_beta": fit_measure(us, beta).r2,
-            "auc": auc(np.concatenate(us), rejected), "cost": seconds[name] / seconds["perturbation"],
-        }  # fmt: skip
+            "pearson_tv": pearson(us, tv),
+            "pearson_beta": pearson(us, beta),
+            "r2_beta": fit_measure(us, beta).r2,
+            "auc": auc(np.concatenate(us), rejected),
+            "cost": seconds[name] / seconds["perturbation"],
+        }
     return found
 
 

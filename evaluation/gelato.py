@@ -288,12 +288,19 @@ def row_of(sums: Sums) -> dict[str, Any]:
     low, high = interval(np.array(sums.tokens, dtype=float), np.array(sums.seconds))
     queue = np.array(sums.queue)
     return {
-        "tokens": tokens, "tokens_per_s": tokens / sum(sums.seconds), "low": low, "high": high,
-        "joules_per_token": sum(sums.joules) / tokens, "bytes_per_token": sums.bits / 8 / tokens,
-        "tokens_per_round": tokens / len(sums.drafts), "drafts_per_round": float(np.mean(sums.drafts)),
-        "queue_mean": float(queue.mean()) if len(queue) else None, "queue_max": float(queue.max()) if len(queue) else None,
-        "queue_share": float((queue > 0).mean()) if len(queue) else None, "queue": [round(q, 4) for q in sums.queue[:400]],
-    }  # fmt: skip
+        "tokens": tokens,
+        "tokens_per_s": tokens / sum(sums.seconds),
+        "low": low,
+        "high": high,
+        "joules_per_token": sum(sums.joules) / tokens,
+        "bytes_per_token": sums.bits / 8 / tokens,
+        "tokens_per_round": tokens / len(sums.drafts),
+        "drafts_per_round": float(np.mean(sums.drafts)),
+        "queue_mean": float(queue.mean()) if len(queue) else None,
+        "queue_max": float(queue.max()) if len(queue) else None,
+        "queue_share": float((queue > 0).mean()) if len(queue) else None,
+        "queue": [round(q, 4) for q in sums.queue[:400]],
+    }
 
 
 def decay_of(traces: Sequence[Trace]) -> float:
@@ -379,9 +386,15 @@ def _traces(args: argparse.Namespace, asked: list[Task]) -> list[Trace]:
     use_threads(1)
     slm, llm = load(args.slm, "slm"), load(args.llm, "llm")
     header = {
-        "kind": "traces", "slm": slm.fingerprint, "llm": llm.fingerprint, "temperature": args.temperature, "seed": args.seed,
-        "questions": args.questions, "question_seed": args.question_seed, "prompts": str(args.prompts or ""),
-    }  # fmt: skip
+        "kind": "traces",
+        "slm": slm.fingerprint,
+        "llm": llm.fingerprint,
+        "temperature": args.temperature,
+        "seed": args.seed,
+        "questions": args.questions,
+        "question_seed": args.question_seed,
+        "prompts": str(args.prompts or ""),
+    }
     journal = Journal(path, header, resume=True)
     warp = Warp(args.temperature)
     for task in tqdm(asked[len(journal.entries) :], desc="answering", unit="answer", disable=None):

@@ -11,9 +11,12 @@ from typing import Any
 def machine(threads: int) -> dict[str, Any]:
     names = re.findall(r"^model name\s*: (.*)$", _read("/proc/cpuinfo"), re.MULTILINE)
     return {
-        "cpu": names[0] if names else platform.processor(), "cores": len(names), "python": platform.python_version(),
-        "torch": version("torch"), "threads": threads,
-    }  # fmt: skip
+        "cpu": names[0] if names else platform.processor(),
+        "cores": len(names),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "threads": threads,
+    }
 
 
 def _read(path: str) -> str:

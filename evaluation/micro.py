@@ -82,10 +82,16 @@ def alone(slm: TorchModel, ids: list[int]) -> float:
 def cloud(llm: TorchModel, ids: list[int]) -> float:
     """Seconds of verifying one asked token over those of the bare forward of the model, the same positions fed."""
     request = pb.Open(
-        protocol_version=PROTOCOL_VERSION, prompt_ids=ids, warp=pb.Warp(temperature=1, top_p=1),
-        verification=pb.VERIFICATION_SPARSE, audit=pb.AUDIT_BYTE, tokenizer_fingerprint=llm.tokenizer_fingerprint,
-        vocab_size=llm.vocab_size, codecs=codec.VERSIONS, id_codecs=[FIXED],
-    )  # fmt: skip
+        protocol_version=PROTOCOL_VERSION,
+        prompt_ids=ids,
+        warp=pb.Warp(temperature=1, top_p=1),
+        verification=pb.VERIFICATION_SPARSE,
+        audit=pb.AUDIT_BYTE,
+        tokenizer_fingerprint=llm.tokenizer_fingerprint,
+        vocab_size=llm.vocab_size,
+        codecs=codec.VERSIONS,
+        id_codecs=[FIXED],
+    )
     prefix = llm.kv_cache()
     session = CloudSession(llm, request, prefix)
     run_alone(session.prefill(), prefix)

@@ -44,8 +44,10 @@ def draw(kind: str, files: Sequence[Path]) -> "dict[str, Figure]":
     from evaluation import bench_figures, figures, gelato_figures, wireless_figures
 
     several: dict[str, dict[str, Callable[[Any], Figure]]] = {
-        "bench": bench_figures.FIGURES, "gelato": gelato_figures.FIGURES, "wireless": wireless_figures.FIGURES,
-    }  # fmt: skip
+        "bench": bench_figures.FIGURES,
+        "gelato": gelato_figures.FIGURES,
+        "wireless": wireless_figures.FIGURES,
+    }
     functions = several.get(kind) or {kind: getattr(figures, kind)}
     if kind == "skips":
         runs: dict[str, Any] = {}

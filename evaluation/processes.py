@@ -36,9 +36,13 @@ def listening(program: str, *arguments: str) -> Iterator[str]:
     command = [str(BIN / program), *arguments]
     # A session of its own: Ctrl-C is for the chat, not for the server.
     running = subprocess.Popen(  # noqa: S603
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
         preexec_fn=_die_with_parent,
-    )  # fmt: skip
+    )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         assert running.stderr

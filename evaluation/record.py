@@ -54,12 +54,25 @@ def from_session(index: int, task: Task, prompt_ids: list[int], session: Session
     if s.uplink_socket_bytes is not None and s.downlink_socket_bytes is not None:
         sockets = (s.uplink_socket_bytes, s.downlink_socket_bytes)
     return Answer(
-        task=index, family=task.family, prompt=task.prompt.text, reference=task.reference, text=session.text,
-        correct=task.is_correct(session.text), prompt_ids=prompt_ids, token_ids=session.token_ids,
-        provenance=[kind.value for kind in s.provenance], log=s.log, steps=s.steps, audited=s.audited,
-        risk=s.risk, slm_s=s.slm_s, wall_s=s.wall_s, codec_bytes=s.uplink_codec_bytes,
-        payload_bytes=(s.uplink_payload_bytes, s.downlink_payload_bytes), socket_bytes=sockets,
-    )  # fmt: skip
+        task=index,
+        family=task.family,
+        prompt=task.prompt.text,
+        reference=task.reference,
+        text=session.text,
+        correct=task.is_correct(session.text),
+        prompt_ids=prompt_ids,
+        token_ids=session.token_ids,
+        provenance=[kind.value for kind in s.provenance],
+        log=s.log,
+        steps=s.steps,
+        audited=s.audited,
+        risk=s.risk,
+        slm_s=s.slm_s,
+        wall_s=s.wall_s,
+        codec_bytes=s.uplink_codec_bytes,
+        payload_bytes=(s.uplink_payload_bytes, s.downlink_payload_bytes),
+        socket_bytes=sockets,
+    )
 
 
 def parse_answer(data: dict[str, Any]) -> Answer:

@@ -35,9 +35,17 @@ from evaluation.workers import CHUNK, Job, Pair, answers
 from wireless.channel import FADINGS, Channel, open_uplink, snr_at
 
 DEFAULT_SYSTEMS = (
-    "slm", "llm", "hlm", "rand-hlm", "u-hlm", "u-hlm:threshold-rule=risk-prone",
-    "cu-hlm", "cu-hlm:truncation=offline", "cu-hlm:truncation=online", "hedge:max-in-flight=1",
-)  # fmt: skip
+    "slm",
+    "llm",
+    "hlm",
+    "rand-hlm",
+    "u-hlm",
+    "u-hlm:threshold-rule=risk-prone",
+    "cu-hlm",
+    "cu-hlm:truncation=offline",
+    "cu-hlm:truncation=online",
+    "hedge:max-in-flight=1",
+)
 POINT = ("run", "bandwidth_hz", "snr_db", "fading", "coherence_s", "outage", "account", "vocab")
 TAUS = ("tau_slm", "tau_llm", "tau_llm_position")
 EXAMPLES = """  hedge simulate --questions 200 --temperature 0 --snr -10 0 10 --bandwidth 1e6 10e6
@@ -153,9 +161,13 @@ def plan(args: argparse.Namespace) -> tuple[dict[str, Settings], dict[str, Any]]
             chosen.seed = seed
             runs[f"{spec} #{seed}"] = settings_from(chosen, known)
     header = {
-        "slm": slm.fingerprint, "llm": llm.fingerprint, "vocab_size": slm.vocab_size, "questions": args.questions,
-        "question_seed": args.question_seed, "prompts": str(args.prompts or ""),
-    }  # fmt: skip
+        "slm": slm.fingerprint,
+        "llm": llm.fingerprint,
+        "vocab_size": slm.vocab_size,
+        "questions": args.questions,
+        "question_seed": args.question_seed,
+        "prompts": str(args.prompts or ""),
+    }
     return runs, header
 
 
@@ -206,9 +218,13 @@ def measured_over(runs: Sequence[Sequence[Answer]]) -> Times:
 
 
 def sweep(
-    args: argparse.Namespace, runs: dict[str, Settings], found: dict[str, list[Answer]], channels: list[Channel],
-    times: Times, rows: Journal,
-) -> list[dict[str, Any]]:  # fmt: skip
+    args: argparse.Namespace,
+    runs: dict[str, Settings],
+    found: dict[str, list[Answer]],
+    channels: list[Channel],
+    times: Times,
+    rows: Journal,
+) -> list[dict[str, Any]]:
     """Appends the rows that are missing. Returns the keys of all that were asked for."""
     vocab_size = int(rows.header["vocab_size"])
     accounted = args.vocab or vocab_size
@@ -242,14 +258,21 @@ def row_of(
     judged = [answer.correct for answer in run if answer.correct is not None]
     audited = sum(answer.audited for answer in run)
     return {
-        "system": settings.system, "measure": settings.measure, "threshold": settings.threshold, "seed": settings.seed,
-        "temperature": settings.warp.temperature, "answers": len(run), "tokens": int(tokens.sum()),
-        "tokens_per_s": float(tokens.sum() / sum(seconds)), "low": low, "high": high,
+        "system": settings.system,
+        "measure": settings.measure,
+        "threshold": settings.threshold,
+        "seed": settings.seed,
+        "temperature": settings.warp.temperature,
+        "answers": len(run),
+        "tokens": int(tokens.sum()),
+        "tokens_per_s": float(tokens.sum() / sum(seconds)),
+        "low": low,
+        "high": high,
         "uplink_bytes_per_token": sent / 8 / float(tokens.sum()),
         "share_skipped": sum(answer.skipped for answer in run) / float(tokens.sum()),
         "exact_match": sum(judged) / len(judged) if judged else None,
         "risk": sum(answer.risk for answer in run) / audited if audited else None,
-    }  # fmt: skip
+    }
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:

@@ -95,9 +95,12 @@ def effect(x: np.ndarray, y: np.ndarray, drafted: float, beta: float, ks: Sequen
         with_x_hat = _normalised(residual(y, x_hat))
         law = kept + (1 - kept.sum()) * with_x_hat
         found[i] = (
-            away[i] / float(strictness(drafted, beta, ETA)), 0.5 * away[i], 0.5 * float(np.abs(with_x - with_x_hat).sum()),
-            0.5 * float(np.abs(law - y).sum()), float(kept.sum()),
-        )  # fmt: skip
+            away[i] / float(strictness(drafted, beta, ETA)),
+            0.5 * away[i],
+            0.5 * float(np.abs(with_x - with_x_hat).sum()),
+            0.5 * float(np.abs(law - y).sum()),
+            float(kept.sum()),
+        )
     return found
 
 

@@ -10,10 +10,7 @@ from evaluation.figures import _figure, _styles
 Entries = Sequence[dict[str, Any]]
 PANELS = {"accuracy": "token accuracy", "similarity": "sentence similarity", "masked": "share left out"}
 # Europarl with BERT, 4-QAM (arXiv 2605.02123): mean sentence similarity and share left out, by SNR in dB.
-PAPER = {
-    "similarity": {0: 0.4198, 5: 0.6987, 10: 0.8554, 15: 0.9423},
-    "masked": {0: 0.779, 5: 0.513, 10: 0.285, 15: 0.122},
-}
+PAPER = {"similarity": {0: 0.4198, 5: 0.6987, 10: 0.8554, 15: 0.9423}, "masked": {0: 0.779, 5: 0.513, 10: 0.285, 15: 0.122}}
 
 
 def wireless(rows: Entries) -> Figure:

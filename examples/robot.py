@@ -23,9 +23,18 @@ async def main() -> None:
     slm = load("bundled", "slm")
     async with GrpcLink("127.0.0.1:7411") as link:
         settings = choose(
-            "cu-hlm", slm=slm, link=link, measure="expected_perturbation", draft_from="sent", threshold_rule="max-risk",
-            max_risk=MAX_RISK, temperature=0, on_disconnect="continue", patience=1.0, max_new_tokens=48,
-        )  # fmt: skip
+            "cu-hlm",
+            slm=slm,
+            link=link,
+            measure="expected_perturbation",
+            draft_from="sent",
+            threshold_rule="max-risk",
+            max_risk=MAX_RISK,
+            temperature=0,
+            on_disconnect="continue",
+            patience=1.0,
+            max_new_tokens=48,
+        )
         for step, observation in enumerate(observations()):
             prompt = slm.encode_chat([{"role": "user", "content": observation}])
             session = Session(slm, prompt, replace(settings, seed=step), link)

@@ -76,9 +76,14 @@ def make_folder(tmp_path_factory: pytest.TempPathFactory) -> MakeFolder:
     """make_folder(kind, seed, vocab, padding, eos, ...): a model folder; equal arguments give equal weights."""
 
     def make(
-        kind: str = "llama", seed: int = 0, vocab: int = 12, padding: int = 0, eos: int | None = None, width: int = 16,
+        kind: str = "llama",
+        seed: int = 0,
+        vocab: int = 12,
+        padding: int = 0,
+        eos: int | None = None,
+        width: int = 16,
         context: int = CONTEXT,
-    ) -> Path:  # fmt: skip
+    ) -> Path:
         folder = tmp_path_factory.mktemp(f"{kind}-{seed}")
         torch.manual_seed(seed)
         model = _build(kind, vocab + padding, eos, width, context)

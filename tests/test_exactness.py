@@ -169,9 +169,15 @@ def test_asked_positions_follow_the_llm_behind_a_draft_independent_gate(
 def test_perturbation_moves_the_law_of_asked_positions(pair: tuple[LanguageModel, LanguageModel]) -> None:
     """A finding about the published gate: it looks at the draft, so given "asked" the draft is not distributed as x."""
     settings = replace(
-        ALWAYS, policy="threshold", measure="perturbation", threshold=0.5, draft_from="full", bits=20,
-        verification="full", truncation="none",
-    )  # fmt: skip
+        ALWAYS,
+        policy="threshold",
+        measure="perturbation",
+        threshold=0.5,
+        draft_from="full",
+        bits=20,
+        verification="full",
+        truncation="none",
+    )
     pvalue, share = asked_law_pvalue(pair, settings, RUNS)
     assert 0.02 < share < 0.98
     assert pvalue < 1e-6

@@ -16,9 +16,17 @@ FORBIDDEN = {
     "evaluation": {"tools"},
 }
 PURE = (
-    "common.codec", "common.distribution", "common.noise", "common.sampling", "cloud_server.verify", "edge_client.engine.gates.calibration",
-    "edge_client.engine.gates.measures", "edge_client.engine.gates.policy", "edge_client.config", "edge_client.engine.verification.truncation",
-)  # fmt: skip
+    "common.codec",
+    "common.distribution",
+    "common.noise",
+    "common.sampling",
+    "cloud_server.verify",
+    "edge_client.engine.gates.calibration",
+    "edge_client.engine.gates.measures",
+    "edge_client.engine.gates.policy",
+    "edge_client.config",
+    "edge_client.engine.verification.truncation",
+)
 
 
 def imported(file: Path) -> set[str]:
@@ -39,10 +47,16 @@ def test_imports_point_one_way(package: str) -> None:
 RUNTIMES = {"torch", "transformers", "llama_cpp", "tokenizers", "safetensors"}
 # Behind the seams, and what measures or studies a runtime itself.
 WITH_RUNTIME = {
-    "common/torch_model.py", "common/llama_model.py", "cloud_server/torch_engine.py", "cloud_server/llama_engine.py",
+    "common/torch_model.py",
+    "common/llama_model.py",
+    "cloud_server/torch_engine.py",
+    "cloud_server/llama_engine.py",
     "cloud_server/row_sizes.py",
-    "evaluation/assisted.py", "evaluation/micro.py", "wireless/masked.py", "wireless/similarity.py",
-}  # fmt: skip
+    "evaluation/assisted.py",
+    "evaluation/micro.py",
+    "wireless/masked.py",
+    "wireless/similarity.py",
+}
 
 
 def test_only_the_files_behind_the_seams_import_a_runtime() -> None:
@@ -52,8 +66,16 @@ def test_only_the_files_behind_the_seams_import_a_runtime() -> None:
                 assert not imported(file) & RUNTIMES, file
 
 
-@pytest.mark.parametrize("module", ["edge_client.cli.generate", "edge_client.cli.chat", "edge_client.cli.serve", "edge_client.cli.doctor",
-                                    "cloud_server.serving"])  # fmt: skip
+@pytest.mark.parametrize(
+    "module",
+    [
+        "edge_client.cli.generate",
+        "edge_client.cli.chat",
+        "edge_client.cli.serve",
+        "edge_client.cli.doctor",
+        "cloud_server.serving",
+    ],
+)
 def test_a_command_loads_no_runtime_before_its_model(module: str) -> None:
     check = f"import sys, {module}; assert not {RUNTIMES!r} & set(sys.modules), set(sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True, cwd=ROOT)

@@ -24,22 +24,74 @@ COMMON = ("--seed", "1", "--resume")
 STREAMED = ("llm", "colocated", "hedge")
 # The grid of one profile over all systems, and the map of three devices over the round trip at two acceptance rates.
 RUN = {
-    "bench": ("--temperature", "0", "--profiles", "phone", "--questions", "12", "--rates", "1e5", "2e6", "2e7",
-              "--round-trips", "0.005", "0.05", "0.3"),
-    "bench-outage": ("--temperature", "0", "--profiles", "phone", "--questions", "12", "--rates", "2e6",
-                     "--round-trips", "0.05", "--outages", "6:2"),
+    "bench": (
+        "--temperature",
+        "0",
+        "--profiles",
+        "phone",
+        "--questions",
+        "12",
+        "--rates",
+        "1e5",
+        "2e6",
+        "2e7",
+        "--round-trips",
+        "0.005",
+        "0.05",
+        "0.3",
+    ),
+    "bench-outage": (
+        "--temperature",
+        "0",
+        "--profiles",
+        "phone",
+        "--questions",
+        "12",
+        "--rates",
+        "2e6",
+        "--round-trips",
+        "0.05",
+        "--outages",
+        "6:2",
+    ),
     **{
         f"bench-map-{temperature}": (
-            "--temperature", str(temperature), "--profiles", "laptop", "phone", "tablet", "--questions", "12", "--rates", "2e6",
-            "--round-trips", "0.005", "0.05", "0.1", "0.3", "--systems", *STREAMED)
+            "--temperature",
+            str(temperature),
+            "--profiles",
+            "laptop",
+            "phone",
+            "tablet",
+            "--questions",
+            "12",
+            "--rates",
+            "2e6",
+            "--round-trips",
+            "0.005",
+            "0.05",
+            "0.1",
+            "0.3",
+            "--systems",
+            *STREAMED,
+        )
         for temperature in (0, 1)
     },
-}  # fmt: skip
+}
 FULL = {
     f"full-{profile}-{temperature}": (
-        "--temperature", str(temperature), "--profiles", profile, "--questions", "12", "--outages", "none", "6:2")
-    for profile in ("phone", "laptop", "tablet") for temperature in (0, 1)
-}  # fmt: skip
+        "--temperature",
+        str(temperature),
+        "--profiles",
+        profile,
+        "--questions",
+        "12",
+        "--outages",
+        "none",
+        "6:2",
+    )
+    for profile in ("phone", "laptop", "tablet")
+    for temperature in (0, 1)
+}
 
 
 def bench(name: str, *options: str) -> None:
@@ -84,9 +136,10 @@ def held(found: Cells) -> str:
         ours = systems["hedge"]["tokens_per_s"]
         at_gate = systems.get("hedge:threshold-rule=quantile,skip-rate=0.748", systems["hedge"])["tokens_per_s"]
         rivals = {
-            name: row for name, row in systems.items()
+            name: row
+            for name, row in systems.items()
             if row["rounds"] and name not in STREAMED and not name.startswith(("hedge", "assisted"))
-        }  # fmt: skip
+        }
         good = {name: row for name, row in rivals.items() if (row["relative_accuracy"] or 0) >= KEPT}
         best = max(good, key=lambda name: float(good[name]["tokens_per_s"])) if good else None
         fastest = max(rivals, key=lambda name: float(rivals[name]["tokens_per_s"])) if rivals else None

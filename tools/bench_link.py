@@ -40,8 +40,10 @@ SYSTEMS = {
 }
 # Round trip in seconds, rate up in bit/s, questions; no relay for the first.
 LINKS: dict[str, tuple[float, float, int]] = {
-    "direct": (0.0, 0.0, 200), "5 ms, 1 Mbit/s": (0.005, 1e6, 48), "100 ms, 1 Mbit/s": (0.1, 1e6, 48),
-}  # fmt: skip
+    "direct": (0.0, 0.0, 200),
+    "5 ms, 1 Mbit/s": (0.005, 1e6, 48),
+    "100 ms, 1 Mbit/s": (0.1, 1e6, 48),
+}
 TEMPERATURES = (1.0, 0.0)
 SEED = 1
 
@@ -76,10 +78,17 @@ async def answer(slm: LanguageModel, task: Task, settings: Settings, link: GrpcL
     s = session.statistics
     sockets = (s.uplink_socket_bytes or 0) + (s.downlink_socket_bytes or 0) - setup
     return {
-        "tokens": s.tokens, "token_ids": session.token_ids, "correct": task.is_correct(session.text),
-        "wall_s": round(s.wall_s, 6), "rounds": s.rounds, "llm_positions": s.llm_positions, "slm_steps": s.steps,
-        "uplink_payload": s.uplink_payload_bytes - s.open_bytes, "uplink_paper": s.uplink_paper_bits / 8, "sockets": sockets,
-    }  # fmt: skip
+        "tokens": s.tokens,
+        "token_ids": session.token_ids,
+        "correct": task.is_correct(session.text),
+        "wall_s": round(s.wall_s, 6),
+        "rounds": s.rounds,
+        "llm_positions": s.llm_positions,
+        "slm_steps": s.steps,
+        "uplink_payload": s.uplink_payload_bytes - s.open_bytes,
+        "uplink_paper": s.uplink_paper_bits / 8,
+        "sockets": sockets,
+    }
 
 
 async def run(slm: LanguageModel, address: str, link_name: str, journal: Journal) -> None:
@@ -107,8 +116,18 @@ def ratio(entries: Sequence[dict[str, Any]], one: str, other: str) -> float:
 
 def report(entries: Sequence[dict[str, Any]]) -> None:
     """Tables in Markdown on stdout."""
-    heads = ("system", "tokens/s", "exact match", "passes/token", "positions/token", "SLM steps/token", "uplink B/token",
-             "paper B/token", "socket B/token, both ways", "answers as llm's")  # fmt: skip
+    heads = (
+        "system",
+        "tokens/s",
+        "exact match",
+        "passes/token",
+        "positions/token",
+        "SLM steps/token",
+        "uplink B/token",
+        "paper B/token",
+        "socket B/token, both ways",
+        "answers as llm's",
+    )
     for link in LINKS:
         for temperature in TEMPERATURES:
             mine = [e for e in entries if (e["link"], e["temperature"]) == (link, temperature)]
@@ -118,14 +137,19 @@ def report(entries: Sequence[dict[str, Any]]) -> None:
             for name in SYSTEMS:
                 rows = [e for e in mine if e["system"] == name]
                 tokens = sum(e["tokens"] for e in rows)
-                per = [sum(e[key] for e in rows) / tokens for key in
-                       ("rounds", "llm_positions", "slm_steps", "uplink_payload", "uplink_paper", "sockets")]  # fmt: skip
+                per = [
+                    sum(e[key] for e in rows) / tokens
+                    for key in ("rounds", "llm_positions", "slm_steps", "uplink_payload", "uplink_paper", "sockets")
+                ]
                 same = sum(e["token_ids"] == theirs[e["question"]] for e in rows)
                 cells = (
-                    name, f"{median(e['tokens'] / e['wall_s'] for e in rows):.1f}",
-                    f"{sum(e['correct'] for e in rows) / len(rows):.1%}", *(f"{value:.3f}" for value in per[:3]),
-                    *(f"{value:.2f}" for value in per[3:]), f"{same} of {len(rows)}",
-                )  # fmt: skip
+                    name,
+                    f"{median(e['tokens'] / e['wall_s'] for e in rows):.1f}",
+                    f"{sum(e['correct'] for e in rows) / len(rows):.1%}",
+                    *(f"{value:.3f}" for value in per[:3]),
+                    *(f"{value:.2f}" for value in per[3:]),
+                    f"{same} of {len(rows)}",
+                )
                 print(f"| {' | '.join(cells)} |")
             pairs = ((OURS, WAITING), (OURS, RIVAL), (OURS, "llm"), (DEFAULT, WAITING), (DEFAULT, RIVAL), (DEFAULT, "llm"))
             ratios = "; ".join(f"{a} over {b} {ratio(mine, a, b):.2f}" for a, b in pairs)

@@ -44,9 +44,24 @@ def probe(model: Path, options: ModelOptions) -> dict[str, Any]:
 def started(model: Path, *options: str) -> tuple[float, int]:
     """Seconds from the start of `hedge generate` to its first token, and the MB it had at its peak after 64 tokens."""
     command = [
-        str(BIN / "hedge"), "generate", "--system", "slm", "--slm", str(model), "--threads", "1", "--seed", "0", *options,
-        "--temperature", "0", "--max-new-tokens", "64", "--prompt", "Write a Python function that adds two numbers.",
-    ]  # fmt: skip
+        str(BIN / "hedge"),
+        "generate",
+        "--system",
+        "slm",
+        "--slm",
+        str(model),
+        "--threads",
+        "1",
+        "--seed",
+        "0",
+        *options,
+        "--temperature",
+        "0",
+        "--max-new-tokens",
+        "64",
+        "--prompt",
+        "Write a Python function that adds two numbers.",
+    ]
     begun = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as running:
         assert running.stdout
@@ -91,9 +106,14 @@ def questions(folder: Path) -> list[Prompt]:
 
 
 async def answers(
-    slm: LanguageModel, address: str, asked: list[Prompt], journal: Journal, tokens: int = TOKENS,
-    runs: Sequence[tuple[str, int]] = tuple(TOGETHER.items()), **tag: Any,
-) -> None:  # fmt: skip
+    slm: LanguageModel,
+    address: str,
+    asked: list[Prompt],
+    journal: Journal,
+    tokens: int = TOKENS,
+    runs: Sequence[tuple[str, int]] = tuple(TOGETHER.items()),
+    **tag: Any,
+) -> None:
     """Every question at every temperature, by each of `runs`: a system, and how many of its answers go on at once."""
     async with GrpcLink(address) as link:
         pair = Pair(slm, link.info)
@@ -106,13 +126,27 @@ async def answers(
                 add_warp(parser)
                 args = parser.parse_args(
                     # Several prompts in bfloat16 take a processor without such products minutes.
-                    ["--temperature", str(temperature), "--seed", str(SEED), "--max-new-tokens", str(tokens),
-                     "--patience", "3600"]
-                )  # fmt: skip
+                    [
+                        "--temperature",
+                        str(temperature),
+                        "--seed",
+                        str(SEED),
+                        "--max-new-tokens",
+                        str(tokens),
+                        "--patience",
+                        "3600",
+                    ]
+                )
                 settings, free = settings_from(args, pair, system), asyncio.Semaphore(together)
 
-                async def answer(number: int, prompt: Prompt, settings: Any = settings, free: asyncio.Semaphore = free,
-                                 about: dict[str, Any] = about, done: set[int] = done) -> None:  # fmt: skip
+                async def answer(
+                    number: int,
+                    prompt: Prompt,
+                    settings: Any = settings,
+                    free: asyncio.Semaphore = free,
+                    about: dict[str, Any] = about,
+                    done: set[int] = done,
+                ) -> None:
                     if number in done:
                         return
                     async with free:
@@ -120,11 +154,19 @@ async def answers(
                         async for _ in session.tokens():
                             pass
                     s = session.statistics
-                    journal.append(about | {
-                        "question": number, "token_ids": session.token_ids, "tokens": s.tokens, "rounds": s.rounds,
-                        "slm_steps": s.steps, "llm_positions": s.llm_positions, "near_ties": s.near_ties,
-                        "wall_s": round(s.wall_s, 3),
-                    })  # fmt: skip
+                    journal.append(
+                        about
+                        | {
+                            "question": number,
+                            "token_ids": session.token_ids,
+                            "tokens": s.tokens,
+                            "rounds": s.rounds,
+                            "slm_steps": s.steps,
+                            "llm_positions": s.llm_positions,
+                            "near_ties": s.near_ties,
+                            "wall_s": round(s.wall_s, 3),
+                        }
+                    )
                     print(*about.values(), f"question {number}: {s.tokens} tokens, {s.rounds} rounds", file=sys.stderr)
 
                 await asyncio.gather(*(answer(number, prompt) for number, prompt in enumerate(asked)))

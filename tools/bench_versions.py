@@ -47,14 +47,21 @@ class Version:
         serve = "import sys; from cloud_server.cli import main; main()"
         self._cloud = subprocess.Popen(
             [sys.executable, "-c", serve, "serve", "--insecure", "--listen", "127.0.0.1:0", "--threads", "1"],
-            stderr=subprocess.PIPE, text=True, cwd=root, env=self._environment,
-        )  # fmt: skip
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=root,
+            env=self._environment,
+        )
         assert self._cloud.stderr
         address = next(found[1] for line in self._cloud.stderr if (found := re.search(r"listening on (\S+)", line)))
         self._device = subprocess.Popen(
-            [sys.executable, __file__, "--work", address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root,
+            [sys.executable, __file__, "--work", address],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=root,
             env=self._environment,
-        )  # fmt: skip
+        )
 
     def speed(self, system: str) -> float:
         assert self._device.stdin

@@ -16,9 +16,20 @@ def main() -> None:
     ):
         sys.stderr.write(f"starting the device: its page is http://{where}/ ; Ctrl-C ends all\n")
         command = [
-            str(BIN / "hedge"), "serve", "--insecure", "--cloud", relay, "--http", where, "--link-control", control,
-            "--on-disconnect", "continue", "--threads", "1",
-        ]  # fmt: skip
+            str(BIN / "hedge"),
+            "serve",
+            "--insecure",
+            "--cloud",
+            relay,
+            "--http",
+            where,
+            "--link-control",
+            control,
+            "--on-disconnect",
+            "continue",
+            "--threads",
+            "1",
+        ]
         try:
             status = subprocess.run(command, check=False).returncode
         except KeyboardInterrupt:

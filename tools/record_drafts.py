@@ -18,9 +18,15 @@ from evaluation.questions import held_out_set
 QUESTIONS, SEED = 48, 21
 # The gate of `hedge` at temperature 0, stop and wait: what is sent does not depend on time.
 SETTINGS = Settings(
-    system="hedge", policy="threshold", measure="expected_perturbation", threshold=0.15, verification="coupled", exact=True,
-    warp=Warp(0.0), max_new_tokens=64,
-)  # fmt: skip
+    system="hedge",
+    policy="threshold",
+    measure="expected_perturbation",
+    threshold=0.15,
+    verification="coupled",
+    exact=True,
+    warp=Warp(0.0),
+    max_new_tokens=64,
+)
 
 
 @dataclass

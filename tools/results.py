@@ -36,16 +36,34 @@ def quantile(measure: str, share: float) -> str:
 SIMULATIONS = {
     "headline": ("--temperature", "0", "--questions", "1000", "--systems", "slm", "llm", "hlm", "cu-hlm", PROPOSED, LOSSLESS),
     "paper": (
-        "--temperature", "1", "--questions", "200", "--systems", "slm", "llm", "hlm", "rand-hlm", "u-hlm",
-        "u-hlm:threshold-rule=risk-prone", "cu-hlm", "cu-hlm:truncation=offline", "cu-hlm:truncation=online", PROPOSED,
+        "--temperature",
+        "1",
+        "--questions",
+        "200",
+        "--systems",
+        "slm",
+        "llm",
+        "hlm",
+        "rand-hlm",
+        "u-hlm",
+        "u-hlm:threshold-rule=risk-prone",
+        "cu-hlm",
+        "cu-hlm:truncation=offline",
+        "cu-hlm:truncation=online",
+        PROPOSED,
         LOSSLESS,
     ),
     "tokens": ("--temperature", "1", "--questions", "600", "--question-seed", "1", "--systems", "llm"),
     "frontier": (
-        "--temperature", "0", "--questions", "200", "--systems", "llm",
+        "--temperature",
+        "0",
+        "--questions",
+        "200",
+        "--systems",
+        "llm",
         *(quantile(measure, share) for measure in FRONTIER_MEASURES for share in SHARES),
     ),
-}  # fmt: skip
+}
 
 
 def simulate(name: str, *options: str) -> None:
@@ -87,10 +105,14 @@ def study_tokens() -> None:
 
 def plots() -> None:
     for kind, files in {
-        "uncertainty": ["tokens.jsonl"], "roc": ["tokens.jsonl"], "truncation": ["tokens.jsonl"],
-        "frontier": ["frontier/rows.jsonl"], "throughput": ["paper/rows.jsonl"], "payload": ["paper/rows.jsonl"],
+        "uncertainty": ["tokens.jsonl"],
+        "roc": ["tokens.jsonl"],
+        "truncation": ["tokens.jsonl"],
+        "frontier": ["frontier/rows.jsonl"],
+        "throughput": ["paper/rows.jsonl"],
+        "payload": ["paper/rows.jsonl"],
         "skips": [f"headline/{file.name}" for file in sorted((RUNS / "headline").glob("answers-cu-hlm*.jsonl"))],
-    }.items():  # fmt: skip
+    }.items():
         command = [
             str(BIN / "hedge"),
             "plot",

@@ -32,13 +32,28 @@ def systems(name: str) -> str:
         gain = row["tokens_per_s"] / best["tokens_per_s"] - 1
         energy = row["joules_per_token"] / best["joules_per_token"] - 1
         queue = "-" if row["queue_mean"] is None else f"{row['queue_mean']:.2f} ({row['queue_share']:.0%})"
-        lines.append([
-            system, f"{row['tokens_per_s']:.2f} ({row['low']:.2f} to {row['high']:.2f})", f"{row['joules_per_token']:.3f}",
-            f"{row['bytes_per_token']:.0f}", f"{row['drafts_per_round']:.2f}", f"{row['tokens_per_round']:.2f}", queue,
-            f"{gain:+.1%}, {energy:+.1%}",
-        ])  # fmt: skip
-    head = ("system", "tokens/s (95 %)", "J/token", "up B/token", "drafts/round", "tokens/round", "Q, J (above 0)",
-            "tokens/s, J over the best static")  # fmt: skip
+        lines.append(
+            [
+                system,
+                f"{row['tokens_per_s']:.2f} ({row['low']:.2f} to {row['high']:.2f})",
+                f"{row['joules_per_token']:.3f}",
+                f"{row['bytes_per_token']:.0f}",
+                f"{row['drafts_per_round']:.2f}",
+                f"{row['tokens_per_round']:.2f}",
+                queue,
+                f"{gain:+.1%}, {energy:+.1%}",
+            ]
+        )
+    head = (
+        "system",
+        "tokens/s (95 %)",
+        "J/token",
+        "up B/token",
+        "drafts/round",
+        "tokens/round",
+        "Q, J (above 0)",
+        "tokens/s, J over the best static",
+    )
     return table(head, lines)
 
 

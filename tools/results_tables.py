@@ -48,15 +48,28 @@ def systems(folder: Path) -> str:
     for name in dict.fromkeys(row["run"] for row in rows):
         paper = next(row for row in rows if row["run"] == name and row["account"] == "paper")
         payload = next((row for row in rows if row["run"] == name and row["account"] == "payload"), None)
-        lines.append([
-            short(name), f"{paper['answers']}", f"{paper['share_skipped']:.1%}", f"{paper['exact_match']:.1%}",
-            _relative(runs[name], llm), "-" if paper["risk"] is None else f"{paper['risk']:.3%}",
-            f"{paper['uplink_bytes_per_token']:,.1f}", "-" if payload is None else f"{payload['uplink_bytes_per_token']:,.1f}",
-        ])  # fmt: skip
+        lines.append(
+            [
+                short(name),
+                f"{paper['answers']}",
+                f"{paper['share_skipped']:.1%}",
+                f"{paper['exact_match']:.1%}",
+                _relative(runs[name], llm),
+                "-" if paper["risk"] is None else f"{paper['risk']:.3%}",
+                f"{paper['uplink_bytes_per_token']:,.1f}",
+                "-" if payload is None else f"{payload['uplink_bytes_per_token']:,.1f}",
+            ]
+        )
     head = (
-        "system", "answers", "skipped", "exact match", "accuracy over the LLM's (95 %)", "realised risk",
-        "uplink B/token, paper, 32,000", "uplink B/token, sent",
-    )  # fmt: skip
+        "system",
+        "answers",
+        "skipped",
+        "exact match",
+        "accuracy over the LLM's (95 %)",
+        "realised risk",
+        "uplink B/token, paper, 32,000",
+        "uplink B/token, sent",
+    )
     return table(head, lines)
 
 
@@ -82,11 +95,16 @@ def frontier(folder: Path) -> str:
     runs, rows = runs_of(folder), {row["run"]: row for row in rows_of(folder)}
     llm = next(run for name, run in runs.items() if name.startswith("llm #"))
     lines = [
-        [row["measure"], f"{row['threshold']:.4f}", *(f"{row[key]:.1%}" for key in ("share_skipped", "exact_match")),
-         f"{row['risk']:.3%}", _relative(runs[name], llm)]
+        [
+            row["measure"],
+            f"{row['threshold']:.4f}",
+            *(f"{row[key]:.1%}" for key in ("share_skipped", "exact_match")),
+            f"{row['risk']:.3%}",
+            _relative(runs[name], llm),
+        ]
         for name, row in rows.items()
         if row["threshold"] is not None
-    ]  # fmt: skip
+    ]
     return table(("measure", "u_th", "skipped", "exact match", "realised risk", "accuracy over the LLM's (95 %)"), lines)
 
 

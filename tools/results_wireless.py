@@ -27,9 +27,17 @@ def _gain(row: dict[str, Any], metric: str, rule: str) -> str:
 def systems(rows: Rows) -> str:
     """What every system brings across, and at what price."""
     head = (
-        "SNR, dB", "system", "token accuracy", "times ml (95 %)", "similarity", "times ml (95 %)", "chrF", "left out",
-        "position bits", "symbols",
-    )  # fmt: skip
+        "SNR, dB",
+        "system",
+        "token accuracy",
+        "times ml (95 %)",
+        "similarity",
+        "times ml (95 %)",
+        "chrF",
+        "left out",
+        "position bits",
+        "symbols",
+    )
     lines = []
     for row in rows:
         cells = []
@@ -68,10 +76,15 @@ def verdict(rows: Rows) -> str:
             better = {name: sum(row["system"] == name and row[key][1] > 0 for row in rows) for name in BASELINES}
             best = max((row for row in rows if row["system"] == rule), key=lambda row: float(row[f"{metric} times ml"][0]))
             times, low, high = best[f"{metric} times ml"]
-            lines.append([
-                metric, rule, ", ".join(worse) or "none", ", ".join(f"{name} {count}" for name, count in better.items()),
-                f"{times:.2f} ({low:.2f} to {high:.2f}) at {best['snr_db']:g} dB",
-            ])  # fmt: skip
+            lines.append(
+                [
+                    metric,
+                    rule,
+                    ", ".join(worse) or "none",
+                    ", ".join(f"{name} {count}" for name, count in better.items()),
+                    f"{times:.2f} ({low:.2f} to {high:.2f}) at {best['snr_db']:g} dB",
+                ]
+            )
     return table(("metric", "rule", "significantly worse than", "better than, at so many SNRs", "best over ml (95 %)"), lines)
 
 

@@ -65,26 +65,44 @@ def metadata_of(folder: Path, pre: str = "smollm", padding: int = 0) -> dict[str
     size = config.get("head_dim") or config["hidden_size"] // heads
     template = folder / "chat_template.jinja"
     return {
-        "general.architecture": kind, "general.name": folder.name, f"{kind}.block_count": config["num_hidden_layers"],
-        f"{kind}.context_length": config["max_position_embeddings"], f"{kind}.embedding_length": config["hidden_size"],
-        f"{kind}.feed_forward_length": config["intermediate_size"], f"{kind}.attention.head_count": heads,
-        f"{kind}.attention.head_count_kv": config["num_key_value_heads"], f"{kind}.attention.key_length": size,
-        f"{kind}.attention.value_length": size, f"{kind}.rope.dimension_count": size,
+        "general.architecture": kind,
+        "general.name": folder.name,
+        f"{kind}.block_count": config["num_hidden_layers"],
+        f"{kind}.context_length": config["max_position_embeddings"],
+        f"{kind}.embedding_length": config["hidden_size"],
+        f"{kind}.feed_forward_length": config["intermediate_size"],
+        f"{kind}.attention.head_count": heads,
+        f"{kind}.attention.head_count_kv": config["num_key_value_heads"],
+        f"{kind}.attention.key_length": size,
+        f"{kind}.attention.value_length": size,
+        f"{kind}.rope.dimension_count": size,
         f"{kind}.attention.layer_norm_rms_epsilon": float(config["rms_norm_eps"]),
         f"{kind}.rope.freq_base": float(config["rope_parameters"]["rope_theta"]),
-        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": pre, "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": [CONTROL if token in special else NORMAL for token in tokens],
         "tokenizer.ggml.merges": [" ".join(pair) for pair in tokenizer["model"]["merges"]],
-        "tokenizer.ggml.eos_token_id": config["eos_token_id"], "tokenizer.ggml.bos_token_id": config["bos_token_id"],
+        "tokenizer.ggml.eos_token_id": config["eos_token_id"],
+        "tokenizer.ggml.bos_token_id": config["bos_token_id"],
         "tokenizer.ggml.add_bos_token": False,
-    } | ({"tokenizer.chat_template": template.read_text()} if template.exists() else {})  # fmt: skip
+    } | ({"tokenizer.chat_template": template.read_text()} if template.exists() else {})
 
 
 _NAMES = {
-    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output", "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
-    "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
-}  # fmt: skip
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
 
 
 def convert(folder: Path, path: Path, *, padding: int = 0, **more: object) -> Path:

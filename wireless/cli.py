@@ -81,10 +81,16 @@ def _send(args: Any) -> None:
     right = float((found == ids).mean())
     if args.json:
         said = {
-            "tokens": len(ids), "masked": sorted(masked), "sent": args.text, "received": lm.decode(found), "accuracy": right,
-            "conventional": lm.decode(conventional), "conventional_accuracy": float((conventional == ids).mean()),
-            "gain_db": 10 * float(np.log10(fade.gain)), "position_bits": position_bits(len(ids), len(masked)),
-        }  # fmt: skip
+            "tokens": len(ids),
+            "masked": sorted(masked),
+            "sent": args.text,
+            "received": lm.decode(found),
+            "accuracy": right,
+            "conventional": lm.decode(conventional),
+            "conventional_accuracy": float((conventional == ids).mean()),
+            "gain_db": 10 * float(np.log10(fade.gain)),
+            "position_bits": position_bits(len(ids), len(masked)),
+        }
         sys.stdout.write(json.dumps(said, ensure_ascii=False) + "\n")
         return
     console = Console(highlight=False)

@@ -145,9 +145,13 @@ class Study:
         text = self._lm.decode([i for i in arrived if 0 <= i < self._lm.vocab_size])
         chrf = float(chrf_metric().sentence_score(text, [wanted]).score)
         entry = {
-            "snr_db": snr, "system": system, "right": int((arrived == job.ids).sum()), "chrf": round(chrf, 2),
-            "masked": masked, "uses": uses,
-        }  # fmt: skip
+            "snr_db": snr,
+            "system": system,
+            "right": int((arrived == job.ids).sum()),
+            "chrf": round(chrf, 2),
+            "masked": masked,
+            "uses": uses,
+        }
         if self._embedding:
             entry["similarity"] = round(self._embedding.similarity(text, wanted), 4)
         return entry
@@ -204,10 +208,14 @@ def study(args: argparse.Namespace) -> None:
     asked = packets(lm, text, args.packets, LENGTH, args.seed)
     with only_writer(args.out):
         header = {
-            "kind": "packets", "seed": args.seed, "snr": args.snr, "mlm": lm.fingerprint,
-            "slm": slm.fingerprint if slm else "", "embedding": embedding.fingerprint if embedding else "",
+            "kind": "packets",
+            "seed": args.seed,
+            "snr": args.snr,
+            "mlm": lm.fingerprint,
+            "slm": slm.fingerprint if slm else "",
+            "embedding": embedding.fingerprint if embedding else "",
             "text": hashlib.sha256(text.encode()).hexdigest()[:16],
-        }  # fmt: skip
+        }
         journal = Journal(args.out / "packets.jsonl", header, resume=True)
         done = {(line["packet"], line["qam"]) for line in journal.entries}
         jobs = [

@@ -75,7 +75,13 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
         gains = [row[f"accuracy gain of {rule}"] for rule in ADAPTIVE]
         similarity = f"{row['similarity']:.3f}" if "similarity" in row else "-"
         table.add_row(
-            str(row["qam"]), f"{row['snr_db']:g}", row["system"], f"{row['accuracy']:.3f}", f"{row['chrf']:.1f}", similarity,
-            f"{row['masked']:.2f}", *(f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" for mean, low, high in gains),
-        )  # fmt: skip
+            str(row["qam"]),
+            f"{row['snr_db']:g}",
+            row["system"],
+            f"{row['accuracy']:.3f}",
+            f"{row['chrf']:.1f}",
+            similarity,
+            f"{row['masked']:.2f}",
+            *(f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" for mean, low, high in gains),
+        )
     wide().print(table)

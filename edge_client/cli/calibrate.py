@@ -93,9 +93,16 @@ def command(arguments: Sequence[str]) -> None:
 
 async def _calibrate(args: argparse.Namespace, slm: LanguageModel, prompts: list[Prompt]) -> Calibration:
     settings = Settings(
-        system="calibrate", policy="always", verification="full", truncation="none", bits=BITS, draft_from="full",
-        warp=warp_of(args), seed=choose_seed(args), max_new_tokens=args.max_new_tokens,
-    )  # fmt: skip
+        system="calibrate",
+        policy="always",
+        verification="full",
+        truncation="none",
+        bits=BITS,
+        draft_from="full",
+        warp=warp_of(args),
+        seed=choose_seed(args),
+        max_new_tokens=args.max_new_tokens,
+    )
     sample = Sample()
     async with connected(args, slm, cloud=True) as (link, _):
         assert link is not None
@@ -115,10 +122,17 @@ async def _calibrate(args: argparse.Namespace, slm: LanguageModel, prompts: list
     if all(fit.a <= 0 for fit in fits.values()):
         raise HedgeError(f"no measure predicts rejection on these {len(prompts)} prompts: every slope is 0 or below")
     return Calibration(
-        slm=slm.fingerprint, llm=llm, tokenizer=slm.tokenizer_fingerprint, warp=settings.warp, prompts=len(prompts),
-        tokens=len(every), overshoot=float(np.mean(every > 0)), eta=args.eta,
-        vocab_size=slm.vocab_size, fits=fits,
-    )  # fmt: skip
+        slm=slm.fingerprint,
+        llm=llm,
+        tokenizer=slm.tokenizer_fingerprint,
+        warp=settings.warp,
+        prompts=len(prompts),
+        tokens=len(every),
+        overshoot=float(np.mean(every > 0)),
+        eta=args.eta,
+        vocab_size=slm.vocab_size,
+        fits=fits,
+    )
 
 
 def summary(calibration: Calibration, max_risk: float, delta: float, theta: float) -> dict[str, object]:

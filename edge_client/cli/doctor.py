@@ -26,9 +26,11 @@ from edge_client.transport.sockets import bytes_with
 
 PACKAGES = ("grpcio", "protobuf", "numpy", "uvicorn", "torch", "transformers", "llama-cpp-python")
 EXTRAS = {
-    "torch": "torch (model folders, and the bundled pair)", "llama-cpp-python": "llama (.gguf files)",
-    "matplotlib": "bench (hedge plot)", "ray": "ray (hedge-cloud deploy)",
-}  # fmt: skip
+    "torch": "torch (model folders, and the bundled pair)",
+    "llama-cpp-python": "llama (.gguf files)",
+    "matplotlib": "bench (hedge plot)",
+    "ray": "ray (hedge-cloud deploy)",
+}
 CALLS = 5
 # What builds llama.cpp for any processor of the last ten years.
 REBUILD = "CMAKE_ARGS=-DGGML_NATIVE=OFF pip install --no-cache-dir --force-reinstall --no-deps llama-cpp-python"
@@ -125,9 +127,10 @@ def device(slm: LanguageModel, cost: Measured) -> Iterator[Finding]:
         advice = f"the model knows {slm.identity.trained_context} tokens: more with --context, or with more free memory"
     yield Finding("the device's model", well=True, found=found, advice=advice)
     yield Finding(
-        "its runtime", well=True,
+        "its runtime",
+        well=True,
         found=f"{cost.runtime}; {cost.one_ms:.1f} ms a step, {cost.eight_ms:.1f} ms for 8 rows, {cost.memory_mb} MB",
-    )  # fmt: skip
+    )
 
 
 async def _cloud(args: argparse.Namespace, slm: LanguageModel) -> list[Finding]:
@@ -151,10 +154,11 @@ def _known(link: GrpcLink, slm: LanguageModel) -> Iterator[Finding]:
     codec = id_codec_of(info, slm)
     engine = engine_of(info)
     yield Finding(
-        "the cloud", well=True,
+        "the cloud",
+        well=True,
         found=f"{info.model_name} at {link.address}, protocol {PROTOCOL_VERSION}, context {info.context_limit}, "
         f"{info.open_sessions} sessions open, ids by codec {codec}",
-    )  # fmt: skip
+    )
     found = {
         "bitwise": "bitwise: exact is token for token",
         "rounding": f"rounding: logits move by up to {info.exactness.difference:.2g} with what else is in a pass",

@@ -37,9 +37,11 @@ def add_models(parser: Parser) -> None:
     add_slm(parser)
     group = parser.add_argument_group("connection")
     group.add_argument(
-        "--cloud", default=DEFAULT_CLOUD, metavar="HOST:PORT[,...]",
+        "--cloud",
+        default=DEFAULT_CLOUD,
+        metavar="HOST:PORT[,...]",
         help=f"the verifying server, or several to turn to when one is gone (default {DEFAULT_CLOUD})",
-    )  # fmt: skip
+    )
     group.add_argument("--insecure", action="store_true", help="plaintext to the cloud: has to be asked for")
     group.add_argument("--tls-ca", type=Path, metavar="FILE", help="PEM of the authority that vouches for the cloud")
     group.add_argument("--tls-cert", type=Path, metavar="FILE", help="PEM of this device, where the cloud asks for one")
@@ -86,9 +88,11 @@ def add_system(parser: Parser) -> None:
     group.add_argument("--eta", type=float, help="sharpness of U_TV (default 1)")
     group.add_argument("--bits", type=int, help="probabilities are integers that sum to 2^BITS")
     group.add_argument(
-        "--law-entries", type=int, metavar="N",
+        "--law-entries",
+        type=int,
+        metavar="N",
         help="split: most entries of the LLM's law that come back after a rejection; cheaper, not exact (default: all)",
-    )  # fmt: skip
+    )
     group.add_argument(
         "--draft-from", choices=("sent", "full"), help="draw drafts from the law that is sent, or from the full one"
     )
@@ -97,20 +101,26 @@ def add_system(parser: Parser) -> None:
     )
     group.add_argument("--max-in-flight", type=int, metavar="N", help="messages sent ahead of their verdicts; 1 waits for each")
     group.add_argument(
-        "--on-disconnect", choices=ON_DISCONNECT,
+        "--on-disconnect",
+        choices=ON_DISCONNECT,
         help="when the link dies: go on alone, wait for it (same tokens), or fail (default: wait if exact, else continue)",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--patience", type=float, metavar="S",
+        "--patience",
+        type=float,
+        metavar="S",
         help="seconds without an answer after which the link counts as dead (default 60; going on alone 5)",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--gelato", nargs="+", default=[], metavar="OPTION=VALUE",
+        "--gelato",
+        nargs="+",
+        default=[],
+        metavar="OPTION=VALUE",
         help="system gelato: variant=tripping (or published, marginal), weight=10 (V_L), budget_j=1.2 (J a round; "
         f"marginal: {MARGINAL_BUDGET_J} J a token), longest=15 (drafts), acceptance=0.9 (rho_0), bucket=1.2 (theta), "
         "decay=0.35 (kappa; the calibration's where there is one), device_w=12, radio_w=0.2, uplink_bps=0 (bit/s; 0: uploads "
         "take no time)",
-    )  # fmt: skip
+    )
     group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end the answer before TEXT (repeatable)")
 
 
@@ -118,9 +128,10 @@ def check_connection(args: argparse.Namespace, needed: bool = True) -> None:
     """BadInput for a connection that is neither encrypted nor asked to be plain."""
     if needed and args.insecure == (args.tls_ca is not None):
         raise BadInput(
-            "--insecure and --tls-ca exclude each other" if args.insecure
+            "--insecure and --tls-ca exclude each other"
+            if args.insecure
             else "the connection to the cloud is plaintext: say so with --insecure, or give --tls-ca"
-        )  # fmt: skip
+        )
     if args.insecure and (args.tls_cert or args.tls_key):
         raise BadInput("--tls-cert and --tls-key need --tls-ca")
 

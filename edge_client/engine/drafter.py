@@ -55,9 +55,15 @@ class Drafter:
     """The device's half of a position. The SLM's cache follows whatever history it is given, one id behind."""
 
     def __init__(
-        self, slm: LanguageModel, prompt: int, settings: Settings, noise: Noise, statistics: Statistics, policy: Policy,
+        self,
+        slm: LanguageModel,
+        prompt: int,
+        settings: Settings,
+        noise: Noise,
+        statistics: Statistics,
+        policy: Policy,
         watch: Watcher | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._prefix, self._prompt, self._settings, self._noise = slm.kv_cache(), prompt, settings, noise
         self._statistics, self._watch = statistics, watch
         self._measure = MEASURES[settings.measure]

@@ -76,10 +76,19 @@ class Exchange:
     """Gives the tokens of one answer as they become final. Without a connection the device answers alone."""
 
     def __init__(
-        self, slm: LanguageModel, prompt: Sequence[int], settings: Settings, noise: Noise, drafter: Drafter,
-        pace: Pace, connection: Connection | None, auditor: Auditor, statistics: Statistics, limit: int,
+        self,
+        slm: LanguageModel,
+        prompt: Sequence[int],
+        settings: Settings,
+        noise: Noise,
+        drafter: Drafter,
+        pace: Pace,
+        connection: Connection | None,
+        auditor: Auditor,
+        statistics: Statistics,
+        limit: int,
         end_ids: frozenset[int],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._slm, self._settings, self._noise, self._drafter, self._end_ids = slm, settings, noise, drafter, end_ids
         self._connection, self._auditor, self.statistics, self._limit = connection, auditor, statistics, limit
         self._pace = pace

@@ -77,10 +77,18 @@ class Session:
         policy = recalibrated or policy_of(settings, noise, slm.vocab_size)
         self._auditor = Auditor(form, self.statistics, recalibrated)
         self._exchange = Exchange(
-            slm, self._prompt, settings, noise,
+            slm,
+            self._prompt,
+            settings,
+            noise,
             Drafter(slm, len(self._prompt), settings, noise, self.statistics, policy, watch),
-            pace_of(settings, policy), self._connection, self._auditor, self.statistics, self._limit, self._end_ids,
-        )  # fmt: skip
+            pace_of(settings, policy),
+            self._connection,
+            self._auditor,
+            self.statistics,
+            self._limit,
+            self._end_ids,
+        )
 
     @property
     def text(self) -> str:

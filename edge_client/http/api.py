@@ -78,9 +78,10 @@ class Api:
     def app(self, more: list[Route] | None = None) -> Starlette:
         cors = Middleware(CORSMiddleware, allow_origins=self._origins, allow_methods=["*"], allow_headers=["*"])
         return Starlette(
-            routes=[*self.routes(), *(more or [])], middleware=[cors] if self._origins else [],
+            routes=[*self.routes(), *(more or [])],
+            middleware=[cors] if self._origins else [],
             exception_handlers={HTTPException: _not_found},
-        )  # fmt: skip
+        )
 
     def _guarded(self, handler: Handler) -> Handler:
         """Answers with an error object whatever goes wrong."""
@@ -123,16 +124,20 @@ class Api:
         asked = parse_request(await _body(request), chat=chat)
         if asked.logprobs and asked.model != "slm":
             raise ApiError(
-                400, f"logprobs of model {asked.model} are the cloud's, which does not send them; model slm has its own",
-                param="logprobs", code="unsupported_parameter",
-            )  # fmt: skip
+                400,
+                f"logprobs of model {asked.model} are the cloud's, which does not send them; model slm has its own",
+                param="logprobs",
+                code="unsupported_parameter",
+            )
         if self._open >= self._most:
             raise ApiError(429, f"{self._most} requests are being answered, no more are taken", code="rate_limit_exceeded")
         choices = self._choices(asked)
         head = {
-            "id": ("chatcmpl-" if chat else "cmpl-") + secrets.token_hex(12), "created": int(time.time()), "model": asked.model,
+            "id": ("chatcmpl-" if chat else "cmpl-") + secrets.token_hex(12),
+            "created": int(time.time()),
+            "model": asked.model,
             "system_fingerprint": self._service.slm.fingerprint,
-        }  # fmt: skip
+        }
         if asked.stream:
             events = self._events(asked, choices, head, chat=chat)
             return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
@@ -168,7 +173,7 @@ class Api:
 
     async def _events(
         self, asked: ApiRequest, choices: list[Choice], head: dict[str, Any], *, chat: bool
-    ) -> AsyncIterator[str]:  # fmt: skip
+    ) -> AsyncIterator[str]:
         """Server-sent events, the choices interleaved as their tokens come."""
         kind = {**head, "object": "chat.completion.chunk" if chat else "text_completion"}
         queue: asyncio.Queue[tuple[Choice, Emitted | None, Exception | None]] = asyncio.Queue()
@@ -248,18 +253,23 @@ def _logprobs(found: list[dict[str, Any]], offset: int, *, chat: bool) -> dict[s
         offsets.append(offset)
         offset += len(one["token"])
     return {
-        "tokens": [one["token"] for one in found], "token_logprobs": [one["logprob"] for one in found], "top_logprobs": None,
+        "tokens": [one["token"] for one in found],
+        "token_logprobs": [one["logprob"] for one in found],
+        "top_logprobs": None,
         "text_offset": offsets,
-    }  # fmt: skip
+    }
 
 
 def _choice(choice: Choice, asked: ApiRequest, *, chat: bool) -> dict[str, Any]:
     said: dict[str, Any] = {"message": {"role": "assistant", "content": choice.text, "refusal": None}}
     logprobs = _logprobs(choice.logprobs, 0, chat=chat) if asked.logprobs else None
     return {
-        "index": choice.index, **(said if chat else {"text": choice.text}), "logprobs": logprobs,
-        "finish_reason": choice.finish_reason, "hedge": choice.reply.to_json(),
-    }  # fmt: skip
+        "index": choice.index,
+        **(said if chat else {"text": choice.text}),
+        "logprobs": logprobs,
+        "finish_reason": choice.finish_reason,
+        "hedge": choice.reply.to_json(),
+    }
 
 
 def _delta(choice: Choice, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
@@ -286,10 +296,14 @@ def _meters(choice: Choice, emitted: Emitted) -> dict[str, Any]:
     statistics = choice.reply.session.statistics
     notes, choice.notes[:] = list(choice.notes), []
     return {
-        "provenance": emitted.provenance.value, "proposed": round(emitted.proposed, 4), "rounds": statistics.rounds,
-        "up": statistics.uplink_payload_bytes, "down": statistics.downlink_payload_bytes,
-        "verdict_ms": round(1e3 * statistics.verdict_s, 1), "link": notes,
-    }  # fmt: skip
+        "provenance": emitted.provenance.value,
+        "proposed": round(emitted.proposed, 4),
+        "rounds": statistics.rounds,
+        "up": statistics.uplink_payload_bytes,
+        "down": statistics.downlink_payload_bytes,
+        "verdict_ms": round(1e3 * statistics.verdict_s, 1),
+        "link": notes,
+    }
 
 
 def _usage(choices: list[Choice]) -> dict[str, int]:

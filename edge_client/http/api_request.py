@@ -11,9 +11,20 @@ from edge_client.config import MAX_NEW_TOKENS, SYSTEMS
 MAX_CHOICES, MAX_STOPS, MAX_PROMPTS = 8, 4, 16
 # What is asked of models that have it; here only its absence can be granted.
 _UNSUPPORTED = (
-    "tools", "tool_choice", "functions", "function_call", "response_format", "logit_bias", "frequency_penalty",
-    "presence_penalty", "audio", "modalities", "echo", "suffix", "top_logprobs",
-)  # fmt: skip
+    "tools",
+    "tool_choice",
+    "functions",
+    "function_call",
+    "response_format",
+    "logit_bias",
+    "frequency_penalty",
+    "presence_penalty",
+    "audio",
+    "modalities",
+    "echo",
+    "suffix",
+    "top_logprobs",
+)
 
 
 class ApiError(Exception):
@@ -127,9 +138,7 @@ def parse_request(body: object, *, chat: bool) -> ApiRequest:
         raise ApiError(400, "the body is not a JSON object")
     model = body.get("model") or "hedge"
     if model not in SYSTEMS:
-        raise ApiError(
-            404, f"no model {model!r}; there are {', '.join(SYSTEMS)}", param="model", code="model_not_found"
-        )  # fmt: skip
+        raise ApiError(404, f"no model {model!r}; there are {', '.join(SYSTEMS)}", param="model", code="model_not_found")
     for name in _UNSUPPORTED:
         # Empty, false, 0 and none are ways to say that it is not wanted.
         if body.get(name) and body[name] not in ("none", {"type": "text"}):
@@ -141,12 +150,16 @@ def parse_request(body: object, *, chat: bool) -> ApiRequest:
         model=str(model),
         conversations=(_messages(body.get("messages")),) if chat else (),
         texts=() if chat else _texts(body.get("prompt")),
-        temperature=_number(body, "temperature", 0, 2), top_p=_number(body, "top_p", 0, 1),
-        max_tokens=_whole(body, "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens",
-                          1, MAX_NEW_TOKENS),
-        stop=_stops(body.get("stop")), seed=_whole(body, "seed", 0, SEED_LIMIT - 1),
-        n=_whole(body, "n", 1, MAX_CHOICES) or 1, stream=_flag(body, "stream"),
+        temperature=_number(body, "temperature", 0, 2),
+        top_p=_number(body, "top_p", 0, 1),
+        max_tokens=_whole(
+            body, "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens", 1, MAX_NEW_TOKENS
+        ),
+        stop=_stops(body.get("stop")),
+        seed=_whole(body, "seed", 0, SEED_LIMIT - 1),
+        n=_whole(body, "n", 1, MAX_CHOICES) or 1,
+        stream=_flag(body, "stream"),
         include_usage=isinstance(options, dict) and _flag(options, "include_usage"),
         logprobs=not (body.get("logprobs") is None or body["logprobs"] is False),
         threshold=_threshold(body.get("hedge")),
-    )  # fmt: skip
+    )

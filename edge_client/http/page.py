@@ -40,9 +40,13 @@ class Page:
         service = self._service
         cloud = service.cloud
         found: dict[str, Any] = {
-            "systems": list(SYSTEMS), "slm": service.slm.name, "cloud": cloud.model_name if cloud else None,
-            "address": service.link.address if service.link else None, "up": service.up, "link": None,
-        }  # fmt: skip
+            "systems": list(SYSTEMS),
+            "slm": service.slm.name,
+            "cloud": cloud.model_name if cloud else None,
+            "address": service.link.address if service.link else None,
+            "up": service.up,
+            "link": None,
+        }
         if self._control:
             try:
                 found["link"] = await self._ask({})

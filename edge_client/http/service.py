@@ -47,10 +47,14 @@ class Reply:
         """The `hedge` block of the API."""
         statistics = self.session.statistics.to_json()
         return {
-            "system": self.settings.system, "guarantee": "none" if self.alone else self.session.guarantee,
-            "exact": self.session.exact and not self.alone, "offline": self.alone or bool(statistics["offline"]),
-            "seed": self.settings.seed, "provenance": self.provenance, "stats": statistics,
-        }  # fmt: skip
+            "system": self.settings.system,
+            "guarantee": "none" if self.alone else self.session.guarantee,
+            "exact": self.session.exact and not self.alone,
+            "offline": self.alone or bool(statistics["offline"]),
+            "seed": self.settings.seed,
+            "provenance": self.provenance,
+            "stats": statistics,
+        }
 
 
 class Service:

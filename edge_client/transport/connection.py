@@ -35,9 +35,16 @@ class Connection:
     """Speaks for one answer. `exact` and `audit` are what the next opening asks for."""
 
     def __init__(
-        self, link: Link, slm: LanguageModel, prompt: Sequence[int], settings: Settings, statistics: Statistics,
-        audit: "pb.Audit.ValueType", max_new_tokens: int, notify: Notify,
-    ) -> None:  # fmt: skip
+        self,
+        link: Link,
+        slm: LanguageModel,
+        prompt: Sequence[int],
+        settings: Settings,
+        statistics: Statistics,
+        audit: "pb.Audit.ValueType",
+        max_new_tokens: int,
+        notify: Notify,
+    ) -> None:
         self._link, self._slm, self._prompt, self._settings = link, slm, list(prompt), settings
         self._statistics, self._limit, self.notify = statistics, max_new_tokens, notify
         self.audit, self.exact = audit, settings.guarantee == "exact"

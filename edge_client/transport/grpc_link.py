@@ -21,9 +21,7 @@ _ERRORS: dict[grpc.StatusCode, type[HedgeError]] = {
     grpc.StatusCode.UNAUTHENTICATED: Denied,
 }
 # NOT_FOUND is Ray Serve's while a replica loads its model.
-_GONE = (
-    grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED, grpc.StatusCode.NOT_FOUND,
-)  # fmt: skip
+_GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED, grpc.StatusCode.NOT_FOUND)
 # What gRPC says of a stream that a proxy or a dying connection cut, or that ended while something was written, and Ray Serve
 # of a replica that died or has no time, whatever status they give it.
 _CUT = ("RST_STREAM", "Stream removed", "Internal error from Core", "The actor ", "dropped due to backpressure")

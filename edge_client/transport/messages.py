@@ -25,9 +25,15 @@ NAMED = 6
 
 
 def opening(
-    slm: LanguageModel, ids_held: Sequence[int], generated: int, settings: Settings, audit: "pb.Audit.ValueType",
-    max_new_tokens: int, *, exact: bool,
-) -> pb.Open:  # fmt: skip
+    slm: LanguageModel,
+    ids_held: Sequence[int],
+    generated: int,
+    settings: Settings,
+    audit: "pb.Audit.ValueType",
+    max_new_tokens: int,
+    *,
+    exact: bool,
+) -> pb.Open:
     """The Open of a session over `ids_held`, the last `generated` of which belong to the answer."""
     warp = settings.warp
     return pb.Open(

@@ -47,10 +47,13 @@ def test_part(benchmark: BenchmarkFixture, part: str, size: int) -> None:
         return codec.encode(truncate(x, 30, 12))
 
     parts: dict[str, Callable[[], object]] = {
-        "warp": lambda: Warp()(z), "top1, truncate, encode": asked, "decode": lambda: codec.decode(payload, size),
+        "warp": lambda: Warp()(z),
+        "top1, truncate, encode": asked,
+        "decode": lambda: codec.decode(payload, size),
         "expected_perturbation": lambda: MEASURES["expected_perturbation"].of(z, x, -1, NONE),
-        "noise": lambda: NOISE.integers(Purpose.TARGET, 7, 0, size), "coupled draw": lambda: coupled_draw(NOISE, 7, x),
-    }  # fmt: skip
+        "noise": lambda: NOISE.integers(Purpose.TARGET, 7, 0, size),
+        "coupled draw": lambda: coupled_draw(NOISE, 7, x),
+    }
     benchmark.group = f"|V| = {size}"
     benchmark(parts[part])
 

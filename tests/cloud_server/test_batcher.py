@@ -88,9 +88,9 @@ def test_many_sessions_at_once_get_the_verdicts_they_would_get_alone(lm: Languag
     for seed in range(40):
         prompt = [int(token) for token in rng.integers(0, 11, rng.integers(1, 30))]
         requests.append(opening(lm, seed=seed, prompt_ids=prompt))
-        scripts.append([
-            drafting([int(t) for t in rng.integers(0, 11, 2)], [int(t) for t in rng.integers(0, 11, 2)]) for _ in range(5)
-        ])  # fmt: skip
+        scripts.append(
+            [drafting([int(t) for t in rng.integers(0, 11, 2)], [int(t) for t in rng.integers(0, 11, 2)]) for _ in range(5)]
+        )
 
     async def everybody() -> list[list[pb.Verdict]]:
         return await asyncio.gather(*(answered(batcher, lm, r, s) for r, s in zip(requests, scripts, strict=True)))
@@ -106,8 +106,10 @@ def test_many_sessions_at_once_get_the_verdicts_they_would_get_alone(lm: Languag
             expected = session.judge(draft)
             assert expected is not None
             assert (verdict.accepted, verdict.correction, verdict.bonus) == (
-                expected.accepted, expected.correction, expected.bonus
-            )  # fmt: skip
+                expected.accepted,
+                expected.correction,
+                expected.bonus,
+            )
             assert np.allclose(np.frombuffer(verdict.audit, "<f4"), np.frombuffer(expected.audit, "<f4"), rtol=1e-3)
 
 

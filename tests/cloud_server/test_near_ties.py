@@ -30,9 +30,10 @@ def lm(make_lm: Callable[..., LanguageModel]) -> LanguageModel:
 
 
 @given(
-    st.integers(0, 2**32 - 1), st.sampled_from([Warp(0.0), Warp(0.7), Warp(1.3), Warp(1.0, 3), Warp(0.5, 1), Warp(0.7, 5)]),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([Warp(0.0), Warp(0.7), Warp(1.3), Warp(1.0, 3), Warp(0.5, 1), Warp(0.7, 5)]),
     st.integers(0, 50),
-)  # fmt: skip
+)
 def test_what_is_no_near_tie_survives_any_rounding(seed: int, warp: Warp, position: int) -> None:
     """Each logit moves by up to half of the difference, so that no two come nearer by more than all of it."""
     rng = np.random.default_rng(seed)

@@ -27,9 +27,13 @@ LENGTHS = (40, 70, 513, 530, 90, 17)
 
 PLAIN = {"vocab_size": 64, "eos_token_id": None, "bos_token_id": None, "pad_token_id": None}
 SHAPE = {
-    "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 128,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 128,
     "max_position_embeddings": 256,
-}  # fmt: skip
+}
 
 
 def random_ways(engine: TorchEngine, texts: Sequence[Sequence[int]], positions: int) -> dict[tuple[int, int], np.ndarray]:
@@ -216,7 +220,7 @@ ODD: dict[str, tuple[Callable[[], torch.nn.Module], str]] = {
         lambda: Gemma2ForCausalLM(Gemma2Config(head_dim=16, layer_types=["full_attention"] * 2, **SHAPE, **PLAIN)),
         "its attention takes softcap",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", ODD)

@@ -37,9 +37,11 @@ def drafting(tested: Sequence[int] = (), untested: Sequence[int] = (), vocab: in
     """A Draft whose every tested token was sure to be drawn."""
     laws = [Quantised(vocab, 4, np.array([token]), np.array([16])) for token in tested]
     return pb.Draft(
-        ids=FixedIds(vocab).encode([], [*untested, *tested]), untested=len(untested), proposals=[*map(codec.encode, laws)],
+        ids=FixedIds(vocab).encode([], [*untested, *tested]),
+        untested=len(untested),
+        proposals=[*map(codec.encode, laws)],
         **fields,  # type: ignore[arg-type]
-    )  # fmt: skip
+    )
 
 
 class Alone(Session):

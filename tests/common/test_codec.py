@@ -34,8 +34,9 @@ def same(a: Quantised, b: Quantised) -> bool:
 # The kept ids of a law whose stream ends with words that a carry would turn over, as bits.
 CARRYING = int(
     "2b4473a854982b3cc8359a2044adcb4d4364f58a01697ea9620d783167e592182ead3"
-    "df88340056115812f866017d605373911672a0a0c9f1333540d018206e8651489a8c", 16
-)  # fmt: skip
+    "df88340056115812f866017d605373911672a0a0c9f1333540d018206e8651489a8c",
+    16,
+)
 
 
 def with_a_carry_at_the_end() -> Quantised:

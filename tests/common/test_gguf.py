@@ -17,9 +17,13 @@ from common.model_options import ModelOptions
 from tools.to_gguf import write_gguf
 
 METADATA = {
-    "general.architecture": "llama", "llama.context_length": 64, "llama.rope.freq_base": 10000.0, "llama.flag": True,
-    "tokenizer.ggml.tokens": ["a", "é", "[PAD2]"], "tokenizer.ggml.token_type": [1, 1, 5],
-}  # fmt: skip
+    "general.architecture": "llama",
+    "llama.context_length": 64,
+    "llama.rope.freq_base": 10000.0,
+    "llama.flag": True,
+    "tokenizer.ggml.tokens": ["a", "é", "[PAD2]"],
+    "tokenizer.ggml.token_type": [1, 1, 5],
+}
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +42,10 @@ def test_what_was_written_is_read(file: Path) -> None:
 def test_the_fingerprint_names_header_and_weights(file: Path, tmp_path: Path) -> None:
     print_of = {read_header(file).fingerprint}
     for name, metadata, weights in (
-        ("a", METADATA | {"general.name": "x"}, np.ones(1000)), ("b", METADATA, np.zeros(1000)), ("c", METADATA, np.ones(1001)),
-    ):  # fmt: skip
+        ("a", METADATA | {"general.name": "x"}, np.ones(1000)),
+        ("b", METADATA, np.zeros(1000)),
+        ("c", METADATA, np.ones(1001)),
+    ):
         tensors = {"one": np.ones((3, 4), np.float32), "two": weights.astype(np.float32)}
         print_of.add(read_header(write_gguf(tmp_path / f"{name}.gguf", metadata, tensors)).fingerprint)
     assert len(print_of) == 4

@@ -257,8 +257,7 @@ def test_marginal_has_a_budget_of_a_token_unless_told() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [{"variant": "x"}, {"longest": 0}, {"acceptance": 1.0}, {"decay": 0.0}, {"weight": math.nan}, {"uplink_bps": -1.0}],
+    "wrong", [{"variant": "x"}, {"longest": 0}, {"acceptance": 1.0}, {"decay": 0.0}, {"weight": math.nan}, {"uplink_bps": -1.0}]
 )
 def test_options_that_make_no_sense(wrong: dict[str, object]) -> None:
     with pytest.raises(BadInput, match=f"gelato {next(iter(wrong))}"):

@@ -19,9 +19,19 @@ def test_both_forms_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["nonsense", "[]", "3", "{}", '{"prompt": 3}', '{"prompt": " "}', '{"messages": []}', '{"messages": [3]}',
-     '{"messages": [{"role": "user"}]}', '{"prompt": "a", "reference": 4}'],
-)  # fmt: skip
+    [
+        "nonsense",
+        "[]",
+        "3",
+        "{}",
+        '{"prompt": 3}',
+        '{"prompt": " "}',
+        '{"messages": []}',
+        '{"messages": [3]}',
+        '{"messages": [{"role": "user"}]}',
+        '{"prompt": "a", "reference": 4}',
+    ],
+)
 def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text(f'{{"prompt": "fine"}}\n{line}\n')

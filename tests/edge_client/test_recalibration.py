@@ -16,8 +16,9 @@ from tests.conftest import RememberingLM
 
 @given(
     st.lists(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=30), max_size=80),
-    st.floats(0.001, 0.3), st.floats(0, 1),
-)  # fmt: skip
+    st.floats(0.001, 0.3),
+    st.floats(0, 1),
+)
 def test_the_mean_loss_keeps_its_bound_whatever_comes(
     messages: list[list[tuple[float, float]]], epsilon: float, start: float
 ) -> None:

@@ -106,9 +106,14 @@ def pair(make_lm: Callable[..., LanguageModel]) -> tuple[LanguageModel, Language
 
 
 EXACT = Settings(
-    policy="threshold", measure="margin", threshold=0.9, exact=True, verification="coupled", max_new_tokens=24,
+    policy="threshold",
+    measure="margin",
+    threshold=0.9,
+    exact=True,
+    verification="coupled",
+    max_new_tokens=24,
     on_disconnect="wait",
-)  # fmt: skip
+)
 SENT = replace(EXACT, verification="sparse", draft_from="sent", k=3, bits=6)
 WAYS = {
     "llm": Settings(policy="stream", max_new_tokens=24, on_disconnect="wait"),

@@ -352,11 +352,7 @@ def test_the_context_ends_the_answer(pair: tuple[LanguageModel, LanguageModel]) 
 
 @pytest.mark.parametrize(
     ("prompt", "settings", "words"),
-    [
-        ([], ALWAYS, "empty"),
-        ([1] * CONTEXT, ALWAYS, f"context of {CONTEXT}"),
-        ([1], replace(ALWAYS, k=13), "k 13"),
-    ],
+    [([], ALWAYS, "empty"), ([1] * CONTEXT, ALWAYS, f"context of {CONTEXT}"), ([1], replace(ALWAYS, k=13), "k 13")],
 )
 def test_bad_requests_are_refused_before_anything_is_sent(
     prompt: list[int], settings: Settings, words: str, pair: tuple[LanguageModel, LanguageModel]

@@ -126,16 +126,42 @@ def test_assisted_generation_is_greedy_decoding(make_lm: Callable[..., LanguageM
 
 def entry(system: str, task: int, released: list[float], correct: bool = True, **changes: Any) -> dict[str, Any]:
     answer = {
-        "task": task, "family": "sum", "prompt": "", "reference": "1", "text": "", "correct": correct, "prompt_ids": [1],
-        "token_ids": list(range(len(released))), "provenance": ["accepted"] * len(released), "log": [[3, 0, 8, 4, 0.1]],
-        "steps": 3, "audited": 0, "risk": 0.0, "slm_s": 0.0, "wall_s": 2.0, "codec_bytes": 0, "payload_bytes": [10, 20],
+        "task": task,
+        "family": "sum",
+        "prompt": "",
+        "reference": "1",
+        "text": "",
+        "correct": correct,
+        "prompt_ids": [1],
+        "token_ids": list(range(len(released))),
+        "provenance": ["accepted"] * len(released),
+        "log": [[3, 0, 8, 4, 0.1]],
+        "steps": 3,
+        "audited": 0,
+        "risk": 0.0,
+        "slm_s": 0.0,
+        "wall_s": 2.0,
+        "codec_bytes": 0,
+        "payload_bytes": [10, 20],
         "socket_bytes": None,
-    }  # fmt: skip
+    }
     return {
-        "profile": "phone", "rate": 1e6, "round_trip": 0.1, "outage": "none", "system": system, "partial": False,
-        "released": released, "answer": answer, "cloud_s": 0.1, "payload": [10, 20], "sockets": [40, 80], "joules": 1.0,
-        "rapl_joules": None, "timeline": [], **changes,
-    }  # fmt: skip
+        "profile": "phone",
+        "rate": 1e6,
+        "round_trip": 0.1,
+        "outage": "none",
+        "system": system,
+        "partial": False,
+        "released": released,
+        "answer": answer,
+        "cloud_s": 0.1,
+        "payload": [10, 20],
+        "sockets": [40, 80],
+        "joules": 1.0,
+        "rapl_joules": None,
+        "timeline": [],
+        **changes,
+    }
 
 
 def test_rows_are_medians_of_times_and_sums_of_the_rest() -> None:

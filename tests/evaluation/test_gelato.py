@@ -55,8 +55,13 @@ def test_the_token_that_trips_is_paid_for_and_not_sent() -> None:
         options = GelatoOptions(variant=variant, acceptance=0.5, decay=1.0, bucket=0.5, budget_j=100.0)
         # H_th = ln 2 = 0.693; of 0.9 the bucket keeps 0.207 and 0.414, over 0.347.
         sums = replay(
-            [trace([True] * 9, 0.9)], Rival(lambda o=options: Published(Gelato(o)), True, "ids"), UNIT, STEADY, 50.0, 0  # type: ignore[misc]
-        )  # fmt: skip
+            [trace([True] * 9, 0.9)],
+            Rival(lambda o=options: Published(Gelato(o)), True, "ids"),
+            UNIT,
+            STEADY,
+            50.0,
+            0,  # type: ignore[misc]
+        )
         made[variant] = (sums.drafts, sums.bits)
     assert made["tripping"] == ([2, 2, 2], 6 * 18)
     assert made["published"] == ([2, 2, 2, 2, 1], 5 * 18)

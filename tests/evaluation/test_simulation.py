@@ -22,10 +22,25 @@ ROUNDS = [Round(3, 30, 50, 3, 0.01), Round(1, 30, 40, 1, 0.008)]
 
 def answer(task: int, *, correct: bool | None = True) -> Answer:
     return Answer(
-        task=task, family="sum", prompt="é", reference="r", text="t", correct=correct, prompt_ids=[1],
-        token_ids=[1, 2, 3, 4, 5], provenance=["local", "local", "accepted", "corrected", "local"], log=ROUNDS, steps=5,
-        audited=4, risk=0.5, slm_s=0.01, wall_s=1.0, codec_bytes=40, payload_bytes=(90, 30), socket_bytes=None,
-    )  # fmt: skip
+        task=task,
+        family="sum",
+        prompt="é",
+        reference="r",
+        text="t",
+        correct=correct,
+        prompt_ids=[1],
+        token_ids=[1, 2, 3, 4, 5],
+        provenance=["local", "local", "accepted", "corrected", "local"],
+        log=ROUNDS,
+        steps=5,
+        audited=4,
+        risk=0.5,
+        slm_s=0.01,
+        wall_s=1.0,
+        codec_bytes=40,
+        payload_bytes=(90, 30),
+        socket_bytes=None,
+    )
 
 
 def test_the_clock_is_steps_plus_airtime_plus_passes() -> None:

@@ -84,9 +84,18 @@ def test_one_bad_prompt_of_many_is_reported_and_the_others_are_answered(cloud: C
     path = tmp_path / "p.jsonl"
     path.write_text('{"prompt": "Hello"}\n{"prompt": "' + "word " * 2000 + '"}\n{"prompt": "Goodbye"}\n')
     done = hedge(
-        "generate", "--cloud", cloud.address, "--insecure", "--prompts", str(path), "--json", "--seed", "1",
-        "--temperature", "0",
-    )  # fmt: skip
+        "generate",
+        "--cloud",
+        cloud.address,
+        "--insecure",
+        "--prompts",
+        str(path),
+        "--json",
+        "--seed",
+        "1",
+        "--temperature",
+        "0",
+    )
     first, second, third = done.stdout.splitlines()
     assert '"error"' in second
     assert '"error"' not in first + third
@@ -224,7 +233,18 @@ def test_a_full_disk_behind_stdout_is_said() -> None:
 def test_a_full_disk_is_said(cloud: Cloud, tmp_path: Path, here: Run) -> None:
     (tmp_path / "answers-slm.jsonl").symlink_to("/dev/full")
     done = here(
-        "evaluate", "--cloud", cloud.address, "--insecure", "--systems", "slm", "--questions", "2", "--seed", "1",
-        "--answers", str(tmp_path), "--json",
-    )  # fmt: skip
+        "evaluate",
+        "--cloud",
+        cloud.address,
+        "--insecure",
+        "--systems",
+        "slm",
+        "--questions",
+        "2",
+        "--seed",
+        "1",
+        "--answers",
+        str(tmp_path),
+        "--json",
+    )
     one_line(done, 1, "No space left")

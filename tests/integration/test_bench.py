@@ -20,9 +20,33 @@ def test_a_bench_runs_goes_on_and_is_drawn(folders: tuple[str, str], tmp_path: P
     profile = tmp_path / "quick.toml"
     profile.write_text("slm_s = 0.001\nllm_s = 0.002\ncolocated_slm_s = 0.001\n")
     out = tmp_path / "out"
-    words = ("bench", "--slm", folders[0], "--llm", folders[1], "--prompts", str(prompts), "--out", str(out), "--rates", "1e6",
-             "--round-trips", "0.01", "--profiles", str(profile), "--temperature", "0", "--max-new-tokens", "6", "--seed", "1",
-             "--threshold", "0.5", "--resume", "--json")  # fmt: skip
+    words = (
+        "bench",
+        "--slm",
+        folders[0],
+        "--llm",
+        folders[1],
+        "--prompts",
+        str(prompts),
+        "--out",
+        str(out),
+        "--rates",
+        "1e6",
+        "--round-trips",
+        "0.01",
+        "--profiles",
+        str(profile),
+        "--temperature",
+        "0",
+        "--max-new-tokens",
+        "6",
+        "--seed",
+        "1",
+        "--threshold",
+        "0.5",
+        "--resume",
+        "--json",
+    )
     first = hedge(*words, "--questions", "0", "--systems", "slm", "llm", "hedge")
     assert first.returncode == 0, first.stderr
     rows = {row["system"]: row for row in map(json.loads, first.stdout.splitlines())}

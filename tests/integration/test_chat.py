@@ -20,11 +20,15 @@ def chatting(cloud: Cloud, home: Path, *options: str, **environment: str) -> Any
     plain = {name: value for name, value in ENVIRONMENT.items() if name != "NO_COLOR"}
     words = ["chat", "--cloud", cloud.address, "--insecure", "--threads", "1", "--temperature", "0", "--seed", "1", *options]
     child = pexpect.spawn(
-        str(BIN / "hedge"), words, timeout=60, encoding="utf-8", dimensions=(40, 160),
+        str(BIN / "hedge"),
+        words,
+        timeout=60,
+        encoding="utf-8",
+        dimensions=(40, 160),
         env={**plain, "TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1", "XDG_STATE_HOME": str(home), **environment},
         # As where the tests themselves were started in the background.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
-    )  # fmt: skip
+    )
     child.expect("/help lists the commands")
     child.expect(">")
     return child

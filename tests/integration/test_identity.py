@@ -15,9 +15,16 @@ from tests.conftest import run_session
 
 PROMPTS, TOKENS = 200, 20
 HEDGE = Settings(
-    system="hedge", policy="adaptive", measure="expected_perturbation", threshold=0.2, verification="coupled", exact=True,
-    max_in_flight=8, max_new_tokens=TOKENS, seed=3,
-)  # fmt: skip
+    system="hedge",
+    policy="adaptive",
+    measure="expected_perturbation",
+    threshold=0.2,
+    verification="coupled",
+    exact=True,
+    max_in_flight=8,
+    max_new_tokens=TOKENS,
+    seed=3,
+)
 
 
 @cache

@@ -35,9 +35,11 @@ from tests.integration.conftest import Cloud, Run, StartCloud, one_line
 SYSTEMS = ("llm", "hlm", "rand-hlm", "u-hlm", "cu-hlm", "gelato", "hedge")
 # What calibrations would say.
 GATES = {
-    "rand-hlm": ("--verify-rate", "0.5"), "u-hlm": ("--threshold", "0.1"), "cu-hlm": ("--threshold", "0.1", "--k", "3"),
+    "rand-hlm": ("--verify-rate", "0.5"),
+    "u-hlm": ("--threshold", "0.1"),
+    "cu-hlm": ("--threshold", "0.1", "--k", "3"),
     "gelato": ("--gelato", "acceptance=0.9"),
-}  # fmt: skip
+}
 
 
 def spoilt(source: Path, folder: Path) -> Path:
@@ -59,9 +61,24 @@ def folders(make_folder: MakeFolder, tmp_path_factory: pytest.TempPathFactory) -
 
 def ask(slm: Path, cloud: Cloud, system: str, temperature: str = "0") -> tuple[str, ...]:
     return (
-        "generate", "--slm", str(slm), "--cloud", cloud.address, "--insecure", "--system", system, "--seed", "1", "--prompt",
-        "w1 w2", "--temperature", temperature, "--max-new-tokens", "12", *GATES.get(system, ()),
-    )  # fmt: skip
+        "generate",
+        "--slm",
+        str(slm),
+        "--cloud",
+        cloud.address,
+        "--insecure",
+        "--system",
+        system,
+        "--seed",
+        "1",
+        "--prompt",
+        "w1 w2",
+        "--temperature",
+        temperature,
+        "--max-new-tokens",
+        "12",
+        *GATES.get(system, ()),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -151,10 +168,14 @@ async def answered(address: str, slm: LanguageModel, in_flight: int = 1) -> Sess
 
 
 FINAL = {
-    grpc.StatusCode.INTERNAL: HedgeError, grpc.StatusCode.UNKNOWN: HedgeError, grpc.StatusCode.RESOURCE_EXHAUSTED: HedgeError,
-    grpc.StatusCode.INVALID_ARGUMENT: BadInput, grpc.StatusCode.FAILED_PRECONDITION: Incompatible,
-    grpc.StatusCode.DATA_LOSS: HedgeError, grpc.StatusCode.PERMISSION_DENIED: HedgeError,
-}  # fmt: skip
+    grpc.StatusCode.INTERNAL: HedgeError,
+    grpc.StatusCode.UNKNOWN: HedgeError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: HedgeError,
+    grpc.StatusCode.INVALID_ARGUMENT: BadInput,
+    grpc.StatusCode.FAILED_PRECONDITION: Incompatible,
+    grpc.StatusCode.DATA_LOSS: HedgeError,
+    grpc.StatusCode.PERMISSION_DENIED: HedgeError,
+}
 
 
 @pytest.mark.parametrize("code", FINAL)
@@ -259,9 +280,22 @@ def test_the_llms_files_end_answers_and_a_line_says_so(
     for prompt in ("w1 w2", "w3", "w9 w1"):
         for system in ("hedge", "llm"):
             done = here(
-                "generate", "--slm", str(slm), "--cloud", cloud.address, "--insecure", "--system", system, "--seed", "1",
-                "--prompt", prompt, "--max-new-tokens", "40", "--json",
-            )  # fmt: skip
+                "generate",
+                "--slm",
+                str(slm),
+                "--cloud",
+                cloud.address,
+                "--insecure",
+                "--system",
+                system,
+                "--seed",
+                "1",
+                "--prompt",
+                prompt,
+                "--max-new-tokens",
+                "40",
+                "--json",
+            )
             assert (
                 f"{llm.name} and {slm.name} end answers at different ids, and all of them count: 4 (the cloud)" in done.stderr
             )

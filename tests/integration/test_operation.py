@@ -52,16 +52,50 @@ def expired(certs: Path, name: str, usage: str, folder: Path) -> str:
         ["openssl", "req", "-new", "-key", certs / f"{name}.key", "-subj", f"/CN={name}", "-out", request], check=True
     )
     subprocess.run(
-        ["openssl", "ca", "-batch", "-notext", "-config", folder / "ca.cnf", "-cert", certs / "ca.pem", "-keyfile",
-         certs / "ca.key", "-in", request, "-out", made, "-extfile", folder / "usage", "-startdate", "20240101000000Z",
-         "-enddate", "20240201000000Z"], check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            "openssl",
+            "ca",
+            "-batch",
+            "-notext",
+            "-config",
+            folder / "ca.cnf",
+            "-cert",
+            certs / "ca.pem",
+            "-keyfile",
+            certs / "ca.key",
+            "-in",
+            request,
+            "-out",
+            made,
+            "-extfile",
+            folder / "usage",
+            "-startdate",
+            "20240101000000Z",
+            "-enddate",
+            "20240201000000Z",
+        ],
+        check=True,
+        capture_output=True,
+    )
     return str(made)
 
 
 def asking(folders: tuple[str, str], address: str) -> tuple[str, ...]:
-    return ("generate", "--slm", folders[0], "--cloud", address, "--prompt", "w1 w2", "--threshold", "0.5",
-            "--max-new-tokens", "8", "--seed", "1")  # fmt: skip
+    return (
+        "generate",
+        "--slm",
+        folders[0],
+        "--cloud",
+        address,
+        "--prompt",
+        "w1 w2",
+        "--threshold",
+        "0.5",
+        "--max-new-tokens",
+        "8",
+        "--seed",
+        "1",
+    )
 
 
 def test_only_known_devices_are_let_in(
@@ -102,9 +136,17 @@ def test_mutual_tls_asks_for_a_certificate_of_the_device(
     folders: tuple[str, str], certs: Path, start_cloud: StartCloud, here: Run, tmp_path: Path
 ) -> None:
     cloud = start_cloud(
-        "--llm", folders[1], "--tls-cert", str(certs / "server.pem"), "--tls-key", str(certs / "server.key"),
-        "--client-ca", str(certs / "ca.pem"), "--threads", "1",
-    )  # fmt: skip
+        "--llm",
+        folders[1],
+        "--tls-cert",
+        str(certs / "server.pem"),
+        "--tls-key",
+        str(certs / "server.key"),
+        "--client-ca",
+        str(certs / "ca.pem"),
+        "--threads",
+        "1",
+    )
     ask = (*asking(folders, cloud.address), "--tls-ca", str(certs / "ca.pem"))
     assert here(*ask, "--tls-cert", str(certs / "device.pem"), "--tls-key", str(certs / "device.key")).returncode == 0
     one_line(here(*ask), 1, "no Hedge cloud answers")
@@ -214,10 +256,7 @@ def test_a_client_that_says_nothing_is_not_waited_for(
 
 @pytest.mark.parametrize(
     ("limit", "words"),
-    [
-        ("--max-step-s", "the verdict took longer than 1e-06 s"),
-        ("--max-session-s", "the session took longer than 1e-06 s"),
-    ],
+    [("--max-step-s", "the verdict took longer than 1e-06 s"), ("--max-session-s", "the session took longer than 1e-06 s")],
 )
 def test_what_takes_too_long_is_ended(limit: str, words: str, folders: tuple[str, str], start_cloud: StartCloud) -> None:
     cloud = start_cloud("--llm", folders[1], limit, "1e-6", "--threads", "1")

@@ -145,9 +145,14 @@ def test_errors_have_the_shape_that_clients_know(
 
 @pytest.mark.parametrize(
     ("path", "data", "status"),
-    [("/v1/chat/completions", b"{", 400), ("/v1/chat/completions", b"[]", 400), ("/v1/nothing", None, 404),
-     ("/v1/chat/completions", None, 405), ("/v1/chat/completions", b" " * (1 << 20) + b"{}", 413)],
-)  # fmt: skip
+    [
+        ("/v1/chat/completions", b"{", 400),
+        ("/v1/chat/completions", b"[]", 400),
+        ("/v1/nothing", None, 404),
+        ("/v1/chat/completions", None, 405),
+        ("/v1/chat/completions", b" " * (1 << 20) + b"{}", 413),
+    ],
+)
 def test_raw_nonsense_is_answered(path: str, data: bytes | None, status: int, address: str) -> None:
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(urllib.request.Request(f"http://{address}{path}", data), timeout=20)

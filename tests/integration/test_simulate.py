@@ -11,9 +11,26 @@ from tests.integration.conftest import BIN, ENVIRONMENT, Run, hedge, one_line
 
 SYSTEMS = ("slm", "llm", "hlm", "cu-hlm:measure=margin,threshold=0.05", "cu-hlm:truncation=online")
 OPTIONS = (
-    "--questions", "24", "--temperature", "0", "--seed", "3", "--snr", "-10", "10", "--bandwidth", "1e6", "--fading", "block",
-    "--tau-slm", "0.002", "--tau-llm", "0.009", "--systems", *SYSTEMS,
-)  # fmt: skip
+    "--questions",
+    "24",
+    "--temperature",
+    "0",
+    "--seed",
+    "3",
+    "--snr",
+    "-10",
+    "10",
+    "--bandwidth",
+    "1e6",
+    "--fading",
+    "block",
+    "--tau-slm",
+    "0.002",
+    "--tau-llm",
+    "0.009",
+    "--systems",
+    *SYSTEMS,
+)
 
 
 def answered(folder: Path) -> list[dict[str, object]]:

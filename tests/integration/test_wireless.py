@@ -42,10 +42,22 @@ def test_a_study_goes_on_where_it_ended(here: Run, tmp_path: Path) -> None:
         "--json",
     )
     rows = [json.loads(line) for line in here(*arguments).stdout.splitlines()]
-    assert [(row["qam"], row["system"]) for row in rows] == [(order, system) for order in (4, 16) for system in (
-        "ml", "receiver only", "random", "parallel", "sequential", "adaptive, entropy", "adaptive, true-token",
-        "adaptive, rehearsed", "huffman + ldpc", "range coded",
-    )]  # fmt: skip
+    assert [(row["qam"], row["system"]) for row in rows] == [
+        (order, system)
+        for order in (4, 16)
+        for system in (
+            "ml",
+            "receiver only",
+            "random",
+            "parallel",
+            "sequential",
+            "adaptive, entropy",
+            "adaptive, true-token",
+            "adaptive, rehearsed",
+            "huffman + ldpc",
+            "range coded",
+        )
+    ]
     assert all(0 <= row["accuracy"] <= 1 for row in rows)
     masked = {row["system"]: row["masked"] for row in rows if row["qam"] == 4}
     assert round(128 * masked["random"]) == 38

@@ -39,7 +39,7 @@ def test_both_sides_on_gguf_answer(gguf_cloud: Cloud, files: dict[str, Path]) ->
 @pytest.mark.parametrize("temperature", ["0", "1"])
 def test_a_gguf_device_on_a_torch_cloud_gives_the_llm_its_own_tokens(
     temperature: str, cloud: Cloud, files: dict[str, Path], tmp_path: Path
-) -> None:  # fmt: skip
+) -> None:
     prompts = tmp_path / "p.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in (QUESTION, "Tell me a tale.", "Sort: 4 1 3")))
     options = ("--cloud", cloud.address, "--temperature", temperature, "--prompts", str(prompts))
@@ -50,9 +50,18 @@ def test_a_gguf_device_on_a_torch_cloud_gives_the_llm_its_own_tokens(
 
 def test_the_openai_client_streams_from_gguf(gguf_cloud: Cloud, files: dict[str, Path]) -> None:
     command = [
-        str(BIN / "hedge"), "serve", "--insecure", "--http", "127.0.0.1:0", "--slm", str(files["slm"]), "--threads", "1",
-        "--cloud", gguf_cloud.address,
-    ]  # fmt: skip
+        str(BIN / "hedge"),
+        "serve",
+        "--insecure",
+        "--http",
+        "127.0.0.1:0",
+        "--slm",
+        str(files["slm"]),
+        "--threads",
+        "1",
+        "--cloud",
+        gguf_cloud.address,
+    ]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as running:
         try:
             assert running.stderr
@@ -92,11 +101,20 @@ def test_evicted_sessions_are_fed_again(start_cloud: StartCloud, files: dict[str
     # Passes of a quarter of a second, so that the four meet.
     tight = start_cloud(
         "--threads", "1", "--llm", str(files["llm"]), "--kv-bytes", "1000000", "--http", "127.0.0.1:0", "--emulate", "0.25:0"
-    )  # fmt: skip
+    )
     command = [
-        str(BIN / "hedge"), "generate", *ASKED, "--slm", str(files["slm"]), "--cloud", tight.address, "--temperature", "0",
-        "--prompts", str(prompts),
-    ]  # fmt: skip
+        str(BIN / "hedge"),
+        "generate",
+        *ASKED,
+        "--slm",
+        str(files["slm"]),
+        "--cloud",
+        tight.address,
+        "--temperature",
+        "0",
+        "--prompts",
+        str(prompts),
+    ]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) for _ in range(4)]
     for one in running:
         out, _ = one.communicate(timeout=120)
@@ -119,7 +137,7 @@ def test_the_doctor_knows_the_runtime(gguf_cloud: Cloud, files: dict[str, Path])
 
 def test_the_doctor_survives_a_build_that_does_not(
     files: dict[str, Path], here: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:  # fmt: skip
+) -> None:
     """A process that dies of SIGSEGV, as a build for another processor does, in the probe's place."""
     crash = tmp_path / "python"
     crash.write_text("#!/bin/sh\nkill -SEGV $$\n")
@@ -142,9 +160,7 @@ def test_the_doctor_survives_a_build_that_does_not(
         (["--gpu-layers", "-1"], "gpu-layers -1"),
     ],
 )
-def test_options_that_do_not_fit_a_gguf_are_named(
-    arguments: list[str], words: str, files: dict[str, Path], here: Run
-) -> None:  # fmt: skip
+def test_options_that_do_not_fit_a_gguf_are_named(arguments: list[str], words: str, files: dict[str, Path], here: Run) -> None:
     asked = ("generate", "--system", "slm", "--seed", "1", "--prompt", "Hello", "--slm", str(files["slm"]))
     one_line(here(*asked, *arguments), 2, words)
 

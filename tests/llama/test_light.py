@@ -27,8 +27,11 @@ def test_a_device_without_torch_answers_from_a_gguf(start_cloud: StartCloud, fil
     asked = ["--insecure", "--cloud", cloud.address, "--slm", str(files["slm"]), "--threads", "1"]
     done = subprocess.run(
         [hedge, "generate", *asked, "--temperature", "0", "--seed", "0", "--json", "--prompt", "What is 47 + 38?"],
-        capture_output=True, text=True, check=False, env=ENVIRONMENT,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        env=ENVIRONMENT,
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["text"].endswith("Answer: 85")
     without = subprocess.run(

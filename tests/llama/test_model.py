@@ -202,15 +202,21 @@ def test_a_sliding_window_is_refused(tmp_path: Path) -> None:
     tensors = {"token_embd.weight": random(words, width), "output_norm.weight": random(width)}
     for layer in range(2):
         tensors |= {
-            f"blk.{layer}.attn_norm.weight": random(width), f"blk.{layer}.attn_q.weight": random(width, width),
-            f"blk.{layer}.attn_k.weight": random(width, width), f"blk.{layer}.attn_v.weight": random(width, width),
-            f"blk.{layer}.attn_output.weight": random(width, width), f"blk.{layer}.ffn_gate.weight": random(wide, width),
-            f"blk.{layer}.ffn_up.weight": random(wide, width), f"blk.{layer}.ffn_down.weight": random(width, wide),
-        }  # fmt: skip
+            f"blk.{layer}.attn_norm.weight": random(width),
+            f"blk.{layer}.attn_q.weight": random(width, width),
+            f"blk.{layer}.attn_k.weight": random(width, width),
+            f"blk.{layer}.attn_v.weight": random(width, width),
+            f"blk.{layer}.attn_output.weight": random(width, width),
+            f"blk.{layer}.ffn_gate.weight": random(wide, width),
+            f"blk.{layer}.ffn_up.weight": random(wide, width),
+            f"blk.{layer}.ffn_down.weight": random(width, wide),
+        }
     more = {
-        "general.architecture": "cohere2", "cohere2.attention.sliding_window": 8, "cohere2.attention.layer_norm_epsilon": 1e-5,
+        "general.architecture": "cohere2",
+        "cohere2.attention.sliding_window": 8,
+        "cohere2.attention.layer_norm_epsilon": 1e-5,
         "cohere2.logit_scale": 1.0,
-    }  # fmt: skip
+    }
     path = write_gguf(tmp_path / "window.gguf", renamed | more, tensors)
     with pytest.raises(Incompatible, match="cannot be rolled back: it holds a sliding window of 8"):
         load(str(path), "slm")

@@ -55,10 +55,24 @@ def test_special_tokens_in_a_message_stay_text(q05: LanguageModel) -> None:
 def test_both_sides_on_gguf_answer_a_coding_question(start_cloud: StartCloud, real: Path) -> None:
     cloud = start_cloud("--llm", str(real / "q15.gguf"), "--threads", "1", "--context", "4096")
     done = hedge(
-        "generate", "--insecure", "--slm", str(real / "q05.gguf"), "--threads", "1", "--cloud", cloud.address, "--seed", "0",
-        "--temperature", "0", "--max-new-tokens", "48", "--json",
-        "--prompt", "Write a Python function `add` that adds two numbers. Code only.",
-    )  # fmt: skip
+        "generate",
+        "--insecure",
+        "--slm",
+        str(real / "q05.gguf"),
+        "--threads",
+        "1",
+        "--cloud",
+        cloud.address,
+        "--seed",
+        "0",
+        "--temperature",
+        "0",
+        "--max-new-tokens",
+        "48",
+        "--json",
+        "--prompt",
+        "Write a Python function `add` that adds two numbers. Code only.",
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert "def add(" in found["text"]
@@ -76,8 +90,23 @@ def test_a_bfloat16_cloud_is_bitwise_together_and_after_a_kill(temperature: str,
     """`llm` alone, one question after the other; `hedge` with four answers at once, whose cloud is killed in the middle."""
     serve = ("--llm", str(real / "q15"), "--dtype", "bfloat16", "--threads", "1", "--context", "4096", "--max-step-s", "0")
     cloud = start_cloud(*serve)
-    ask = (str(BIN / "hedge"), "generate", "--insecure", "--slm", str(real / "q05.gguf"), "--threads", "1", "--cloud",
-           cloud.address, "--seed", "3", "--temperature", temperature, "--max-new-tokens", "20")  # fmt: skip
+    ask = (
+        str(BIN / "hedge"),
+        "generate",
+        "--insecure",
+        "--slm",
+        str(real / "q05.gguf"),
+        "--threads",
+        "1",
+        "--cloud",
+        cloud.address,
+        "--seed",
+        "3",
+        "--temperature",
+        temperature,
+        "--max-new-tokens",
+        "20",
+    )
     alone = [
         subprocess.check_output([*ask, "--system", "llm", "--prompt", question], env=ENVIRONMENT, stderr=subprocess.DEVNULL)
         for question in QUESTIONS
@@ -115,8 +144,22 @@ def test_a_gguf_device_on_a_float32_cloud_gives_the_llm_its_own_tokens(
 ) -> None:
     asked = tmp_path / "p.jsonl"
     asked.write_text("".join(json.dumps({"prompt": p}) + "\n" for p in ("What is 7 times 8?", "Name three primes.")))
-    options = ("--insecure", "--threads", "1", "--cloud", float32_cloud.address, "--seed", "3", "--temperature", temperature,
-               "--max-new-tokens", "24", "--json", "--prompts", str(asked))  # fmt: skip
+    options = (
+        "--insecure",
+        "--threads",
+        "1",
+        "--cloud",
+        float32_cloud.address,
+        "--seed",
+        "3",
+        "--temperature",
+        temperature,
+        "--max-new-tokens",
+        "24",
+        "--json",
+        "--prompts",
+        str(asked),
+    )
     answers = []
     for more in ((), ("--system", "llm")):
         done = hedge("generate", "--slm", str(real / "q05.gguf"), *options, *more)

@@ -22,8 +22,20 @@ CLIENTS = 4
 
 @contextmanager
 def deployed(*options: str) -> Iterator[str]:
-    command = [str(BIN / "hedge-cloud"), "deploy", *options, "--insecure", "--threads", "1", "--cpus", "0.5",
-               "--port", str(free_port()), "--http-port", str(free_port())]  # fmt: skip
+    command = [
+        str(BIN / "hedge-cloud"),
+        "deploy",
+        *options,
+        "--insecure",
+        "--threads",
+        "1",
+        "--cpus",
+        "0.5",
+        "--port",
+        str(free_port()),
+        "--http-port",
+        str(free_port()),
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
     assert process.stderr
     try:
@@ -54,8 +66,21 @@ def replicas() -> list[int]:
 
 def asking(address: str, number: int) -> subprocess.Popen[bytes]:
     prompt = f"Tell me a tale about {('a fox', 'a king', 'the sea', 'a wolf')[number]}."
-    command = [str(BIN / "hedge"), "generate", "--cloud", address, "--insecure", "--seed", str(number), "--prompt", prompt,
-               "--threads", "1", "--max-new-tokens", "200"]  # fmt: skip
+    command = [
+        str(BIN / "hedge"),
+        "generate",
+        "--cloud",
+        address,
+        "--insecure",
+        "--seed",
+        str(number),
+        "--prompt",
+        prompt,
+        "--threads",
+        "1",
+        "--max-new-tokens",
+        "200",
+    ]
     return subprocess.Popen(command, bufsize=0, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT)
 
 

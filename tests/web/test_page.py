@@ -17,8 +17,15 @@ from evaluation.processes import BIN, free_port, local_cloud
 ROOT = Path(__file__).parents[2]
 SHOTS = Path(os.environ["HEDGE_SCREENSHOTS"]) if "HEDGE_SCREENSHOTS" in os.environ else None
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "chromium"
-QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync")  # fmt: skip
+QUIET = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 expect.set_options(timeout=20_000)
 TALE = "Tell me a tale about a king."
 
@@ -88,8 +95,10 @@ def test_typing_streaming_and_whose_words_they_are(context: BrowserContext, addr
     page.keyboard.press("Escape")
     expect(page.locator("#details")).to_be_hidden()
     # By shape too, not by colour alone.
-    borders = {one: page.locator(f"#legend .{one}").evaluate("e => getComputedStyle(e).borderBottomStyle") for one in
-               ("local", "accepted", "corrected", "bonus", "offline")}  # fmt: skip
+    borders = {
+        one: page.locator(f"#legend .{one}").evaluate("e => getComputedStyle(e).borderBottomStyle")
+        for one in ("local", "accepted", "corrected", "bonus", "offline")
+    }
     assert borders["accepted"] == "solid"
     assert len({borders[one] for one in ("accepted", "corrected", "bonus", "offline")}) == 4
     shoot(page, "page")

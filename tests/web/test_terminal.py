@@ -14,9 +14,17 @@ from tests.web.test_page import browser, context, shoot  # noqa: F401
 
 COLUMNS, LINES = 96, 22
 SHADES = {
-    "default": "#ddd", "green": "#6c6", "brown": "#dc4", "yellow": "#dc4", "cyan": "#5cc", "magenta": "#c6c", "red": "#e66",
-    "black": "#777", "white": "#fff", "blue": "#69f",
-}  # fmt: skip
+    "default": "#ddd",
+    "green": "#6c6",
+    "brown": "#dc4",
+    "yellow": "#dc4",
+    "cyan": "#5cc",
+    "magenta": "#c6c",
+    "red": "#e66",
+    "black": "#777",
+    "white": "#fff",
+    "blue": "#69f",
+}
 
 
 def page_of(screen: pyte.Screen) -> str:

@@ -37,9 +37,14 @@ def lm(tmp_path_factory: pytest.TempPathFactory) -> MaskedLM:
     fast.save_pretrained(folder)
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=14, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, initializer_range=0.5,
+        vocab_size=14,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        initializer_range=0.5,
         max_position_embeddings=10,
-    )  # fmt: skip
+    )
     BertForMaskedLM(config).save_pretrained(folder)
     return MaskedLM(str(folder))
 

@@ -31,14 +31,22 @@ def build(tokenizer: PreTrainedTokenizerFast, llm: LlamaForCausalLM, layers: int
     shape = given.config
     model = ModernBertForMaskedLM(
         ModernBertConfig(
-            vocab_size=len(tokenizer), hidden_size=shape.hidden_size, num_hidden_layers=layers,
-            num_attention_heads=shape.num_attention_heads, intermediate_size=shape.intermediate_size,
-            max_position_embeddings=PACKET, layer_types=["full_attention"] * layers, hidden_activation="silu",
+            vocab_size=len(tokenizer),
+            hidden_size=shape.hidden_size,
+            num_hidden_layers=layers,
+            num_attention_heads=shape.num_attention_heads,
+            intermediate_size=shape.intermediate_size,
+            max_position_embeddings=PACKET,
+            layer_types=["full_attention"] * layers,
+            hidden_activation="silu",
             rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": shape.rope_parameters["rope_theta"]}},
-            pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-            cls_token_id=tokenizer.bos_token_id, sep_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            cls_token_id=tokenizer.bos_token_id,
+            sep_token_id=tokenizer.eos_token_id,
         )
-    )  # fmt: skip
+    )
     inside: Any = model.model
     with torch.no_grad():
         embeddings = given.model.embed_tokens.weight

@@ -86,11 +86,14 @@ def hoeffding_bentkus(mean: float, count: int, limit: float) -> float:
     hits = math.ceil(count * mean)
     tail = sum(
         math.exp(
-            math.lgamma(count + 1) - math.lgamma(i + 1) - math.lgamma(count - i + 1)
-            + i * math.log(limit) + (count - i) * math.log1p(-limit)
+            math.lgamma(count + 1)
+            - math.lgamma(i + 1)
+            - math.lgamma(count - i + 1)
+            + i * math.log(limit)
+            + (count - i) * math.log1p(-limit)
         )
         for i in range(hits + 1)
-    )  # fmt: skip
+    )
     return min(1.0, math.exp(-count * divergence), math.e * tail)
 
 
@@ -112,8 +115,11 @@ class Calibration:
     def check(self, slm: str, llm: str, tokenizer: str, warp: Warp) -> None:
         """Incompatible, both values named, unless it was made for exactly this."""
         for what, own, other in (
-            ("SLM", self.slm, slm), ("LLM", self.llm, llm), ("tokenizer", self.tokenizer, tokenizer), ("warp", self.warp, warp)
-        ):  # fmt: skip
+            ("SLM", self.slm, slm),
+            ("LLM", self.llm, llm),
+            ("tokenizer", self.tokenizer, tokenizer),
+            ("warp", self.warp, warp),
+        ):
             if own != other:
                 raise Incompatible(
                     f"the calibration is for {what} {own}, not {other}: run hedge calibrate, or give --threshold"
