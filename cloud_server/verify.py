@@ -1,4 +1,4 @@
-"""The test of one block of drafts against the LLM's laws (algorithms: sections 1 to 3). Pure: no model, no network."""
+"""The test of one block of drafts against the LLM's laws (docs/algorithms.md, sections 1 to 3). Pure: no model, no network."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Drafter-invariant coupling (Daliri, Musco, Suresh 2024; algorithms: section 3): both sides draw with the same noise.
+"""Drafter-invariant coupling (Daliri, Musco, Suresh 2024; docs/algorithms.md, section 3): both sides draw with the same noise.
 
 With Gumbel noise g[v] = -ln(-ln U[v]), argmax over v of ln x[v] + g[v] is distributed as x. It is the winner of a race, the
 argmin of E[v] / x[v] with E = -ln U, and that is how it is computed. The noise is addressed by (key, position, token), so

@@ -11,7 +11,7 @@ MAX_BITS = 20
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Quantised:
-    """The law x_hat of algorithms section 2.3.
+    """The law x_hat of docs/algorithms.md, section 2.3.
 
     `ids` (int64 [m], ascending) are the kept tokens, `counts` (int64 [m], each at least 1) their integers; what is missing
     to 2^bits is the tail bucket, spread evenly over the vocab_size - m other tokens. BadInput when that does not hold.

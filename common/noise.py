@@ -1,4 +1,4 @@
-"""Keyed randomness (algorithms: section 1): every draw is a pure function of (request, purpose, position, step)."""
+"""Keyed randomness (docs/algorithms.md, section 1): every draw is a pure function of (request, purpose, position, step)."""
 
 import hashlib
 import struct

@@ -1,4 +1,4 @@
-"""The warp, and speculative accept / resample (Leviathan 2023; algorithms: sections 1 and 2)."""
+"""The warp, and speculative accept / resample (Leviathan 2023; docs/algorithms.md, sections 1 and 2)."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""One draft's share of the proposal, as `split` verification sends it (DSSD; algorithms: section 3).
+"""One draft's share of the proposal, as `split` verification sends it (DSSD; docs/algorithms.md, section 3).
 
 A kept token: n_d - 1 shifted left by one. A token of the tail: n_tail - 1 shifted left by one, plus 1, then the number m of
 kept tokens - 1. Little-endian, as many bytes as `bits` and the vocabulary need.

@@ -8,38 +8,58 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from common.model import LanguageModel, load
-    from common.sampling import Warp
-    from common.tls import channel_credentials
-    from edge_client.config import Settings
+    from edge_client.client import Answer, AsyncHedge, Hedge
+    from edge_client.config import (
+        SYSTEMS,
+        CloudConfig,
+        GateConfig,
+        GenerationConfig,
+        LinkConfig,
+        SamplingParams,
+        ThresholdRule,
+        VerificationConfig,
+    )
+    from edge_client.engine.sequence import Provenance
     from edge_client.engine.session import Emitted, Session
-    from edge_client.engine.statistics import Provenance, Statistics
-    from edge_client.public import choose
-    from edge_client.transport.grpc_link import GrpcLink
+    from edge_client.engine.statistics import Statistics
 
+_CONFIG = "edge_client.config"
 _WHERE = {
-    "LanguageModel": "common.model",
+    "Answer": "edge_client.client",
+    "AsyncHedge": "edge_client.client",
+    "CloudConfig": _CONFIG,
     "Emitted": "edge_client.engine.session",
-    "GrpcLink": "edge_client.transport.grpc_link",
-    "Provenance": "edge_client.engine.statistics",
+    "GateConfig": _CONFIG,
+    "GenerationConfig": _CONFIG,
+    "Hedge": "edge_client.client",
+    "LanguageModel": "common.model",
+    "LinkConfig": _CONFIG,
+    "Provenance": "edge_client.engine.sequence",
+    "SYSTEMS": _CONFIG,
+    "SamplingParams": _CONFIG,
     "Session": "edge_client.engine.session",
-    "Settings": "edge_client.config",
     "Statistics": "edge_client.engine.statistics",
-    "Warp": "common.sampling",
-    "channel_credentials": "common.tls",
+    "ThresholdRule": _CONFIG,
+    "VerificationConfig": _CONFIG,
     "load": "common.model",
-    "choose": "edge_client.public",
 }
 __all__ = [
+    "SYSTEMS",
+    "Answer",
+    "AsyncHedge",
+    "CloudConfig",
     "Emitted",
-    "GrpcLink",
+    "GateConfig",
+    "GenerationConfig",
+    "Hedge",
     "LanguageModel",
+    "LinkConfig",
     "Provenance",
+    "SamplingParams",
     "Session",
-    "Settings",
     "Statistics",
-    "Warp",
-    "channel_credentials",
-    "choose",
+    "ThresholdRule",
+    "VerificationConfig",
     "load",
 ]
 

@@ -1,210 +1,397 @@
-"""What one generation is asked to do, and the named systems that preset it."""
+"""What one answer is asked to be: small frozen parts that check themselves, and the named systems, which are values of them."""
 
 import math
-from dataclasses import asdict, dataclass, field
-from typing import Any
-
-import numpy as np
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
 
 from common.distribution import MAX_BITS
 from common.errors import BadInput
 from common.noise import SEED_LIMIT
 from common.sampling import Warp
-from edge_client.engine.gates.gelato import GelatoOptions
-from edge_client.engine.gates.measures import MEASURES
-from edge_client.engine.verification.bound import ETA, THETA, smallest_k, strictness
 
 POLICIES = ("always", "never", "random", "threshold", "adaptive", "gelato")
-VERIFICATIONS = ("full", "sparse", "split", "coupled")
+DEFAULT_CLOUD = "127.0.0.1:7411"
+# The llm system: the cloud generates alone.
+STREAM = "stream"
+KINDS = ("full", "sparse", "split", "coupled")
 TRUNCATIONS = ("none", "fixed", "offline", "online")
+DRAFT_FROM = ("sent", "full")
 GUARANTEES = ("exact", "opportunistic")
 ON_DISCONNECT = ("continue", "wait", "fail")
+RULES = ("risk-averse", "risk-prone", "max-risk", "quantile")
 MAX_NEW_TOKENS = 1 << 20
 MAX_IN_FLIGHT = 64
-PATIENCE = 60.0
+PATIENCE, SHORT_PATIENCE = 60.0, 5.0
+# Of U_TV: its bound and its sharpness. Ours: the paper's are not known.
+THETA, ETA = 0.1, 1.0
+MEASURES = ("perturbation", "expected_perturbation", "entropy", "margin", "top1")
+# Functions of the drawn token too, not of the logits alone.
+LOOK_AT_DRAFT = frozenset({"perturbation"})
+VARIANTS = ("published", "tripping", "marginal")
+BUDGET_J, MARGINAL_BUDGET_J = 1.2, 0.15
+DECAY = 0.35
 
-# Policy "stream" is the llm system: the cloud generates alone.
-SYSTEMS: dict[str, dict[str, object]] = {
-    "slm": {"policy": "never"},
-    "llm": {"policy": "stream"},
-    "hlm": {"policy": "always", "verification": "full", "truncation": "none", "bits": 16},
-    "rand-hlm": {"policy": "random", "verification": "full", "truncation": "none", "bits": 16},
-    "u-hlm": {
-        "policy": "threshold",
-        "measure": "perturbation",
-        "threshold_rule": "risk-averse",
-        "verification": "full",
-        "truncation": "none",
-        "bits": 16,
-    },
-    "cu-hlm": {
-        "policy": "threshold",
-        "measure": "perturbation",
-        "threshold_rule": "risk-averse",
-        "verification": "sparse",
-        "truncation": "fixed",
-    },
-    "gelato": {"policy": "gelato", "measure": "entropy", "verification": "coupled", "exact": True},
-    "hedge": {
-        "policy": "adaptive",
-        "measure": "expected_perturbation",
-        "threshold_rule": "quantile",
-        "skip_rate": 0.85,
-        "verification": "coupled",
-        "exact": True,
-        "max_in_flight": 8,
-    },
-}
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise BadInput(f"{name} {value!r} is not one of {', '.join(choices)}")
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """Everything that shapes one generation. BadInput when values or their combination make no sense.
+class SamplingParams:
+    """How tokens are drawn, and when an answer ends. Temperature 0 is greedy; top-k 0 and top-p 1 keep every token."""
 
-    `recalibrate` is the joint risk that a moving threshold holds. `slope` and `intercept` are the calibrated
-    beta = a u + b of the measure, read by truncation `online`. With `exact` every drafted position is tested before
-    release, and the gate decides only when: it ends blocks. `law_entries`: most entries of y that come back after a
-    rejection in `split`, 0 for all. `on_disconnect`: what becomes of an answer whose link
-    dies, or has brought nothing for `patience` seconds.
-    """
-
-    system: str = "cu-hlm"
-    policy: str = "always"
-    measure: str = "perturbation"
-    threshold: float | None = None
-    recalibrate: float | None = None
-    verify_rate: float | None = None
-    verification: str = "sparse"
-    truncation: str = "fixed"
-    k: int = 30
-    bits: int = 12
-    theta: float = THETA
-    eta: float = ETA
-    law_entries: int = 0
-    slope: float = 0.0
-    intercept: float = 0.0
-    draft_from: str = "full"
-    exact: bool = False
-    max_in_flight: int = 1
-    on_disconnect: str = "fail"
-    patience: float = PATIENCE
-    warp: Warp = field(default_factory=Warp)
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
     seed: int = 0
     max_new_tokens: int = 256
-    gelato: GelatoOptions = field(default_factory=GelatoOptions)
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.gated and (self.threshold is None or not math.isfinite(self.threshold)):
-            raise BadInput(f"threshold {self.threshold} is not a finite number")
-        if self.policy == "random" and (self.verify_rate is None or not 0 <= self.verify_rate <= 1):
-            raise BadInput(f"verify-rate {self.verify_rate} is not in 0..1")
-        if not 1 <= self.bits <= MAX_BITS:
-            raise BadInput(f"bits {self.bits} is not in 1..{MAX_BITS}")
-        if self.k < 1:
-            raise BadInput(f"k {self.k} is not at least 1")
-        if not 0 < self.theta < math.inf:
-            raise BadInput(f"theta {self.theta} is not above 0")
-        if not 0 < self.eta < math.inf:
-            raise BadInput(f"eta {self.eta} is not above 0")
+        Warp(self.temperature, self.top_k, self.top_p)
         if not 0 <= self.seed < SEED_LIMIT:
             raise BadInput(f"seed {self.seed} is not in 0..2^64-1")
         if not 1 <= self.max_new_tokens <= MAX_NEW_TOKENS:
             raise BadInput(f"max-new-tokens {self.max_new_tokens} is not in 1..{MAX_NEW_TOKENS}")
         if "" in self.stop:
             raise BadInput("a stop string is empty")
-        if not 1 <= self.max_in_flight <= MAX_IN_FLIGHT:
-            raise BadInput(f"max-in-flight {self.max_in_flight} is not in 1..{MAX_IN_FLIGHT}")
-        if not 0 < self.patience < math.inf:
-            raise BadInput(f"patience {self.patience:g} is not a number of seconds above 0")
-        if self.sends_law and (self.verification == "full") != (self.truncation == "none") and self.asks:
-            raise BadInput(f"verification {self.verification} does not go with truncation {self.truncation}")
-        if self.policy == "gelato" and not (
-            self.exact and self.coupled and self.measure == "entropy" and self.max_in_flight == 1
-        ):
-            raise BadInput(
-                "policy gelato needs verification coupled, measure entropy, guarantee exact and max-in-flight 1, which "
-                f"--system gelato sets; not verification {self.verification}, measure {self.measure}, guarantee "
-                f"{'exact' if self.exact else 'opportunistic'}, max-in-flight {self.max_in_flight}"
-            )
-        if self.recalibrate is not None and (self.exact or self.policy != "threshold"):
-            raise BadInput("--recalibrate moves the threshold of policy threshold; guarantee exact takes no risk to hold")
-        if self.law_entries < 0 or (self.law_entries and (self.exact or self.verification != "split")):
-            raise BadInput(
-                f"law-entries {self.law_entries} cuts the LLM's law in verification split, and is not exact; not with "
-                f"verification {self.verification} and guarantee {'exact' if self.exact else 'opportunistic'}"
-            )
-        if self.exact and not (self.asks and self._lossless):
-            raise BadInput(
-                f"guarantee exact needs --verification coupled or --draft-from sent, and a policy that asks; not verification "
-                f"{self.verification} with draft-from {self.draft_from} and policy {self.policy}"
-            )
-        if self.looks_at_draft and self._lossless and not self.exact:
-            raise BadInput(
-                f"measure {self.measure} looks at the drawn token: with verification coupled or draft-from sent it "
-                "goes only with --guarantee exact"
-            )
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
     @property
-    def streams(self) -> bool:
-        return self.policy == "stream"
+    def warp(self) -> Warp:
+        return Warp(self.temperature, self.top_k, self.top_p)
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdRule:
+    """How a calibration sets the threshold (docs/algorithms.md, section 2.2).
+
+    `max-risk` keeps the joint risk within `max_risk` at level 1 - `delta`; `quantile` skips the share `skip_rate`.
+    """
+
+    rule: str = "risk-averse"
+    max_risk: float = 0.05
+    delta: float = 0.1
+    skip_rate: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_choice("threshold-rule", self.rule, RULES)
+        for name, value in (("max-risk", self.max_risk), ("delta", self.delta)):
+            if not 0 < value < 1:
+                raise BadInput(f"{name} {value:g} is not in (0, 1)")
+        if not 0 <= self.skip_rate <= 1:
+            raise BadInput(f"skip-rate {self.skip_rate:g} is not in 0..1")
+
+
+def known(value: float | ThresholdRule | None) -> float:
+    """A threshold or a rate as a number. BadInput while only the rule that sets it is known."""
+    if isinstance(value, ThresholdRule):
+        raise BadInput(f"rule {value.rule} needs a calibration: resolve the configuration first")
+    assert value is not None
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class GelatoConfig:
+    """GELATO (docs/algorithms.md, section 4). None: the paper's value, and of `decay` the calibration's where there is one.
+
+    `weight` is V_L; `budget_j` E_bar in J a round, with variant `marginal` e_bar in J a token; `longest` gamma_0.
+
+    `acceptance` is rho_0; `bucket` Theta_th / H_th; `decay` the kappa of rho = exp(-kappa H), H in nats; powers in W.
+    `uplink_bps` in bit/s, 0 for an upload that takes no time, as ids nearly do.
+
+    Variants: `published` keeps back the token that made the bucket overflow, `tripping` sends it, `marginal` weighs every
+    token by itself, its step before it is drafted and its upload before it is sent; a round may be without any.
+    """
+
+    variant: str = "tripping"
+    weight: float = 10.0
+    budget_j: float | None = None
+    longest: int = 15
+    acceptance: float = 0.9
+    bucket: float = 1.2
+    decay: float | None = None
+    device_w: float = 12.0
+    radio_w: float = 0.2
+    uplink_bps: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.variant not in VARIANTS:
+            raise BadInput(f"gelato variant {self.variant!r} is not one of {', '.join(VARIANTS)}")
+        if not 1 <= self.longest <= 64:
+            raise BadInput(f"gelato longest {self.longest} is not in 1..64")
+        if not 0 < self.acceptance < 1:
+            raise BadInput(f"gelato acceptance {self.acceptance:g} is not in (0, 1)")
+        for name in ("weight", "budget_j", "bucket", "decay", "device_w", "radio_w", "uplink_bps"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise BadInput(f"gelato {name} {value:g} is not a number of at least 0")
+        if self.decay == 0:
+            raise BadInput("gelato decay 0 is not above 0")
+
+    @property
+    def budget(self) -> float:
+        """`budget_j`, or the paper's; for `marginal` the same a token."""
+        by_default = MARGINAL_BUDGET_J if self.variant == "marginal" else BUDGET_J
+        return by_default if self.budget_j is None else self.budget_j
+
+    @property
+    def kappa(self) -> float:
+        """`decay`, or the paper's."""
+        return DECAY if self.decay is None else self.decay
+
+    @property
+    def level(self) -> float:
+        """H_th = -ln(rho_0) / kappa, nats: the entropy at which a token is accepted with probability rho_0."""
+        return -math.log(self.acceptance) / self.kappa
+
+
+@dataclass(frozen=True, slots=True)
+class GateConfig:
+    """When a position is uncertain.
+
+    `threshold` and `verify_rate` are numbers, or the rule by which a calibration sets them (`edge_client/resolve.py`).
+    `recalibrate` is the joint risk that a moving threshold holds.
+    """
+
+    policy: str = "always"
+    measure: str = "perturbation"
+    threshold: float | ThresholdRule | None = None
+    verify_rate: float | ThresholdRule | None = None
+    recalibrate: float | None = None
+    gelato: GelatoConfig = field(default_factory=GelatoConfig)
+
+    def __post_init__(self) -> None:
+        _check_choice("policy", self.policy, (*POLICIES, STREAM))
+        _check_choice("measure", self.measure, MEASURES)
+        limit, rate = self.threshold, self.verify_rate
+        if self.gated and not isinstance(limit, ThresholdRule) and (limit is None or not math.isfinite(limit)):
+            raise BadInput(f"threshold {limit} is not a finite number")
+        if self.policy == "random" and not isinstance(rate, ThresholdRule) and (rate is None or not 0 <= rate <= 1):
+            raise BadInput(f"verify-rate {rate} is not in 0..1")
+        if self.recalibrate is not None and self.policy != "threshold":
+            raise BadInput(f"--recalibrate moves the threshold of policy threshold, not of policy {self.policy}")
 
     @property
     def asks(self) -> bool:
-        """Whether positions may be sent to the cloud."""
-        return self.policy not in ("never", "stream")
+        """Whether drafts may be sent to the cloud."""
+        return self.policy not in ("never", STREAM)
 
     @property
     def gated(self) -> bool:
         """Whether a threshold decides."""
         return self.policy in ("threshold", "adaptive")
 
+
+@dataclass(frozen=True, slots=True)
+class VerificationConfig:
+    """How drafts are tested, and what is sent of them (docs/algorithms.md, sections 2.3 and 3).
+
+    With `exact` every draft is tested before release, and the gate decides only when: it ends blocks. `slope` and
+    `intercept` are the calibrated beta = a u + b of the gate's measure, read by truncation `online`. `law_entries`: most
+    entries of y that come back after a rejection in `split`, 0 for all.
+    """
+
+    kind: str = "sparse"
+    exact: bool = False
+    draft_from: str = "full"
+    truncation: str = "fixed"
+    k: int = 30
+    bits: int = 12
+    theta: float = THETA
+    eta: float = ETA
+    slope: float = 0.0
+    intercept: float = 0.0
+    law_entries: int = 0
+
+    def __post_init__(self) -> None:
+        _check_choice("verification", self.kind, KINDS)
+        _check_choice("truncation", self.truncation, TRUNCATIONS)
+        _check_choice("draft-from", self.draft_from, DRAFT_FROM)
+        if not 1 <= self.bits <= MAX_BITS:
+            raise BadInput(f"bits {self.bits} is not in 1..{MAX_BITS}")
+        if self.k < 1:
+            raise BadInput(f"k {self.k} is not at least 1")
+        for name, value in (("theta", self.theta), ("eta", self.eta)):
+            if not 0 < value < math.inf:
+                raise BadInput(f"{name} {value} is not above 0")
+        if self.law_entries < 0 or (self.law_entries and (self.exact or self.kind != "split")):
+            raise BadInput(
+                f"law-entries {self.law_entries} cuts the LLM's law in verification split, and is not exact; not with "
+                f"verification {self.kind} and guarantee {'exact' if self.exact else 'opportunistic'}"
+            )
+
     @property
     def coupled(self) -> bool:
-        return self.verification == "coupled"
+        return self.kind == "coupled"
 
     @property
-    def sends_law(self) -> bool:
-        """Whether tested positions come with the law they were drawn from."""
-        return self.verification in ("full", "sparse")
-
-    @property
-    def _lossless(self) -> bool:
+    def lossless(self) -> bool:
         """Whether a tested token follows the LLM's law."""
         return self.coupled or self.draft_from == "sent"
+
+
+@dataclass(frozen=True, slots=True)
+class LinkConfig:
+    """The messages of an answer. None: by the guarantee, `wait` and 60 s where it is exact, else `continue` and 5 s.
+
+    `max_in_flight`: messages sent ahead of their verdicts. `on_disconnect`: what becomes of an answer whose link dies, or has
+    brought nothing for `patience` seconds.
+    """
+
+    max_in_flight: int = 1
+    on_disconnect: str | None = None
+    patience: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_in_flight <= MAX_IN_FLIGHT:
+            raise BadInput(f"max-in-flight {self.max_in_flight} is not in 1..{MAX_IN_FLIGHT}")
+        if self.on_disconnect is not None:
+            _check_choice("on-disconnect", self.on_disconnect, ON_DISCONNECT)
+        if self.patience is not None and not 0 < self.patience < math.inf:
+            raise BadInput(f"patience {self.patience:g} is not a number of seconds above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class CloudConfig:
+    """Where the cloud is, several addresses to turn to when one is gone, and how it is spoken to: plainly only when asked."""
+
+    addresses: tuple[str, ...] = (DEFAULT_CLOUD,)
+    insecure: bool = False
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    token_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.insecure == (self.tls_ca is not None):
+            raise BadInput(
+                "--insecure and --tls-ca exclude each other"
+                if self.insecure
+                else "the connection to the cloud is plaintext: say so with --insecure, or give --tls-ca"
+            )
+        if self.insecure and (self.tls_cert or self.tls_key):
+            raise BadInput("--tls-cert and --tls-key need --tls-ca")
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationConfig:
+    """A system: everything that shapes an answer. BadInput when its parts do not go together."""
+
+    system: str = "custom"
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    gate: GateConfig = field(default_factory=GateConfig)
+    verification: VerificationConfig = field(default_factory=VerificationConfig)
+    link: LinkConfig = field(default_factory=LinkConfig)
+
+    def __post_init__(self) -> None:
+        gate, verification = self.gate, self.verification
+        resampled = verification.kind in ("full", "sparse") and gate.asks
+        if resampled and (verification.kind == "full") != (verification.truncation == "none"):
+            raise BadInput(f"verification {verification.kind} does not go with truncation {verification.truncation}")
+        if gate.policy == "gelato":
+            self._check_gelato()
+        if gate.recalibrate is not None and verification.exact:
+            raise BadInput("--recalibrate moves a threshold; guarantee exact takes no risk to hold")
+        if verification.exact and not (gate.asks and verification.lossless):
+            raise BadInput(
+                f"guarantee exact needs --verification coupled or --draft-from sent, and a policy that asks; not verification "
+                f"{verification.kind} with draft-from {verification.draft_from} and policy {gate.policy}"
+            )
+        if self.looks_at_draft and verification.lossless and not verification.exact:
+            raise BadInput(
+                f"measure {gate.measure} looks at the drawn token: with verification coupled or draft-from sent it "
+                "goes only with --guarantee exact"
+            )
+
+    def _check_gelato(self) -> None:
+        exact, kind, measure = self.verification.exact, self.verification.kind, self.gate.measure
+        if not (exact and kind == "coupled" and measure == "entropy" and self.link.max_in_flight == 1):
+            raise BadInput(
+                "policy gelato needs verification coupled, measure entropy, guarantee exact and max-in-flight 1, which "
+                f"--system gelato sets; not verification {kind}, measure {measure}, guarantee "
+                f"{'exact' if exact else 'opportunistic'}, max-in-flight {self.link.max_in_flight}"
+            )
+
+    @property
+    def streams(self) -> bool:
+        return self.gate.policy == STREAM
+
+    @property
+    def needs_cloud(self) -> bool:
+        return self.gate.policy != "never"
 
     @property
     def guarantee(self) -> str:
         """`exact` only where the output provably follows the LLM's law."""
-        tested = self.exact or (self.policy == "always" and self._lossless and not self.law_entries)
-        return "exact" if tested or self.streams else "opportunistic"
-
-    @property
-    def needs_cloud(self) -> bool:
-        return self.policy != "never"
+        verification = self.verification
+        always = self.gate.policy == "always" and verification.lossless and not verification.law_entries
+        return "exact" if verification.exact or always or self.streams else "opportunistic"
 
     @property
     def measures(self) -> bool:
         """Whether the uncertainty of every position is needed."""
-        online = self.truncation == "online" and self.draft_from == "full" and not self.coupled and self.asks
-        return self.gated or self.policy == "gelato" or online
+        v = self.verification
+        online = v.truncation == "online" and v.draft_from == "full" and not v.coupled and self.gate.asks
+        return self.gate.gated or self.gate.policy == "gelato" or online
 
     @property
     def looks_at_draft(self) -> bool:
-        return self.measures and not MEASURES[self.measure].draft_independent
+        return self.measures and self.gate.measure in LOOK_AT_DRAFT
 
-    def strictness(self, drafted: float, uncertainty: float) -> float:
-        """The denominator of U_TV for a draft of probability `drafted`."""
-        beta = min(1.0, max(0.0, self.slope * uncertainty + self.intercept))
-        return float(strictness(drafted, beta, self.eta))
+    @property
+    def on_disconnect(self) -> str:
+        return self.link.on_disconnect or ("wait" if self.guarantee == "exact" else "continue")
 
-    def kept(self, law: np.ndarray, drafted: float = 0.0, uncertainty: float = 0.0) -> int:
-        """k, the entries a message keeps. Without a draft (`drafted` 0) it is enough for any."""
-        if self.truncation == "none":
-            return len(law)
-        if self.truncation == "online":
-            return smallest_k(law, self.theta * self.strictness(drafted, uncertainty))
-        return self.k
+    @property
+    def patience(self) -> float:
+        """Seconds."""
+        by_default = SHORT_PATIENCE if self.on_disconnect == "continue" else PATIENCE
+        return by_default if self.link.patience is None else self.link.patience
+
+    def with_threshold(self, threshold: float) -> Self:
+        """Asks above it; a system that always asks becomes one with a gate."""
+        gate = self.gate
+        if gate.policy == "always":
+            gate = replace(gate, policy="threshold", threshold=threshold)
+        elif gate.gated:
+            gate = replace(gate, threshold=threshold)
+        return replace(self, gate=gate)
+
+    def to_json(self) -> dict[str, Any]:
+        """Flat, by the names of the command line; None for a threshold that only a calibration knows."""
+        gate, sampling = asdict(self.gate), asdict(self.sampling)
+        for name in ("threshold", "verify_rate"):
+            gate[name] = None if isinstance(gate[name], dict) else gate[name]
+        verification = asdict(self.verification)
+        verification["verification"] = verification.pop("kind")
+        link = asdict(self.link) | {"on_disconnect": self.on_disconnect, "patience": self.patience}
+        warp = {name: sampling.pop(name) for name in ("temperature", "top_k", "top_p")}
+        return {"system": self.system, **gate, **verification, **link, "warp": warp, **sampling}
+
+
+def _full(name: str, gate: GateConfig) -> GenerationConfig:
+    return GenerationConfig(name, gate=gate, verification=VerificationConfig("full", truncation="none", bits=16))
+
+
+SYSTEMS: dict[str, GenerationConfig] = {
+    system.system: system
+    for system in (
+        GenerationConfig("slm", gate=GateConfig("never")),
+        GenerationConfig("llm", gate=GateConfig(STREAM)),
+        _full("hlm", GateConfig("always")),
+        _full("rand-hlm", GateConfig("random", verify_rate=ThresholdRule())),
+        _full("u-hlm", GateConfig("threshold", threshold=ThresholdRule())),
+        GenerationConfig("cu-hlm", gate=GateConfig("threshold", threshold=ThresholdRule())),
+        GenerationConfig(
+            "gelato", gate=GateConfig("gelato", measure="entropy"), verification=VerificationConfig("coupled", exact=True)
+        ),
+        GenerationConfig(
+            "hedge",
+            gate=GateConfig("adaptive", "expected_perturbation", ThresholdRule("quantile", skip_rate=0.85)),
+            verification=VerificationConfig("coupled", exact=True),
+            link=LinkConfig(max_in_flight=8),
+        ),
+    )
+}

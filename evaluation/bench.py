@@ -13,7 +13,7 @@ from typing import Any
 from common.command import command_parser, model_options, parse, runtime_arguments
 from common.errors import BadInput
 from common.model import BUNDLED, LanguageModel, load
-from edge_client.cli.options import add_models, add_system, add_warp, check_connection, choose_seed, warp_of
+from edge_client.cli.options import add_models, add_system, add_warp, check_connection, choose_seed, sampling_of
 from evaluation.bench_rows import rows_of, show
 from evaluation.bench_run import ASSISTED, COLOCATED, MEASURED, Bench, Cell
 from evaluation.link import parse_outages
@@ -56,7 +56,7 @@ def command(arguments: Sequence[str]) -> None:
         for profile in profiles:
             with _cloud(args, profile) as address:
                 asyncio.run(Bench(args, slm, llm, profile, journal).run(address, cells, asked))
-    rows = rows_of(journal.entries, lambda answers: judge(slm, llm, answers, warp_of(args))[0])
+    rows = rows_of(journal.entries, lambda answers: judge(slm, llm, answers, sampling_of(args).warp)[0])
     if args.json:
         sys.stdout.write("".join(json.dumps(row) + "\n" for row in rows))
     else:
@@ -118,7 +118,7 @@ def check(args: argparse.Namespace) -> tuple[list[Cell], list[Profile | None]]:
     if args.resume and args.seed is None:
         raise BadInput("--resume goes on with a run of one seed: give its --seed, which it printed")
     choose_seed(args)
-    warp_of(args)
+    sampling_of(args)
     if args.cloud:
         check_connection(args)
         if args.profiles != [MEASURED] or {COLOCATED, ASSISTED} & set(args.systems):
@@ -146,7 +146,7 @@ def header(args: argparse.Namespace, slm: LanguageModel, llm: LanguageModel) -> 
         "prompts": str(args.prompts or ""),
         "seed": args.seed,
         "seconds": args.seconds,
-        "warp": asdict(warp_of(args)),
+        "warp": asdict(sampling_of(args).warp),
         "max_new_tokens": args.max_new_tokens,
         "machine": machine(args.threads),
     }

@@ -12,9 +12,10 @@ from typing import Any
 from tqdm import tqdm
 
 from common.model import LanguageModel
+from edge_client.calibrations import Pair
 from edge_client.cli.connect import connected
-from edge_client.cli.options import Pair, settings_from, warp_of
-from edge_client.config import Settings
+from edge_client.cli.options import resolved, sampling_of
+from edge_client.config import GateConfig, GenerationConfig, SamplingParams, VerificationConfig
 from edge_client.engine.session import Session
 from edge_client.transport.grpc_link import GrpcLink
 from evaluation.assisted import assisted
@@ -32,7 +33,9 @@ COLOCATED, ASSISTED = "colocated", "assisted"
 MEASURED = "measured"
 # What a streamed token weighs on the way down: its frames.
 TOKEN_BYTES = 31
-WARM_UP = Settings(policy="always", verification="coupled", exact=True, max_new_tokens=16)
+WARM_UP = GenerationConfig(
+    "warm-up", SamplingParams(max_new_tokens=16), GateConfig("always"), VerificationConfig("coupled", exact=True)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,24 +121,24 @@ class Bench:
             return self._assisted(cell, number, task, time.perf_counter() - up_since)
         if system == COLOCATED:
             # The tokens come from the machine beside the LLM, and go through the link as a stream.
-            settings = settings_from(options_of("hedge:max-in-flight=1", self._args), Pair(self._plain, direct.info))
+            config = resolved(options_of("hedge:max-in-flight=1", self._args), Pair(self._plain, direct.info))
             since = time.perf_counter() - up_since
-            entry = await self._answer(system, self._beside, settings, direct, cell, number, task)
+            entry = await self._answer(system, self._beside, config, direct, cell, number, task)
             return entry | {
                 "released": through(cell, since, entry["released"]),
                 "sockets": None,
                 "payload": [0, 0],
                 "joules": None,
             }
-        settings = settings_from(options_of(system, self._args), Pair(self._plain, link.info))
-        return await self._answer(system, self._slm, settings, link, cell, number, task)
+        config = resolved(options_of(system, self._args), Pair(self._plain, link.info))
+        return await self._answer(system, self._slm, config, link, cell, number, task)
 
     async def _answer(
-        self, system: str, slm: LanguageModel, settings: Settings, link: GrpcLink, cell: Cell, number: int, task: Task
+        self, system: str, slm: LanguageModel, config: GenerationConfig, link: GrpcLink, cell: Cell, number: int, task: Task
     ) -> dict[str, Any]:
         prompt = slm.encode_chat(task.prompt.messages)
         self._timeline.events.clear()
-        session = Session(slm, prompt, settings, TracedLink(link, self._timeline) if settings.needs_cloud else None)
+        session = Session(slm, prompt, config, TracedLink(link, self._timeline) if config.needs_cloud else None)
         released: list[float] = []
         before, started = joules(), time.perf_counter()
         partial = False
@@ -168,7 +171,7 @@ class Bench:
     def _assisted(self, cell: Cell, number: int, task: Task, since: float) -> dict[str, Any]:
         """Computed from counted passes where a profile sets their times, measured otherwise; streamed evenly."""
         prompt, args = self._plain.encode_chat(task.prompt.messages), self._args
-        found = assisted(self._plain, self._llm, prompt, warp_of(args), args.seed, args.max_new_tokens)
+        found = assisted(self._plain, self._llm, prompt, sampling_of(args).warp, args.seed, args.max_new_tokens)
         profile, seconds = self._profile, found.seconds
         passes = [profile.llm_s + profile.llm_position_s * count if profile else 0.0 for count in found.llm]
         if profile:

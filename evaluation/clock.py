@@ -1,4 +1,4 @@
-"""The simulator's virtual clock: tau_SLM + payload / C + tau_LLM (algorithms: section 2), replayed over recorded rounds."""
+"""The simulator's virtual clock: tau_SLM + payload / C + tau_LLM (docs/algorithms.md, section 2), over recorded rounds."""
 
 import math
 from collections.abc import Iterable, Sequence

@@ -16,8 +16,8 @@ from common.command import command_parser, model_options, parse
 from common.errors import BadInput, Incompatible
 from common.model import BUNDLED, LanguageModel, load
 from edge_client.cli.connect import connected, load_slm
-from edge_client.cli.options import add_generation, check_connection, settings_from, warp_of
-from edge_client.config import SYSTEMS, Settings
+from edge_client.cli.options import add_generation, check_connection, resolved, sampling_of
+from edge_client.config import SYSTEMS, GenerationConfig
 from edge_client.engine.gates.recalibration import recalibration_of
 from edge_client.engine.session import Session
 from evaluation.quality import chrf, chrf_metric, judge, relative_accuracy
@@ -51,7 +51,7 @@ def command(arguments: Sequence[str]) -> None:
             raise BadInput(f"no system {system!r}; there are {', '.join(SYSTEMS)}")
     if args.resume and not args.answers:
         raise BadInput("--resume needs --answers")
-    warp_of(args)
+    sampling_of(args)
     check_connection(args)
     asked = tasks(args.prompts, args.questions, args.question_seed)
     if args.prompts:
@@ -78,15 +78,15 @@ async def _evaluate(
         if llm and pair.info and llm.fingerprint != pair.info.model_fingerprint:
             raise Incompatible(f"--llm {args.llm} ({llm.fingerprint}) is not the cloud's model ({pair.info.model_fingerprint})")
         for system in systems:
-            settings = settings_from(args, pair, system)
-            journal = _journal(args, system, settings)
+            config = resolved(args, pair, system)
+            journal = _journal(args, system, config)
             found[system] = answers_of(journal.path, journal.entries) if journal else []
             done = {answer.task for answer in found[system]}
-            recalibrated = recalibration_of(settings)
+            recalibrated = recalibration_of(config)
             left = [(index, task) for index, task in enumerate(asked) if index not in done]
             for index, task in tqdm(left, desc=system, unit="answer", disable=None):
                 ids = slm.encode_chat(task.prompt.messages)
-                session = Session(slm, ids, settings, link, recalibrated=recalibrated)
+                session = Session(slm, ids, config, link, recalibrated=recalibrated)
                 async for _ in session.tokens():
                     pass
                 found[system].append(from_session(index, task, ids, session))
@@ -95,13 +95,13 @@ async def _evaluate(
     return found
 
 
-def _journal(args: argparse.Namespace, system: str, settings: Settings) -> Journal | None:
+def _journal(args: argparse.Namespace, system: str, config: GenerationConfig) -> Journal | None:
     if args.answers is None:
         return None
     header = {
         "kind": "answers",
         "run": system,
-        "settings": settings.to_json(),
+        "settings": config.to_json(),
         "questions": args.questions,
         "question_seed": args.question_seed,
         "prompts": str(args.prompts or ""),
@@ -145,7 +145,7 @@ def summarise(system: str, run: Sequence[Answer], llm: Sequence[Answer] | None, 
 def _judged(args: argparse.Namespace, slm: LanguageModel, llm: LanguageModel | None, run: Sequence[Answer]) -> dict[str, Any]:
     if llm is None:
         return {"fidelity": None, "llm_perplexity": None}
-    fidelity, perplexity = judge(slm, llm, run, warp_of(args))
+    fidelity, perplexity = judge(slm, llm, run, sampling_of(args).warp)
     return {"fidelity": round(fidelity, 5), "llm_perplexity": round(perplexity, 4)}
 
 

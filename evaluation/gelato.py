@@ -1,4 +1,4 @@
-"""hedge simulate gelato: GELATO (algorithms: section 4) against static speculative decoding on the constants of its paper.
+"""hedge simulate gelato: GELATO (docs/algorithms.md, section 4) against static speculation on the constants of its paper.
 
 Both bundled models say of the LLM's own answers, position by position, how uncertain the SLM is and whether its draft would
 stay. The constants, of Qwen2.5-0.5B drafting for 7B, say what a draft, an upload and a pass cost. A policy is replayed over
@@ -11,7 +11,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,9 +27,9 @@ from common.model import BUNDLED, LanguageModel, load
 from common.noise import Noise, Purpose
 from common.sampling import Warp
 from common.torch_model import use_threads
-from edge_client.config import Settings
+from edge_client.config import MARGINAL_BUDGET_J, SYSTEMS, GelatoConfig, SamplingParams
 from edge_client.engine.gates.calibration import decay_rate
-from edge_client.engine.gates.gelato import MARGINAL_BUDGET_J, Gelato, GelatoOptions
+from edge_client.engine.gates.gelato import Gelato
 from edge_client.engine.gates.measures import MEASURES
 from edge_client.engine.pace import Adaptive, recent_mean
 from edge_client.engine.session import Session
@@ -84,7 +84,12 @@ class Trace:
 
 def trace_of(slm: LanguageModel, llm: LanguageModel, task: Task, warp: Warp, seed: int) -> Trace:
     prompt = slm.encode_chat(task.prompt.messages)
-    session = Session(slm, prompt, Settings(system="llm", policy="stream", warp=warp, seed=seed), LocalLink(llm))
+    session = Session(
+        slm,
+        prompt,
+        replace(SYSTEMS["llm"], sampling=SamplingParams(warp.temperature, warp.top_k, warp.top_p, seed)),
+        LocalLink(llm),
+    )
 
     async def whole() -> list[int]:
         return [emitted.token async for emitted in session.tokens()]
@@ -157,14 +162,14 @@ class Published:
 
     @property
     def holds(self) -> bool:
-        return self.gelato.holds
+        return self.gelato.holds_last
 
     @property
     def passes(self) -> bool:
-        return self.gelato.passes
+        return self.gelato.requests_token
 
     def stepped(self, seconds: float) -> None:
-        self.gelato.stepped(seconds)
+        self.gelato.drafted(seconds)
 
     def judged(self, upload: float, pass_s: float, sent: int, accepted: int) -> None:
         if sent:
@@ -189,7 +194,7 @@ class Hedge:
         return self.fired[-1] or len(self.fired) >= self.pace.longest
 
     def stepped(self, seconds: float) -> None:
-        self.pace.stepped(seconds)
+        self.pace.drafted(seconds)
 
     def judged(self, upload: float, pass_s: float, sent: int, accepted: int) -> None:
         lost = self.fired[accepted] if accepted < sent else None
@@ -213,7 +218,7 @@ class Rival:
 
 
 def _gelato(variant: str, payload: str, weight: float, decay: float, budget_j: float, bucket: float = 1.2) -> Rival:
-    options = GelatoOptions(variant=variant, weight=weight, budget_j=budget_j, bucket=bucket, decay=decay)
+    options = GelatoConfig(variant=variant, weight=weight, budget_j=budget_j, bucket=bucket, decay=decay)
     return Rival(lambda: Published(Gelato(options)), payload == "ids", payload)
 
 

@@ -27,8 +27,8 @@ from common.noise import Noise, Purpose
 from common.rpc import PROTOCOL_VERSION
 from common.sampling import Warp
 from common.torch_model import TorchModel, load_folder
-from edge_client.config import Settings
-from edge_client.engine.gates.calibration import load_calibration
+from edge_client.calibrations import load_calibration
+from edge_client.config import SYSTEMS, SamplingParams
 from edge_client.engine.gates.measures import DRAWS, MEASURES
 from edge_client.engine.session import Session
 from edge_client.engine.verification.truncation import truncate
@@ -54,13 +54,13 @@ def paired(*calls: Callable[[], object], rounds: int = ROUNDS) -> list[float]:
 
 def alone(slm: TorchModel, ids: list[int]) -> float:
     """Tokens/s of --system slm over tokens/s of transformers' generate, both sampling TOKENS tokens at temperature 1."""
-    settings = Settings(system="slm", policy="never", max_new_tokens=TOKENS, seed=1)
+    config = replace(SYSTEMS["slm"], sampling=SamplingParams(max_new_tokens=TOKENS, seed=1))
     endless = TorchModel(replace(slm.identity, end_ids=()), slm.model, slm.tokenizer)
     model: Any = slm.model
     fed = torch.tensor([ids])
 
     def ours() -> None:
-        session = Session(endless, ids, settings)
+        session = Session(endless, ids, config)
 
         async def drain() -> None:
             async for _ in session.tokens():

@@ -8,7 +8,7 @@ from pathlib import Path
 from common.errors import BadInput
 
 FOLDER = Path(__file__).parent / "profiles"
-# The radio and the device of the GELATO study (algorithms: section 4).
+# The radio and the device of the GELATO study (docs/algorithms.md, section 4).
 DEVICE_W, RADIO_W = 12.0, 0.2
 
 
@@ -38,7 +38,7 @@ class Profile:
                 raise BadInput(f"{field.name} {value:g} is not a number of at least 0")
 
     def energy(self, steps: int, uplink_bytes: float, rate: float) -> float:
-        """Joules of the device: p_D T_D + p_U T_U (algorithms: section 4), at `rate` bit/s up, 0 for no limit."""
+        """Joules of the device: p_D T_D + p_U T_U (docs/algorithms.md, section 4), at `rate` bit/s up, 0 for no limit."""
         sending = 8 * uplink_bytes / rate if rate else 0.0
         return self.device_w * steps * self.slm_s + self.radio_w * sending
 

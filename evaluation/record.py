@@ -62,7 +62,7 @@ def from_session(index: int, task: Task, prompt_ids: list[int], session: Session
         correct=task.is_correct(session.text),
         prompt_ids=prompt_ids,
         token_ids=session.token_ids,
-        provenance=[kind.value for kind in s.provenance],
+        provenance=[kind.value for kind in session.provenance],
         log=s.log,
         steps=s.steps,
         audited=s.audited,

@@ -22,9 +22,9 @@ from cloud_server.session import server_info
 from common.command import MODEL_HELP, command_parser, model_options, parse
 from common.errors import BadInput
 from common.model import BUNDLED
-from edge_client.cli.options import Pair as Known
-from edge_client.cli.options import add_slm, add_system, add_warp, choose_seed, settings_from
-from edge_client.config import SYSTEMS, Settings
+from edge_client.calibrations import Pair as Known
+from edge_client.cli.options import add_slm, add_system, add_warp, choose_seed, resolved
+from edge_client.config import SYSTEMS, GenerationConfig
 from evaluation.clock import ACCOUNTS, Clock, Times, bits_of, measured, replay
 from evaluation.profile import read_profile
 from evaluation.quality import interval
@@ -109,8 +109,8 @@ def command(arguments: Sequence[str]) -> None:
 def _simulate(args: argparse.Namespace, asked: list[Task], channels: list[Channel], given: Times | None) -> None:
     runs, header = plan(args)
     journals = {
-        name: Journal(args.out / f"answers-{_file_name(name)}.jsonl", header | _run(name, settings), resume=args.resume)
-        for name, settings in runs.items()
+        name: Journal(args.out / f"answers-{_file_name(name)}.jsonl", header | _run(name, config), resume=args.resume)
+        for name, config in runs.items()
     }
     run_models(args, runs, asked, journals)
     found = {name: answers_of(journal.path, journal.entries) for name, journal in journals.items()}
@@ -150,16 +150,16 @@ def pair_of(args: argparse.Namespace) -> Pair:
     return Pair(args.slm, args.llm, replace(model_options(args), threads=1))
 
 
-def plan(args: argparse.Namespace) -> tuple[dict[str, Settings], dict[str, Any]]:
-    """The settings of every run, and what all runs share."""
+def plan(args: argparse.Namespace) -> tuple[dict[str, GenerationConfig], dict[str, Any]]:
+    """The system of every run, and what all runs share."""
     slm, llm = pair_of(args).load()
     known = Known(slm, server_info(llm))
-    runs: dict[str, Settings] = {}
+    runs: dict[str, GenerationConfig] = {}
     for spec in args.systems:
         chosen = options_of(spec, args)
         for seed in range(args.seed, args.seed + args.seeds):
             chosen.seed = seed
-            runs[f"{spec} #{seed}"] = settings_from(chosen, known)
+            runs[f"{spec} #{seed}"] = resolved(chosen, known)
     header = {
         "slm": slm.fingerprint,
         "llm": llm.fingerprint,
@@ -187,21 +187,23 @@ def options_of(spec: str, args: argparse.Namespace) -> argparse.Namespace:
     return parser.parse_args(words, copy.copy(args))
 
 
-def _run(name: str, settings: Settings) -> dict[str, Any]:
-    return {"kind": "answers", "run": name, "settings": settings.to_json()}
+def _run(name: str, config: GenerationConfig) -> dict[str, Any]:
+    return {"kind": "answers", "run": name, "settings": config.to_json()}
 
 
 def _file_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9.=-]+", "_", name)
 
 
-def run_models(args: argparse.Namespace, runs: dict[str, Settings], asked: list[Task], journals: dict[str, Journal]) -> None:
+def run_models(
+    args: argparse.Namespace, runs: dict[str, GenerationConfig], asked: list[Task], journals: dict[str, Journal]
+) -> None:
     """Answers what the journals lack; every finished chunk is on disk at once."""
     jobs = []
-    for name, settings in runs.items():
+    for name, config in runs.items():
         done = {entry["task"] for entry in journals[name].entries}
         left = [(index, task) for index, task in enumerate(asked) if index not in done]
-        jobs += [Job(name, settings, tuple(left[i : i + CHUNK])) for i in range(0, len(left), CHUNK)]
+        jobs += [Job(name, config, tuple(left[i : i + CHUNK])) for i in range(0, len(left), CHUNK)]
     total = sum(len(job.tasks) for job in jobs)
     with tqdm(total=total, desc="answering", unit="answer", disable=None) as bar:
         for run, found in answers(pair_of(args), jobs, args.jobs):
@@ -219,7 +221,7 @@ def measured_over(runs: Sequence[Sequence[Answer]]) -> Times:
 
 def sweep(
     args: argparse.Namespace,
-    runs: dict[str, Settings],
+    runs: dict[str, GenerationConfig],
     found: dict[str, list[Answer]],
     channels: list[Channel],
     times: Times,
@@ -231,11 +233,11 @@ def sweep(
     taus = dict(zip(TAUS, (times.slm, times.llm, times.llm_position), strict=True))
     done, wanted = {_key(row) for row in rows.entries}, []
     for channel in tqdm(channels, desc="clock", unit="channel", disable=None):
-        for name, settings in runs.items():
+        for name, config in runs.items():
             key = {"run": name, **asdict(channel), "account": args.account, "vocab": accounted} | taus
             wanted.append(key)
             if _key(key) not in done:
-                rows.append(key | row_of(found[name], settings, channel, times, args.account, vocab_size, accounted))
+                rows.append(key | row_of(found[name], config, channel, times, args.account, vocab_size, accounted))
     return wanted
 
 
@@ -244,13 +246,13 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def row_of(
-    run: list[Answer], settings: Settings, channel: Channel, times: Times, account: str, vocab_size: int, accounted: int
+    run: list[Answer], config: GenerationConfig, channel: Channel, times: Times, account: str, vocab_size: int, accounted: int
 ) -> dict[str, Any]:
     """Throughput with its 95 % interval over answers, and what the channel does not change."""
     seconds, sent = [], 0.0
     for answer in run:
         bits = [bits_of(r, account, vocab_size, accounted) for r in answer.log]
-        clock = Clock(times, open_uplink(channel, np.random.default_rng([settings.seed, answer.task])))
+        clock = Clock(times, open_uplink(channel, np.random.default_rng([config.sampling.seed, answer.task])))
         seconds.append(replay(clock, answer.log, bits, answer.steps))
         sent += sum(bits)
     tokens = np.array([len(answer.token_ids) for answer in run], dtype=float)
@@ -258,11 +260,11 @@ def row_of(
     judged = [answer.correct for answer in run if answer.correct is not None]
     audited = sum(answer.audited for answer in run)
     return {
-        "system": settings.system,
-        "measure": settings.measure,
-        "threshold": settings.threshold,
-        "seed": settings.seed,
-        "temperature": settings.warp.temperature,
+        "system": config.system,
+        "measure": config.gate.measure,
+        "threshold": config.to_json()["threshold"],
+        "seed": config.sampling.seed,
+        "temperature": config.sampling.temperature,
         "answers": len(run),
         "tokens": int(tokens.sum()),
         "tokens_per_s": float(tokens.sum() / sum(seconds)),

@@ -14,10 +14,11 @@ import numpy as np
 from common.model import LanguageModel
 from common.noise import Noise, Purpose
 from common.sampling import Warp, draw, residual
+from edge_client.config import ETA
 from edge_client.engine.gates.calibration import Fit
 from edge_client.engine.gates.measures import DRAWS, MEASURES
 from edge_client.engine.statistics import rejection
-from edge_client.engine.verification.bound import ETA, flattening, strictness
+from edge_client.engine.verification.bound import flattening, strictness
 from evaluation.record import Answer
 
 KS = (1, 2, 4, 8, 16, 30, 64, 128, 256, 512, 1024)

@@ -8,7 +8,7 @@ from typing import Any
 from common.errors import HedgeError
 from common.model import LanguageModel, load
 from common.model_options import ModelOptions
-from edge_client.config import Settings
+from edge_client.config import GenerationConfig
 from edge_client.engine.session import Session
 from evaluation.local import LocalLink
 from evaluation.pool import shared
@@ -35,7 +35,7 @@ class Job:
     """Some tasks of one run."""
 
     run: str
-    settings: Settings
+    config: GenerationConfig
     tasks: tuple[tuple[int, Task], ...]
 
 
@@ -50,14 +50,14 @@ def _start(pair: Pair) -> None:
 def _do(job: Job) -> tuple[str, list[Answer] | str]:
     slm, link = _models
     try:
-        return job.run, [_answer(slm, link, job.settings, index, task) for index, task in job.tasks]
+        return job.run, [_answer(slm, link, job.config, index, task) for index, task in job.tasks]
     except HedgeError as error:
         return job.run, f"{job.run}: {error}"
 
 
-def _answer(slm: LanguageModel, link: LocalLink, settings: Settings, index: int, task: Task) -> Answer:
+def _answer(slm: LanguageModel, link: LocalLink, config: GenerationConfig, index: int, task: Task) -> Answer:
     ids = slm.encode_chat(task.prompt.messages)
-    session = Session(slm, ids, settings, link)
+    session = Session(slm, ids, config, link)
 
     async def drain() -> None:
         async for _ in session.tokens():

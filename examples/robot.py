@@ -6,9 +6,18 @@ cloud was asked.
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import replace
 
-from edge_client import GrpcLink, Provenance, Session, choose, load
+from edge_client import (
+    AsyncHedge,
+    CloudConfig,
+    GateConfig,
+    GenerationConfig,
+    LinkConfig,
+    Provenance,
+    SamplingParams,
+    ThresholdRule,
+    VerificationConfig,
+)
 
 # The share of tokens that may be released although the large model would have rejected them.
 MAX_RISK = 0.05
@@ -19,31 +28,22 @@ def observations() -> Iterator[str]:
         yield f"What is {10 + step} + {3 * step}?"
 
 
+SYSTEM = GenerationConfig(
+    "robot",
+    gate=GateConfig("threshold", "expected_perturbation", ThresholdRule("max-risk", max_risk=MAX_RISK)),
+    verification=VerificationConfig(draft_from="sent"),
+    link=LinkConfig(on_disconnect="continue", patience=1.0),
+)
+
+
 async def main() -> None:
-    slm = load("bundled", "slm")
-    async with GrpcLink("127.0.0.1:7411") as link:
-        settings = choose(
-            "cu-hlm",
-            slm=slm,
-            link=link,
-            measure="expected_perturbation",
-            draft_from="sent",
-            threshold_rule="max-risk",
-            max_risk=MAX_RISK,
-            temperature=0,
-            on_disconnect="continue",
-            patience=1.0,
-            max_new_tokens=48,
-        )
+    async with AsyncHedge(CloudConfig(insecure=True), system=SYSTEM) as hedge:
         for step, observation in enumerate(observations()):
-            prompt = slm.encode_chat([{"role": "user", "content": observation}])
-            session = Session(slm, prompt, replace(settings, seed=step), link)
-            async for _ in session.tokens():
-                pass
-            alone = session.statistics.count(Provenance.OFFLINE)
-            risk = session.statistics.realised_risk
+            answer = await hedge.generate(observation, SamplingParams(temperature=0, seed=step, max_new_tokens=48))
+            alone = answer.statistics.count(Provenance.OFFLINE)
+            risk = answer.statistics.realised_risk
             taken = "not known" if risk is None else f"{risk:.3f}"
-            print(f"{observation:20} {session.text.rpartition('Answer: ')[2]:8} risk taken {taken}{', alone' if alone else ''}")
+            print(f"{observation:20} {answer.text.rpartition('Answer: ')[2]:8} risk taken {taken}{', alone' if alone else ''}")
 
 
 if __name__ == "__main__":

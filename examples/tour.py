@@ -1,26 +1,24 @@
 """python examples/tour.py: the Python API from end to end. Needs a cloud: `hedge-cloud serve --insecure`, elsewhere."""
 
-import asyncio
+from edge_client import CloudConfig, Hedge, Provenance, SamplingParams, load
 
-from edge_client import GrpcLink, Provenance, Session, choose, load
-
-QUESTION = [{"role": "user", "content": "What is 47 + 38?"}]
+QUESTION = "What is 47 + 38?"
 
 
-async def main() -> None:
+def main() -> None:
     # Any decoder's folder, .gguf file or name on the hub; "bundled" is the pair that comes with the package.
     slm = load("bundled", "slm")
-    async with GrpcLink("127.0.0.1:7411") as link:
-        print(f"{slm.name} here, {link.info.model_name} there")
-        for system in ("slm", "cu-hlm", "hedge"):
-            settings = choose(system, slm=slm, link=link, temperature=0, max_new_tokens=64)
-            session = Session(slm, slm.encode_chat(QUESTION), settings, link if settings.needs_cloud else None)
+    for system in ("slm", "cu-hlm", "hedge"):
+        with Hedge(CloudConfig(insecure=True), slm=slm, system=system) as hedge:
+            sampling = SamplingParams(temperature=0, max_new_tokens=64)
             words = []
-            async for emitted in session.tokens():
+            for emitted in hedge.stream(QUESTION, sampling):
                 # Text is released when it is final, and says who vouches for it.
                 words.append(f"[{emitted.text}]" if emitted.provenance is Provenance.CORRECTED else emitted.text)
-            print(f"{system:7} {''.join(words)}   ({session.statistics.rounds} round trips, exact: {session.exact})")
+            answer = hedge.generate(QUESTION, sampling)
+            assert answer.text == "".join(words).replace("[", "").replace("]", "")
+            print(f"{system:7} {''.join(words)}   ({answer.statistics.rounds} round trips, {answer.guarantee})")
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

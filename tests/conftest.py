@@ -24,7 +24,7 @@ from transformers import (
 
 from common.model import LanguageModel, WrappedModel, load
 from common.model_options import ModelOptions
-from edge_client.config import Settings
+from edge_client.config import GenerationConfig
 from edge_client.engine.session import Session
 from edge_client.transport.link import Link
 
@@ -139,7 +139,9 @@ class RememberedCache:
         self._ids = self._ids[:length]
 
 
-def run_session(slm: LanguageModel, prompt: list[int], settings: Settings, link: Link | None = None, **more: object) -> Session:
+def run_session(
+    slm: LanguageModel, prompt: list[int], settings: GenerationConfig, link: Link | None = None, **more: object
+) -> Session:
     """One answer, to its end."""
     session = Session(slm, prompt, settings, link, **more)  # type: ignore[arg-type]
 

@@ -1,7 +1,6 @@
 """The law of what comes out, through whole sessions: the real edge and the real verifier on tiny random models."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,10 +8,11 @@ from scipy.stats import chi2, chisquare
 
 from common.model import LanguageModel
 from common.sampling import Warp
-from edge_client.config import Settings
+from edge_client.config import GenerationConfig
 from edge_client.engine.gates.measures import MEASURES
-from edge_client.engine.statistics import Provenance
+from edge_client.engine.sequence import Provenance
 from evaluation.local import LocalLink
+from tests.configs import changed, config_of
 from tests.conftest import RememberingLM, run_session
 
 RUNS = 5000
@@ -21,7 +21,7 @@ ERROR_RATE = 1e-4
 PROMPT = [1, 2, 3]
 VOCAB = 5
 ASKED = {Provenance.ACCEPTED, Provenance.CORRECTED}
-ALWAYS = Settings(system="test", policy="always", draft_from="sent", max_new_tokens=2, k=2, bits=3)
+ALWAYS = config_of(system="test", policy="always", draft_from="sent", max_new_tokens=2, k=2, bits=3)
 
 
 @pytest.fixture(scope="module")
@@ -42,20 +42,20 @@ def joint_law(lm: LanguageModel, warp: Warp, length: int) -> np.ndarray:
     "settings",
     [
         ALWAYS,
-        replace(ALWAYS, verification="full", truncation="none", bits=4, warp=Warp(0.8, 4, 0.95)),
-        replace(ALWAYS, truncation="online", theta=0.8),
+        changed(ALWAYS, verification="full", truncation="none", bits=4, warp=Warp(0.8, 4, 0.95)),
+        changed(ALWAYS, truncation="online", theta=0.8),
     ],
     ids=["sparse", "full", "online"],
 )
 def test_with_every_token_asked_the_output_follows_the_llm(
-    settings: Settings, pair: tuple[LanguageModel, LanguageModel]
+    settings: GenerationConfig, pair: tuple[LanguageModel, LanguageModel]
 ) -> None:
     slm, llm = pair
     link, counts = LocalLink(llm), np.zeros((VOCAB, VOCAB))
     for seed in range(RUNS):
-        first, second = run_session(slm, PROMPT, replace(settings, seed=seed), link).token_ids
+        first, second = run_session(slm, PROMPT, changed(settings, seed=seed), link).token_ids
         counts[first, second] += 1
-    expected = joint_law(llm, settings.warp, 2) * RUNS
+    expected = joint_law(llm, settings.sampling.warp, 2) * RUNS
     assert not counts[expected == 0].any()
     assert chisquare(counts[expected > 0], expected[expected > 0]).pvalue > ERROR_RATE
 
@@ -65,12 +65,12 @@ def gate_at_the_median(slm: LanguageModel) -> float:
     return float(np.median([MEASURES["entropy"].of(z, Warp()(z), -1, np.empty(0)) for z in contexts]))
 
 
-EXACT = replace(ALWAYS, policy="threshold", measure="entropy", threshold=0.0, exact=True, max_new_tokens=3)
+EXACT = changed(ALWAYS, policy="threshold", measure="entropy", threshold=0.0, exact=True, max_new_tokens=3)
 WAYS = {
-    "full": replace(EXACT, verification="full", truncation="none", bits=4),
+    "full": changed(EXACT, verification="full", truncation="none", bits=4),
     "sparse": EXACT,
-    "split": replace(EXACT, verification="split"),
-    "coupled": replace(EXACT, verification="coupled"),
+    "split": changed(EXACT, verification="split"),
+    "coupled": changed(EXACT, verification="coupled"),
 }
 
 
@@ -82,13 +82,13 @@ def test_exact_mode_follows_the_llm_across_rollbacks(
 ) -> None:
     """The joint law of three tokens that were drafted in blocks, ahead of verdicts, corrected and drafted anew."""
     slm, llm = pair
-    settings = replace(WAYS[way], warp=warp, max_in_flight=in_flight, threshold=gate_at_the_median(slm))
+    settings = changed(WAYS[way], warp=warp, max_in_flight=in_flight, threshold=gate_at_the_median(slm))
     link, counts, seen = LocalLink(llm, lag), np.zeros([VOCAB] * 3), set[Provenance]()
     rolled_back = longest = 0
     for seed in range(RUNS):
-        session = run_session(slm, PROMPT, replace(settings, seed=seed), link)
+        session = run_session(slm, PROMPT, changed(settings, seed=seed), link)
         counts[tuple(session.token_ids)] += 1
-        seen |= set(session.statistics.provenance)
+        seen |= set(session.provenance)
         rolled_back += session.statistics.rolled_back
         longest = max(longest, session.statistics.steps - len(session.statistics.log))
     assert seen == (ASKED | {Provenance.BONUS} if in_flight == 1 else ASKED)
@@ -109,7 +109,7 @@ def test_at_temperature_0_exact_mode_is_plain_greedy_decoding(
     way: str, in_flight: int, lag: int, make_lm: Callable[..., LanguageModel]
 ) -> None:
     slm, llm = make_lm(kind="gpt2", seed=4, eos=11), make_lm(seed=5, eos=11)
-    settings = replace(WAYS[way], warp=Warp(0.0), threshold=0.9, max_in_flight=in_flight, max_new_tokens=20)
+    settings = changed(WAYS[way], warp=Warp(0.0), threshold=0.9, max_in_flight=in_flight, max_new_tokens=20)
     link, rng = LocalLink(llm, lag), np.random.default_rng(0)
     for _ in range(50):
         prompt = [int(t) for t in rng.integers(0, 11, rng.integers(1, 9))]
@@ -123,30 +123,30 @@ def test_coupled_answers_do_not_depend_on_the_device(make_lm: Callable[..., Lang
     """Another SLM, gate, block rule, lag, or none of them: the answer for a seed is the one that `llm` streams."""
     llm = make_lm(seed=5, eos=11)
     slms = [make_lm(seed=4, eos=11), make_lm(kind="gpt2", seed=6, eos=11)]
-    coupled = replace(WAYS["coupled"], max_new_tokens=30)
+    coupled = changed(WAYS["coupled"], max_new_tokens=30)
     for seed in range(20):
-        plain = run_session(slms[0], PROMPT, Settings(policy="stream", max_new_tokens=30, seed=seed), LocalLink(llm)).token_ids
+        plain = run_session(slms[0], PROMPT, config_of(policy="stream", max_new_tokens=30, seed=seed), LocalLink(llm)).token_ids
         for settings, slm, lag in (
-            (replace(coupled, threshold=0.95), slms[0], 0),
-            (replace(coupled, policy="always", max_in_flight=5), slms[0], 2),
-            (replace(coupled, policy="adaptive", threshold=0.95, max_in_flight=2), slms[1], 1),
-            (replace(coupled, policy="random", verify_rate=0.2, max_in_flight=64), slms[1], 10**6),
-            (replace(coupled, threshold=0.9, measure="perturbation", max_in_flight=3), slms[1], 4),
+            (changed(coupled, threshold=0.95), slms[0], 0),
+            (changed(coupled, policy="always", max_in_flight=5), slms[0], 2),
+            (changed(coupled, policy="adaptive", threshold=0.95, max_in_flight=2), slms[1], 1),
+            (changed(coupled, policy="random", verify_rate=0.2, max_in_flight=64), slms[1], 10**6),
+            (changed(coupled, threshold=0.9, measure="perturbation", max_in_flight=3), slms[1], 4),
         ):
-            assert run_session(slm, PROMPT, replace(settings, seed=seed), LocalLink(llm, lag)).token_ids == plain
+            assert run_session(slm, PROMPT, changed(settings, seed=seed), LocalLink(llm, lag)).token_ids == plain
 
 
-def asked_law_pvalue(pair: tuple[LanguageModel, LanguageModel], settings: Settings, runs: int) -> tuple[float, float]:
+def asked_law_pvalue(pair: tuple[LanguageModel, LanguageModel], settings: GenerationConfig, runs: int) -> tuple[float, float]:
     """p-value of "asked second tokens follow the LLM's law given the first token", and the share asked."""
     slm, llm = pair
     link, counts = LocalLink(llm), np.zeros((VOCAB, VOCAB))
     for seed in range(runs):
-        session = run_session(slm, PROMPT, replace(settings, seed=seed), link)
-        if session.statistics.provenance[1] in ASKED:
+        session = run_session(slm, PROMPT, changed(settings, seed=seed), link)
+        if session.provenance[1] in ASKED:
             counts[tuple(session.token_ids)] += 1
     statistic, freedom = 0.0, 0
     for first in range(VOCAB):
-        law = settings.warp(llm.kv_cache().forward([*PROMPT, first], 1)[0])
+        law = settings.sampling.warp(llm.kv_cache().forward([*PROMPT, first], 1)[0])
         if (total := counts[first].sum()) >= 50:
             statistic += float(((counts[first] - total * law) ** 2 / (total * law)).sum())
             freedom += VOCAB - 1
@@ -160,7 +160,7 @@ def test_asked_positions_follow_the_llm_behind_a_draft_independent_gate(
 ) -> None:
     contexts = [pair[0].kv_cache().forward([*PROMPT, first], 1)[0] for first in range(VOCAB)]
     limit = float(np.median([MEASURES[measure].of(z, Warp()(z), -1, np.empty(0)) for z in contexts]))
-    settings = replace(ALWAYS, policy="threshold", measure=measure, threshold=limit, bits=8, k=VOCAB)
+    settings = changed(ALWAYS, policy="threshold", measure=measure, threshold=limit, bits=8, k=VOCAB)
     pvalue, share = asked_law_pvalue(pair, settings, RUNS)
     assert 0.02 < share < 0.98
     assert pvalue > ERROR_RATE
@@ -168,7 +168,7 @@ def test_asked_positions_follow_the_llm_behind_a_draft_independent_gate(
 
 def test_perturbation_moves_the_law_of_asked_positions(pair: tuple[LanguageModel, LanguageModel]) -> None:
     """A finding about the published gate: it looks at the draft, so given "asked" the draft is not distributed as x."""
-    settings = replace(
+    settings = changed(
         ALWAYS,
         policy="threshold",
         measure="perturbation",
@@ -184,9 +184,9 @@ def test_perturbation_moves_the_law_of_asked_positions(pair: tuple[LanguageModel
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2", "gpt_neox"])
-@pytest.mark.parametrize("settings", [ALWAYS, replace(ALWAYS, verification="full", truncation="none")], ids=["sparse", "full"])
+@pytest.mark.parametrize("settings", [ALWAYS, changed(ALWAYS, verification="full", truncation="none")], ids=["sparse", "full"])
 def test_at_temperature_0_every_asked_token_is_plain_greedy_decoding(
-    kind: str, settings: Settings, make_lm: Callable[..., LanguageModel]
+    kind: str, settings: GenerationConfig, make_lm: Callable[..., LanguageModel]
 ) -> None:
     """Fifty prompts; the SLM of another architecture, the vocabulary of the LLM padded."""
     slm = make_lm(kind="llama" if kind != "llama" else "gpt2", seed=4)
@@ -194,7 +194,7 @@ def test_at_temperature_0_every_asked_token_is_plain_greedy_decoding(
     link, rng = LocalLink(llm), np.random.default_rng(0)
     for _ in range(50):
         prompt = [int(t) for t in rng.integers(0, 11, rng.integers(1, 9))]
-        session = run_session(slm, prompt, replace(settings, warp=Warp(0.0), max_new_tokens=12), link)
+        session = run_session(slm, prompt, changed(settings, warp=Warp(0.0), max_new_tokens=12), link)
         history = list(prompt)
         while len(history) < len(prompt) + 12 and not (len(history) > len(prompt) and history[-1] in slm.end_ids):
             history.append(int(llm.kv_cache().forward(history, 1)[0].argmax()))
@@ -204,7 +204,7 @@ def test_at_temperature_0_every_asked_token_is_plain_greedy_decoding(
 @pytest.mark.parametrize("kind", ["qwen2", "gpt_neox"])
 def test_any_architecture_drafts(kind: str, make_lm: Callable[..., LanguageModel]) -> None:
     slm, llm = make_lm(kind=kind, seed=4, padding=3 if kind == "qwen2" else 0), make_lm(seed=5)
-    session = run_session(slm, PROMPT, replace(ALWAYS, warp=Warp(0.0), max_new_tokens=12), LocalLink(llm))
+    session = run_session(slm, PROMPT, changed(ALWAYS, warp=Warp(0.0), max_new_tokens=12), LocalLink(llm))
     history = list(PROMPT)
     while len(history) < len(PROMPT) + 12 and history[-1] not in slm.end_ids:
         history.append(int(llm.kv_cache().forward(history, 1)[0].argmax()))
@@ -213,34 +213,34 @@ def test_any_architecture_drafts(kind: str, make_lm: Callable[..., LanguageModel
 
 def test_same_seed_same_tokens(pair: tuple[LanguageModel, LanguageModel]) -> None:
     slm, llm = pair
-    settings = replace(ALWAYS, policy="random", verify_rate=0.5, max_new_tokens=20, seed=7)
+    settings = changed(ALWAYS, policy="random", verify_rate=0.5, max_new_tokens=20, seed=7)
     runs = [run_session(slm, PROMPT, settings, LocalLink(llm)) for _ in range(2)]
     assert runs[0].token_ids == runs[1].token_ids
-    assert runs[0].statistics.provenance == runs[1].statistics.provenance
-    assert runs[0].token_ids != run_session(slm, PROMPT, replace(settings, seed=8), LocalLink(llm)).token_ids
+    assert runs[0].provenance == runs[1].provenance
+    assert runs[0].token_ids != run_session(slm, PROMPT, changed(settings, seed=8), LocalLink(llm)).token_ids
 
 
 def test_never_and_always_bracket_the_llm_and_the_slm(pair: tuple[LanguageModel, LanguageModel]) -> None:
     """`never` is the SLM's own sampling, with or without a cloud."""
     slm, llm = pair
-    settings = Settings(system="slm", policy="never", max_new_tokens=10, seed=3)
+    settings = config_of(system="slm", policy="never", max_new_tokens=10, seed=3)
     alone = run_session(slm, PROMPT, settings)
     assert alone.token_ids == run_session(slm, PROMPT, settings, LocalLink(llm)).token_ids
-    assert set(alone.statistics.provenance) == {Provenance.LOCAL}
+    assert set(alone.provenance) == {Provenance.LOCAL}
 
 
 def test_the_audit_is_the_risk_that_was_taken(pair: tuple[LanguageModel, LanguageModel]) -> None:
     """beta of skipped tokens, recomputed from both models' laws, equals the realised risk up to the audit's rounding."""
     slm, llm = pair
-    settings = replace(ALWAYS, policy="random", verify_rate=0.4, max_new_tokens=30, seed=1)
+    settings = changed(ALWAYS, policy="random", verify_rate=0.4, max_new_tokens=30, seed=1)
     session = run_session(slm, PROMPT, settings, LocalLink(llm))
-    kinds, ids = session.statistics.provenance, session.token_ids
+    kinds, ids = session.provenance, session.token_ids
     last_asked = max(i for i, kind in enumerate(kinds) if kind in ASKED)
     betas = []
     for i in range(last_asked):
         if kinds[i] is Provenance.LOCAL:
             history = [*PROMPT, *ids[:i]]
-            x, y = (settings.warp(lm.kv_cache().forward(history, 1)[0])[ids[i]] for lm in (slm, llm))
+            x, y = (settings.sampling.warp(lm.kv_cache().forward(history, 1)[0])[ids[i]] for lm in (slm, llm))
             betas.append(max(0.0, 1 - y / x))
     assert session.statistics.audited == last_asked + 1
     assert session.statistics.realised_risk == pytest.approx(sum(betas) / (last_asked + 1), abs=0.03)
@@ -249,13 +249,13 @@ def test_the_audit_is_the_risk_that_was_taken(pair: tuple[LanguageModel, Languag
 def test_split_with_a_cut_law_stays_within_its_certificate(pair: tuple[LanguageModel, LanguageModel]) -> None:
     """Where only the largest entries S of y come back, the first token's law is within 1 - y(S) of y, and says so."""
     slm, llm = pair
-    settings = replace(ALWAYS, verification="split", law_entries=2, max_new_tokens=1)
+    settings = changed(ALWAYS, verification="split", law_entries=2, max_new_tokens=1)
     assert settings.guarantee == "opportunistic"
     target = Warp()(llm.kv_cache().forward(PROMPT, 1)[0])
     certificate = 1 - float(np.sort(target)[-2:].sum())
     counts, said, corrected = np.zeros(VOCAB), 0.0, 0
     for seed in range(RUNS):
-        session = run_session(slm, PROMPT, replace(settings, seed=seed), LocalLink(llm))
+        session = run_session(slm, PROMPT, changed(settings, seed=seed), LocalLink(llm))
         counts[session.token_ids[0]] += 1
         corrected += session.statistics.count(Provenance.CORRECTED)
         said += session.statistics.cut_mass
@@ -264,10 +264,10 @@ def test_split_with_a_cut_law_stays_within_its_certificate(pair: tuple[LanguageM
     # Sampling moves it by less than this, in all but one of 10,000 choices of seeds.
     slack = np.sqrt((VOCAB * np.log(2) - np.log(ERROR_RATE)) / (2 * RUNS))
     assert 0.01 < distance < certificate + slack
-    whole = replace(settings, law_entries=VOCAB)
+    whole = changed(settings, law_entries=VOCAB)
     for seed in range(50):
         answers = [
-            run_session(slm, PROMPT, replace(one, seed=seed, max_new_tokens=6), LocalLink(llm)).token_ids
-            for one in (whole, replace(whole, law_entries=0))
+            run_session(slm, PROMPT, changed(one, seed=seed, max_new_tokens=6), LocalLink(llm)).token_ids
+            for one in (whole, changed(whole, law_entries=0))
         ]
         assert answers[0] == answers[1]

@@ -6,7 +6,6 @@ appended to docs/results/link.jsonl; a second run goes on where the first ended.
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,8 +16,9 @@ from tqdm import tqdm
 from common.command import command_parser
 from common.model import BUNDLED, LanguageModel, load
 from common.torch_model import use_threads
-from edge_client.cli.options import Pair, add_system, add_warp, settings_from
-from edge_client.config import Settings
+from edge_client.calibrations import Pair
+from edge_client.cli.options import add_system, add_warp, resolved
+from edge_client.config import GenerationConfig
 from edge_client.engine.session import Session
 from edge_client.transport.grpc_link import GrpcLink
 from edge_client.transport.messages import opening
@@ -48,10 +48,11 @@ TEMPERATURES = (1.0, 0.0)
 SEED = 1
 
 
-async def setup_bytes(slm: LanguageModel, prompt: Sequence[int], settings: Settings, link: GrpcLink) -> int:
+async def setup_bytes(slm: LanguageModel, prompt: Sequence[int], config: GenerationConfig, link: GrpcLink) -> int:
     """Bytes both ways of a session that is opened and closed without a draft."""
     before = link.socket_bytes()
-    request = opening(slm, prompt, 0, replace(settings, policy="always"), pb.AUDIT_NONE, 1, exact=settings.exact)
+    request = opening(slm, config, pb.AUDIT_NONE)
+    request.prompt_ids.extend(prompt)
     stream = await link.open(request)
     while stream.opened is None:
         stream.arrived()
@@ -61,18 +62,18 @@ async def setup_bytes(slm: LanguageModel, prompt: Sequence[int], settings: Setti
     return sum(after) - sum(before) if before and after else 0
 
 
-def settings_of(temperature: float, pair: Pair) -> dict[str, Settings]:
+def settings_of(temperature: float, pair: Pair) -> dict[str, GenerationConfig]:
     parser = command_parser("bench-link", "", "")
     add_system(parser)
     add_warp(parser)
     args = parser.parse_args(["--temperature", str(temperature), "--seed", str(SEED)])
-    return {name: settings_from(options_of(spec, args), pair) for name, spec in SYSTEMS.items()}
+    return {name: resolved(options_of(spec, args), pair) for name, spec in SYSTEMS.items()}
 
 
-async def answer(slm: LanguageModel, task: Task, settings: Settings, link: GrpcLink) -> dict[str, Any]:
+async def answer(slm: LanguageModel, task: Task, config: GenerationConfig, link: GrpcLink) -> dict[str, Any]:
     prompt = slm.encode_chat(task.prompt.messages)
-    setup = await setup_bytes(slm, prompt, settings, link)
-    session = Session(slm, prompt, settings, link)
+    setup = await setup_bytes(slm, prompt, config, link)
+    session = Session(slm, prompt, config, link)
     async for _ in session.tokens():
         pass
     s = session.statistics

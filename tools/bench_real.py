@@ -21,7 +21,8 @@ from typing import Any
 from common.command import command_parser
 from common.model import LanguageModel, load
 from common.model_options import ModelOptions
-from edge_client.cli.options import Pair, add_system, add_warp, settings_from
+from edge_client.calibrations import Pair
+from edge_client.cli.options import add_system, add_warp, resolved
 from edge_client.cli.prompts import Prompt, read_prompts
 from edge_client.engine.session import Session
 from edge_client.transport.grpc_link import GrpcLink
@@ -137,7 +138,7 @@ async def answers(
                         "3600",
                     ]
                 )
-                settings, free = settings_from(args, pair, system), asyncio.Semaphore(together)
+                settings, free = resolved(args, pair, system), asyncio.Semaphore(together)
 
                 async def answer(
                     number: int,

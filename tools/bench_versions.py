@@ -20,23 +20,18 @@ QUESTIONS, ROUNDS = 4, 9
 async def work(address: str) -> None:
     """Reads the name of a system a line, and writes the tokens/s of its answers. Runs on either checkout."""
     from common.model import load
-    from edge_client.engine.session import Session
-    from edge_client.public import choose
-    from edge_client.transport.grpc_link import GrpcLink
+    from edge_client.client import AsyncHedge
+    from edge_client.config import CloudConfig, SamplingParams
     from evaluation.tasks import tasks
 
     slm = load("bundled", "slm")
-    asked = [slm.encode_chat(task.prompt.messages) for task in tasks(None, QUESTIONS, 0)]
-    async with GrpcLink(address) as link:
-        for line in sys.stdin:
-            settings = choose(line.strip(), slm=slm, link=link, temperature=0.0, max_new_tokens=48)
-            tokens, seconds = 0, 0.0
-            for ids in asked:
-                session = Session(slm, ids, settings, link if settings.needs_cloud else None)
-                async for _ in session.tokens():
-                    pass
-                tokens, seconds = tokens + session.statistics.tokens, seconds + session.statistics.wall_s
-            print(tokens / seconds, flush=True)
+    asked, sampling = tasks(None, QUESTIONS, 0), SamplingParams(temperature=0.0, max_new_tokens=48)
+    cloud = CloudConfig((address,), insecure=True)
+    for line in sys.stdin:
+        async with AsyncHedge(cloud, slm=slm, system=line.strip()) as hedge:
+            answers = [await hedge.generate(task.prompt.messages, sampling) for task in asked]
+        done = [answer.statistics for answer in answers]
+        print(sum(one.tokens for one in done) / sum(one.wall_s for one in done), flush=True)
 
 
 class Version:

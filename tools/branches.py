@@ -8,7 +8,7 @@ the gate fires; its verdict comes a round trip later. What is not a branch of th
 import asyncio
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,8 @@ from common.model_options import ModelOptions
 from common.noise import Noise, Purpose
 from common.sampling import Warp, descending
 from common.torch_model import load_folder
-from edge_client.config import SYSTEMS, Settings
-from edge_client.engine.gates.calibration import load_calibration
+from edge_client.calibrations import load_calibration
+from edge_client.config import SYSTEMS, GenerationConfig, SamplingParams, ThresholdRule
 from edge_client.engine.gates.measures import MEASURES
 from edge_client.engine.session import Session
 from evaluation.local import LocalLink
@@ -130,8 +130,13 @@ class Replay:
             self.leaves = {path: p / best for path, p in self.leaves.items()}
 
 
-async def answered(slm: LanguageModel, prompt: list[int], settings: Settings, link: LocalLink) -> list[int]:
-    return [emitted.token async for emitted in Session(slm, prompt, settings, link).tokens()]
+def llm_system(warp: Warp) -> GenerationConfig:
+    """The large model alone."""
+    return replace(SYSTEMS["llm"], sampling=SamplingParams(warp.temperature, warp.top_k, warp.top_p, SEED))
+
+
+async def answered(slm: LanguageModel, prompt: list[int], config: GenerationConfig, link: LocalLink) -> list[int]:
+    return [emitted.token async for emitted in Session(slm, prompt, config, link).tokens()]
 
 
 def answers(slm: LanguageModel, llm: LanguageModel, warp: Warp, threshold: float) -> list[tuple[Device, list[int]]]:
@@ -139,7 +144,7 @@ def answers(slm: LanguageModel, llm: LanguageModel, warp: Warp, threshold: float
     found = []
     for task in tasks(None, QUESTIONS, 0):
         prompt = slm.encode_chat(task.prompt.messages)
-        truth = asyncio.run(answered(slm, prompt, Settings(policy="stream", warp=warp, seed=SEED), LocalLink(llm)))
+        truth = asyncio.run(answered(slm, prompt, llm_system(warp), LocalLink(llm)))
         found.append((Device(slm, prompt, warp, threshold), truth))
     return found
 
@@ -150,10 +155,13 @@ def main() -> None:
     # A batch of rows over the rate of one: how much longer a step over them takes.
     costs = {rows: max(1.0, rows * alone / bare(slm, rows, 1)) for rows in ROWS}
     sys.stdout.write(f"a step over {list(costs)} rows takes {[round(cost, 2) for cost in costs.values()]} times as long\n")
-    skip_rate: Any = SYSTEMS["hedge"]["skip_rate"]
+    rule = SYSTEMS["hedge"].gate.threshold
+    assert isinstance(rule, ThresholdRule)
     for path in sorted(bundled_folder().glob("calibration*.json")):
         calibration = load_calibration(path)
-        threshold = calibration.threshold("expected_perturbation", "quantile", max_risk=0.05, delta=0.1, skip_rate=skip_rate)
+        threshold = calibration.threshold(
+            "expected_perturbation", "quantile", max_risk=0.05, delta=0.1, skip_rate=rule.skip_rate
+        )
         recorded = answers(slm, llm, calibration.warp, threshold or 0.0)
         tokens = sum(len(truth) for _, truth in recorded)
 

@@ -8,24 +8,19 @@ from hedge.v1 import hedge_pb2 as pb
 
 from common.ids import ADAPTIVE, id_codec
 from common.model import BUNDLED, LanguageModel, bundled_folder, load
-from common.sampling import Warp
 from common.torch_model import use_threads
-from edge_client.config import Settings
+from edge_client.config import GateConfig, GenerationConfig, SamplingParams, VerificationConfig
 from edge_client.engine.session import Session
 from evaluation.local import LocalLink, LocalStream
 from evaluation.questions import held_out_set
 
 QUESTIONS, SEED = 48, 21
 # The gate of `hedge` at temperature 0, stop and wait: what is sent does not depend on time.
-SETTINGS = Settings(
-    system="hedge",
-    policy="threshold",
-    measure="expected_perturbation",
-    threshold=0.15,
-    verification="coupled",
-    exact=True,
-    warp=Warp(0.0),
-    max_new_tokens=64,
+CONFIG = GenerationConfig(
+    "hedge",
+    SamplingParams(temperature=0.0, max_new_tokens=64),
+    GateConfig("threshold", "expected_perturbation", 0.15),
+    VerificationConfig("coupled", exact=True),
 )
 
 
@@ -61,7 +56,7 @@ def main() -> None:
             prompt, link = slm.encode_chat([{"role": "user", "content": question.text}]), Recorder(llm)
 
             async def answer(prompt: list[int] = prompt, link: Recorder = link) -> None:
-                async for _ in Session(slm, prompt, SETTINGS, link).tokens():
+                async for _ in Session(slm, prompt, CONFIG, link).tokens():
                     pass
 
             asyncio.run(answer())

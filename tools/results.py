@@ -10,7 +10,7 @@ from tqdm import tqdm
 from common.model import BUNDLED, bundled_folder, load
 from common.sampling import Warp
 from common.torch_model import use_threads
-from edge_client.engine.gates.calibration import load_calibration
+from edge_client.calibrations import load_calibration
 from evaluation.processes import BIN
 from evaluation.record import Journal, answers_of, read_journal
 from evaluation.study import KS, Context, study

@@ -1,4 +1,4 @@
-"""The uplink of the papers: Shannon's rate under fading (algorithms: section 2). Every draw from an explicit generator."""
+"""The uplink of the papers: Shannon's rate under fading (docs/algorithms.md, section 2), drawn from explicit generators."""
 
 import math
 from dataclasses import dataclass

@@ -102,7 +102,7 @@ class MaskedLM:
     def log_priors(self, ids: NDArray[np.int64], positions: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64]:
         """ln MLM(ids with position i hidden)[i] over what is sent, [n, |V|], one row a position.
 
-        Positions `APART` or more from each other are hidden together (algorithms: section 5 hides one at a time).
+        Positions `APART` or more from each other are hidden together (docs/algorithms.md, section 5 hides one at a time).
         """
         at = np.asarray(positions, np.int64)
         if not len(at):

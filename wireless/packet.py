@@ -1,4 +1,4 @@
-"""Joint token masking and detection (algorithms: section 5): what is left out, and how it is found again."""
+"""Joint token masking and detection (docs/algorithms.md, section 5): what is left out, and how it is found again."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Tokens on square QAM (algorithms: section 5): Gray labels, unit power, Gaussian likelihoods, the published error rate."""
+"""Tokens on square QAM (docs/algorithms.md, section 5): Gray labels, unit power, likelihoods, the published error rate."""
 
 import math
 from dataclasses import dataclass

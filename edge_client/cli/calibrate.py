@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +17,15 @@ from common.command import command_parser, parse
 from common.errors import BadInput, HedgeError
 from common.model import LanguageModel
 from common.noise import Noise, Purpose
+from edge_client.calibrations import save_calibration
 from edge_client.cli.connect import connected, load_slm
-from edge_client.cli.options import add_models, add_warp, check_connection, check_rates, choose_seed, warp_of
+from edge_client.cli.options import add_models, add_warp, check_connection, choose_seed, sampling_of
 from edge_client.cli.prompts import Prompt, read_prompts
-from edge_client.config import Settings
+from edge_client.config import ETA, THETA, GateConfig, GenerationConfig, ThresholdRule, VerificationConfig
 from edge_client.engine.gates.calibration import Calibration, fit_measure, with_bound
 from edge_client.engine.gates.measures import DRAWS, MEASURES
 from edge_client.engine.session import Session
-from edge_client.engine.verification.bound import ETA, THETA, flattening, grid
+from edge_client.engine.verification.bound import flattening, grid
 from edge_client.transport.link import Link
 
 EXAMPLES = "  hedge calibrate --insecure --prompts prompts.jsonl --out calibration.json"
@@ -39,9 +41,9 @@ class Sample:
         self.drafted: list[float] = []
         self.distances: list[np.ndarray] = []
 
-    async def add(self, slm: LanguageModel, prompt: Prompt, settings: Settings, link: Link) -> None:
+    async def add(self, slm: LanguageModel, prompt: Prompt, config: GenerationConfig, link: Link) -> None:
         ids = slm.encode_chat(prompt.messages)
-        noise = Noise(settings.seed, ids)
+        noise = Noise(config.sampling.seed, ids)
         seen: list[list[float]] = []
         ks = grid(slm.vocab_size)
 
@@ -51,7 +53,7 @@ class Sample:
             self.distances.append(flattening(law, ks).astype(np.float32))
             seen.append([measure.of(logits, law, token, coins) for measure in MEASURES.values()])
 
-        session = Session(slm, ids, settings, link, audit=pb.AUDIT_FLOAT32, watch=watch)
+        session = Session(slm, ids, config, link, audit=pb.AUDIT_FLOAT32, watch=watch)
         async for _ in session.tokens():
             pass
         columns = np.array(seen).T
@@ -81,27 +83,22 @@ def command(arguments: Sequence[str]) -> None:
     prompts = read_prompts(args.prompts)
     if args.out.is_dir() or not args.out.parent.is_dir():
         raise BadInput(f"--out {args.out} is not a file in an existing folder")
-    check_rates(args)
-    warp_of(args)
+    ThresholdRule("max-risk", args.max_risk, args.delta)
+    sampling_of(args)
     check_connection(args)
     slm = load_slm(args)
     calibration = asyncio.run(_calibrate(args, slm, prompts))
     learned = summary(calibration, args.max_risk, args.delta, args.theta)
-    calibration.save(args.out, learned)
+    save_calibration(calibration, args.out, learned)
     sys.stdout.write(json.dumps(learned, indent=1) + "\n")
 
 
 async def _calibrate(args: argparse.Namespace, slm: LanguageModel, prompts: list[Prompt]) -> Calibration:
-    settings = Settings(
-        system="calibrate",
-        policy="always",
-        verification="full",
-        truncation="none",
-        bits=BITS,
-        draft_from="full",
-        warp=warp_of(args),
-        seed=choose_seed(args),
-        max_new_tokens=args.max_new_tokens,
+    config = GenerationConfig(
+        "calibrate",
+        replace(sampling_of(args), seed=choose_seed(args)),
+        GateConfig("always"),
+        VerificationConfig("full", truncation="none", bits=BITS),
     )
     sample = Sample()
     async with connected(args, slm, cloud=True) as (link, _):
@@ -110,7 +107,7 @@ async def _calibrate(args: argparse.Namespace, slm: LanguageModel, prompts: list
             if (length := len(slm.encode_chat(prompt.messages))) >= min(slm.context, link.info.context_limit):
                 raise BadInput(f"prompt {number} of {args.prompts} has {length} tokens, too many for the context")
         for prompt in tqdm(prompts, desc="calibrating", unit="prompt", disable=None):
-            await sample.add(slm, prompt, settings, link)
+            await sample.add(slm, prompt, config, link)
         llm = link.info.model_fingerprint
     every = np.concatenate(sample.rejection)
     fits = {name: fit_measure(found, sample.rejection) for name, found in sample.uncertainty.items()}
@@ -125,7 +122,7 @@ async def _calibrate(args: argparse.Namespace, slm: LanguageModel, prompts: list
         slm=slm.fingerprint,
         llm=llm,
         tokenizer=slm.tokenizer_fingerprint,
-        warp=settings.warp,
+        warp=config.sampling.warp,
         prompts=len(prompts),
         tokens=len(every),
         overshoot=float(np.mean(every > 0)),

@@ -15,7 +15,7 @@ from common.command import command_parser, parse, say
 from common.errors import HedgeError
 from edge_client.cli.connect import connected, load_slm
 from edge_client.cli.conversation import Conversation
-from edge_client.cli.options import add_generation, check_connection, needs_cloud, warp_of
+from edge_client.cli.options import add_generation, check_connection, needs_cloud, sampling_of
 
 EXAMPLES = """  hedge chat --insecure
   hedge chat --insecure --system u-hlm --temperature 0
@@ -71,7 +71,7 @@ def command(arguments: Sequence[str]) -> None:
     parser.add_argument("--plain", action="store_true", help="no colours and no line editing (NO_COLOR: no colours)")
     add_generation(parser)
     args = parse(parser, arguments)
-    warp_of(args)
+    sampling_of(args)
     check_connection(args, needs_cloud(args))
     slm = load_slm(args)
     console = Console(highlight=False, no_color=args.plain or None, force_terminal=False if args.plain else None)

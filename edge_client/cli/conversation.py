@@ -12,10 +12,11 @@ from rich.text import Text
 
 from common.errors import BadInput, HedgeError
 from common.model import LanguageModel
-from edge_client.cli.options import Pair, settings_from
+from edge_client.calibrations import Pair
+from edge_client.cli.options import resolved
 from edge_client.cli.prompts import check_messages
 from edge_client.cli.render import STYLES, Answer, counts_line, legend, statistics_line
-from edge_client.config import SYSTEMS, Settings
+from edge_client.config import SYSTEMS, GenerationConfig
 from edge_client.engine.gates.recalibration import recalibration_of
 from edge_client.engine.session import Session
 from edge_client.transport.grpc_link import GrpcLink
@@ -40,15 +41,15 @@ class Conversation:
         self, args: argparse.Namespace, slm: LanguageModel, link: GrpcLink | None, pair: Pair, console: Console
     ) -> None:
         self._args, self._slm, self._link, self._pair, self._console = args, slm, link, pair, console
-        self._settings = settings_from(args, pair)
-        self._recalibrated = recalibration_of(self._settings)
+        self._config = resolved(args, pair)
+        self._recalibrated = recalibration_of(self._config)
         self._messages: list[dict[str, str]] = []
         self._answers: list[Session] = []
 
     def greet(self) -> None:
         cloud = f", verified by {self._link.info.model_name} at {self._link.address}" if self._link else ", no cloud"
-        self.say(f"{self._slm.name} on this device{cloud}; system {self._settings.system}. /help lists the commands.")
-        if self._settings.guarantee == "exact":
+        self.say(f"{self._slm.name} on this device{cloud}; system {self._config.system}. /help lists the commands.")
+        if self._config.guarantee == "exact":
             ties = ", up to near ties, which are counted" if self._link and engine_of(self._link.info) != "bitwise" else ""
             self.say(
                 f"Exact: every word is the one the large model alone would have chosen{ties}; the small one saves its time."
@@ -74,11 +75,11 @@ class Conversation:
                 case "stats", []:
                     self._report()
                 case "system", []:
-                    self.say(f"system {self._settings.system}: {_describe(self._settings)}")
+                    self.say(f"system {self._config.system}: {_describe(self._config)}")
                 case "system", [system]:
                     self._change(system)
                 case "threshold", []:
-                    self.say(_describe(self._settings))
+                    self.say(_describe(self._config))
                 case "threshold", [word]:
                     self._set_threshold(word)
                 case "compare", [system]:
@@ -98,15 +99,15 @@ class Conversation:
     def _checked(self, system: str) -> None:
         if system not in SYSTEMS:
             raise BadInput(f"no system {system!r}; there are {' '.join(SYSTEMS)}")
-        if self._link is None and SYSTEMS[system]["policy"] != "never":
+        if self._link is None and SYSTEMS[system].needs_cloud:
             raise BadInput(f"system {system} needs a cloud, and this chat was started without one")
 
     def _change(self, system: str) -> None:
         self._checked(system)
-        self._settings = settings_from(self._args, self._pair, system)
+        self._config = resolved(self._args, self._pair, system)
         self._args.system = system
-        self._recalibrated = recalibration_of(self._settings)
-        self.say(f"system {system}: {_describe(self._settings)}")
+        self._recalibrated = recalibration_of(self._config)
+        self.say(f"system {system}: {_describe(self._config)}")
 
     def _set_threshold(self, word: str) -> None:
         before = self._args.threshold
@@ -115,7 +116,7 @@ class Conversation:
         except ValueError:
             raise BadInput(f"threshold {word!r} is not a number, and not `calibrated`") from None
         try:
-            self._change(self._settings.system)
+            self._change(self._config.system)
         except HedgeError:
             self._args.threshold = before
             raise
@@ -160,7 +161,7 @@ class Conversation:
         while True:
             ids = self._slm.encode_chat(messages)
             # Room for an answer as long as asked for, half of the context at most.
-            if len(ids) + min(self._settings.max_new_tokens, context // 2) <= context or len(messages) == 1:
+            if len(ids) + min(self._config.sampling.max_new_tokens, context // 2) <= context or len(messages) == 1:
                 break
             messages = messages[2 if len(messages) > 2 else 1 :]
             dropped += 1
@@ -172,7 +173,7 @@ class Conversation:
         """Answers one user turn, word by word."""
         messages, ids = self._fitted([*self._messages, {"role": "user", "content": line}])
         answer = Answer(self._console)
-        session = Session(self._slm, ids, self._settings, self._link, recalibrated=self._recalibrated, notify=answer.note)
+        session = Session(self._slm, ids, self._config, self._link, recalibrated=self._recalibrated, notify=answer.note)
         self._messages = messages
         try:
             async with answer.watching(session):
@@ -193,9 +194,9 @@ class Conversation:
             raise BadInput("nothing has been asked yet")
         _, ids = self._fitted(self._messages[: asked[-1] + 1])
         panels = []
-        for name in (self._settings.system, system):
-            settings = self._settings if name == self._settings.system else settings_from(self._args, self._pair, name)
-            session = Session(self._slm, ids, settings, self._link if settings.needs_cloud else None)
+        for name in (self._config.system, system):
+            config = self._config if name == self._config.system else resolved(self._args, self._pair, name)
+            session = Session(self._slm, ids, config, self._link if config.needs_cloud else None)
             words = Text()
             async for emitted in session.tokens():
                 words.append(emitted.text, STYLES[emitted.provenance])
@@ -203,7 +204,7 @@ class Conversation:
         self._console.print(Columns(panels, equal=True, expand=True))
 
 
-def _describe(settings: Settings) -> str:
-    gated = settings.gated and settings.threshold is not None
-    limit = f" above {settings.threshold:.4f} of {settings.measure}" if gated else ""
-    return f"policy {settings.policy}{limit}, guarantee {settings.guarantee}"
+def _describe(config: GenerationConfig) -> str:
+    gate = config.gate
+    limit = f" above {gate.threshold:.4f} of {gate.measure}" if gate.gated else ""
+    return f"policy {gate.policy}{limit}, guarantee {config.guarantee}"

@@ -18,8 +18,9 @@ from common.model import LanguageModel
 from common.model_options import is_gguf
 from common.probe import Measured, measure
 from common.rpc import PROTOCOL_VERSION
+from edge_client.calibrations import Pair, find_calibration
 from edge_client.cli.connect import connected, load_slm
-from edge_client.cli.options import Pair, add_models, check_connection, find_calibration
+from edge_client.cli.options import add_models, check_connection
 from edge_client.transport.grpc_link import GrpcLink
 from edge_client.transport.messages import engine_of, id_codec_of
 from edge_client.transport.sockets import bytes_with

@@ -13,10 +13,10 @@ from common.command import command_parser, parse
 from common.errors import BadInput, HedgeError
 from common.model import LanguageModel
 from edge_client.cli.connect import connected, load_slm
-from edge_client.cli.options import add_generation, check_connection, needs_cloud, settings_from, warp_of
+from edge_client.cli.options import add_generation, check_connection, needs_cloud, resolved, sampling_of
 from edge_client.cli.prompts import Prompt, from_text, read_prompts
 from edge_client.cli.render import counts_line, print_piece, statistics_line
-from edge_client.config import Settings
+from edge_client.config import GenerationConfig
 from edge_client.engine.gates.recalibration import recalibration_of
 from edge_client.engine.session import Session
 
@@ -34,7 +34,7 @@ def command(arguments: Sequence[str]) -> None:
     add_generation(parser)
     args = parse(parser, arguments)
     prompts = read_prompts(args.prompts) if args.prompts else [from_text(args.prompt)]
-    warp_of(args)
+    sampling_of(args)
     check_connection(args, needs_cloud(args))
     slm = load_slm(args)
     failed = asyncio.run(_generate(args, slm, prompts))
@@ -45,19 +45,19 @@ def command(arguments: Sequence[str]) -> None:
 async def _generate(args: Any, slm: LanguageModel, prompts: list[Prompt]) -> int:
     failed = 0
     async with connected(args, slm) as (link, pair):
-        settings = settings_from(args, pair)
-        recalibrated = recalibration_of(settings)
+        config = resolved(args, pair)
+        recalibrated = recalibration_of(config)
         for prompt in prompts:
             try:
                 ids = slm.encode_chat(prompt.messages)
-                session = Session(slm, ids, settings, link, recalibrated=recalibrated, notify=report_link)
-                await (_as_json if args.json else _as_text)(prompt, settings, session)
+                session = Session(slm, ids, config, link, recalibrated=recalibrated, notify=report_link)
+                await (_as_json if args.json else _as_text)(prompt, config, session)
             except BadInput as error:
                 # The next prompts may be fine; a dead link would not be.
                 failed += 1
                 if len(prompts) == 1:
                     raise
-                _report_error(prompt, settings, error, as_json=args.json)
+                _report_error(prompt, config, error, as_json=args.json)
     return failed
 
 
@@ -67,38 +67,38 @@ def report_link(line: str) -> None:
     sys.stderr.flush()
 
 
-def _report_error(prompt: Prompt, settings: Settings, error: HedgeError, *, as_json: bool) -> None:
+def _report_error(prompt: Prompt, config: GenerationConfig, error: HedgeError, *, as_json: bool) -> None:
     if as_json:
-        record = {"prompt": prompt.text, "system": settings.system, "seed": settings.seed, "error": str(error)}
+        record = {"prompt": prompt.text, "system": config.system, "seed": config.sampling.seed, "error": str(error)}
         sys.stdout.write(json.dumps(record) + "\n")
     else:
         sys.stderr.write(f"hedge generate: {error}\n")
 
 
-def record(prompt: Prompt, settings: Settings, session: Session) -> dict[str, Any]:
+def record(prompt: Prompt, config: GenerationConfig, session: Session) -> dict[str, Any]:
     """The JSON object of one answer."""
     return {
         "prompt": prompt.text,
         "text": session.text,
         "token_ids": session.token_ids,
-        "provenance": [kind.value for kind in session.statistics.provenance],
+        "provenance": [kind.value for kind in session.provenance],
         "finish_reason": session.finish_reason,
-        "system": settings.system,
-        "seed": settings.seed,
+        "system": config.system,
+        "seed": config.sampling.seed,
         "guarantee": session.guarantee,
-        "threshold": settings.threshold,
+        "threshold": config.gate.threshold,
         "stats": session.statistics.to_json(),
     }
 
 
-async def _as_json(prompt: Prompt, settings: Settings, session: Session) -> None:
+async def _as_json(prompt: Prompt, config: GenerationConfig, session: Session) -> None:
     async for _ in session.tokens():
         pass
-    sys.stdout.write(json.dumps(record(prompt, settings, session), ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(record(prompt, config, session), ensure_ascii=False) + "\n")
     sys.stdout.flush()
 
 
-async def _as_text(prompt: Prompt, settings: Settings, session: Session) -> None:  # noqa: ARG001
+async def _as_text(prompt: Prompt, config: GenerationConfig, session: Session) -> None:  # noqa: ARG001
     out, err = Console(highlight=False), Console(stderr=True, highlight=False)
     async for emitted in session.tokens():
         print_piece(out, emitted)

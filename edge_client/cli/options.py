@@ -1,30 +1,38 @@
-"""The options that every generating command shares, and how they become Settings."""
+"""The options that every generating command shares, and how they become a configuration."""
 
 import argparse
-import contextlib
-import math
 import secrets
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from hedge.v1 import hedge_pb2 as pb
-
-from common.command import MODEL_HELP, Parser, add_runtime
-from common.errors import BadInput, Incompatible
-from common.model import BUNDLED, LanguageModel, bundled_folder
-from common.sampling import Warp
-from edge_client.config import GUARANTEES, ON_DISCONNECT, PATIENCE, POLICIES, SYSTEMS, TRUNCATIONS, VERIFICATIONS, Settings
-from edge_client.engine.gates.calibration import RULES, Calibration, load_calibration
-from edge_client.engine.gates.gelato import MARGINAL_BUDGET_J, GelatoOptions
-from edge_client.engine.gates.measures import MEASURES
-from edge_client.engine.verification.bound import ETA, THETA
-
-DEFAULT_CLOUD = "127.0.0.1:7411"
-SHORT_PATIENCE = 5.0
-# Asks about a sixth of the bundled pair's tokens.
-DEFAULT_THRESHOLD = 0.15
+from common.command import MODEL_HELP, Parser, add_runtime, say
+from common.errors import BadInput
+from common.model import BUNDLED
+from edge_client.calibrations import Pair
+from edge_client.config import (
+    DEFAULT_CLOUD,
+    DRAFT_FROM,
+    GUARANTEES,
+    KINDS,
+    MARGINAL_BUDGET_J,
+    MEASURES,
+    ON_DISCONNECT,
+    POLICIES,
+    RULES,
+    STREAM,
+    SYSTEMS,
+    TRUNCATIONS,
+    CloudConfig,
+    GateConfig,
+    GelatoConfig,
+    GenerationConfig,
+    SamplingParams,
+    ThresholdRule,
+    VerificationConfig,
+)
+from edge_client.resolve import resolve
 
 
 def add_slm(parser: Parser) -> None:
@@ -70,7 +78,7 @@ def add_system(parser: Parser) -> None:
         "--system", choices=tuple(SYSTEMS), default="hedge", help="a whole system; options below override it (default hedge)"
     )
     group.add_argument("--policy", choices=POLICIES)
-    group.add_argument("--measure", choices=tuple(MEASURES))
+    group.add_argument("--measure", choices=MEASURES)
     group.add_argument("--threshold", type=float, help="ask iff the uncertainty is above this")
     group.add_argument("--calibration", type=Path, metavar="FILE", help="thresholds from hedge calibrate")
     group.add_argument("--threshold-rule", choices=RULES)
@@ -81,7 +89,7 @@ def add_system(parser: Parser) -> None:
     group.add_argument("--recalibrate", action="store_true", help="move the threshold by the audit so that --max-risk is held")
     group.add_argument("--skip-rate", type=float, metavar="Q", help="rule quantile: share to skip (default 0.5; hedge 0.85)")
     group.add_argument("--verify-rate", type=float, metavar="P", help="policy random: share to ask")
-    group.add_argument("--verification", choices=VERIFICATIONS)
+    group.add_argument("--verification", choices=KINDS)
     group.add_argument("--truncation", choices=TRUNCATIONS)
     group.add_argument("--k", type=int, help="entries kept by truncation fixed (default 30)")
     group.add_argument("--theta", type=float, help="truncation offline and online: bound on U_TV (default 0.1)")
@@ -93,9 +101,7 @@ def add_system(parser: Parser) -> None:
         metavar="N",
         help="split: most entries of the LLM's law that come back after a rejection; cheaper, not exact (default: all)",
     )
-    group.add_argument(
-        "--draft-from", choices=("sent", "full"), help="draw drafts from the law that is sent, or from the full one"
-    )
+    group.add_argument("--draft-from", choices=DRAFT_FROM, help="draw drafts from the law that is sent, or from the full one")
     group.add_argument(
         "--guarantee", choices=GUARANTEES, help="exact: every token is tested before it is shown; the gate only ends blocks"
     )
@@ -124,24 +130,26 @@ def add_system(parser: Parser) -> None:
     group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end the answer before TEXT (repeatable)")
 
 
-def check_connection(args: argparse.Namespace, needed: bool = True) -> None:
+def cloud_config(args: argparse.Namespace) -> CloudConfig:
     """BadInput for a connection that is neither encrypted nor asked to be plain."""
-    if needed and args.insecure == (args.tls_ca is not None):
-        raise BadInput(
-            "--insecure and --tls-ca exclude each other"
-            if args.insecure
-            else "the connection to the cloud is plaintext: say so with --insecure, or give --tls-ca"
-        )
-    if args.insecure and (args.tls_cert or args.tls_key):
-        raise BadInput("--tls-cert and --tls-key need --tls-ca")
+    return CloudConfig(tuple(args.cloud.split(",")), args.insecure, args.tls_ca, args.tls_cert, args.tls_key, args.token_file)
+
+
+def check_connection(args: argparse.Namespace, needed: bool = True) -> None:
+    """BadInput for a connection that makes no sense. One that is not `needed` need not be there."""
+    if needed or args.insecure or args.tls_ca:
+        cloud_config(args)
 
 
 def needs_cloud(args: argparse.Namespace) -> bool:
-    return (args.policy or str(SYSTEMS[args.system]["policy"])) != "never"
+    return (args.policy or SYSTEMS[args.system].gate.policy) != "never"
 
 
-def warp_of(args: argparse.Namespace) -> Warp:
-    return Warp(args.temperature, args.top_k, args.top_p)
+def sampling_of(args: argparse.Namespace) -> SamplingParams:
+    """The sampling that was asked for, its seed 0 while none has been chosen."""
+    return SamplingParams(
+        args.temperature, args.top_k, args.top_p, args.seed or 0, args.max_new_tokens, tuple(getattr(args, "stop", ()))
+    )
 
 
 def choose_seed(args: argparse.Namespace) -> int:
@@ -152,159 +160,78 @@ def choose_seed(args: argparse.Namespace) -> int:
     return int(args.seed)
 
 
-@dataclass(slots=True)
-class Pair:
-    """The two models as far as the device knows them."""
-
-    slm: LanguageModel
-    info: pb.ServerInfo | None
-
-
-def find_calibration(path: Path | None, pair: Pair, warp: Warp) -> Calibration:
-    """The given calibration, or the bundled one for this warp. Incompatible when it was made for something else."""
-    llm = pair.info.model_fingerprint if pair.info else ""
-    prints = (pair.slm.fingerprint, llm, pair.slm.tokenizer_fingerprint, warp)
-    if path is not None:
-        found = load_calibration(path)
-        found.check(*prints)
-        return found
-    shipped = [load_calibration(file) for file in sorted(bundled_folder().glob("calibration*.json"))]
-    for calibration in shipped:
-        if calibration.warp == warp and (calibration.slm, calibration.llm) == prints[:2]:
-            return calibration
-    raise Incompatible(
-        f"no calibration of this pair for temperature {warp.temperature:g}, top-k {warp.top_k}, top-p {warp.top_p:g}: "
-        "run hedge calibrate and give --calibration, or give --threshold"
-    )
-
-
-def settings_from(args: argparse.Namespace, pair: Pair, system: str | None = None) -> Settings:
-    """The preset of the system, overridden by every option that was given."""
+def config_from(args: argparse.Namespace, system: str | None = None) -> GenerationConfig:
+    """The system, `--system` unless another is named, with every option that was given in the place of its own."""
     name = system or args.system
-    preset = dict(SYSTEMS[name])
-    check_rates(args)
-    if args.threshold is not None and args.policy is None and preset["policy"] == "always":
-        preset["policy"] = "threshold"
-    for option in (
-        "policy",
-        "measure",
-        "threshold_rule",
-        "verification",
-        "truncation",
-        "k",
-        "bits",
-        "draft_from",
-        "threshold",
-        "theta",
-        "eta",
-        "max_in_flight",
-        "law_entries",
-        "skip_rate",
-    ):
-        if (value := getattr(args, option, None)) is not None:
-            preset[option] = value
-    if args.guarantee is not None:
-        preset["exact"] = args.guarantee == "exact"
-    if preset.get("verification") == "coupled" and preset["policy"] not in ("never", "stream"):
-        for option in ("truncation", "k", "bits", "draft_from", "theta", "eta"):
-            if getattr(args, option, None) is not None:
-                raise BadInput(f"--{option.replace('_', '-')} does not apply to verification coupled, which sends ids alone")
-    preset.setdefault("measure", "perturbation")
-    rule = str(preset.pop("threshold_rule", "risk-averse"))
-    warp = warp_of(args)
-    if args.recalibrate:
-        preset["recalibrate"] = args.max_risk
-    skip_rate = float(preset.pop("skip_rate", 0.5))  # type: ignore[arg-type]
-    if preset["policy"] in ("threshold", "adaptive") and "threshold" not in preset:
-        preset |= _threshold(args, pair, warp, preset, rule, skip_rate)
-    if preset.get("truncation") in ("offline", "online"):
-        preset |= _truncation(args, pair, warp, preset)
-    if preset["policy"] == "random":
-        preset["verify_rate"] = args.verify_rate if args.verify_rate is not None else _cu_hlm_rate(args, pair, warp)
-    if preset["policy"] == "gelato":
-        preset["gelato"] = _gelato(args, pair, warp)
-    elif args.gelato:
-        raise BadInput(f"--gelato {' '.join(args.gelato)} is for policy gelato, not {preset['policy']}")
-    made = Settings(
-        system=name,
-        warp=warp,
-        seed=choose_seed(args),
-        max_new_tokens=args.max_new_tokens,
-        stop=tuple(args.stop),
-        **_typed(preset),
+    preset = SYSTEMS[name]
+    gate = _gate(args, preset.gate)
+    verification = _verification(args, preset.verification, gate)
+    link = replace(preset.link, **_given(args, "on_disconnect", "patience", *(("max_in_flight",) if gate.asks else ())))
+    return GenerationConfig(name, replace(sampling_of(args), seed=choose_seed(args)), gate, verification, link)
+
+
+def resolved(args: argparse.Namespace, pair: Pair, system: str | None = None) -> GenerationConfig:
+    """`config_from`, its numbers by the calibration of the pair."""
+    return resolve(config_from(args, system), pair, args.calibration, say)
+
+
+def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """What was typed of these options."""
+    return {name: value for name in names if (value := getattr(args, name, None)) is not None}
+
+
+def _gate(args: argparse.Namespace, preset: GateConfig) -> GateConfig:
+    rule = _rule(args, preset)
+    policy = args.policy or preset.policy
+    if args.threshold is not None and args.policy is None and policy == "always":
+        policy = "threshold"
+    recalibrate = args.max_risk if args.recalibrate else None
+    if policy in ("never", STREAM):
+        return GateConfig(policy, recalibrate=recalibrate)
+    if args.gelato and policy != "gelato":
+        raise BadInput(f"--gelato {' '.join(args.gelato)} is for policy gelato, not {policy}")
+    return GateConfig(
+        policy,
+        args.measure or preset.measure,
+        args.threshold if args.threshold is not None else rule,
+        args.verify_rate if args.verify_rate is not None else ThresholdRule(),
+        recalibrate,
+        gelato_config(args.gelato),
     )
-    on_disconnect = args.on_disconnect or ("wait" if made.guarantee == "exact" else "continue")
-    patience = args.patience if args.patience is not None else SHORT_PATIENCE if on_disconnect == "continue" else PATIENCE
-    return replace(made, on_disconnect=on_disconnect, patience=patience)
 
 
-def _threshold(
-    args: argparse.Namespace, pair: Pair, warp: Warp, preset: dict[str, object], rule: str, skip_rate: float
-) -> dict[str, object]:
-    try:
-        calibration = find_calibration(args.calibration, pair, warp)
-    except Incompatible:
-        if not preset.get("exact") or args.calibration is not None:
-            raise
-        # Here the gate sets only the pace: an uncalibrated one is no less exact.
-        return {"threshold": DEFAULT_THRESHOLD}
-    found = calibration.threshold(str(preset["measure"]), rule, max_risk=args.max_risk, delta=args.delta, skip_rate=skip_rate)
-    if found is None:
-        sys.stderr.write(f"rule {rule}: no threshold keeps the risk, asking always\n")
-        return {"policy": "always"}
-    return {"threshold": found}
+def _rule(args: argparse.Namespace, preset: GateConfig) -> ThresholdRule:
+    """How the threshold is set where none was given. BadInput for a risk, level or share that is none."""
+    rule = preset.threshold if isinstance(preset.threshold, ThresholdRule) else ThresholdRule()
+    changes = _given(args, "max_risk", "delta", "skip_rate")
+    return replace(rule, rule=args.threshold_rule or rule.rule, **changes)
 
 
-def _gelato(args: argparse.Namespace, pair: Pair, warp: Warp) -> GelatoOptions:
-    """Its options; kappa by the calibration of this pair where there is one."""
-    known: dict[str, Any] = asdict(GelatoOptions())
+def _verification(args: argparse.Namespace, preset: VerificationConfig, gate: GateConfig) -> VerificationConfig:
+    if gate.policy == STREAM:
+        return VerificationConfig()
+    exact = preset.exact if args.guarantee is None else args.guarantee == "exact"
+    if gate.policy == "never":
+        return VerificationConfig(exact=exact)
+    kind = args.verification or preset.kind
+    if kind == "coupled" and (wrong := _given(args, "truncation", "k", "bits", "draft_from", "theta", "eta")):
+        option = next(iter(wrong)).replace("_", "-")
+        raise BadInput(f"--{option} does not apply to verification coupled, which sends ids alone")
+    changes = _given(args, "truncation", "k", "bits", "draft_from", "theta", "eta", "law_entries")
+    return replace(preset, kind=kind, exact=exact, **changes)
+
+
+def gelato_config(words: list[str]) -> GelatoConfig:
+    """From OPTION=VALUE each."""
+    kinds: dict[str, type] = {field.name: float for field in fields(GelatoConfig)} | {"variant": str, "longest": int}
     given: dict[str, Any] = {}
-    for word in args.gelato:
+    for word in words:
         name, mark, value = word.partition("=")
-        if not mark or name not in known:
-            raise BadInput(f"gelato {word!r} is not OPTION=VALUE with one of {', '.join(known)}")
+        if not mark or name not in kinds:
+            raise BadInput(f"gelato {word!r} is not OPTION=VALUE with one of {', '.join(kinds)}")
         try:
-            given[name] = type(known[name])(value)
+            given[name] = kinds[name](value)
         except ValueError:
-            whole = "a whole number" if isinstance(known[name], int) else "a number"
+            whole = "a whole number" if kinds[name] is int else "a number"
             raise BadInput(f"gelato {name} {value!r} is not {whole}") from None
-    if "decay" not in given:
-        with contextlib.suppress(*(() if args.calibration else (Incompatible,))):
-            if decay := find_calibration(args.calibration, pair, warp).fits["entropy"].decay:
-                given["decay"] = decay / math.log(pair.slm.vocab_size)
-    if given.get("variant") == "marginal":
-        given.setdefault("budget_j", MARGINAL_BUDGET_J)
-    return GelatoOptions(**given)
-
-
-def _truncation(args: argparse.Namespace, pair: Pair, warp: Warp, preset: dict[str, Any]) -> dict[str, object]:
-    """What the calibration says about k: k* once and for all, or the fit that sets it token by token."""
-    calibration = find_calibration(args.calibration, pair, warp)
-    if preset["truncation"] == "online":
-        fit = calibration.fits[preset["measure"]]
-        return {"slope": fit.a, "intercept": fit.b}
-    return {"k": calibration.smallest_k(preset["measure"], preset.get("theta", THETA), preset.get("eta", ETA))}
-
-
-def _typed(preset: dict[str, object]) -> dict[str, Any]:
-    if preset["policy"] == "never":
-        return {name: preset[name] for name in ("policy", "exact", "recalibrate") if name in preset}
-    if preset["policy"] == "stream":
-        return {name: preset[name] for name in ("policy", "recalibrate") if name in preset}
-    return preset
-
-
-def _cu_hlm_rate(args: argparse.Namespace, pair: Pair, warp: Warp) -> float:
-    """Share of positions at which cu-hlm would ask, by its calibration."""
-    calibration = find_calibration(args.calibration, pair, warp)
-    limit = calibration.threshold("perturbation", "risk-averse", max_risk=0, delta=0, skip_rate=0)
-    return 1.0 - calibration.fits["perturbation"].skip_rate(-1.0 if limit is None else limit)
-
-
-def check_rates(args: argparse.Namespace) -> None:
-    """BadInput for a risk, level or share that is none."""
-    for name in ("max_risk", "delta"):
-        if not 0 < getattr(args, name) < 1:
-            raise BadInput(f"{name.replace('_', '-')} {getattr(args, name):g} is not in (0, 1)")
-    if getattr(args, "skip_rate", None) is not None and not 0 <= args.skip_rate <= 1:
-        raise BadInput(f"skip-rate {args.skip_rate:g} is not in 0..1")
+    return GelatoConfig(**given)

@@ -10,8 +10,9 @@ from rich.control import Control
 from rich.segment import ControlType
 from rich.text import Text
 
+from edge_client.engine.sequence import Provenance
 from edge_client.engine.session import Emitted, Session
-from edge_client.engine.statistics import Provenance, Statistics
+from edge_client.engine.statistics import Statistics
 
 STYLES = {
     Provenance.LOCAL: "default",

@@ -11,7 +11,7 @@ from common.errors import BadInput
 from common.http import serving
 from common.rpc import LOOPBACK, split_address
 from edge_client.cli.connect import load_slm
-from edge_client.cli.options import add_generation, check_connection, warp_of
+from edge_client.cli.options import add_generation, cloud_config, config_from, sampling_of
 from edge_client.http.api import Api
 from edge_client.http.page import Page
 from edge_client.http.service import Service
@@ -36,11 +36,11 @@ def command(arguments: Sequence[str]) -> None:
     key = read_key(args.api_key_file)
     if host not in LOOPBACK and key is None:
         say(f"hedge serve: warning: {host} is not loopback, and without --api-key-file anybody may ask")
-    warp_of(args)
-    check_connection(args)
+    sampling_of(args)
+    cloud = cloud_config(args)
     slm = load_slm(args)
     slm.warm_up()
-    asyncio.run(_serve(args, Service(args, slm), key))
+    asyncio.run(_serve(args, Service(slm, cloud, lambda system: config_from(args, system), args.calibration), key))
 
 
 def read_key(path: Path | None) -> str | None:

@@ -1,4 +1,4 @@
-"""What the cloud thought of every token it has read: the risk that was really taken (algorithms: section 3)."""
+"""What the cloud thought of every token it has read: the risk that was really taken (docs/algorithms.md, section 3)."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,9 @@ import numpy as np
 from hedge.v1 import hedge_pb2 as pb
 
 from common.errors import Unreachable
-from edge_client.engine.drafter import Drafted
 from edge_client.engine.gates.recalibration import Recalibrated
+from edge_client.engine.sequence import Token
 from edge_client.engine.statistics import Statistics, rejection
-from edge_client.transport.messages import audited
 
 
 class Auditor:
@@ -20,20 +19,28 @@ class Auditor:
         self.rejections: list[float] = []
         self._statistics, self._recalibrated = statistics, recalibrated
 
-    def take(self, verdict: pb.Verdict, drafted: Sequence[Drafted]) -> None:
+    def take(self, verdict: pb.Verdict, judged: Sequence[Token]) -> None:
         if self.form == pb.AUDIT_NONE:
             return
         targets = audited(verdict.audit, self.form)
-        if len(targets) != len(drafted):
-            raise Unreachable(f"the server audited {len(targets)} of {len(drafted)} tokens")
+        if len(targets) != len(judged):
+            raise Unreachable(f"the server audited {len(targets)} of {len(judged)} tokens")
         if not np.isfinite(targets).all():
             raise Unreachable(f"the server's audit holds {targets[~np.isfinite(targets)][0]}, which is no probability")
-        for draft, target in zip(drafted, targets, strict=True):
-            beta = rejection(draft.proposed, float(target))
+        for token, target in zip(judged, targets, strict=True):
+            beta = rejection(token.prob, float(target))
             self._statistics.audited += 1
-            if draft.proposal:
+            if token.proposal:
                 self.rejections.append(beta)
             else:
                 self._statistics.risk += beta
             if self._recalibrated:
-                self._recalibrated.audited(0.0 if draft.proposal else beta)
+                self._recalibrated.audited(0.0 if token.proposal else beta)
+
+
+def audited(data: bytes, form: "pb.Audit.ValueType") -> np.ndarray:
+    """y_d per token, float64, from either form of the audit."""
+    if form == pb.AUDIT_FLOAT32:
+        return np.frombuffer(data[: len(data) // 4 * 4], dtype="<f4").astype(np.float64)
+    codes = np.frombuffer(data, dtype=np.uint8)
+    return np.where(codes == 255, 0.0, np.exp(codes / -16.0))

@@ -1,139 +1,134 @@
-"""One draft: SLM step, warp, gate and draw. Knows nothing of messages and verdicts."""
+"""One draft: SLM step, probabilities, gate and draw. Knows nothing of messages and verdicts."""
 
+import asyncio
 import logging
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from common.distribution import Quantised
 from common.model import LanguageModel
 from common.noise import Noise, Purpose
-from edge_client.config import Settings
+from edge_client.config import GenerationConfig
 from edge_client.engine.gates.measures import DRAWS, MEASURES
 from edge_client.engine.gates.policy import Policy
-from edge_client.engine.statistics import Provenance, Statistics
-from edge_client.engine.verification.bound import flattening
-from edge_client.engine.verification.proposing import Proposal, proposer
+from edge_client.engine.sequence import Provenance, Sequence, Token
+from edge_client.engine.statistics import Statistics
+from edge_client.engine.verification import Verification
+from edge_client.engine.verification.proposal import Proposal
 
 logger = logging.getLogger(__name__)
 
-# Called with (position, raw logits, warped law, draft) of every asked position.
+# Called with (position, raw logits, x, draft) of every asked position.
 Watcher = Callable[[int, np.ndarray, np.ndarray, int], None]
 _NO_COINS = np.empty(0)
+# The steps of all answers, one after the other: they share the device, and the event loop stays free.
+_STEPS = ThreadPoolExecutor(1, "slm-step")
+# Seconds. To hand over a shorter step would take as long as the step.
+_SHORT = 0.005
+# Seconds an id, in the newest step of each model.
+_per_id: WeakKeyDictionary[LanguageModel, float] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class Reading:
     """What the gate found at a position."""
 
     uncertainty: float
     asks: bool
 
 
-_BLIND = Gate(1.0, asks=True)
-
-
-@dataclass(slots=True, eq=False)
-class Drafted:
-    """A generated token on its way to release. `provenance` is None until it is final.
-
-    `proposed` is x_d, `asked` whether the gate fired, `proposal` what the cloud is told of a token that is to be tested.
-    """
-
-    token: int
-    provenance: Provenance | None
-    proposed: float = 0.0
-    asked: bool = False
-    proposal: Proposal | None = None
-    # Whether the SLM gave no finite logits, so that this is anybody's guess.
-    blind: bool = False
+_BLIND = Reading(1.0, asks=True)
 
 
 class Drafter:
-    """The device's half of a position. The SLM's cache follows whatever history it is given, one id behind."""
+    """The device's half of a position. The SLM's cache follows whatever sequence it is given, one id behind."""
 
     def __init__(
         self,
         slm: LanguageModel,
-        prompt: int,
-        settings: Settings,
+        config: GenerationConfig,
+        policy: Policy,
+        verification: Verification,
         noise: Noise,
         statistics: Statistics,
-        policy: Policy,
         watch: Watcher | None,
     ) -> None:
-        self._prefix, self._prompt, self._settings, self._noise = slm.kv_cache(), prompt, settings, noise
-        self._statistics, self._watch = statistics, watch
-        self._measure = MEASURES[settings.measure]
-        self._policy = policy
-        self._proposer = proposer(settings, noise)
+        self._slm, self._cache = slm, slm.kv_cache()
+        self._config, self._policy, self._verification = config, policy, verification
+        self._noise, self._statistics, self._watch = noise, statistics, watch
+        self._measure = MEASURES[config.gate.measure]
+        self._warp = config.sampling.warp
 
     def roll_back(self, length: int) -> None:
-        """Forgets what the cache holds after the first `length` ids of the history."""
-        self._prefix.rollback(min(self._prefix.length, length))
+        """Forgets what the cache holds after the first `length` ids."""
+        self._cache.rollback(min(self._cache.length, length))
 
-    def draft(self, history: Sequence[int], step: int) -> Drafted:
-        """The token after `history`; `step` names the message it will travel in."""
+    async def draft(self, sequence: Sequence, step: int) -> Token:
+        """The token after the sequence; `step` names the message it will travel in."""
+        fed = len(sequence.ids) - self._cache.length
+        if fed * _per_id.get(self._slm, math.inf) < _SHORT:
+            # An answer that needs no cloud can be cancelled only here, and verdicts come in.
+            await asyncio.sleep(0)
+            return self._draft(sequence, step)
+        return await asyncio.get_running_loop().run_in_executor(_STEPS, self._draft, sequence, step)
+
+    def _draft(self, sequence: Sequence, step: int) -> Token:
         started = time.perf_counter()
-        logits = self._prefix.forward(history[self._prefix.length :], 1)[0]
+        fed = sequence.ids[self._cache.length :]
+        logits = self._cache.forward(fed, 1)[0]
         stepped = time.perf_counter()
+        _per_id[self._slm] = (stepped - started) / len(fed)
         if blind := not np.isfinite(logits).all():
             logits = np.zeros_like(logits)
-        law = self._settings.warp(logits)
+        probs = self._warp(logits)
         if blind:
             # A guess of one token is sent exactly, however it is quantised, so that its test is.
-            law = np.zeros_like(law)
-            law[0] = 1.0
+            probs = np.zeros_like(probs)
+            probs[0] = 1.0
         self._statistics.slm_s += stepped - started
         self._statistics.gate_s += time.perf_counter() - stepped
         self._statistics.steps += 1
-        drafted = self._choose(logits, law, len(history) - self._prompt, step, blind=blind)
-        self._statistics.asked += drafted.asked
-        return drafted
+        token = self._choose(logits, probs, len(sequence), step, blind=blind)
+        self._statistics.asked += token.asked
+        return token
 
-    def _choose(self, logits: np.ndarray, law: np.ndarray, at: int, step: int, *, blind: bool) -> Drafted:
+    def _choose(self, logits: np.ndarray, probs: np.ndarray, at: int, step: int, *, blind: bool) -> Token:
         """Exact: draw, then let the gate end the block. Opportunistic: gate, then draw. A blind draft is always asked about."""
-        settings = self._settings
-        if settings.exact:
-            proposal = self._propose(law, at, step, None, 0.0)
-            gate = _BLIND if blind else self._gate(logits, law, at, proposal.token)
+        if self._config.verification.exact:
+            proposal = self._propose(probs, at, step, None, 0.0)
+            reading = _BLIND if blind else self._read(logits, probs, at, proposal.token)
         else:
-            early = self._proposer.skipped(law, at, step) if settings.looks_at_draft else None
-            gate = _BLIND if blind else self._gate(logits, law, at, early)
-            if not gate.asks:
-                token = self._proposer.skipped(law, at, step) if early is None else early
-                return Drafted(token, Provenance.LOCAL, float(law[token]))
-            proposal = self._propose(law, at, step, early, gate.uncertainty)
-        if self._watch and gate.asks and not blind:
-            self._watch(at, logits, law, proposal.token)
-        if logger.isEnabledFor(logging.INFO) and settings.sends_law and proposal.law:
-            self._log_truncation(law, at, proposal, proposal.law, gate)
-        return Drafted(proposal.token, None, float(law[proposal.token]), gate.asks, proposal, blind)
+            early = self._verification.sample(probs, at, step) if self._config.looks_at_draft else None
+            reading = _BLIND if blind else self._read(logits, probs, at, early)
+            if not reading.asks:
+                token = self._verification.sample(probs, at, step) if early is None else early
+                return Token(token, Provenance.LOCAL, float(probs[token]))
+            proposal = self._propose(probs, at, step, early, reading.uncertainty)
+        if self._watch and reading.asks and not blind:
+            self._watch(at, logits, probs, proposal.token)
+        if logger.isEnabledFor(logging.INFO) and (line := self._verification.describe(probs, proposal, reading.uncertainty)):
+            logger.info("position %d: %s", at, line)
+        return Token(proposal.token, None, float(probs[proposal.token]), reading.asks, proposal, blind)
 
-    def _gate(self, logits: np.ndarray, law: np.ndarray, at: int, draft: int | None) -> Gate:
+    def _read(self, logits: np.ndarray, probs: np.ndarray, at: int, draft: int | None) -> Reading:
         started = time.perf_counter()
         uncertainty = 0.0
-        if self._settings.looks_at_draft:
+        if self._config.looks_at_draft:
             assert draft is not None
-            uncertainty = self._measure.of(logits, law, draft, self._noise.uniforms(Purpose.GATE, at, count=2 * DRAWS))
-        elif self._settings.measures:
-            uncertainty = self._measure.of(logits, law, -1, _NO_COINS)
+            uncertainty = self._measure.of(logits, probs, draft, self._noise.uniforms(Purpose.GATE, at, count=2 * DRAWS))
+        elif self._config.measures:
+            uncertainty = self._measure.of(logits, probs, -1, _NO_COINS)
         asks = self._policy.asks(uncertainty, at)
         self._statistics.gate_s += time.perf_counter() - started
-        return Gate(uncertainty, asks)
+        return Reading(uncertainty, asks)
 
-    def _propose(self, law: np.ndarray, at: int, step: int, early: int | None, uncertainty: float) -> Proposal:
+    def _propose(self, probs: np.ndarray, at: int, step: int, early: int | None, uncertainty: float) -> Proposal:
         started = time.perf_counter()
-        proposal = self._proposer.tested(law, at, step, early, uncertainty)
+        proposal = self._verification.propose(probs, at, step, early, uncertainty)
         self._statistics.codec_s += time.perf_counter() - started
         return proposal
-
-    def _log_truncation(self, law: np.ndarray, at: int, proposal: Proposal, sent: Quantised, gate: Gate) -> None:
-        limit = self._settings.strictness(float(law[proposal.token]), gate.uncertainty)
-        bound = float(flattening(law, np.array([proposal.entries]))[0]) / limit
-        distance = 0.5 * float(np.abs(law - sent.dense()).sum())
-        logger.info(
-            "position %d: u %.3f, k %d, U_TV %.4f, TV(x, x_hat) %.4f", at, gate.uncertainty, proposal.entries, bound, distance
-        )

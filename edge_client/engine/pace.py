@@ -29,7 +29,7 @@ class Unverified:
 class Pace(Protocol):
     """Told what happens; asked how to go on. Never sees a token."""
 
-    def stepped(self, seconds: float) -> None: ...
+    def drafted(self, seconds: float) -> None: ...
 
     def judged(self, seconds: float, cloud: float, kept: list[bool], lost: bool | None) -> None:
         """A verdict came `seconds` after its message was sent, `cloud` of them spent in the cloud.
@@ -49,16 +49,16 @@ class Pace(Protocol):
         ...
 
     @property
-    def holds(self) -> bool:
+    def holds_last(self) -> bool:
         """Whether the last draft of the block that is to be sent is kept back."""
         ...
 
     @property
-    def passes(self) -> bool:
+    def requests_token(self) -> bool:
         """Whether, with nothing drafted, the LLM's own next token is asked for instead."""
         ...
 
-    def goes_on(self, unverified: Unverified) -> bool:
+    def should_draft(self, unverified: Unverified) -> bool:
         """Whether to draft one more position on top of these."""
         ...
 
@@ -69,14 +69,14 @@ class Steady:
 
     in_flight: int
     longest: int = MAX_BLOCK
-    holds: bool = False
-    passes: bool = False
+    holds_last: bool = False
+    requests_token: bool = False
 
-    def stepped(self, seconds: float) -> None: ...
+    def drafted(self, seconds: float) -> None: ...
 
     def judged(self, seconds: float, cloud: float, kept: list[bool], lost: bool | None) -> None: ...
 
-    def goes_on(self, unverified: Unverified) -> bool:
+    def should_draft(self, unverified: Unverified) -> bool:
         return unverified.messages < self.in_flight
 
 
@@ -84,7 +84,7 @@ class Steady:
 class Adaptive:
     """`--policy adaptive`: estimates are exponentially weighted means over steps, cloud times and judged positions.
 
-    A block of n drafts brings E[N] = (1 - rho^(n+1)) / (1 - rho) tokens (algorithms: section 4) in n steps and one round
+    A block of n drafts brings E[N] = (1 - rho^(n+1)) / (1 - rho) tokens (algorithms.md, section 4) in n steps and one round
     trip; `longest` is the n that maximises their ratio. While a message is in flight drafting goes on as long as all of it
     is likely enough to survive; blocks are held back, and grow, where the network is so fast that sending them ahead gains
     less than what is void after a rejection costs.
@@ -99,10 +99,10 @@ class Adaptive:
     others: float = 0.97
     acceptance: float = 0.9
     longest: int = MAX_BLOCK
-    holds: bool = False
-    passes: bool = False
+    holds_last: bool = False
+    requests_token: bool = False
 
-    def stepped(self, seconds: float) -> None:
+    def drafted(self, seconds: float) -> None:
         self.step_s = recent_mean(self.step_s, seconds)
 
     def judged(self, seconds: float, cloud: float, kept: list[bool], lost: bool | None) -> None:
@@ -127,7 +127,7 @@ class Adaptive:
     def in_flight(self) -> int:
         return self.most if self.network_s > _WORTH * self.step_s else 1
 
-    def goes_on(self, unverified: Unverified) -> bool:
+    def should_draft(self, unverified: Unverified) -> bool:
         if not unverified.messages:
             return True
         survival = self.asked**unverified.asked * self.others**unverified.others

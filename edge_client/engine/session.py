@@ -6,30 +6,35 @@ from dataclasses import dataclass
 
 from hedge.v1 import hedge_pb2 as pb
 
-from common.errors import BadInput, Disconnected
+from common.errors import BadInput
 from common.model import LanguageModel
 from common.noise import Noise
-from edge_client.config import Settings
+from edge_client.config import GenerationConfig
 from edge_client.engine.audit import Auditor
-from edge_client.engine.drafter import Drafted, Drafter, Watcher
+from edge_client.engine.drafter import Drafter, Watcher
+from edge_client.engine.flight import Flight
 from edge_client.engine.gates.policy import pace_of, policy_of
 from edge_client.engine.gates.recalibration import Recalibrated, recalibration_of
-from edge_client.engine.loop import Exchange, log_round, token_of
+from edge_client.engine.loop import Loop
 from edge_client.engine.release import TextRelease
-from edge_client.engine.statistics import Provenance, Statistics
+from edge_client.engine.sequence import Provenance, Token
+from edge_client.engine.sequence import Sequence as TokenSequence
+from edge_client.engine.statistics import Statistics
+from edge_client.engine.streamed import streamed
+from edge_client.engine.verification import verification_of
 from edge_client.transport.connection import Connection, Notify
 from edge_client.transport.link import Link
-from edge_client.transport.messages import check_server
+from edge_client.transport.messages import check_server, opening
 
 
 @dataclass(frozen=True, slots=True)
 class Emitted:
-    """A released token, and the text it released. `proposed` is the SLM's own probability of it, 0 where unknown."""
+    """A released token, and the text it released. `prob` is the SLM's own probability of it, 0 where unknown."""
 
     token: int
     provenance: Provenance
     text: str
-    proposed: float = 0.0
+    prob: float = 0.0
 
 
 def _unheard(line: str) -> None:
@@ -40,14 +45,14 @@ class Session:
     """Generates one answer; `tokens` may be run once.
 
     `recalibrated` carries a moving threshold from answer to answer; `notify` is told, a line each, when the link dies and
-    when it is back.
+    when it is back. BadInput for a prompt or a configuration that cannot be answered.
     """
 
     def __init__(
         self,
         slm: LanguageModel,
         prompt_ids: Sequence[int],
-        settings: Settings,
+        config: GenerationConfig,
         link: Link | None = None,
         *,
         audit: "pb.Audit.ValueType | None" = None,
@@ -55,40 +60,51 @@ class Session:
         recalibrated: Recalibrated | None = None,
         notify: Notify = _unheard,
     ) -> None:
-        self._slm, self._prompt, self._settings, self._link = slm, list(prompt_ids), settings, link
+        self._slm, self._config, self._link = slm, config, link
         self.context = min(slm.context, link.info.context_limit) if link else slm.context
+        self._check(prompt_ids)
         # The LLM's own files may know ends that the SLM's lack.
         self._end_ids = frozenset([*slm.end_ids, *(link.info.end_ids if link else ())])
-        self._check()
-        self._limit = min(settings.max_new_tokens, self.context - len(self._prompt))
-        self._release = TextRelease(slm.decode, settings.stop)
+        self._limit = min(config.sampling.max_new_tokens, self.context - len(prompt_ids))
+        self._release = TextRelease(slm.decode, config.sampling.stop)
         self.statistics = Statistics()
-        self.token_ids: list[int] = []
         self.finish_reason = "length"
         # Where every token is tested, nothing is left to audit.
-        form = audit if audit is not None else pb.AUDIT_NONE if settings.exact else pb.AUDIT_BYTE
-        self._connection = (
-            Connection(link, slm, self._prompt, settings, self.statistics, form, self._limit, notify)
-            if link and settings.needs_cloud
-            else None
-        )
-        recalibrated = recalibrated or recalibration_of(settings)
-        noise = Noise(settings.seed, self._prompt)
-        policy = recalibrated or policy_of(settings, noise, slm.vocab_size)
+        form = audit if audit is not None else pb.AUDIT_NONE if config.verification.exact else pb.AUDIT_BYTE
+        recalibrated = recalibrated or recalibration_of(config)
         self._auditor = Auditor(form, self.statistics, recalibrated)
-        self._exchange = Exchange(
-            slm,
-            self._prompt,
-            settings,
-            noise,
-            Drafter(slm, len(self._prompt), settings, noise, self.statistics, policy, watch),
-            pace_of(settings, policy),
-            self._connection,
+        self._sequence = TokenSequence(prompt_ids, self._limit, self._end_ids)
+        noise = Noise(config.sampling.seed, self._sequence.ids)
+        verification = verification_of(config.verification, noise, slm.vocab_size)
+        self._connection: Connection | None = None
+        if link and config.needs_cloud:
+            request = opening(slm, config, form)
+            if config.streams:
+                request.verification, request.max_new_tokens = pb.VERIFICATION_STREAM, self._limit
+            else:
+                verification.announce(request)
+            self._connection = Connection(link, slm, request, config.patience, self.statistics, notify)
+        policy = recalibrated or policy_of(config.gate, noise, slm.vocab_size)
+        self._loop = Loop(
+            config,
+            self._sequence,
+            Drafter(slm, config, policy, verification, noise, self.statistics, watch),
+            verification,
+            pace_of(config, policy),
+            Flight(self._connection, self._sequence, verification, self.statistics) if self._connection else None,
             self._auditor,
             self.statistics,
-            self._limit,
-            self._end_ids,
         )
+
+    @property
+    def token_ids(self) -> list[int]:
+        """The tokens that were released."""
+        return self._sequence.released_ids
+
+    @property
+    def provenance(self) -> list[Provenance]:
+        """Of every released token."""
+        return self._sequence.released_provenance
 
     @property
     def text(self) -> str:
@@ -97,21 +113,21 @@ class Session:
     @property
     def provisional(self) -> str:
         """What would follow `text` if every draft that is not final became so."""
-        return self._release.preview(self._exchange.ahead)
+        return self._release.preview(self._sequence.unreleased_ids)
 
     @property
     def exact(self) -> bool:
         """Whether every token is the LLM's or was tested by it before release."""
-        return self._settings.guarantee == "exact" and self.statistics.exact_until is None
+        return self._config.guarantee == "exact" and self.statistics.exact_until is None
 
     @property
     def guarantee(self) -> str:
         """What is promised of the answer as it came out, for people."""
         ties = self.statistics.near_ties
-        if self._settings.guarantee == "exact" and self.statistics.exact_until is not None:
+        if self._config.guarantee == "exact" and self.statistics.exact_until is not None:
             return f"exact for the first {self.statistics.exact_until} tokens"
-        if self._settings.guarantee != "exact" or not ties:
-            return self._settings.guarantee
+        if self._config.guarantee != "exact" or not ties:
+            return self._config.guarantee
         return f"exact up to {ties} near tie{'s' * (ties > 1)}"
 
     @property
@@ -119,35 +135,32 @@ class Session:
         """beta of every token that was tested and audited."""
         return self._auditor.rejections
 
-    def _check(self) -> None:
-        if not self._prompt:
+    def _check(self, prompt_ids: Sequence[int]) -> None:
+        if not prompt_ids:
             raise BadInput("the prompt is empty")
-        if len(self._prompt) >= self.context:
-            raise BadInput(f"a prompt of {len(self._prompt)} tokens leaves no room in a context of {self.context}")
-        if (
-            self._settings.truncation in ("fixed", "offline")
-            and self._settings.asks
-            and not self._settings.coupled
-            and self._settings.k > self._slm.vocab_size
-        ):
-            raise BadInput(f"k {self._settings.k} is more than the vocabulary of {self._slm.vocab_size}")
-        if self._settings.needs_cloud:
+        if len(prompt_ids) >= self.context:
+            raise BadInput(f"a prompt of {len(prompt_ids)} tokens leaves no room in a context of {self.context}")
+        verification = self._config.verification
+        names_entries = verification.truncation in ("fixed", "offline") and not verification.coupled and self._config.gate.asks
+        if names_entries and verification.k > self._slm.vocab_size:
+            raise BadInput(f"k {verification.k} is more than the vocabulary of {self._slm.vocab_size}")
+        if self._config.needs_cloud:
             if self._link is None:
-                raise BadInput(f"system {self._settings.system} needs a cloud: give --cloud HOST:PORT")
+                raise BadInput(f"system {self._config.system} needs a cloud: give --cloud HOST:PORT")
             check_server(self._link.info, self._slm)
 
     async def tokens(self) -> AsyncIterator[Emitted]:
         """The answer, token by token, as it becomes final."""
         started = time.perf_counter()
         before = self._link.socket_bytes() if self._link else None
-        source = self._streamed() if self._settings.streams else self._exchange.tokens()
+        source = self._source()
         try:
-            async for drafted in source:
-                yield self._emit(drafted)
-                if self._ended(drafted.token):
+            async for token in source:
+                yield self._emit(token)
+                if self._ended(token.id):
                     break
             if rest := self._release.finish():
-                yield Emitted(self.token_ids[-1], self.statistics.provenance[-1], rest)
+                yield Emitted(self.token_ids[-1], self.provenance[-1], rest)
         finally:
             await source.aclose()
             if self._connection:
@@ -157,36 +170,22 @@ class Session:
                 self.statistics.downlink_socket_bytes = after[1] - before[1]
             self.statistics.wall_s = time.perf_counter() - started
 
-    def _emit(self, drafted: Drafted) -> Emitted:
-        provenance = drafted.provenance
-        assert provenance
-        if provenance is Provenance.OFFLINE and self.exact:
-            self.statistics.exact_until = len(self.token_ids)
-        self.token_ids.append(drafted.token)
-        self.statistics.provenance.append(provenance)
-        return Emitted(drafted.token, provenance, self._release.add(drafted.token), drafted.proposed)
+    def _source(self) -> AsyncGenerator[Token]:
+        if not self._config.streams:
+            return self._loop.tokens()
+        assert self._connection
+        fails = self._config.on_disconnect == "fail"
+        return streamed(self._connection, self._sequence, self.statistics, self._slm.vocab_size, fails=fails)
+
+    def _emit(self, token: Token) -> Emitted:
+        assert token.provenance
+        if token.provenance is Provenance.OFFLINE and self.exact:
+            self.statistics.exact_until = self._sequence.released - 1
+        self.statistics.released[token.provenance] += 1
+        return Emitted(token.id, token.provenance, self._release.add(token.id), token.prob)
 
     def _ended(self, token: int) -> bool:
         if token in self._end_ids or self._release.stopped:
             self.finish_reason = "stop"
             return True
-        return len(self.token_ids) >= self._limit
-
-    async def _streamed(self) -> AsyncGenerator[Drafted]:
-        """The llm system: the cloud's own tokens."""
-        assert self._connection
-        while True:
-            try:
-                if not self._connection.is_open:
-                    await self._connection.open(self.token_ids)
-                if (verdict := await self._connection.receive()) is None:
-                    return
-            except Disconnected as error:
-                # The device has nothing to go on with.
-                if self._settings.on_disconnect == "fail":
-                    raise
-                await self._connection.lose(error)
-                await self._connection.regain(error)
-                continue
-            log_round(self.statistics, verdict)
-            yield Drafted(token_of(verdict, "bonus", self._slm.vocab_size), Provenance.BONUS)
+        return self._sequence.released >= self._limit

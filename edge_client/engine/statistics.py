@@ -1,17 +1,15 @@
 """What one generation did and cost; the `stats` object of `hedge generate --json`."""
 
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections import Counter
+from dataclasses import dataclass, field, fields
 
+from hedge.v1 import hedge_pb2 as pb
 
-class Provenance(StrEnum):
-    """Where an emitted token came from. `bonus` is the LLM's own token, every one of the llm system's included."""
+from edge_client.engine.sequence import Provenance
+from edge_client.transport.traffic import Traffic
 
-    LOCAL = "local"
-    ACCEPTED = "accepted"
-    CORRECTED = "corrected"
-    BONUS = "bonus"
-    OFFLINE = "offline"
+# Told in other words, or not at all.
+_OWN = ("released", "risk", "log", "logged")
 
 
 def rejection(proposed: float, target: float) -> float:
@@ -31,13 +29,10 @@ class Round:
 
 
 @dataclass(slots=True)
-class Statistics:
-    """Counts, bytes and seconds; `steps` are forward passes of the SLM.
+class Statistics(Traffic):
+    """Counts, bytes and seconds; `steps` are forward passes of the SLM, `released` the tokens by provenance."""
 
-    Payload bytes are protobuf messages, the opening (`open_bytes`) included, socket bytes what TCP carried, HTTP/2 included.
-    """
-
-    provenance: list[Provenance] = field(default_factory=list)
+    released: Counter[Provenance] = field(default_factory=Counter)
     log: list[Round] = field(default_factory=list)
     # Steps and payload bytes, the opening's apart, that the log accounts for.
     logged: tuple[int, int] = (0, 0)
@@ -45,34 +40,28 @@ class Statistics:
     asked: int = 0
     audited: int = 0
     risk: float = 0.0
-    open_bytes: int = 0
-    uplink_payload_bytes: int = 0
-    uplink_codec_bytes: int = 0
-    uplink_paper_bits: int = 0
-    downlink_payload_bytes: int = 0
-    uplink_socket_bytes: int | None = None
-    downlink_socket_bytes: int | None = None
     wall_s: float = 0.0
     slm_s: float = 0.0
     gate_s: float = 0.0
-    codec_s: float = 0.0
-    wait_s: float = 0.0
-    # From the last message that was judged to its verdict.
-    verdict_s: float = 0.0
     rolled_back: int = 0
     # `split` with a cut law: sum of 1 - y(S) over the tokens drawn from one.
     cut_mass: float = 0.0
-    disconnects: int = 0
-    # Of the cloud's rows: `bitwise`, `rounding`, or None when it does not say; and positions that rounding could decide.
-    engine: str | None = None
-    # Drafts at positions where the SLM gave no finite logits.
+    # Drafts at positions where the SLM gave no finite logits, and judged positions that rounding could decide.
     blind: int = 0
     near_ties: int = 0
     # In exact mode: how many tokens came before the first that was released untested, when the link was gone.
     exact_until: int | None = None
 
     def count(self, provenance: Provenance) -> int:
-        return self.provenance.count(provenance)
+        return self.released[provenance]
+
+    def record(self, verdict: pb.Verdict, entries: int) -> None:
+        """Logs a round; `entries` of the distributions that it judged."""
+        timings, now = verdict.timings, (self.steps, self.uplink_payload_bytes - self.open_bytes)
+        drafted, sent = now[0] - self.logged[0], now[1] - self.logged[1]
+        self.log.append(Round(drafted, entries, sent, timings.positions, timings.forward_us / 1e6))
+        self.logged = now
+        self.near_ties += verdict.near_ties
 
     @property
     def rounds(self) -> int:
@@ -88,7 +77,7 @@ class Statistics:
 
     @property
     def tokens(self) -> int:
-        return len(self.provenance)
+        return self.released.total()
 
     @property
     def skipped(self) -> int:
@@ -101,7 +90,7 @@ class Statistics:
 
     def to_json(self) -> dict[str, float | int | None]:
         counts = {kind.value: self.count(kind) for kind in Provenance if kind is not Provenance.LOCAL}
-        plain = {name: getattr(self, name) for name in self.__slots__ if name not in ("provenance", "risk", "log", "logged")}
+        plain = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in _OWN}
         plain |= {name: getattr(self, name) for name in ("rounds", "llm_positions", "cloud_s")}
         plain = {name: round(value, 6) if isinstance(value, float) else value for name, value in plain.items()}
         risk = self.realised_risk

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -55,7 +56,7 @@ class Choice:
 
 
 def _logprob(emitted: Emitted) -> dict[str, Any]:
-    chance = math.log(emitted.proposed) if emitted.proposed > 0 else -9999.0
+    chance = math.log(emitted.prob) if emitted.prob > 0 else -9999.0
     return {"token": emitted.text, "logprob": chance, "bytes": list(emitted.text.encode()), "top_logprobs": []}
 
 
@@ -151,15 +152,12 @@ class Api:
         """A session per choice, all of them checked before any begins."""
         slm, found = self._service.slm, list[Choice]()
         prompts = [slm.encode_chat(list(one)) for one in asked.conversations] + [slm.encode_text(one) for one in asked.texts]
-        given: dict[str, Any] = {"temperature": asked.temperature, "top_p": asked.top_p, "max_new_tokens": asked.max_tokens}
-        given["threshold"] = asked.threshold
-        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         seed = asked.seed if asked.seed is not None else secrets.randbits(32)
         for ids in prompts:
             for _ in range(asked.n):
-                chosen = changes | {"stop": list(asked.stop), "seed": (seed + len(found)) % (1 << 64)}
                 notes: list[str] = []
-                reply = self._service.reply(asked.model, ids, chosen, notes.append)
+                number = (seed + len(found)) % (1 << 64)
+                reply = self._service.reply(asked.model, ids, partial(asked.applied, seed=number), notes.append)
                 found.append(Choice(len(found), reply, len(ids), notes=notes))
         return found
 
@@ -297,7 +295,7 @@ def _meters(choice: Choice, emitted: Emitted) -> dict[str, Any]:
     notes, choice.notes[:] = list(choice.notes), []
     return {
         "provenance": emitted.provenance.value,
-        "proposed": round(emitted.proposed, 4),
+        "proposed": round(emitted.prob, 4),
         "rounds": statistics.rounds,
         "up": statistics.uplink_payload_bytes,
         "down": statistics.downlink_payload_bytes,

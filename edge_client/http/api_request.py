@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from common.noise import SEED_LIMIT
-from edge_client.config import MAX_NEW_TOKENS, SYSTEMS
+from edge_client.config import MAX_NEW_TOKENS, SYSTEMS, GenerationConfig
 
 MAX_CHOICES, MAX_STOPS, MAX_PROMPTS = 8, 4, 16
 # What is asked of models that have it; here only its absence can be granted.
@@ -56,6 +56,13 @@ class ApiRequest:
     include_usage: bool = False
     logprobs: bool = False
     threshold: float | None = None
+
+    def applied(self, config: GenerationConfig, seed: int) -> GenerationConfig:
+        """The configuration with what was asked for in the place of the server's own."""
+        asked = {"temperature": self.temperature, "top_p": self.top_p, "max_new_tokens": self.max_tokens}
+        changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+        config = replace(config, sampling=replace(config.sampling, seed=seed, stop=self.stop, **changes))
+        return config if self.threshold is None else config.with_threshold(self.threshold)
 
 
 def _wrong(param: str, value: object, limit: str) -> ApiError:

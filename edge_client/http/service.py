@@ -1,24 +1,26 @@
 """What is behind the device's HTTP API: the SLM, the link, found again when it dies, and a session for every answer."""
 
-import argparse
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from hedge.v1 import hedge_pb2 as pb
 
+from common.command import say
 from common.errors import Disconnected, HedgeError
 from common.model import LanguageModel
-from edge_client.cli.connect import connected
-from edge_client.cli.options import Pair, settings_from
-from edge_client.config import SYSTEMS, Settings
+from edge_client.calibrations import Pair
+from edge_client.config import CloudConfig, GenerationConfig
 from edge_client.engine.gates.recalibration import Recalibrated, recalibration_of
+from edge_client.engine.sequence import Provenance
 from edge_client.engine.session import Emitted, Session
-from edge_client.engine.statistics import Provenance
+from edge_client.resolve import resolve
+from edge_client.transport.connect import reached
 from edge_client.transport.connection import BACK, Notify, pause
 from edge_client.transport.grpc_link import GrpcLink
 from edge_client.transport.link import Link
@@ -31,7 +33,7 @@ class Reply:
     """An answer under way. `alone`: the cloud was never there, and the device answers for it."""
 
     session: Session
-    settings: Settings
+    config: GenerationConfig
     alone: bool
 
     async def pieces(self) -> AsyncIterator[Emitted]:
@@ -40,32 +42,41 @@ class Reply:
 
     @property
     def provenance(self) -> list[str]:
-        kinds = self.session.statistics.provenance
+        kinds = self.session.provenance
         return [Provenance.OFFLINE.value if self.alone else kind.value for kind in kinds]
 
     def to_json(self) -> dict[str, Any]:
         """The `hedge` block of the API."""
         statistics = self.session.statistics.to_json()
         return {
-            "system": self.settings.system,
+            "system": self.config.system,
             "guarantee": "none" if self.alone else self.session.guarantee,
             "exact": self.session.exact and not self.alone,
             "offline": self.alone or bool(statistics["offline"]),
-            "seed": self.settings.seed,
+            "seed": self.config.sampling.seed,
             "provenance": self.provenance,
             "stats": statistics,
         }
 
 
 class Service:
-    """Makes sessions; use as an async context manager. Without a cloud it goes on looking for one."""
+    """Makes sessions; use as an async context manager. Without a cloud it goes on looking for one.
 
-    def __init__(self, args: argparse.Namespace, slm: LanguageModel) -> None:
-        self._args, self.slm = args, slm
+    `configure` gives the configuration of a system, `calibration` its file where it is not a bundled one.
+    """
+
+    def __init__(
+        self,
+        slm: LanguageModel,
+        cloud: CloudConfig,
+        configure: Callable[[str], GenerationConfig],
+        calibration: Path | None = None,
+    ) -> None:
+        self.slm, self._cloud, self._configure, self._calibration = slm, cloud, configure, calibration
         self._stack = AsyncExitStack()
         self._link: GrpcLink | None = None
         self._looking: asyncio.Task[None] | None = None
-        self._recalibrated: dict[Settings, Recalibrated | None] = {}
+        self._recalibrated: dict[GenerationConfig, Recalibrated | None] = {}
         # Set while the link is not known to be alive.
         self._down = asyncio.Event()
         self._down.set()
@@ -84,7 +95,7 @@ class Service:
     async def _reach(self) -> bool:
         """Whether the cloud answers; other errors than its absence are raised."""
         try:
-            link, _ = await self._stack.enter_async_context(connected(self._args, self.slm, cloud=True))
+            link = await self._stack.enter_async_context(reached(self._cloud, self.slm, lambda line: say(f"hedge: {line}")))
         except Disconnected as error:
             logger.info("%s", error)
             return False
@@ -127,21 +138,30 @@ class Service:
     def cloud(self) -> pb.ServerInfo | None:
         return self._link.info if self._link else None
 
-    def reply(self, system: str, ids: list[int], changes: dict[str, Any], notify: Notify = lambda _: None) -> Reply:
-        """A session of a system over prompt ids. `changes` replace options of the command line; `notify` hears of the link.
+    def reply(
+        self,
+        system: str,
+        ids: list[int],
+        changed: Callable[[GenerationConfig], GenerationConfig] = lambda config: config,
+        notify: Notify = lambda _: None,
+    ) -> Reply:
+        """A session of a system over prompt ids, as `changed` says; `notify` hears of the link.
 
         Disconnected when the system needs a cloud, none has answered yet, and the device is not to go on alone.
         """
-        args = argparse.Namespace(**vars(self._args) | changes)
-        alone = SYSTEMS[system]["policy"] != "never" and self._link is None
-        if alone and args.on_disconnect != "continue":
-            raise Disconnected(f"no Hedge cloud answers at {args.cloud} yet; model slm needs none", 1.0)
-        settings = settings_from(args, Pair(self.slm, self.cloud), "slm" if alone else system)
-        link: Link | None = self._link if settings.needs_cloud else None
-        if settings.recalibrate is not None:
+        config = changed(self._configure(system))
+        alone = config.needs_cloud and self._link is None
+        if alone:
+            if config.link.on_disconnect != "continue":
+                address = ",".join(self._cloud.addresses)
+                raise Disconnected(f"no Hedge cloud answers at {address} yet; model slm needs none", 1.0)
+            config = changed(self._configure("slm"))
+        config = resolve(config, Pair(self.slm, self.cloud), self._calibration, say)
+        link: Link | None = self._link if config.needs_cloud else None
+        if config.gate.recalibrate is not None:
             # One threshold for all answers that are asked for alike.
-            key = replace(settings, seed=0)
-            recalibrated = self._recalibrated.setdefault(key, recalibration_of(settings))
+            key = replace(config, sampling=replace(config.sampling, seed=0))
+            recalibrated = self._recalibrated.setdefault(key, recalibration_of(config))
         else:
             recalibrated = None
 
@@ -149,4 +169,4 @@ class Service:
             (self._down.clear if line == BACK else self._down.set)()
             notify(line)
 
-        return Reply(Session(self.slm, ids, settings, link, recalibrated=recalibrated, notify=heard), settings, alone)
+        return Reply(Session(self.slm, ids, config, link, recalibrated=recalibrated, notify=heard), config, alone)

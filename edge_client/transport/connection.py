@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+import uuid
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -11,10 +12,9 @@ from hedge.v1 import hedge_pb2 as pb
 from common import ids
 from common.errors import Disconnected, Incompatible, Unreachable
 from common.model import LanguageModel
-from edge_client.config import Settings
-from edge_client.engine.statistics import Statistics
 from edge_client.transport.link import Link, Stream
-from edge_client.transport.messages import check_opened, check_server, engine_of, id_codec_of, opening
+from edge_client.transport.messages import check_opened, check_server, engine_of, id_codec_of
+from edge_client.transport.traffic import Traffic
 
 logger = logging.getLogger(__name__)
 
@@ -32,22 +32,13 @@ def pause(attempt: int, rng: np.random.Generator) -> float:
 
 
 class Connection:
-    """Speaks for one answer. `exact` and `audit` are what the next opening asks for."""
+    """Speaks for one answer. `request` is what every opening asks for, but for its ids; `patience` in seconds."""
 
     def __init__(
-        self,
-        link: Link,
-        slm: LanguageModel,
-        prompt: Sequence[int],
-        settings: Settings,
-        statistics: Statistics,
-        audit: "pb.Audit.ValueType",
-        max_new_tokens: int,
-        notify: Notify,
+        self, link: Link, slm: LanguageModel, request: pb.Open, patience: float, traffic: Traffic, notify: Notify
     ) -> None:
-        self._link, self._slm, self._prompt, self._settings = link, slm, list(prompt), settings
-        self._statistics, self._limit, self.notify = statistics, max_new_tokens, notify
-        self.audit, self.exact = audit, settings.guarantee == "exact"
+        self._link, self._slm, self.request, self._patience = link, slm, request, patience
+        self._traffic, self.notify = traffic, notify
         self._model, self._ends = link.info.model_fingerprint, frozenset(link.info.end_ids)
         self._stream: Stream | None = None
         self._on = 0
@@ -64,20 +55,21 @@ class Connection:
         """Whether no verdict has come since a fault."""
         return self._attempts > 0
 
-    async def open(self, generated: Sequence[int]) -> None:
-        """A session over the prompt and the `generated` ids; the server's answer is not waited for."""
-        request = opening(
-            self._slm, [*self._prompt, *generated], len(generated), self._settings, self.audit, self._limit, exact=self.exact
-        )
+    async def open(self, held: Sequence[int], generated: int) -> None:
+        """A session over the `held` ids, the last `generated` of them the answer's; the server's reply is not waited for."""
+        request = pb.Open()
+        request.CopyFrom(self.request)
+        request.session_id, request.resume_position = uuid.uuid4().hex, generated
+        request.prompt_ids.extend(held)
         self.id_version = id_codec_of(self._link.info, self._slm)
         self.ids = ids.id_codec(self.id_version, self._slm.vocab_size, self._slm.primer)
         size = pb.ClientMessage(open=request).ByteSize()
-        self._statistics.open_bytes += size
-        self._statistics.uplink_payload_bytes += size
+        self._traffic.open_bytes += size
+        self._traffic.uplink_payload_bytes += size
         self._heard = False
         self._on = self._link.connection
-        if self._statistics.engine != "rounding":
-            self._statistics.engine = engine_of(self._link.info)
+        if self._traffic.engine != "rounding":
+            self._traffic.engine = engine_of(self._link.info)
         self._stream = await self._link.open(request)
 
     async def send(self, draft: pb.Draft) -> None:
@@ -93,29 +85,29 @@ class Connection:
         waiting = time.perf_counter()
         try:
             # Not wait_for: until Python 3.12 it loses a cancellation that comes together with the verdict.
-            async with asyncio.timeout(self._settings.patience):
+            async with asyncio.timeout(self._patience):
                 verdict = await self._stream.receive()
         except TimeoutError:
-            raise Disconnected(f"the cloud has not answered for {self._settings.patience:g} s") from None
+            raise Disconnected(f"the cloud has not answered for {self._patience:g} s") from None
         finally:
-            self._statistics.wait_s += time.perf_counter() - waiting
+            self._traffic.wait_s += time.perf_counter() - waiting
         if verdict is None:
             return None
         if not self._heard and self._stream.opened is not None:
             check_opened(self._stream.opened, self.id_version)
-            self._statistics.downlink_payload_bytes += pb.ServerMessage(opened=self._stream.opened).ByteSize()
+            self._traffic.downlink_payload_bytes += pb.ServerMessage(opened=self._stream.opened).ByteSize()
         self._heard = True
         if self._attempts:
             self.notify(BACK)
         self._attempts = 0
-        self._statistics.downlink_payload_bytes += pb.ServerMessage(verdict=verdict).ByteSize()
+        self._traffic.downlink_payload_bytes += pb.ServerMessage(verdict=verdict).ByteSize()
         return verdict
 
     async def lose(self, error: Disconnected) -> None:
         """The stream is gone."""
         logger.info("disconnected: %s", error)
         if not self._attempts:
-            self._statistics.disconnects += 1
+            self._traffic.disconnects += 1
             self.notify(str(error))
         await self.close()
 

@@ -15,12 +15,12 @@ from common.ids import PRIMED, id_codec
 from common.model import BUNDLED, LanguageModel, load
 from common.noise import Noise, Purpose
 from common.sampling import Warp
-from edge_client.config import Settings
 from edge_client.engine.gates.measures import MEASURES
 from edge_client.engine.session import Session
 from edge_client.engine.verification.truncation import truncate
 from evaluation.local import LocalLink
 from evaluation.tasks import tasks
+from tests.configs import config_of
 from tests.conftest import RememberingLM
 
 SIZES = (4096, 32_000, 152_000)
@@ -59,7 +59,7 @@ def test_part(benchmark: BenchmarkFixture, part: str, size: int) -> None:
 
 
 def floor(law: Quantised) -> float:
-    """Bytes that name the support, and its counts by their own entropy (algorithms: section 3)."""
+    """Bytes that name the support, and its counts by their own entropy (docs/algorithms.md, section 3)."""
     kept = len(law.ids)
     support = math.lgamma(law.vocab_size + 1) - math.lgamma(kept + 1) - math.lgamma(law.vocab_size - kept + 1)
     # Every way to write 2^bits as so many counts and a tail is as likely as any other.
@@ -92,11 +92,11 @@ def test_session_without_its_models(
 ) -> None:
     """Both sides of an answer whose logits are remembered: what is left is ours. Microseconds a token are in extra_info."""
     settings = {
-        "slm": Settings(policy="never", seed=1),
-        "hedge": Settings(
+        "slm": config_of(policy="never", seed=1),
+        "hedge": config_of(
             policy="threshold", measure="expected_perturbation", threshold=0.15, verification="coupled", exact=True
         ),
-        "cu-hlm": Settings(policy="threshold", measure="perturbation", threshold=0.3, truncation="fixed"),
+        "cu-hlm": config_of(policy="threshold", measure="perturbation", threshold=0.3, truncation="fixed"),
     }[system]
     slm, llm = pair
     prompt = slm.encode_chat(tasks(None, 1, 0)[0].prompt.messages)

@@ -6,7 +6,8 @@ import pytest
 
 from common.errors import BadInput, HedgeError, Incompatible
 from common.sampling import Warp
-from edge_client.engine.gates.calibration import Calibration, fit_measure, hoeffding_bentkus, load_calibration
+from edge_client.calibrations import load_calibration, save_calibration
+from edge_client.engine.gates.calibration import Calibration, fit_measure, hoeffding_bentkus
 
 
 def sample(prompts: int, seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -102,7 +103,7 @@ def test_a_flat_or_falling_slope_is_an_error() -> None:
 def test_files_round_trip_and_belong_to_one_pair(tmp_path: Path) -> None:
     calibration = made()
     path = tmp_path / "c.json"
-    calibration.save(path)
+    save_calibration(calibration, path)
     assert load_calibration(path) == calibration
     calibration.check("s", "l", "t", Warp())
     for other in (("S", "l", "t", Warp()), ("s", "L", "t", Warp()), ("s", "l", "T", Warp()), ("s", "l", "t", Warp(0.5))):
@@ -127,5 +128,5 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(HedgeError, match="No space left"):
-        made().save(path)
+        save_calibration(made(), path)
     assert path.read_bytes() == b"old"

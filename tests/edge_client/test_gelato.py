@@ -1,10 +1,7 @@
 """GELATO: its equations against values worked by hand, and that it never changes what a token is."""
 
 import math
-from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import replace
-from typing import cast
 
 import pytest
 from hedge.v1 import hedge_pb2 as pb
@@ -12,12 +9,13 @@ from hedge.v1 import hedge_pb2 as pb
 from common.errors import BadInput, Unreachable
 from common.model import LanguageModel
 from common.sampling import Warp
-from edge_client.cli.options import Pair, _gelato
-from edge_client.config import Settings
-from edge_client.engine.gates.gelato import Gelato, GelatoOptions, best_length, expected_tokens
+from edge_client.cli.options import gelato_config
+from edge_client.config import GelatoConfig, GenerationConfig
+from edge_client.engine.gates.gelato import Gelato, best_length, expected_tokens
 from edge_client.engine.session import Session
 from edge_client.engine.statistics import Provenance
 from evaluation.local import LocalLink, LocalStream
+from tests.configs import changed, config_of
 from tests.conftest import run_session
 from tests.edge_client.test_reconnect import Frail
 
@@ -31,7 +29,7 @@ def test_expected_tokens_of_a_round() -> None:
 
 
 def test_the_outer_loop_is_throughput_at_first_and_saves_energy_when_the_queue_is_long() -> None:
-    options = GelatoOptions(weight=10, longest=4, acceptance=0.5)
+    options = GelatoConfig(weight=10, longest=4, acceptance=0.5)
 
     def seconds(drafts: int) -> float:
         return 0.1 * drafts + 0.1
@@ -39,7 +37,7 @@ def test_the_outer_loop_is_throughput_at_first_and_saves_energy_when_the_queue_i
     # E[N]: 1.5, 1.75, 1.875, 1.9375 tokens in 0.2, 0.3, 0.4, 0.5 s: 7.5, 5.83, 4.69, 3.875 a second.
     assert best_length(options, 0.0, seconds, lambda n: 1.2 * n) == 1
     # In 0.11, 0.12, 0.13, 0.14 s with a pass of 0.1 s: 13.6, 14.58, 14.42, 13.84; times 10, less 1.2 n Q.
-    quick = GelatoOptions(weight=10, longest=4, acceptance=0.5)
+    quick = GelatoConfig(weight=10, longest=4, acceptance=0.5)
     assert best_length(quick, 0.0, lambda n: 0.01 * n + 0.1, lambda n: 1.2 * n) == 2
     # 145.83 - 2.4 Q against 136.36 - 1.2 Q: the shorter from Q = 7.89 on.
     assert best_length(quick, 7.8, lambda n: 0.01 * n + 0.1, lambda n: 1.2 * n) == 2
@@ -48,7 +46,7 @@ def test_the_outer_loop_is_throughput_at_first_and_saves_energy_when_the_queue_i
 
 def test_the_bucket_fills_with_what_is_above_its_level() -> None:
     # H_th = -ln(0.9) / 0.35 = 0.30103; it overflows above 1.2 H_th = 0.36123.
-    options = GelatoOptions(longest=15)
+    options = GelatoConfig(longest=15)
     assert options.level == pytest.approx(0.301030, abs=1e-6)
     gelato = Gelato(options)
     # 0.5 - 0.301 = 0.199; 0.1 takes it to 0; 0.6 - 0.301 = 0.299; 0.4 takes it to 0.398, over.
@@ -64,9 +62,9 @@ def test_the_bucket_fills_with_what_is_above_its_level() -> None:
     [("tripping", 2.6 - 1.2), ("marginal", 2.6 - 1.2)],
 )
 def test_the_queue_takes_what_was_spent_over_the_budget(variant: str, queue: float) -> None:
-    gelato = Gelato(GelatoOptions(variant=variant), upload_s=0.5)
+    gelato = Gelato(GelatoConfig(variant=variant, budget_j=1.2), upload_s=0.5)
     for position in range(2):
-        gelato.stepped(0.1)
+        gelato.drafted(0.1)
         gelato.asks(0.0, position)
     gelato.judged(1.1, 0.1, [], True)
     assert gelato.queue == pytest.approx(queue)
@@ -77,37 +75,37 @@ def test_the_queue_takes_what_was_spent_over_the_budget(variant: str, queue: flo
 
 
 def test_marginal_allows_its_budget_for_every_token() -> None:
-    gelato = Gelato(GelatoOptions(variant="marginal", budget_j=0.5))
+    gelato = Gelato(GelatoConfig(variant="marginal", budget_j=0.5))
     for position in range(2):
-        gelato.stepped(0.1)
+        gelato.drafted(0.1)
         gelato.asks(0.0, position)
     gelato.judged(0.1, 0.1, [True, True], None)
     assert gelato.queue == pytest.approx(2.4 - 3 * 0.5)
 
 
 def test_what_is_kept_back_is_not_uploaded() -> None:
-    gelato = Gelato(GelatoOptions(variant="published", budget_j=0.0), upload_s=0.5)
-    gelato.stepped(0.1)
+    gelato = Gelato(GelatoConfig(variant="published", budget_j=0.0), upload_s=0.5)
+    gelato.drafted(0.1)
     # -ln(0.9) / 0.35 x 2.2 = 0.66 nats fill the bucket.
     assert gelato.asks(0.7, 0)
-    assert gelato.holds
+    assert gelato.holds_last
     gelato.judged(0.1, 0.1, [], None)
     assert gelato.queue == pytest.approx(1.2)
     assert gelato.round_s == pytest.approx(0.1)
 
 
 def test_drafts_that_nobody_is_asked_about_are_no_round() -> None:
-    gelato = Gelato(GelatoOptions(longest=3, budget_j=0.0))
+    gelato = Gelato(GelatoConfig(longest=3, budget_j=0.0))
     for _ in range(31):
         gelato.asks(0.0, 0)
-        gelato.stepped(0.1)
+        gelato.drafted(0.1)
     gelato.judged(0.1, 0.1, [True], None)
     # Not 31 steps: the one after the last three.
     assert gelato.queue == pytest.approx(12 * 0.1)
 
 
 def test_marginal_goes_on_while_a_token_is_worth_its_time_and_energy() -> None:
-    gelato = Gelato(GelatoOptions(variant="marginal", weight=10, budget_j=0.1, acceptance=0.9, decay=1.0))
+    gelato = Gelato(GelatoConfig(variant="marginal", weight=10, budget_j=0.1, acceptance=0.9, decay=1.0))
     gelato.step_s, gelato.round_s, gelato.throughput, gelato.queue = 0.02, 0.1, 20.0, 30.0
     # Of survival s: 10 (0.9 s - 20 x 0.02) - 30 (0.24 - 0.1 x 0.9 s) = 11.7 s - 11.2, above 0 for s > 0.957.
     assert not gelato.asks(0.04, 0)
@@ -116,54 +114,54 @@ def test_marginal_goes_on_while_a_token_is_worth_its_time_and_energy() -> None:
 
 
 def test_marginal_keeps_back_what_is_not_worth_its_upload() -> None:
-    gelato = Gelato(GelatoOptions(variant="marginal", decay=1.0), upload_s=0.05)
+    gelato = Gelato(GelatoConfig(variant="marginal", decay=1.0, budget_j=1.2), upload_s=0.05)
     gelato.throughput = 16.0
     # 0.8 tokens could have come in the time of the upload: survival has to be above.
     gelato.asks(0.2, 0)
-    assert not gelato.holds
+    assert not gelato.holds_last
     assert gelato.asks(0.1, 1)
-    assert gelato.holds
+    assert gelato.holds_last
 
 
 def test_marginal_weighs_an_uploads_own_size() -> None:
-    gelato = Gelato(GelatoOptions(variant="marginal", decay=1.0), upload_s=0.05, newest_s=0.001)
+    gelato = Gelato(GelatoConfig(variant="marginal", decay=1.0, budget_j=1.2), upload_s=0.05, newest_s=0.001)
     gelato.throughput = 16.0
     # Survival e^-0.3 = 0.74 is under the 0.8 of a usual upload, over the 0.016 of this one.
     gelato.asks(0.3, 0)
-    assert not gelato.holds
+    assert not gelato.holds_last
     gelato.newest_s = 0.06
     assert gelato.asks(0.0, 1)
-    assert gelato.holds
+    assert gelato.holds_last
 
 
 def test_marginal_drafts_nothing_where_not_even_one_pays_but_not_for_ever() -> None:
-    gelato = Gelato(GelatoOptions(variant="marginal", longest=3, budget_j=0.1), step_s=0.02, upload_s=0.1, round_s=0.1)
+    gelato = Gelato(GelatoConfig(variant="marginal", longest=3, budget_j=0.1), step_s=0.02, upload_s=0.1, round_s=0.1)
     # Nothing is known yet: a draft will tell.
-    assert not gelato.passes
+    assert not gelato.requests_token
     gelato.throughput = 10.0
     # 0.9 tokens could be gained in the time of 1.2.
     for _ in range(3):
-        assert gelato.passes
+        assert gelato.requests_token
         gelato.judged(0.1, 0.1, [], None)
         gelato.throughput = 10.0
-    assert not gelato.passes
+    assert not gelato.requests_token
     gelato.asks(0.0, 0)
     gelato.judged(0.2, 0.1, [True], None)
     gelato.throughput = 10.0
-    assert gelato.passes
+    assert gelato.requests_token
     # An upload of 0.05 s leaves 0.9 in the time of 0.7: what a round costs anyway is not its draft's.
     gelato.upload_s = 0.05
-    assert not gelato.passes
+    assert not gelato.requests_token
     # Not with a published variant.
-    assert not Gelato(GelatoOptions(), step_s=0.02, upload_s=0.1, round_s=0.1, throughput=10.0).passes
+    assert not Gelato(GelatoConfig(), step_s=0.02, upload_s=0.1, round_s=0.1, throughput=10.0).requests_token
 
 
-def passing(monkeypatch: pytest.MonkeyPatch, **asked: object) -> Settings:
+def passing(monkeypatch: pytest.MonkeyPatch, **asked: object) -> GenerationConfig:
     """Two rounds of three are without a draft."""
-    monkeypatch.setattr(Gelato, "passes", property(lambda self: not self.drafts and self.passed < 2))
+    monkeypatch.setattr(Gelato, "requests_token", property(lambda self: not self.drafts and self.passed < 2))
     monkeypatch.setattr("edge_client.transport.connection.pause", lambda *_: 0.0)
-    options = GelatoOptions(variant="marginal", decay=0.05)
-    return Settings(policy="gelato", measure="entropy", verification="coupled", exact=True, gelato=options, **asked)  # type: ignore[arg-type]
+    options = GelatoConfig(variant="marginal", decay=0.05, budget_j=1.2)
+    return config_of(policy="gelato", measure="entropy", verification="coupled", exact=True, gelato=options, **asked)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("cut", [frozenset(), frozenset({3, 9, 12})])
@@ -173,11 +171,11 @@ def test_rounds_without_a_draft_give_the_llm_its_own_tokens(
 ) -> None:
     slm, llm = make_lm(seed=1), make_lm(seed=2)
     asked = {"warp": Warp(temperature), "seed": 5, "max_new_tokens": 20}
-    plain = run_session(slm, PROMPT, Settings(policy="stream", **asked), LocalLink(llm))
+    plain = run_session(slm, PROMPT, config_of(policy="stream", **asked), LocalLink(llm))
     settings = passing(monkeypatch, **asked)
-    session = run_session(slm, PROMPT, replace(settings, on_disconnect="wait"), Frail(LocalLink(llm), cut))
+    session = run_session(slm, PROMPT, changed(settings, on_disconnect="wait"), Frail(LocalLink(llm), cut))
     assert session.token_ids == plain.token_ids
-    assert session.statistics.provenance.count(Provenance.BONUS) >= 10
+    assert session.provenance.count(Provenance.BONUS) >= 10
 
 
 def test_alone_the_device_drafts_whatever_its_pace(
@@ -187,7 +185,7 @@ def test_alone_the_device_drafts_whatever_its_pace(
     settings = passing(monkeypatch, max_new_tokens=20, on_disconnect="continue")
     session = run_session(make_lm(seed=1), PROMPT, settings, Frail(LocalLink(make_lm(seed=2)), frozenset({4}), away=3))
     assert len(session.token_ids) == 20
-    offline = session.statistics.provenance.index(Provenance.OFFLINE)
+    offline = session.provenance.index(Provenance.OFFLINE)
     assert session.statistics.exact_until == offline > 0
 
 
@@ -216,10 +214,10 @@ def test_every_variant_gives_the_llm_its_own_tokens(
 ) -> None:
     slm, link = make_lm(seed=1), LocalLink(make_lm(seed=2))
     asked = {"warp": Warp(temperature), "seed": 5, "max_new_tokens": 20}
-    plain = run_session(slm, PROMPT, Settings(policy="stream", **asked), link)
+    plain = run_session(slm, PROMPT, config_of(policy="stream", **asked), link)
     # The tiny models are unsure of everything.
-    options = GelatoOptions(variant=variant, decay=0.05)
-    settings = Settings(policy="gelato", measure="entropy", verification="coupled", exact=True, gelato=options, **asked)
+    options = GelatoConfig(variant=variant, decay=0.05)
+    settings = config_of(policy="gelato", measure="entropy", verification="coupled", exact=True, gelato=options, **asked)
     assert run_session(slm, PROMPT, settings, link).token_ids == plain.token_ids
 
 
@@ -230,8 +228,8 @@ def test_what_trips_is_kept_back_as_published(make_lm: Callable[..., LanguageMod
     slm, link = make_lm(seed=1), LocalLink(make_lm(seed=1))
 
     def answer(variant: str, acceptance: float) -> Session:
-        options = GelatoOptions(variant=variant, acceptance=acceptance, decay=0.5, bucket=0.8)
-        settings = Settings(
+        options = GelatoConfig(variant=variant, acceptance=acceptance, decay=0.5, bucket=0.8)
+        settings = config_of(
             policy="gelato", measure="entropy", verification="coupled", exact=True, gelato=options, max_new_tokens=18
         )
         return run_session(slm, PROMPT, settings, link)
@@ -246,12 +244,12 @@ def test_what_trips_is_kept_back_as_published(make_lm: Callable[..., LanguageMod
     assert lone.token_ids == published.token_ids
     # The last of an answer is never kept back.
     assert [(one.drafted, one.positions) for one in lone.statistics.log] == [(1, 1)] * 17 + [(1, 2)]
-    assert set(lone.statistics.provenance) == {Provenance.ACCEPTED}
+    assert set(lone.provenance) == {Provenance.ACCEPTED}
 
 
 def test_marginal_has_a_budget_of_a_token_unless_told() -> None:
     def budget(*words: str) -> float:
-        return _gelato(Namespace(gelato=["decay=0.3", *words], calibration=None), cast(Pair, None), Warp()).budget_j
+        return gelato_config(list(words)).budget
 
     assert (budget(), budget("variant=marginal"), budget("variant=marginal", "budget_j=0.2")) == (1.2, 0.15, 0.2)
 
@@ -261,4 +259,4 @@ def test_marginal_has_a_budget_of_a_token_unless_told() -> None:
 )
 def test_options_that_make_no_sense(wrong: dict[str, object]) -> None:
     with pytest.raises(BadInput, match=f"gelato {next(iter(wrong))}"):
-        GelatoOptions(**wrong)
+        GelatoConfig(**wrong)

@@ -1,16 +1,15 @@
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.model import LanguageModel
-from edge_client.config import Settings
 from edge_client.engine.gates.recalibration import LONGEST, RATE, Recalibrated, recalibration_of
 from edge_client.engine.session import Session
 from evaluation.local import LocalLink
+from tests.configs import changed, config_of
 from tests.conftest import RememberingLM
 
 
@@ -43,14 +42,14 @@ def test_the_mean_loss_keeps_its_bound_whatever_comes(
 def test_a_bad_threshold_is_put_right_by_the_audit(make_lm: Callable[..., LanguageModel]) -> None:
     """Two unrelated models, everything skipped at first: the realised risk comes down to what was asked for."""
     slm, llm = RememberingLM(make_lm(seed=1, vocab=5)), RememberingLM(make_lm(seed=2, vocab=5))
-    settings = Settings(
+    settings = config_of(
         policy="threshold", measure="entropy", threshold=1.0, recalibrate=0.1, draft_from="sent", k=2, max_new_tokens=20
     )
     recalibrated = recalibration_of(settings)
     assert recalibrated is not None
     risk = audited = 0.0
     for seed in range(60):
-        session = Session(slm, [1, 2, seed % 5], replace(settings, seed=seed), LocalLink(llm), recalibrated=recalibrated)
+        session = Session(slm, [1, 2, seed % 5], changed(settings, seed=seed), LocalLink(llm), recalibrated=recalibrated)
 
         async def drain(session: Session = session) -> None:
             async for _ in session.tokens():

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from common.errors import Disconnected, Incompatible, NotFinite, Unreachable
 from common.model import LanguageModel
 from common.sampling import Warp
-from edge_client.config import Settings
+from edge_client.engine.sequence import Provenance
 from edge_client.engine.session import Session
-from edge_client.engine.statistics import Provenance
 from edge_client.transport import connection
 from edge_client.transport.connection import LONGEST_PAUSE, pause
 from evaluation.local import LocalLink, LocalStream
 from tests.cloud_server.test_session import Broken
+from tests.configs import changed, config_of
 from tests.conftest import run_session
 
 PROMPT = [1, 2, 3]
@@ -105,7 +105,7 @@ def pair(make_lm: Callable[..., LanguageModel]) -> tuple[LanguageModel, Language
     return make_lm(seed=1, eos=11), make_lm(seed=2, eos=11)
 
 
-EXACT = Settings(
+EXACT = config_of(
     policy="threshold",
     measure="margin",
     threshold=0.9,
@@ -114,18 +114,18 @@ EXACT = Settings(
     max_new_tokens=24,
     on_disconnect="wait",
 )
-SENT = replace(EXACT, verification="sparse", draft_from="sent", k=3, bits=6)
+SENT = changed(EXACT, verification="sparse", draft_from="sent", k=3, bits=6)
 WAYS = {
-    "llm": Settings(policy="stream", max_new_tokens=24, on_disconnect="wait"),
-    "hedge": replace(EXACT, policy="adaptive", max_in_flight=4),
+    "llm": config_of(policy="stream", max_new_tokens=24, on_disconnect="wait"),
+    "hedge": changed(EXACT, policy="adaptive", max_in_flight=4),
     "coupled": EXACT,
-    "coupled, pipelined": replace(EXACT, max_in_flight=3),
+    "coupled, pipelined": changed(EXACT, max_in_flight=3),
     "sparse": SENT,
-    "full": replace(SENT, verification="full", truncation="none"),
-    "split": replace(SENT, verification="split"),
-    "split, cut": replace(SENT, policy="always", verification="split", exact=False, law_entries=1),
-    "cu-hlm": replace(SENT, exact=False, draft_from="full", measure="perturbation", threshold=0.4),
-    "greedy": replace(EXACT, warp=Warp(0.0), max_in_flight=3),
+    "full": changed(SENT, verification="full", truncation="none"),
+    "split": changed(SENT, verification="split"),
+    "split, cut": changed(SENT, policy="always", verification="split", exact=False, law_entries=1),
+    "cu-hlm": changed(SENT, exact=False, draft_from="full", measure="perturbation", threshold=0.4),
+    "greedy": changed(EXACT, warp=Warp(0.0), max_in_flight=3),
 }
 
 
@@ -135,8 +135,8 @@ def test_after_any_fault_the_answer_is_the_one_without_faults(way: str, pair: tu
     rng = np.random.default_rng(5)
     died = 0
     for seed in range(25):
-        settings = replace(WAYS[way], seed=seed)
-        lag = 2 if settings.max_in_flight > 1 else 0
+        settings = changed(WAYS[way], seed=seed)
+        lag = 2 if settings.link.max_in_flight > 1 else 0
         whole = run_session(slm, PROMPT, settings, LocalLink(llm, lag))
         dies_at = frozenset(int(at) for at in rng.integers(0, 40, 5))
         frail = Frail(LocalLink(llm, lag), dies_at, away=int(rng.integers(3)))
@@ -144,8 +144,8 @@ def test_after_any_fault_the_answer_is_the_one_without_faults(way: str, pair: tu
         cut = run_session(slm, PROMPT, settings, frail, notify=heard.append)
         assert cut.token_ids == whole.token_ids
         assert cut.text == whole.text
-        if settings.max_in_flight == 1:
-            assert cut.statistics.provenance == whole.statistics.provenance
+        if settings.link.max_in_flight == 1:
+            assert cut.provenance == whole.provenance
         died += cut.statistics.disconnects
         assert bool(heard) == bool(cut.statistics.disconnects)
     assert died > 25
@@ -166,13 +166,13 @@ def test_a_resumed_session_brings_what_was_generated_and_the_key_of_the_first(
 
 @pytest.mark.parametrize("exact", [True, False])
 def test_alone_the_device_goes_on_says_so_and_comes_back(exact: bool, make_lm: Callable[..., LanguageModel]) -> None:
-    settings = replace(EXACT if exact else WAYS["cu-hlm"], on_disconnect="continue", max_new_tokens=60, seed=3)
+    settings = changed(EXACT if exact else WAYS["cu-hlm"], on_disconnect="continue", max_new_tokens=60, seed=3)
     slm, llm = make_lm(seed=1), make_lm(seed=2)
     whole = run_session(slm, PROMPT, settings, LocalLink(llm))
     frail = Frail(LocalLink(llm), frozenset({6, 7}), away=4)
     heard: list[str] = []
     session = run_session(slm, PROMPT, settings, frail, notify=heard.append)
-    kinds = session.statistics.provenance
+    kinds = session.provenance
     offline = [at for at, kind in enumerate(kinds) if kind is Provenance.OFFLINE]
     assert 0 < len(offline) < len(kinds)
     assert any(kind in (Provenance.ACCEPTED, Provenance.CORRECTED) for kind in kinds[offline[-1] :])
@@ -190,9 +190,9 @@ def test_an_answer_whose_link_dies_for_good_is_finished_alone(
     pair: tuple[LanguageModel, LanguageModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "ATTEMPTS", 3)
-    settings = replace(WAYS["cu-hlm"], on_disconnect="continue", max_new_tokens=40, seed=3)
+    settings = changed(WAYS["cu-hlm"], on_disconnect="continue", max_new_tokens=40, seed=3)
     session = run_session(pair[0], PROMPT, settings, Frail(LocalLink(pair[1]), frozenset({5}), away=10**9))
-    assert session.statistics.provenance[-1] is Provenance.OFFLINE
+    assert session.provenance[-1] is Provenance.OFFLINE
     assert session.finish_reason == "stop" or len(session.token_ids) == 40
 
 
@@ -200,7 +200,7 @@ def test_fail_fails_and_wait_gives_up_in_the_end(
     pair: tuple[LanguageModel, LanguageModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(Disconnected, match="the link is down"):
-        run_session(pair[0], PROMPT, replace(EXACT, on_disconnect="fail"), Frail(LocalLink(pair[1]), frozenset({3})))
+        run_session(pair[0], PROMPT, changed(EXACT, on_disconnect="fail"), Frail(LocalLink(pair[1]), frozenset({3})))
     monkeypatch.setattr(connection, "ATTEMPTS", 3)
     with pytest.raises(Unreachable, match="given up after 3 attempts: nobody answers"):
         run_session(pair[0], PROMPT, EXACT, Frail(LocalLink(pair[1]), frozenset({3}), away=10**9))
@@ -234,13 +234,13 @@ def test_a_server_that_says_nothing_counts_as_gone(pair: tuple[LanguageModel, La
             stream.receive = never  # type: ignore[method-assign]
             return stream
 
-    settings = replace(EXACT, on_disconnect="fail", patience=0.01)
+    settings = changed(EXACT, on_disconnect="fail", patience=0.01)
     with pytest.raises(Disconnected, match=r"has not answered for 0\.01 s"):
         run_session(pair[0], PROMPT, settings, Silent(pair[1]))
 
 
 def test_an_answer_that_is_left_while_the_link_is_down_leaves_nothing_behind(pair: tuple[LanguageModel, LanguageModel]) -> None:
-    settings = replace(WAYS["cu-hlm"], on_disconnect="continue", max_new_tokens=60)
+    settings = changed(WAYS["cu-hlm"], on_disconnect="continue", max_new_tokens=60)
 
     async def leave() -> set[asyncio.Task[object]]:
         session = Session(pair[0], PROMPT, settings, Frail(LocalLink(pair[1]), frozenset({5}), away=10**9))
@@ -261,14 +261,14 @@ def test_a_guess_in_flight_is_not_kept_when_the_device_goes_on_alone(
 ) -> None:
     """The SLM says nothing finite anywhere: what it has drafted is only good for being tested."""
     slm = Broken(pair[0], None, np.nan)
-    settings = replace(WAYS[way], on_disconnect="continue", max_new_tokens=30)
+    settings = changed(WAYS[way], on_disconnect="continue", max_new_tokens=30)
 
     async def run() -> list[Provenance]:
         session = Session(slm, PROMPT, settings, Frail(LocalLink(pair[1]), frozenset({died}), away=10**9))
         with pytest.raises(NotFinite, match="the device's model gave no finite logits at position"):
             async for _ in session.tokens():
                 pass
-        return session.statistics.provenance
+        return session.provenance
 
     assert Provenance.OFFLINE not in asyncio.run(run())
 

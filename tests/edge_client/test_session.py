@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -14,16 +14,18 @@ from common.errors import BadInput, Incompatible, Unreachable
 from common.ids import ADAPTIVE, FIXED, AdaptiveIds
 from common.model import LanguageModel
 from common.noise import Noise, Purpose
-from edge_client.config import Settings
-from edge_client.engine.loop import Exchange
+from edge_client.config import GenerationConfig
+from edge_client.engine.flight import Message
+from edge_client.engine.loop import Loop
 from edge_client.engine.pace import Adaptive
+from edge_client.engine.sequence import Provenance
 from edge_client.engine.session import Session
-from edge_client.engine.statistics import Provenance
 from evaluation.local import LocalLink, LocalStream
+from tests.configs import changed, config_of
 from tests.conftest import CONTEXT, run_session
 
 PROMPT = [1, 2, 3]
-ALWAYS = Settings(policy="always", draft_from="sent", max_new_tokens=4, k=3)
+ALWAYS = config_of(policy="always", draft_from="sent", max_new_tokens=4, k=3)
 
 
 @dataclass
@@ -115,7 +117,7 @@ def test_a_lying_server_is_named_and_the_stream_is_closed(
     assert link.closed == 1
 
 
-EXACT = replace(
+EXACT = changed(
     ALWAYS, policy="threshold", measure="margin", threshold=0.9, verification="coupled", exact=True, max_new_tokens=12
 )
 
@@ -123,18 +125,21 @@ EXACT = replace(
 @pytest.mark.parametrize(
     ("settings", "change", "words"),
     [
-        (replace(EXACT, max_in_flight=3), altered(accepted=0, correction=None, bonus=1), "lacks its correction"),
-        (replace(EXACT, policy="always", max_in_flight=3), altered(accepted=1, bonus=1), "a bonus that was not wanted"),
-        (replace(EXACT, policy="always", max_in_flight=3), altered(step_id=99), "without a verdict on step 0"),
-        (replace(EXACT, policy="always"), altered(accepted=9), "accepted 9 of 1"),
-        (replace(EXACT, policy="always"), altered(accepted=1, bonus=77), "id 77"),
-        (replace(EXACT, verification="split"), altered(accepted=0, law=pb.Law(probabilities=b"abc")), "no law"),
-        (replace(EXACT, verification="split"), altered(accepted=0, law=pb.Law(probabilities=b"\0" * 48)), "no law"),
-        (replace(EXACT, verification="split"), altered(accepted=0, law=None), "no law"),
+        (changed(EXACT, max_in_flight=3), altered(accepted=0, correction=None, bonus=1), "lacks its correction"),
+        (changed(EXACT, policy="always", max_in_flight=3), altered(accepted=1, bonus=1), "a bonus that was not wanted"),
+        (changed(EXACT, policy="always", max_in_flight=3), altered(step_id=99), "without a verdict on step 0"),
+        (changed(EXACT, policy="always"), altered(accepted=9), "accepted 9 of 1"),
+        (changed(EXACT, policy="always"), altered(accepted=1, bonus=77), "id 77"),
+        (changed(EXACT, verification="split"), altered(accepted=0, law=pb.Law(probabilities=b"abc")), "no law"),
+        (changed(EXACT, verification="split"), altered(accepted=0, law=pb.Law(probabilities=b"\0" * 48)), "no law"),
+        (changed(EXACT, verification="split"), altered(accepted=0, law=None), "no law"),
     ],
 )
 def test_lies_about_blocks_are_named(
-    settings: Settings, change: Callable[[pb.Verdict], pb.Verdict | None], words: str, pair: tuple[LanguageModel, LanguageModel]
+    settings: GenerationConfig,
+    change: Callable[[pb.Verdict], pb.Verdict | None],
+    words: str,
+    pair: tuple[LanguageModel, LanguageModel],
 ) -> None:
     link = Tampered(LocalLink(pair[1], 1), change)
     with pytest.raises(Unreachable, match=words):
@@ -144,7 +149,7 @@ def test_lies_about_blocks_are_named(
 
 def test_verdicts_out_of_order_are_named(pair: tuple[LanguageModel, LanguageModel]) -> None:
     """A verdict that was given before, and two that changed places."""
-    settings = replace(EXACT, policy="always", max_in_flight=4, max_new_tokens=30)
+    settings = changed(EXACT, policy="always", max_in_flight=4, max_new_tokens=30)
     first: list[pb.Verdict] = []
 
     def repeated(verdict: pb.Verdict) -> pb.Verdict:
@@ -172,20 +177,20 @@ def test_a_bonus_for_a_position_drafted_meanwhile_is_its_early_verdict(
     """Held blocks: the bonus confirms the first draft of the next block or takes its place, and the tokens stay the LLM's."""
     monkeypatch.setattr(Adaptive, "in_flight", 1)
     met: list[bool] = []
-    plain = Exchange._take_bonus
+    plain = Loop._take_bonus
 
-    def spied(exchange: Exchange, verdict: pb.Verdict, *, wanted: bool) -> None:
-        if exchange._block:
-            met.append(exchange._block[0].token == verdict.bonus)
-        plain(exchange, verdict, wanted=wanted)
+    def spied(loop: Loop, message: Message, verdict: pb.Verdict) -> None:
+        if block := loop._sequence.block:
+            met.append(block[0].id == verdict.bonus)
+        plain(loop, message, verdict)
 
-    monkeypatch.setattr(Exchange, "_take_bonus", spied)
-    settings = replace(EXACT, policy="adaptive", max_in_flight=2, max_new_tokens=40)
+    monkeypatch.setattr(Loop, "_take_bonus", spied)
+    settings = changed(EXACT, policy="adaptive", max_in_flight=2, max_new_tokens=40)
     for seed in range(20):
         alone = run_session(
-            pair[0], PROMPT, Settings(policy="stream", max_new_tokens=40, seed=seed), LocalLink(pair[1])
+            pair[0], PROMPT, config_of(policy="stream", max_new_tokens=40, seed=seed), LocalLink(pair[1])
         ).token_ids
-        assert run_session(pair[0], PROMPT, replace(settings, seed=seed), LocalLink(pair[1], 3)).token_ids == alone
+        assert run_session(pair[0], PROMPT, changed(settings, seed=seed), LocalLink(pair[1], 3)).token_ids == alone
     assert set(met) == {True, False}
 
 
@@ -196,7 +201,7 @@ def test_two_turns_with_one_seed_do_not_share_their_noise(pair: tuple[LanguageMo
 
 def test_no_released_token_is_withdrawn(pair: tuple[LanguageModel, LanguageModel]) -> None:
     """What comes out while drafts are rolled back underneath is the answer, in order."""
-    session = Session(pair[0], PROMPT, replace(EXACT, max_in_flight=4, max_new_tokens=40), LocalLink(pair[1], 3))
+    session = Session(pair[0], PROMPT, changed(EXACT, max_in_flight=4, max_new_tokens=40), LocalLink(pair[1], 3))
     released: list[int] = []
 
     async def drain() -> None:
@@ -209,7 +214,7 @@ def test_no_released_token_is_withdrawn(pair: tuple[LanguageModel, LanguageModel
     assert len(released) == 40
 
 
-CUT = replace(ALWAYS, verification="split", law_entries=1, bits=12, max_new_tokens=1)
+CUT = changed(ALWAYS, verification="split", law_entries=1, bits=12, max_new_tokens=1)
 
 
 def test_the_rest_of_a_cut_law_is_asked_for_where_nothing_is_left_to_draw(make_lm: Callable[..., LanguageModel]) -> None:
@@ -218,8 +223,8 @@ def test_the_rest_of_a_cut_law_is_asked_for_where_nothing_is_left_to_draw(make_l
     asked = 0
     for seed in range(40):
         link = Tampered(LocalLink(llm), lambda verdict: verdict)
-        cut = run_session(slm, PROMPT, replace(CUT, seed=seed), link)
-        whole = run_session(slm, PROMPT, replace(CUT, seed=seed, law_entries=0), LocalLink(llm))
+        cut = run_session(slm, PROMPT, changed(CUT, seed=seed), link)
+        whole = run_session(slm, PROMPT, changed(CUT, seed=seed, law_entries=0), LocalLink(llm))
         assert cut.token_ids == whole.token_ids
         assert cut.statistics.cut_mass == 0
         wanted = [draft for draft in link.drafts if draft.whole_law]
@@ -236,18 +241,18 @@ def test_a_server_that_does_not_send_the_rest_is_named(make_lm: Callable[..., La
     link = Tampered(LocalLink(llm), lambda verdict: next(first, altered(step_id=7))(verdict))
     seed = next(seed for seed in range(40) if _corrected(slm, llm, seed))
     with pytest.raises(Unreachable, match="did not repeat its verdict on step 0"):
-        run_session(slm, PROMPT, replace(CUT, seed=seed), link)
+        run_session(slm, PROMPT, changed(CUT, seed=seed), link)
 
 
 def _corrected(slm: LanguageModel, llm: LanguageModel, seed: int) -> bool:
-    return bool(run_session(slm, PROMPT, replace(CUT, seed=seed), LocalLink(llm)).statistics.count(Provenance.CORRECTED))
+    return bool(run_session(slm, PROMPT, changed(CUT, seed=seed), LocalLink(llm)).statistics.count(Provenance.CORRECTED))
 
 
 def test_a_ctrl_c_that_comes_with_a_verdict_is_not_lost(pair: tuple[LanguageModel, LanguageModel]) -> None:
     """However late it is on the way to the device, the answer ends there."""
 
     async def cancelled_after(turns: int) -> bool:
-        session = Session(pair[0], PROMPT, Settings(policy="stream", max_new_tokens=8), Delayed(LocalLink(pair[1])))
+        session = Session(pair[0], PROMPT, config_of(policy="stream", max_new_tokens=8), Delayed(LocalLink(pair[1])))
 
         async def drain() -> None:
             async for _ in session.tokens():
@@ -301,19 +306,19 @@ def test_no_draw_of_a_discarded_draft_is_used_again(
         return plain(noise, purpose, position, step, count)
 
     monkeypatch.setattr(Noise, "uniforms", spied)
-    settings = replace(EXACT, verification=verification, max_in_flight=4, max_new_tokens=40)
+    settings = changed(EXACT, verification=verification, max_in_flight=4, max_new_tokens=40)
     for seed in range(20):
         drawn.clear()
-        session = run_session(pair[0], PROMPT, replace(settings, seed=seed), LocalLink(pair[1], 3))
+        session = run_session(pair[0], PROMPT, changed(settings, seed=seed), LocalLink(pair[1], 3))
         assert session.statistics.rolled_back
         assert len(set(drawn)) == len(drawn) > len({position for position, _ in drawn})
 
 
 def test_skipped_ids_ride_on_the_next_message_and_bytes_are_counted(pair: tuple[LanguageModel, LanguageModel]) -> None:
     link = Tampered(LocalLink(pair[1]), lambda verdict: verdict)
-    settings = replace(ALWAYS, policy="random", verify_rate=0.3, max_new_tokens=40, seed=2)
+    settings = changed(ALWAYS, policy="random", verify_rate=0.3, max_new_tokens=40, seed=2)
     session = run_session(pair[0], PROMPT, settings, link)
-    kinds = session.statistics.provenance
+    kinds = session.provenance
     asked = [i for i, kind in enumerate(kinds) if kind is not Provenance.LOCAL]
     reader, history, carried = AdaptiveIds(12), list(PROMPT), list[list[int]]()
     for draft, position in zip(link.drafts, asked, strict=True):
@@ -336,7 +341,7 @@ def test_skipped_ids_ride_on_the_next_message_and_bytes_are_counted(pair: tuple[
 
 def test_the_end_token_ends_the_answer(make_lm: Callable[..., LanguageModel]) -> None:
     slm, llm = make_lm(seed=1, eos=4), make_lm(seed=2, eos=4)
-    ended = [run_session(slm, PROMPT, replace(ALWAYS, max_new_tokens=50, seed=seed), LocalLink(llm)) for seed in range(10)]
+    ended = [run_session(slm, PROMPT, changed(ALWAYS, max_new_tokens=50, seed=seed), LocalLink(llm)) for seed in range(10)]
     for session in ended:
         assert (session.finish_reason == "stop") == (session.token_ids[-1] == 4)
         assert 4 not in session.token_ids[:-1]
@@ -344,18 +349,18 @@ def test_the_end_token_ends_the_answer(make_lm: Callable[..., LanguageModel]) ->
 
 
 def test_the_context_ends_the_answer(pair: tuple[LanguageModel, LanguageModel]) -> None:
-    for settings in (ALWAYS, Settings(policy="never"), Settings(policy="stream")):
-        session = run_session(pair[0], [1] * (CONTEXT - 3), replace(settings, max_new_tokens=50), LocalLink(pair[1]))
+    for settings in (ALWAYS, config_of(policy="never"), config_of(policy="stream")):
+        session = run_session(pair[0], [1] * (CONTEXT - 3), changed(settings, max_new_tokens=50), LocalLink(pair[1]))
         assert len(session.token_ids) == 3
         assert session.finish_reason == "length"
 
 
 @pytest.mark.parametrize(
     ("prompt", "settings", "words"),
-    [([], ALWAYS, "empty"), ([1] * CONTEXT, ALWAYS, f"context of {CONTEXT}"), ([1], replace(ALWAYS, k=13), "k 13")],
+    [([], ALWAYS, "empty"), ([1] * CONTEXT, ALWAYS, f"context of {CONTEXT}"), ([1], changed(ALWAYS, k=13), "k 13")],
 )
 def test_bad_requests_are_refused_before_anything_is_sent(
-    prompt: list[int], settings: Settings, words: str, pair: tuple[LanguageModel, LanguageModel]
+    prompt: list[int], settings: GenerationConfig, words: str, pair: tuple[LanguageModel, LanguageModel]
 ) -> None:
     with pytest.raises(BadInput, match=words):
         Session(pair[0], prompt, settings, LocalLink(pair[1]))
@@ -373,7 +378,7 @@ def test_another_tokenizer_is_refused(pair: tuple[LanguageModel, LanguageModel],
 
 def test_what_is_drafted_and_not_final_can_be_looked_at(pair: tuple[LanguageModel, LanguageModel]) -> None:
     """A verdict comes two looks late: drafts run ahead of it, and are the answer unless it changes them."""
-    settings = Settings(policy="always", verification="coupled", exact=True, max_in_flight=4, max_new_tokens=12, seed=2)
+    settings = config_of(policy="always", verification="coupled", exact=True, max_in_flight=4, max_new_tokens=12, seed=2)
     session = Session(pair[0], PROMPT, settings, LocalLink(pair[0], lag=2))
     seen: list[tuple[str, str]] = []
 

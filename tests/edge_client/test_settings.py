@@ -1,12 +1,12 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from common.errors import BadInput
 from common.noise import Noise
-from edge_client.config import SYSTEMS, Settings
+from edge_client.config import SYSTEMS, VerificationConfig
 from edge_client.engine.gates.policy import Constant, Random, Threshold
+from edge_client.engine.verification.resampled import Resampled
+from tests.configs import changed, config_of
 
 
 @pytest.mark.parametrize(
@@ -42,29 +42,33 @@ from edge_client.engine.gates.policy import Constant, Random, Threshold
 )
 def test_bad_settings_name_the_value(changes: dict[str, object], words: str) -> None:
     with pytest.raises(BadInput, match=words):
-        Settings(**changes)  # type: ignore[arg-type]
+        config_of(**changes)  # type: ignore[arg-type]
 
 
 def test_exact_is_claimed_only_where_every_position_is_tested_against_the_law_it_was_drawn_from() -> None:
-    assert Settings(policy="always", draft_from="sent").guarantee == "exact"
-    assert Settings(policy="always", draft_from="full").guarantee == "opportunistic"
-    assert Settings(policy="random", verify_rate=1.0, draft_from="sent").guarantee == "opportunistic"
-    assert Settings(policy="stream").guarantee == "exact"
-    gated = Settings(policy="threshold", threshold=0.5, measure="margin", verification="coupled")
+    assert config_of(policy="always", draft_from="sent").guarantee == "exact"
+    assert config_of(policy="always", draft_from="full").guarantee == "opportunistic"
+    assert config_of(policy="random", verify_rate=1.0, draft_from="sent").guarantee == "opportunistic"
+    assert config_of(policy="stream").guarantee == "exact"
+    gated = config_of(policy="threshold", threshold=0.5, measure="margin", verification="coupled")
     assert gated.guarantee == "opportunistic"
-    assert replace(gated, exact=True).guarantee == "exact"
-    assert Settings(policy="never").guarantee == "opportunistic"
+    assert changed(gated, exact=True).guarantee == "exact"
+    assert config_of(policy="never").guarantee == "opportunistic"
 
 
 def test_how_many_entries_a_message_keeps() -> None:
-    law = np.array([0.9, 0.06, 0.03, 0.005, 0.005])
-    assert Settings(k=3).kept(law) == Settings(truncation="offline", k=3).kept(law) == 3
-    assert Settings(verification="full", truncation="none").kept(law) == 5
-    online = Settings(truncation="online", theta=0.1, slope=1.0, intercept=0.0)
+    probs = np.array([0.9, 0.06, 0.03, 0.005, 0.005])
+
+    def resampled(**options: object) -> Resampled:
+        return Resampled(VerificationConfig(**options), Noise(0, [1]), len(probs))  # type: ignore[arg-type]
+
+    assert resampled(k=3).kept(probs) == resampled(truncation="offline", k=3).kept(probs) == 3
+    assert resampled(kind="full", truncation="none").kept(probs) == 5
+    online = resampled(truncation="online", theta=0.1, slope=1.0, intercept=0.0)
     # The flattening is 0.08 for k = 1, 0.033 for k = 2, 0 for k = 3; theta l is 0.066 with the draft and 0.031 without.
-    assert online.kept(law, drafted=0.9, uncertainty=0.0) == 2
-    assert online.kept(law) == 3
-    assert Settings(truncation="online", theta=1.0).kept(law) == 1
+    assert online.kept(probs, drafted=0.9, uncertainty=0.0) == 2
+    assert online.kept(probs) == 3
+    assert resampled(truncation="online", theta=1.0).kept(probs) == 1
 
 
 def test_policies() -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from common.codec import paper_bits
-from edge_client.engine.gates.gelato import Gelato, GelatoOptions
+from edge_client.config import GelatoConfig
+from edge_client.engine.gates.gelato import Gelato
 from evaluation.gelato import VOCAB, Draft, Hedge, Published, Rival, Static, Trace, command, replay, rivals, row_of
 from evaluation.plot import command as plot
 from wireless.channel import Channel
@@ -52,7 +53,7 @@ def test_the_token_that_trips_is_paid_for_and_not_sent() -> None:
     """Every second draft overflows: published sends one of two, tripping both."""
     made = {}
     for variant in ("published", "tripping"):
-        options = GelatoOptions(variant=variant, acceptance=0.5, decay=1.0, bucket=0.5, budget_j=100.0)
+        options = GelatoConfig(variant=variant, acceptance=0.5, decay=1.0, bucket=0.5, budget_j=100.0)
         # H_th = ln 2 = 0.693; of 0.9 the bucket keeps 0.207 and 0.414, over 0.347.
         sums = replay(
             [trace([True] * 9, 0.9)],
@@ -69,7 +70,7 @@ def test_the_token_that_trips_is_paid_for_and_not_sent() -> None:
 
 def test_a_round_without_a_draft_costs_its_pass() -> None:
     """A step of over a second gains less than a pass of 0.1 s: after a first round, 15 of every 16 are without a draft."""
-    options = GelatoOptions(variant="marginal", budget_j=100.0)
+    options = GelatoConfig(variant="marginal", budget_j=100.0)
     sums = replay([trace([True] * 40)], Rival(lambda: Published(Gelato(options)), True, "ids"), UNIT, STEADY, 0.1, 0)
     assert sums.drafts.count(0) > 20
     assert sums.bits == 18 * sum(sums.drafts)
@@ -84,7 +85,7 @@ def test_a_round_without_a_draft_costs_its_pass() -> None:
 def test_the_time_of_a_bit_is_measured_on_what_was_sent() -> None:
     found = trace([True] * 30)
     found.nucleus[:] = [10 * (at + 1) for at in range(30)]
-    controller = Published(Gelato(GelatoOptions(longest=3)))
+    controller = Published(Gelato(GelatoConfig(longest=3)))
     replay([found], Rival(lambda: controller, False, "top-p"), UNIT, STEADY, 0.5, 0)
     # One bit/s/Hz at 0 dB and 1 MHz.
     assert controller.seconds_per_bit == pytest.approx(1e-6)

@@ -1,17 +1,16 @@
 """The examples as they stand, against a cloud at the address they name; the doctor; the public API."""
 
+import asyncio
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import edge_client
-from common.errors import BadInput
-from common.model import LanguageModel
-from edge_client.public import choose
+from common.errors import BadInput, Disconnected
+from edge_client import AsyncHedge, CloudConfig, Hedge, SamplingParams
 from tests.integration.conftest import ENVIRONMENT, Cloud, Run
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +27,7 @@ def ran(name: str, address: str, tmp_path: Path, default: str) -> str:
 
 def test_the_tour_and_the_robot(cloud: Cloud, tmp_path: Path) -> None:
     tour = ran("tour.py", cloud.address, tmp_path, "127.0.0.1:7411")
-    assert re.search(r"hedge .*Answer: \[?8\]?\[?5\]?.*exact: True", tour)
+    assert re.search(r"hedge .*Answer: \[?8\]?\[?5\]?.*exact", tour)
     robot = ran("robot.py", cloud.address, tmp_path, "127.0.0.1:7411").splitlines()
     assert len(robot) == 60
     assert all("risk taken" in line for line in robot)
@@ -41,14 +40,28 @@ def test_every_public_name_is_there() -> None:
         _ = edge_client.nothing
 
 
-def test_settings_by_keyword(make_lm: Callable[..., LanguageModel]) -> None:
-    slm = make_lm(seed=1)
-    chosen = choose("hedge", slm=slm, temperature=0.5, threshold=0.2, max_new_tokens=5)
-    assert (chosen.warp.temperature, chosen.threshold, chosen.max_new_tokens, chosen.guarantee) == (0.5, 0.2, 5, "exact")
-    with pytest.raises(BadInput, match="no option 'temprature'"):
-        choose("slm", slm=slm, temprature=1)
+def test_the_python_api_answers_and_says_what_it_lacks(cloud: Cloud) -> None:
+    reached = CloudConfig((cloud.address,), insecure=True)
+    sampling = SamplingParams(temperature=0, max_new_tokens=40)
+    with Hedge(reached, system="llm") as large, Hedge(reached) as hedge:
+        answer = hedge.generate("What is 47 + 38?", sampling)
+        assert answer.token_ids == large.generate([{"role": "user", "content": "What is 47 + 38?"}], sampling).token_ids
+        assert answer.text == "".join(emitted.text for emitted in hedge.stream("What is 47 + 38?", sampling))
+        assert answer.guarantee.startswith("exact")
+
+    async def together() -> list[str]:
+        async with AsyncHedge(reached) as hedge:
+            return [
+                one.text for one in await asyncio.gather(*(hedge.generate(f"What is {n} + 4?", sampling) for n in range(3)))
+            ]
+
+    assert all(asyncio.run(together()))
     with pytest.raises(BadInput, match="no system 'best'"):
-        choose("best", slm=slm)
+        Hedge(reached, system="best")
+    with pytest.raises(BadInput, match="system hedge needs a cloud"):
+        Hedge()
+    with pytest.raises(Disconnected, match="no Hedge cloud answers"), Hedge(CloudConfig(("127.0.0.1:9",), insecure=True)):
+        pass
 
 
 def test_the_doctor_finds_what_is_well_and_what_is_not(cloud: Cloud, here: Run) -> None:

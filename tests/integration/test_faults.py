@@ -13,9 +13,9 @@ from hedge.v1 import hedge_pb2 as pb
 
 from common.errors import Disconnected
 from common.model import BUNDLED, load
-from edge_client.config import Settings
 from edge_client.engine.session import Session
 from edge_client.transport.grpc_link import GrpcLink
+from tests.configs import config_of
 from tests.integration.conftest import BIN, ENVIRONMENT, Cloud, Run, StartCloud
 
 ASK = ("--insecure", "--seed", "6", "--prompt", "Tell me a tale about a fox.", "--max-new-tokens", "120")
@@ -83,7 +83,7 @@ def test_alone_the_device_finishes_what_the_cloud_began(start_cloud: StartCloud)
 
 def test_one_answer_that_connects_anew_does_not_cut_another_short(cloud: Cloud) -> None:
     slm = load(BUNDLED, "slm")
-    settings = Settings(system="llm", policy="stream", max_new_tokens=24, on_disconnect="fail")
+    settings = config_of(system="llm", policy="stream", max_new_tokens=24, on_disconnect="fail")
 
     async def both() -> tuple[list[int], list[int], int]:
         async with GrpcLink(cloud.address) as link:

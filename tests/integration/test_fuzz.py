@@ -4,7 +4,7 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc.aio
@@ -15,17 +15,17 @@ from common import codec
 from common.distribution import Quantised
 from common.ids import ADAPTIVE, AdaptiveIds
 from common.model import LanguageModel, load
-from edge_client.config import Settings
 from edge_client.engine.session import Session
 from edge_client.transport.grpc_link import GrpcLink, GrpcStream
 from evaluation.local import LocalLink
 from tests.cloud_server.test_session import PROMPT, opening
+from tests.configs import changed, config_of
 from tests.conftest import MakeFolder
 from tests.integration.conftest import StartCloud
 
 MESSAGES = int(os.environ.get("HEDGE_HOSTILE", "20000"))
 AT_ONCE = 32
-HONEST = Settings(policy="always", draft_from="sent", max_new_tokens=40, k=3)
+HONEST = config_of(policy="always", draft_from="sent", max_new_tokens=40, k=3)
 PROPER = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.OK}
 
 
@@ -154,7 +154,7 @@ def test_the_server_survives_hostile_messages(start_cloud: StartCloud, make_fold
 
 async def honest(lm: LanguageModel, link: Overheard, seed: int) -> None:
     """An answer beside the attack: the one that a server of its own would have given."""
-    settings = replace(HONEST, seed=seed)
+    settings = changed(HONEST, seed=seed)
     session = Session(lm, PROMPT, settings, link)
     async for _ in session.tokens():
         pass

@@ -1,6 +1,5 @@
 """Identity on the bundled pair: `hedge` is the LLM alone, whatever drafts, gates and blocks there are."""
 
-from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -8,13 +7,13 @@ import pytest
 from common.model import BUNDLED, LanguageModel, load
 from common.model_options import ModelOptions
 from common.sampling import Warp
-from edge_client.config import Settings
 from evaluation.local import LocalLink
 from evaluation.questions import held_out_set
+from tests.configs import changed, config_of
 from tests.conftest import run_session
 
 PROMPTS, TOKENS = 200, 20
-HEDGE = Settings(
+HEDGE = config_of(
     system="hedge",
     policy="adaptive",
     measure="expected_perturbation",
@@ -38,8 +37,8 @@ def test_hedge_is_the_llm_alone_on_200_prompts(temperature: float) -> None:
     llm, slm = model("llm"), model("slm")
     ways = [
         (HEDGE, slm, 1),
-        (replace(HEDGE, max_in_flight=1), slm, 0),
-        (replace(HEDGE, policy="threshold", measure="margin", threshold=0.5, max_in_flight=3), model("slm", "bfloat16"), 2),
+        (changed(HEDGE, max_in_flight=1), slm, 0),
+        (changed(HEDGE, policy="threshold", measure="margin", threshold=0.5, max_in_flight=3), model("slm", "bfloat16"), 2),
     ]
     # At temperature 1 the law of the answer, not its length, is at stake: fewer prompts do.
     questions = held_out_set(PROMPTS if temperature == 0 else PROMPTS // 5, seed=8)
@@ -47,10 +46,10 @@ def test_hedge_is_the_llm_alone_on_200_prompts(temperature: float) -> None:
     for number, question in enumerate(questions):
         prompt = slm.encode_chat([{"role": "user", "content": question.text}])
         warp = Warp(temperature)
-        plain = Settings(policy="stream", warp=warp, max_new_tokens=TOKENS, seed=HEDGE.seed)
+        plain = config_of(policy="stream", warp=warp, max_new_tokens=TOKENS, seed=HEDGE.seed)
         alone = run_session(slm, prompt, plain, LocalLink(llm)).token_ids
         settings, drafter, lag = ways[number % len(ways)]
-        found = run_session(drafter, prompt, replace(settings, warp=warp), LocalLink(llm, lag)).token_ids
+        found = run_session(drafter, prompt, changed(settings, warp=warp), LocalLink(llm, lag)).token_ids
         tokens += len(alone)
         parted += found != alone
     assert tokens > 10 * len(questions)

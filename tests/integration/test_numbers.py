@@ -26,9 +26,9 @@ from cloud_server.torch_engine import TorchEngine
 from common.errors import BadInput, Disconnected, HedgeError, Incompatible
 from common.model import LanguageModel, bundled_folder
 from common.rpc import make_server
-from edge_client.config import Settings
 from edge_client.engine.session import Session
 from edge_client.transport.grpc_link import GrpcLink
+from tests.configs import config_of
 from tests.conftest import MakeFolder
 from tests.integration.conftest import Cloud, Run, StartCloud, one_line
 
@@ -157,7 +157,7 @@ async def serving(servicer: HedgeServicer) -> AsyncIterator[str]:
 
 
 async def answered(address: str, slm: LanguageModel, in_flight: int = 1) -> Session:
-    settings = Settings(
+    settings = config_of(
         policy="always", verification="coupled", exact=True, max_new_tokens=8, on_disconnect="wait", max_in_flight=in_flight
     )
     async with GrpcLink(address) as link:

@@ -1,11 +1,9 @@
-"""Rejection fit and thresholds (algorithms: section 2.2): what `hedge calibrate` learns and generation reads."""
+"""Rejection fit and thresholds (docs/algorithms.md, section 2.2): what `hedge calibrate` learns and generation reads."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -15,7 +13,6 @@ from edge_client.engine.verification.bound import grid, strictness
 
 VERSION = 2
 LEVELS = 201
-RULES = ("risk-averse", "risk-prone", "max-risk", "quantile")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,30 +162,14 @@ class Calibration:
     def to_json(self) -> dict[str, Any]:
         return {"version": VERSION, **asdict(self)}
 
-    def save(self, path: Path, summary: object = None) -> None:
-        """Writes the file whole or not at all; `summary` is for readers and not read back."""
-        temporary = path.with_name(f".{path.name}.partial")
-        try:
-            temporary.write_text(json.dumps({"summary": summary, **self.to_json()}, indent=1) + "\n", "utf-8")
-            temporary.replace(path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise HedgeError(f"cannot write {path}: {error.strerror}") from None
-
-
-def load_calibration(path: Path) -> Calibration:
-    """BadInput when the file is not a calibration."""
-    try:
-        data = json.loads(path.read_text("utf-8"))
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """What `to_json` wrote. BadInput, ValueError, TypeError, KeyError or AttributeError for anything else."""
         if data.pop("version") != VERSION:
-            raise BadInput(f"{path} is of another version than {VERSION}")
+            raise BadInput(f"a calibration of another version than {VERSION}")
         data.pop("summary", None)
         fits = {name: _fit(fit) for name, fit in data["fits"].items()}
-        return Calibration(**{**data, "warp": Warp(**data["warp"]), "fits": fits})
-    except OSError as error:
-        raise BadInput(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BadInput(f"{path} is not a calibration: {error}") from None
+        return cls(**{**data, "warp": Warp(**data["warp"]), "fits": fits})
 
 
 def _fit(data: dict[str, Any]) -> Fit:

@@ -1,4 +1,4 @@
-"""GELATO (algorithms: section 4): block lengths from a Lyapunov queue on the device's energy, cut short by an entropy bucket.
+"""GELATO (docs/algorithms.md, section 4): block lengths from a Lyapunov queue on the device's energy, and an entropy bucket.
 
 It decides how much is drafted before the cloud is asked, never what a token is.
 """
@@ -7,53 +7,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from common.errors import BadInput
+from edge_client.config import GelatoConfig
 from edge_client.engine.pace import Unverified, recent_mean
-
-VARIANTS = ("published", "tripping", "marginal")
-# e_bar, J a token.
-MARGINAL_BUDGET_J = 0.15
-
-
-@dataclass(frozen=True, slots=True)
-class GelatoOptions:
-    """`weight` is V_L; `budget_j` E_bar in J a round, with variant `marginal` e_bar in J a token; `longest` gamma_0.
-
-    `acceptance` is rho_0; `bucket` Theta_th / H_th; `decay` the kappa of rho = exp(-kappa H), H in nats; powers in W.
-    `uplink_bps` in bit/s, 0 for an upload that takes no time, as ids nearly do.
-
-    Variants: `published` keeps back the token that made the bucket overflow, `tripping` sends it, `marginal` weighs every
-    token by itself, its step before it is drafted and its upload before it is sent; a round may be without any.
-    """
-
-    variant: str = "tripping"
-    weight: float = 10.0
-    budget_j: float = 1.2
-    longest: int = 15
-    acceptance: float = 0.9
-    bucket: float = 1.2
-    decay: float = 0.35
-    device_w: float = 12.0
-    radio_w: float = 0.2
-    uplink_bps: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.variant not in VARIANTS:
-            raise BadInput(f"gelato variant {self.variant!r} is not one of {', '.join(VARIANTS)}")
-        if not 1 <= self.longest <= 64:
-            raise BadInput(f"gelato longest {self.longest} is not in 1..64")
-        if not 0 < self.acceptance < 1:
-            raise BadInput(f"gelato acceptance {self.acceptance:g} is not in (0, 1)")
-        for name in ("weight", "budget_j", "bucket", "decay", "device_w", "radio_w", "uplink_bps"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise BadInput(f"gelato {name} {getattr(self, name):g} is not a number of at least 0")
-        if not self.decay:
-            raise BadInput("gelato decay 0 is not above 0")
-
-    @property
-    def level(self) -> float:
-        """H_th = -ln(rho_0) / kappa, nats: the entropy at which a token is accepted with probability rho_0."""
-        return -math.log(self.acceptance) / self.decay
 
 
 def expected_tokens(rho: float, drafts: int) -> float:
@@ -61,7 +16,7 @@ def expected_tokens(rho: float, drafts: int) -> float:
     return drafts + 1.0 if rho >= 1 else (1 - rho ** (drafts + 1)) / (1 - rho)
 
 
-def best_length(options: GelatoOptions, queue: float, seconds: Callable[[int], float], joules: Callable[[int], float]) -> int:
+def best_length(options: GelatoConfig, queue: float, seconds: Callable[[int], float], joules: Callable[[int], float]) -> int:
     """The outer loop: gamma in 1..gamma_0 that maximises V_L E[N] / T(gamma) - Q E(gamma); the shortest of equals."""
 
     def worth(drafts: int) -> float:
@@ -78,7 +33,7 @@ class Gelato:
     Q and the measured times last as long as the object; a round is the time between two verdicts.
     """
 
-    options: GelatoOptions
+    options: GelatoConfig
     # ln |V|: the measure is entropy over it.
     scale: float = 1.0
     queue: float = 0.0
@@ -96,7 +51,7 @@ class Gelato:
     computed_s: float = 0.0
     aim: int = 0
     # Whether the last draft is kept back.
-    holds: bool = False
+    holds_last: bool = False
     # Rounds in a row without a draft.
     passed: int = 0
     trace: list[float] = field(default_factory=list)
@@ -120,21 +75,21 @@ class Gelato:
             known = self.round_s > 0
             self.aim = best_length(options, self.queue, self.seconds, self.joules) if known else options.longest
         self.drafts += 1
-        self.survival *= math.exp(-options.decay * entropy)
+        self.survival *= math.exp(-options.kappa * entropy)
         if options.variant == "marginal":
             rate = self.throughput or expected_tokens(options.acceptance, self.aim) / max(self.seconds(self.aim), 1e-9)
             # Its step is paid; what is left to pay is its upload.
             upload = self.upload_s if self.newest_s is None else self.newest_s
-            self.holds = not self._pays(self.survival, rate, upload, options.radio_w * upload)
+            self.holds_last = not self._pays(self.survival, rate, upload, options.radio_w * upload)
             more = self._pays(self.survival * options.acceptance, rate, self.seconds(1) - self.round_s, self.joules(1))
-            return self.holds or not more or self.drafts >= options.longest
+            return self.holds_last or not more or self.drafts >= options.longest
         self.overflow = max(0.0, self.overflow + entropy - options.level)
         tripped = self.overflow > options.bucket * options.level
-        self.holds = tripped and options.variant == "published"
+        self.holds_last = tripped and options.variant == "published"
         return tripped or self.drafts >= self.aim
 
     @property
-    def passes(self) -> bool:
+    def requests_token(self) -> bool:
         """`marginal`: whether the round is to be without a draft; not for ever, or nothing would be measured any more."""
         if self.options.variant != "marginal" or self.drafts or not self.throughput or self.passed >= self.options.longest:
             return False
@@ -143,18 +98,18 @@ class Gelato:
     def _pays(self, gain: float, rate: float, seconds: float, joules: float) -> bool:
         """Whether V_L (gain - th dt) - Q (e - e_bar gain) > 0 of a token that is accepted with probability `gain`."""
         options = self.options
-        return options.weight * (gain - rate * seconds) - self.queue * (joules - options.budget_j * gain) > 0
+        return options.weight * (gain - rate * seconds) - self.queue * (joules - options.budget * gain) > 0
 
-    def stepped(self, seconds: float) -> None:
+    def drafted(self, seconds: float) -> None:
         self.step_s = recent_mean(self.step_s, seconds)
         self.computed_s += seconds
 
     def judged(self, seconds: float, cloud: float, kept: list[bool], lost: bool | None) -> None:  # noqa: ARG002
         """A round is over: Q <- max(0, Q + E - E_bar), with `marginal` max(0, Q + E - e_bar N)."""
-        uploaded = self.drafts - self.holds
+        uploaded = self.drafts - self.holds_last
         self.passed = 0 if self.drafts else self.passed + 1
         spent = self.options.device_w * self.computed_s + self.options.radio_w * uploaded * self.upload_s
-        allowed = self.options.budget_j * ((len(kept) + 1) if self.options.variant == "marginal" else 1)
+        allowed = self.options.budget * ((len(kept) + 1) if self.options.variant == "marginal" else 1)
         self.queue = max(0.0, self.queue + spent - allowed)
         self.trace.append(self.queue)
         self.round_s = recent_mean(self.round_s, max(0.0, seconds - uploaded * self.upload_s))
@@ -162,7 +117,7 @@ class Gelato:
         self._begin()
 
     def _begin(self) -> None:
-        self.drafts, self.overflow, self.survival, self.computed_s, self.holds = 0, 0.0, 1.0, 0.0, False
+        self.drafts, self.overflow, self.survival, self.computed_s, self.holds_last = 0, 0.0, 1.0, 0.0, False
 
     @property
     def longest(self) -> int:
@@ -172,5 +127,5 @@ class Gelato:
     def in_flight(self) -> int:
         return 1
 
-    def goes_on(self, unverified: Unverified) -> bool:
+    def should_draft(self, unverified: Unverified) -> bool:
         return not unverified.messages

@@ -1,4 +1,4 @@
-"""Uncertainty of a position in [0, 1] (algorithms: section 2.1), from raw logits [V].
+"""Uncertainty of a position in [0, 1] (docs/algorithms.md, section 2.1), from raw logits [V].
 
 `draft_independent` measures are functions of logits and law alone: gating by them leaves the law of asked positions
 untouched. `perturbation`, the paper's own, looks at the drawn token and does not.
@@ -12,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from common.sampling import softmax
+from edge_client.config import LOOK_AT_DRAFT
 
 DRAWS = 20
 NODES = 8
@@ -84,12 +85,12 @@ def _top1(logits: np.ndarray, law: np.ndarray, draft: int, uniforms: np.ndarray)
 
 
 MEASURES = {
-    measure.name: measure
-    for measure in (
-        Measure("perturbation", draft_independent=False, of=_perturbation),
-        Measure("expected_perturbation", draft_independent=True, of=_expected),
-        Measure("entropy", draft_independent=True, of=_entropy),
-        Measure("margin", draft_independent=True, of=_margin),
-        Measure("top1", draft_independent=True, of=_top1),
+    name: Measure(name, name not in LOOK_AT_DRAFT, of)
+    for name, of in (
+        ("perturbation", _perturbation),
+        ("expected_perturbation", _expected),
+        ("entropy", _entropy),
+        ("margin", _margin),
+        ("top1", _top1),
     )
 }

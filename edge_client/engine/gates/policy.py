@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from common.noise import Noise, Purpose
-from edge_client.config import Settings
+from edge_client.config import GateConfig, GenerationConfig, known
 from edge_client.engine.gates.gelato import Gelato
 from edge_client.engine.pace import Adaptive, Pace, Steady
 
@@ -50,18 +50,19 @@ class Threshold:
         return uncertainty > self.limit
 
 
-def policy_of(settings: Settings, noise: Noise, vocab_size: int) -> Policy:
-    if settings.policy == "gelato":
-        rate = settings.gelato.uplink_bps
-        return Gelato(settings.gelato, math.log(max(2, vocab_size)), upload_s=ID_BITS / rate if rate else 0.0)
-    if settings.policy == "random":
-        return Random(settings.verify_rate or 0.0, noise)
-    if settings.gated:
-        return Threshold(settings.threshold or 0.0)
-    return Constant(settings.policy == "always")
+def policy_of(config: GateConfig, noise: Noise, vocab_size: int) -> Policy:
+    """BadInput for a threshold or a rate that no calibration has set yet."""
+    if config.policy == "gelato":
+        rate = config.gelato.uplink_bps
+        return Gelato(config.gelato, math.log(max(2, vocab_size)), upload_s=ID_BITS / rate if rate else 0.0)
+    if config.policy == "random":
+        return Random(known(config.verify_rate), noise)
+    if config.gated:
+        return Threshold(known(config.threshold))
+    return Constant(config.policy == "always")
 
 
-def pace_of(settings: Settings, policy: Policy) -> Pace:
+def pace_of(config: GenerationConfig, policy: Policy) -> Pace:
     if isinstance(policy, Gelato):
         return policy
-    return (Adaptive if settings.policy == "adaptive" else Steady)(settings.max_in_flight)
+    return (Adaptive if config.gate.policy == "adaptive" else Steady)(config.link.max_in_flight)

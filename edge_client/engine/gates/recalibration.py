@@ -10,7 +10,7 @@ models and any text:
 
 from dataclasses import dataclass
 
-from edge_client.config import Settings
+from edge_client.config import GenerationConfig, known
 
 RATE = 0.02
 # A threshold under which nothing is ever asked would never be audited.
@@ -35,8 +35,7 @@ class Recalibrated:
         self.limit += RATE * (self.epsilon - loss)
 
 
-def recalibration_of(settings: Settings) -> Recalibrated | None:
+def recalibration_of(config: GenerationConfig) -> Recalibrated | None:
     """A fresh one where it is asked for."""
-    if settings.recalibrate is None:
-        return None
-    return Recalibrated(settings.threshold or 0.0, settings.recalibrate)
+    gate = config.gate
+    return None if gate.recalibrate is None else Recalibrated(known(gate.threshold), gate.recalibrate)

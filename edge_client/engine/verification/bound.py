@@ -1,13 +1,10 @@
-"""How many entries a message needs: the paper's bound on what truncation does (algorithms: section 2.3, eq. 26).
+"""How many entries a message needs: the paper's bound on what truncation does (docs/algorithms.md, section 2.3, eq. 26).
 
 With eta = 1 it is a heuristic: it can fall below the distance it is meant to bound. What holds behind a draft-independent
 gate is that the tested token's law is within half of `flattening` of the LLM's. `tests/edge_client/test_bound.py` shows both.
 """
 
 import numpy as np
-
-THETA = 0.1
-ETA = 1.0
 
 
 def flattening(law: np.ndarray, ks: np.ndarray | None = None) -> np.ndarray:

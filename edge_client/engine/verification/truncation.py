@@ -1,4 +1,4 @@
-"""Truncate, then quantise (algorithms: section 2.3): from x in float64 to integers that sum to 2^bits."""
+"""Truncate, then quantise (docs/algorithms.md, section 2.3): from x in float64 to integers that sum to 2^bits."""
 
 import numpy as np
 

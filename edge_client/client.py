@@ -1,0 +1,152 @@
+"""The Python API: a device's model and a cloud behind it, asked for answers.
+
+with Hedge(CloudConfig(insecure=True)) as hedge:
+    print(hedge.generate("What is 47 + 38?").text)
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from common.errors import BadInput
+from common.model import BUNDLED, LanguageModel, load
+from edge_client.calibrations import Pair
+from edge_client.config import SYSTEMS, CloudConfig, GenerationConfig, SamplingParams
+from edge_client.engine.gates.recalibration import Recalibrated, recalibration_of
+from edge_client.engine.sequence import Provenance
+from edge_client.engine.session import Emitted, Session
+from edge_client.engine.statistics import Statistics
+from edge_client.resolve import resolve
+from edge_client.transport.connect import reached
+from edge_client.transport.link import Link
+
+# A question, or a conversation of `role` and `content`.
+Prompt = str | Sequence[dict[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer; `provenance` is of each token."""
+
+    text: str
+    token_ids: list[int]
+    provenance: list[Provenance]
+    finish_reason: str
+    guarantee: str
+    statistics: Statistics
+
+
+def _quiet(line: str) -> None:
+    """What is said of the link when nobody listens."""
+
+
+class AsyncHedge:
+    """Answers by a system, with a cloud or, for `slm`, without. Use as an async context manager; answers may run at once.
+
+    `slm` is a model or its name, `calibration` a file where it is not a bundled one. `notify` is told, a line each, what is to
+    be said of the link. BadInput for a system there is not, or one that needs a cloud and has none.
+    """
+
+    def __init__(
+        self,
+        cloud: CloudConfig | None = None,
+        *,
+        slm: str | LanguageModel = BUNDLED,
+        system: str | GenerationConfig = "hedge",
+        calibration: Path | None = None,
+        notify: Callable[[str], None] = _quiet,
+    ) -> None:
+        if isinstance(system, str) and system not in SYSTEMS:
+            raise BadInput(f"no system {system!r}; there are {', '.join(SYSTEMS)}")
+        self.system = SYSTEMS[system] if isinstance(system, str) else system
+        if self.system.needs_cloud and cloud is None:
+            raise BadInput(f"system {self.system.system} needs a cloud: give CloudConfig(...)")
+        self._cloud, self._calibration, self._notify = cloud, calibration, notify
+        self.slm = load(slm, "slm") if isinstance(slm, str) else slm
+        self._stack = AsyncExitStack()
+        self._link: Link | None = None
+        self._recalibrated: Recalibrated | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._cloud:
+            self._link = await self._stack.enter_async_context(reached(self._cloud, self.slm, self._notify))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    def session(self, prompt: Prompt, sampling: SamplingParams | None = None) -> Session:
+        """An answer to come, token by token, with its statistics. `sampling` takes the place of the system's own."""
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        config = self.system if sampling is None else replace(self.system, sampling=sampling)
+        config = resolve(config, Pair(self.slm, self._link.info if self._link else None), self._calibration, self._notify)
+        self._recalibrated = self._recalibrated or recalibration_of(config)
+        link = self._link if config.needs_cloud else None
+        ids = self.slm.encode_chat(messages)
+        return Session(self.slm, ids, config, link, recalibrated=self._recalibrated, notify=self._notify)
+
+    def stream(self, prompt: Prompt, sampling: SamplingParams | None = None) -> AsyncIterator[Emitted]:
+        """The tokens as they become final."""
+        return self.session(prompt, sampling).tokens()
+
+    async def generate(self, prompt: Prompt, sampling: SamplingParams | None = None) -> Answer:
+        """The whole answer."""
+        session = self.session(prompt, sampling)
+        async for _ in session.tokens():
+            pass
+        return Answer(
+            session.text, session.token_ids, session.provenance, session.finish_reason, session.guarantee, session.statistics
+        )
+
+
+class Hedge:
+    """`AsyncHedge` for programs without an event loop; use as a context manager."""
+
+    def __init__(
+        self,
+        cloud: CloudConfig | None = None,
+        *,
+        slm: str | LanguageModel = BUNDLED,
+        system: str | GenerationConfig = "hedge",
+        calibration: Path | None = None,
+        notify: Callable[[str], None] = _quiet,
+    ) -> None:
+        self._hedge = AsyncHedge(cloud, slm=slm, system=system, calibration=calibration, notify=notify)
+        self._runner = asyncio.Runner()
+
+    def __enter__(self) -> Self:
+        try:
+            self._runner.run(self._hedge.__aenter__())
+        except BaseException:
+            self._runner.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._runner.run(self._hedge.__aexit__())
+        self._runner.close()
+
+    def generate(self, prompt: Prompt, sampling: SamplingParams | None = None) -> Answer:
+        """The whole answer."""
+        return self._runner.run(self._hedge.generate(prompt, sampling))
+
+    def stream(self, prompt: Prompt, sampling: SamplingParams | None = None) -> Iterator[Emitted]:
+        """The tokens as they become final."""
+        tokens = self._hedge.stream(prompt, sampling)
+        try:
+            while (emitted := self._runner.run(_next(tokens))) is not None:
+                yield emitted
+        finally:
+            self._runner.run(_closed(tokens))
+
+
+async def _next(tokens: AsyncIterator[Emitted]) -> Emitted | None:
+    return await anext(tokens, None)
+
+
+async def _closed(tokens: AsyncIterator[Emitted]) -> None:
+    if close := getattr(tokens, "aclose", None):
+        await close()

@@ -1,0 +1,31 @@
+"""The llm system: the cloud generates alone, a token a message."""
+
+from collections.abc import AsyncGenerator
+
+from common.errors import Disconnected
+from edge_client.engine.sequence import Sequence, Token
+from edge_client.engine.statistics import Statistics
+from edge_client.engine.verification.base import token_of
+from edge_client.transport.connection import Connection
+
+
+async def streamed(
+    connection: Connection, sequence: Sequence, statistics: Statistics, vocab_size: int, *, fails: bool
+) -> AsyncGenerator[Token]:
+    """The cloud's own tokens. A dead link `fails`, or is found again: the device has nothing to go on with."""
+    while True:
+        try:
+            if not connection.is_open:
+                await connection.open(sequence.ids, len(sequence))
+            if (verdict := await connection.receive()) is None:
+                return
+        except Disconnected as error:
+            if fails:
+                raise
+            await connection.lose(error)
+            await connection.regain(error)
+            continue
+        statistics.record(verdict, 0)
+        sequence.append_bonus(token_of(verdict, "bonus", vocab_size))
+        for token in sequence.release():
+            yield token

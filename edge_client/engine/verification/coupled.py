@@ -1,0 +1,28 @@
+"""`coupled`: both sides draw with the same noise, so that the id alone is sent (docs/algorithms.md, section 3)."""
+
+import numpy as np
+from hedge.v1 import hedge_pb2 as pb
+
+from common.coupling import coupled_draw
+from common.noise import Noise
+from edge_client.engine.verification.base import Verification
+from edge_client.engine.verification.proposal import Proposal
+
+
+class Coupled(Verification):
+    """A draft stays iff the LLM draws the same token."""
+
+    draws_by_position = True
+
+    def __init__(self, noise: Noise, vocab_size: int) -> None:
+        super().__init__(vocab_size)
+        self._noise = noise
+
+    def sample(self, probs: np.ndarray, position: int, step: int) -> int:  # noqa: ARG002
+        return coupled_draw(self._noise, position, probs)
+
+    def propose(self, probs: np.ndarray, position: int, step: int, drawn: int | None, uncertainty: float) -> Proposal:  # noqa: ARG002
+        return Proposal(self.sample(probs, position, step) if drawn is None else drawn)
+
+    def announce(self, request: pb.Open) -> None:
+        request.verification = pb.VERIFICATION_COUPLED

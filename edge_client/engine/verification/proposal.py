@@ -1,0 +1,19 @@
+"""A draft that will be tested."""
+
+from dataclasses import dataclass
+
+from common.distribution import Quantised
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What the cloud is told of a draft besides its id: the payload (None where the id is enough).
+
+    `probs` is x_hat, the distribution that the draft is tested against, where the payload speaks of one; `entries` how many of
+    x the payload names.
+    """
+
+    token: int
+    payload: bytes | None = None
+    probs: Quantised | None = None
+    entries: int = 0
