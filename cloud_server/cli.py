@@ -4,9 +4,11 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from cloud_server.limits import Limits
+from cloud_server.options import LIMITS, limits_of
 from common.command import MODEL_HELP, Parser, add_runtime, command_parser, dispatch, parse, run, say
 from common.errors import BadInput
 from common.rpc import LOOPBACK, split_address
@@ -15,17 +17,6 @@ DEFAULT_KV_BYTES = 1 << 30
 EXAMPLES = """  hedge-cloud serve --insecure
   hedge-cloud serve --llm ./my-llm --listen 127.0.0.1:7000 --insecure
   hedge-cloud serve --listen 0.0.0.0:7411 --tls-cert certs/server.pem --tls-key certs/server.key --tokens tokens.txt"""
-LIMITS = {
-    "sessions": "sessions of all clients at once",
-    "streams": "sessions of one client at once",
-    "tokens_per_s": "positions through the model, per client",
-    "prompt": "ids in an opening",
-    "kv_bytes": "bytes of keys and values in all sessions of one client",
-    "open_s": "seconds until a stream says what it wants",
-    "idle_s": "seconds between two messages of a session",
-    "step_s": "seconds until a verdict",
-    "session_s": "seconds of a session",
-}
 
 
 def add_model(parser: Parser) -> None:
@@ -115,12 +106,6 @@ def check(args: argparse.Namespace) -> str:
     return host
 
 
-def limits_of(args: argparse.Namespace) -> Limits:
-    if not 8 <= args.batch_positions <= 1 << 20:
-        raise BadInput(f"batch-positions {args.batch_positions} is not in 8..2^20")
-    return Limits(**{name: getattr(args, f"max_{name}") for name in LIMITS})
-
-
 def token(arguments: Sequence[str]) -> None:
     parser = command_parser("hedge-cloud token", "Makes a token for a client.", "  hedge-cloud token phone >> tokens.txt")
     parser.add_argument("name", help="how the client is called")
@@ -162,14 +147,11 @@ def deploy(arguments: Sequence[str]) -> None:
     body(args, limits)
 
 
-COMMANDS = {
-    "serve": "cloud_server.cli:serve",
-    "token": "cloud_server.cli:token",
-    "loadtest": "cloud_server.loadtest:loadtest",
-    "deploy": "cloud_server.cli:deploy",
-}
+GROUP = "hedge_cloud.commands"
+OWN = {"serve": "cloud_server.cli:serve", "token": "cloud_server.cli:token", "deploy": "cloud_server.cli:deploy"}
 
 
 def main() -> None:
-    """The entry point of hedge-cloud."""
-    run("hedge-cloud", lambda: dispatch("hedge-cloud", COMMANDS, sys.argv[1:]))
+    """The entry point of hedge-cloud. Commands of other packages come through entry points and are loaded on use."""
+    others = {point.name: point.value for point in entry_points(group=GROUP)}
+    run("hedge-cloud", lambda: dispatch("hedge-cloud", OWN | others, sys.argv[1:]))

@@ -16,11 +16,11 @@ from hedge.v1.hedge_pb2_grpc import add_HedgeServicer_to_server
 
 from cloud_server.access import Access
 from cloud_server.batcher import Batcher
-from cloud_server.cli import limits_of
 from cloud_server.emulation import Emulated, parse_pace
 from cloud_server.engine import PAGE, Engine, engine_of
 from cloud_server.http import operator_app
 from cloud_server.metrics import Metrics
+from cloud_server.options import limits_of
 from cloud_server.self_check import checked
 from cloud_server.servicer import ErrorInterceptor, Servicer
 from common.command import model_options, say

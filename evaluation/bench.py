@@ -22,7 +22,7 @@ from evaluation.processes import listening
 from evaluation.profile import Profile, named, read_profile
 from evaluation.quality import judge
 from evaluation.record import Journal, only_writer
-from evaluation.simulate import options_of
+from evaluation.systems import options_of
 from evaluation.tasks import add_tasks, tasks
 
 GATE = "threshold-rule=quantile,skip-rate=0.748"

@@ -26,7 +26,7 @@ from evaluation.paced import PacedLM, Timeline, TracedLink
 from evaluation.processes import listening
 from evaluation.profile import Profile
 from evaluation.record import Journal, from_session
-from evaluation.simulate import options_of
+from evaluation.systems import options_of
 from evaluation.tasks import Task
 
 COLOCATED, ASSISTED = "colocated", "assisted"

@@ -9,17 +9,15 @@ import json
 import subprocess
 import time
 from collections.abc import Callable
-from statistics import median
 from typing import Any
 
 import numpy as np
-import torch
-from transformers import DynamicCache
 
-from cloud_server.loadtest import batches
 from common.model import BUNDLED
 from common.model_options import ModelOptions
-from common.torch_model import TorchModel, cache_argument, load_folder
+from common.torch_model import TorchModel, load_folder
+from evaluation.bare import bare
+from evaluation.loadtest import batches
 from evaluation.processes import BIN, free_port, local_cloud
 
 SECONDS, MANY, HELD = 20.0, 32, 200
@@ -33,22 +31,6 @@ def played(cloud: str, http: str, devices: int, seconds: float, think: float = 0
     )
     result: dict[str, Any] = json.loads(done.stdout)
     return result
-
-
-@torch.inference_mode()
-def bare(lm: TorchModel, rows: int, new: int) -> float:
-    """Positions/s of the model itself over `rows` equally long prefixes, `new` ids at a time."""
-    cache = DynamicCache(config=lm.model.config)
-    model: Any = lm.model
-    arguments = {cache_argument(lm.model): cache, "use_cache": True, "logits_to_keep": new}
-    model(input_ids=torch.ones(rows, PREFIX, dtype=torch.int64), **arguments)
-    ids, times = torch.ones(rows, new, dtype=torch.int64), []
-    for _ in range(60):
-        started = time.perf_counter()
-        model(input_ids=ids, **arguments)
-        times.append(time.perf_counter() - started)
-        cache.crop(-new)
-    return rows * new / median(times)
 
 
 def compared(name: str, found: dict[str, Any], lm: TorchModel) -> tuple[float, float]:

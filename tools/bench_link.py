@@ -24,7 +24,7 @@ from edge_client.transport.grpc_link import GrpcLink
 from edge_client.transport.messages import opening
 from evaluation.processes import listening, local_cloud
 from evaluation.record import Journal, read_journal
-from evaluation.simulate import options_of
+from evaluation.systems import options_of
 from evaluation.tasks import Task, tasks
 
 OUT = Path(__file__).parent.parent / "docs" / "results" / "link.jsonl"

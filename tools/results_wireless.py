@@ -9,8 +9,8 @@ from typing import Any
 
 from evaluation.processes import BIN
 from evaluation.record import read_journal
+from studies.wireless.summary import ADAPTIVE, BASELINES, METRICS
 from tools.results_tables import table, write
-from wireless.summary import ADAPTIVE, BASELINES, METRICS
 
 ROOT = Path(__file__).parent.parent
 # Kept: a study goes on where it ended.

@@ -8,10 +8,10 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from common.model import bundled_folder
-from wireless.masked import MaskedLM
-from wireless.packet import RULES, MaskOrder, adaptive_mask, detect, send
-from wireless.qam import Fade, Qam
-from wireless.rehearsal import rehearsed_mask
+from studies.wireless.masked import MaskedLM
+from studies.wireless.packet import RULES, MaskOrder, adaptive_mask, detect, send
+from studies.wireless.qam import Fade, Qam
+from studies.wireless.rehearsal import rehearsed_mask
 
 
 @pytest.fixture(scope="module")

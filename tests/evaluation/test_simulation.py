@@ -9,13 +9,13 @@ import pytest
 from common.errors import BadInput
 from common.sampling import softmax
 from edge_client.engine.statistics import Round
-from evaluation.clock import Clock, Times, bits_of, measured, replay
 from evaluation.findings import max_risk_trials
 from evaluation.profile import Profile, read_profile
 from evaluation.quality import interval, relative_accuracy
 from evaluation.record import Answer, Journal, answers_of, parse_answer, read_journal
 from evaluation.study import KEPT, KS, auc, effect
-from wireless.channel import Channel, open_uplink
+from studies.channel import Channel, open_uplink
+from studies.clock import Clock, Times, bits_of, measured, replay
 
 ROUNDS = [Round(3, 30, 50, 3, 0.01), Round(1, 30, 40, 1, 0.008)]
 

@@ -9,7 +9,7 @@ import numpy as np
 from common.codec import paper_bits
 from common.errors import BadInput
 from edge_client.engine.statistics import Round
-from wireless.channel import Uplink
+from studies.channel import Uplink
 
 ACCOUNTS = ("paper", "payload")
 

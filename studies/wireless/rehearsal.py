@@ -5,9 +5,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from wireless.masked import MaskedLM
-from wireless.packet import detect, send
-from wireless.qam import Fade, Qam, transmit
+from studies.wireless.masked import MaskedLM
+from studies.wireless.packet import detect, send
+from studies.wireless.qam import Fade, Qam, transmit
 
 REHEARSED = "rehearsed"
 TRIALS, DRAWS = 3, 2

@@ -15,13 +15,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from common.errors import BadInput
-from wireless.cli import pieces
-from wireless.coded import HuffmanLdpc, decode_blocks, delivered, encode_blocks, huffman
-from wireless.masked import MaskedLM, entropy, share_rows
-from wireless.packet import Arrival, MaskOrder, adaptive_mask, detect, log_detected, most_likely, position_bits, send
-from wireless.qam import Fade, Qam, rayleigh, transmit
-from wireless.rehearsal import best_count, rehearsed_mask, spaced
-from wireless.study import Job, Parts, Study
+from studies.wireless.cli import pieces
+from studies.wireless.coded import HuffmanLdpc, decode_blocks, delivered, encode_blocks, huffman
+from studies.wireless.masked import MaskedLM, entropy, share_rows
+from studies.wireless.packet import Arrival, MaskOrder, adaptive_mask, detect, log_detected, most_likely, position_bits, send
+from studies.wireless.qam import Fade, Qam, rayleigh, transmit
+from studies.wireless.rehearsal import best_count, rehearsed_mask, spaced
+from studies.wireless.study import Job, Parts, Study
 
 WORDS = [f"w{i}" for i in range(13)]
 
@@ -210,7 +210,7 @@ def test_positions_that_share_a_row_are_far_apart_and_the_rows_are_few(chosen: s
 def test_what_shares_a_row_is_hidden_there(lm: MaskedLM, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = np.array([3, 1, 4, 1, 5, 9, 2, 6])
     alone = lm.log_priors(ids, [0, 5])
-    monkeypatch.setattr("wireless.masked.APART", 5)
+    monkeypatch.setattr("studies.wireless.masked.APART", 5)
     together = lm.log_priors(ids, [0, 5])
     for at, other, found in ((0, 5, together[0]), (5, 0, together[1])):
         context = ids.copy()
@@ -276,8 +276,8 @@ def test_of_a_proposal_as_much_is_taken_as_pays_when_it_is_received(
     # Of those known, the even ones a little better: they come first in the order.
     laws = knowing(list(range(0, known, 2)), ids, 13)
     monkeypatch.setattr(lm, "log_priors", lambda _, positions: laws[positions])
-    monkeypatch.setattr("wireless.rehearsal.best_count", lambda *_: 20)
-    monkeypatch.setattr("wireless.rehearsal.spaced", lambda order: [int(at) for at in order if at % 2 == 0])
+    monkeypatch.setattr("studies.wireless.rehearsal.best_count", lambda *_: 20)
+    monkeypatch.setattr("studies.wireless.rehearsal.spaced", lambda order: [int(at) for at in order if at % 2 == 0])
     found = rehearsed_mask(lm, Qam(4, 13), Fade(1), ids, np.random.default_rng(0))
     assert sorted(found) == list(range(0, 2 * kept, 2))
 
@@ -329,8 +329,8 @@ def test_a_rehearsal_does_not_know_the_noise_that_comes(lm: MaskedLM, monkeypatc
         seen["sent"].append(str(rng.bit_generator.state["state"]))
         return send(qam, fade, ids, masked, rng)
 
-    monkeypatch.setattr("wireless.study.rehearsed_mask", rehearsed)
-    monkeypatch.setattr("wireless.study.send", sent)
+    monkeypatch.setattr("studies.wireless.study.rehearsed_mask", rehearsed)
+    monkeypatch.setattr("studies.wireless.study.send", sent)
     monkeypatch.setattr(Parts, "load", lambda _: (lm, None, None))
     Study(Parts("", "none", "", 3)).entries(Job(0, np.array([3, 1, 4, 1, 5, 9, 2, 6]), (4, 16), (0.0, 5.0)))
     assert len(set(seen["sent"])) == 2
@@ -361,8 +361,8 @@ def test_what_is_left_out_gives_its_power_to_the_rest(lm: MaskedLM, monkeypatch:
         powers.append(power * float((np.abs(symbols) ** 2).sum()))
         return transmit(symbols, fade, power, rng)
 
-    monkeypatch.setattr("wireless.packet.transmit", noticed)
-    monkeypatch.setattr("wireless.coded.transmit", noticed)
+    monkeypatch.setattr("studies.wireless.packet.transmit", noticed)
+    monkeypatch.setattr("studies.wireless.coded.transmit", noticed)
     qam, fade, ids = Qam(4, lm.vocab_size), Fade(1, 1.0, 0.7), np.arange(12)
     send(qam, fade, ids, [], np.random.default_rng(0))
     send(qam, fade, ids, [1, 5, 7], np.random.default_rng(0))

@@ -5,7 +5,6 @@ replayed over SNR x bandwidth.
 """
 
 import argparse
-import copy
 import json
 import re
 import sys
@@ -24,15 +23,16 @@ from common.errors import BadInput
 from common.model import BUNDLED
 from edge_client.calibrations import Pair as Known
 from edge_client.cli.options import add_slm, add_system, add_warp, choose_seed, resolved
-from edge_client.config import SYSTEMS, GenerationConfig
-from evaluation.clock import ACCOUNTS, Clock, Times, bits_of, measured, replay
+from edge_client.config import GenerationConfig
 from evaluation.profile import read_profile
 from evaluation.quality import interval
 from evaluation.record import Answer, Journal, answers_of, only_writer
+from evaluation.systems import options_of
 from evaluation.tables import wide
 from evaluation.tasks import Task, add_tasks, tasks
-from evaluation.workers import CHUNK, Job, Pair, answers
-from wireless.channel import FADINGS, Channel, open_uplink, snr_at
+from studies.channel import FADINGS, Channel, open_uplink, snr_at
+from studies.clock import ACCOUNTS, Clock, Times, bits_of, measured, replay
+from studies.workers import CHUNK, Job, Pair, answers
 
 DEFAULT_SYSTEMS = (
     "slm",
@@ -56,7 +56,7 @@ EXAMPLES = """  hedge simulate --questions 200 --temperature 0 --snr -10 0 10 --
 
 def command(arguments: Sequence[str]) -> None:
     if list(arguments[:1]) == ["gelato"]:
-        from evaluation.gelato import command as of_gelato
+        from studies.gelato import command as of_gelato
 
         of_gelato(arguments[1:])
         return
@@ -169,22 +169,6 @@ def plan(args: argparse.Namespace) -> tuple[dict[str, GenerationConfig], dict[st
         "prompts": str(args.prompts or ""),
     }
     return runs, header
-
-
-def options_of(spec: str, args: argparse.Namespace) -> argparse.Namespace:
-    """The options of NAME:OPTION=VALUE,... over those of the command line."""
-    name, _, rest = spec.partition(":")
-    if name not in SYSTEMS:
-        raise BadInput(f"no system {name!r}; there are {', '.join(SYSTEMS)}")
-    parser = command_parser(f"hedge simulate --systems {spec}", "", "")
-    add_system(parser)
-    words = ["--system", name]
-    for part in rest.split(",") if rest else []:
-        option, mark, value = part.partition("=")
-        if not mark:
-            raise BadInput(f"{spec}: {part!r} is not OPTION=VALUE")
-        words += [f"--{option.replace('_', '-')}={value}"]
-    return parser.parse_args(words, copy.copy(args))
 
 
 def _run(name: str, config: GenerationConfig) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from wireless.masked import MaskedLM, entropy
-from wireless.qam import Fade, Qam, transmit
+from studies.wireless.masked import MaskedLM, entropy
+from studies.wireless.qam import Fade, Qam, transmit
 
 Rule = Literal["entropy", "true-token"]
 RULES: tuple[Rule, ...] = ("entropy", "true-token")

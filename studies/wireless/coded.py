@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from common.errors import BadInput, HedgeError
 from common.model import LanguageModel
 from common.sampling import softmax
-from wireless.qam import Fade, Qam, transmit
+from studies.wireless.qam import Fade, Qam, transmit
 
 # Rate 4/5: 480 bits in blocks of 600.
 _K, _M = 480, 120

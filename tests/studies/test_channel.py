@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import BadInput
-from wireless.channel import Channel, open_uplink, path_loss_db, snr_at
+from studies.channel import Channel, open_uplink, path_loss_db, snr_at
 
 
 def test_shannon_on_known_values() -> None:

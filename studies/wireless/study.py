@@ -18,13 +18,13 @@ from common.model import BUNDLED, LanguageModel, bundled_folder, load, vocabular
 from evaluation.pool import shared
 from evaluation.quality import chrf_metric
 from evaluation.record import Journal, only_writer
-from wireless.coded import HuffmanLdpc, bp_decoder, delivered, huffman, range_bits
-from wireless.masked import MaskedLM, entropy
-from wireless.packet import RULES, MaskOrder, adaptive_mask, detect, most_likely, send
-from wireless.qam import Fade, Qam, rayleigh
-from wireless.rehearsal import REHEARSED, rehearsed_mask
-from wireless.similarity import Embedding
-from wireless.summary import show, summary
+from studies.wireless.coded import HuffmanLdpc, bp_decoder, delivered, huffman, range_bits
+from studies.wireless.masked import MaskedLM, entropy
+from studies.wireless.packet import RULES, MaskOrder, adaptive_mask, detect, most_likely, send
+from studies.wireless.qam import Fade, Qam, rayleigh
+from studies.wireless.rehearsal import REHEARSED, rehearsed_mask
+from studies.wireless.similarity import Embedding
+from studies.wireless.summary import show, summary
 
 LENGTH, SHARE = 128, 0.3
 

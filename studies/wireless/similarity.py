@@ -4,7 +4,7 @@ import torch
 from transformers import AutoModel
 
 from common.torch_model import weights_fingerprint
-from wireless.masked import load_encoder
+from studies.wireless.masked import load_encoder
 
 
 class Embedding:

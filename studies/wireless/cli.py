@@ -16,11 +16,11 @@ from common.errors import BadInput
 from common.model import BUNDLED
 from common.noise import SEED_LIMIT
 from common.torch_model import use_threads
-from wireless.masked import MaskedLM
-from wireless.packet import RULES, MaskOrder, adaptive_mask, detect, most_likely, position_bits, send
-from wireless.qam import Qam, rayleigh
-from wireless.rehearsal import REHEARSED, rehearsed_mask
-from wireless.study import add_study, study
+from studies.wireless.masked import MaskedLM
+from studies.wireless.packet import RULES, MaskOrder, adaptive_mask, detect, most_likely, position_bits, send
+from studies.wireless.qam import Qam, rayleigh
+from studies.wireless.rehearsal import REHEARSED, rehearsed_mask
+from studies.wireless.study import add_study, study
 
 EXAMPLES = """  hedge wireless send --text "Once upon a time there was a king." --snr 5
   hedge wireless study --out runs/wireless --packets 200"""

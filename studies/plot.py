@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from common.command import command_parser, parse
 from common.errors import BadInput, HedgeError
 from evaluation.record import answers_of, read_journal
-from evaluation.simulate import POINT
+from studies.simulate import POINT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,7 +41,8 @@ def command(arguments: Sequence[str]) -> None:
 
 def draw(kind: str, files: Sequence[Path]) -> "dict[str, Figure]":
     """Figures by name. BadInput when a file is of another kind, or lacks what a figure shows."""
-    from evaluation import bench_figures, figures, gelato_figures, wireless_figures
+    from evaluation import bench_figures, figures
+    from studies import gelato_figures, wireless_figures
 
     several: dict[str, dict[str, Callable[[Any], Figure]]] = {
         "bench": bench_figures.FIGURES,

@@ -38,7 +38,7 @@ from evaluation.quality import interval
 from evaluation.record import Journal, only_writer, read_journal
 from evaluation.tables import wide
 from evaluation.tasks import Task, add_tasks, tasks
-from wireless.channel import Channel, open_uplink, snr_at
+from studies.channel import Channel, open_uplink, snr_at
 
 EXAMPLES = """  hedge simulate gelato --out runs/gelato
   hedge simulate gelato --out runs/mine --bandwidth 1e6 --t-llm 0.06 0.14 --weight 100 --head"""

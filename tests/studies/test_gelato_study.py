@@ -8,9 +8,9 @@ import pytest
 from common.codec import paper_bits
 from edge_client.config import GelatoConfig
 from edge_client.engine.gates.gelato import Gelato
-from evaluation.gelato import VOCAB, Draft, Hedge, Published, Rival, Static, Trace, command, replay, rivals, row_of
-from evaluation.plot import command as plot
-from wireless.channel import Channel
+from studies.channel import Channel
+from studies.gelato import VOCAB, Draft, Hedge, Published, Rival, Static, Trace, command, replay, rivals, row_of
+from studies.plot import command as plot
 
 STEADY = Channel(1e6, 0.0)
 UNIT = Draft(layers=1, width=1, ffn=1, flops=12.0, watts=12.0, radio_w=0.2)

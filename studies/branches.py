@@ -1,4 +1,4 @@
-"""python -m tools.branches: what drafting on under the runner-up would gain on a slow link, replayed with the bundled pair.
+"""python -m studies.branches: what drafting on under the runner-up would gain on a slow link, replayed with the bundled pair.
 
 Under the shared noise the LLM's answer is known beforehand, whatever is drafted. The device is replayed step by step on a
 virtual clock: it drafts with the real SLM, on every path that it holds open, as the rows of one batch; a block leaves where
@@ -23,12 +23,12 @@ from edge_client.calibrations import load_calibration
 from edge_client.config import SYSTEMS, GenerationConfig, SamplingParams, ThresholdRule
 from edge_client.engine.gates.measures import MEASURES
 from edge_client.engine.session import Session
+from evaluation.bare import bare
 from evaluation.local import LocalLink
 from evaluation.tasks import tasks
-from tools.bench_cloud import bare
-from tools.bench_link import SEED
 
 QUESTIONS = 48
+SEED = 1
 ROUND_TRIP, STEP, PASS = 0.1, 0.0033, 0.008
 ROWS = (1, 2, 3, 4, 6, 8)
 MAX_BLOCK, IN_FLIGHT, SURVIVAL = 16, 8, 0.05

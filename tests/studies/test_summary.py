@@ -9,8 +9,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from common.errors import BadInput
-from wireless.similarity import Embedding
-from wireless.summary import ADAPTIVE, summary
+from studies.wireless.similarity import Embedding
+from studies.wireless.summary import ADAPTIVE, summary
 
 SYSTEMS = ("ml", "receiver only", *ADAPTIVE)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tools.branches import PASS, ROUND_TRIP, STEP, Choices, Path, Replay
+from studies.branches import PASS, ROUND_TRIP, STEP, Choices, Path, Replay
 
 
 @dataclass

@@ -8,12 +8,12 @@ import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from studies.wireless.masked import MaskedLM
 from tools.train_pair.batches import IGNORED
 from tools.train_pair.masked import PACKET, Packets, build, guesser, hidden_right, masked_tokenizer
 from tools.train_pair.text import Conversations, Library, read_books
 from tools.train_pair.tokens import train_tokenizer
 from tools.train_pair.train import Schedule, Size, train
-from wireless.masked import MaskedLM
 
 TALE = "Once upon a time there was a king who had a fox and a golden bird. The fox said to the king: follow me. " * 4
 
