@@ -14,7 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 QUESTION = "What is 47 + 38?"
-SLOW, TLS, LIGHT = (f"docker-compose.{name}.yml" for name in ("slow", "tls", "light"))
+SLOW, TLS, LIGHT = (f"docker/{name}.yml" for name in ("slow", "tls", "light"))
 WAIT_SECONDS = 120.0
 
 
