@@ -13,7 +13,7 @@ import numpy as np
 
 from cloud_server.engine import Engine
 from cloud_server.scheduler import Held, Scheduler, Slice, Work
-from cloud_server.session import Feed, Result, Steps
+from cloud_server.steps import Feed, Result, Steps
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,8 @@ import numpy as np
 
 from cloud_server.engine import pages_within
 from cloud_server.scheduler import Held, Slice
-from common.llama_model import Decoder, LlamaModel, llama_cpp
+from common.llama_decoder import Decoder, llama_cpp
+from common.llama_model import LlamaModel
 
 
 class LlamaEngine:

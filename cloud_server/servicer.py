@@ -18,8 +18,9 @@ from cloud_server.access import Access
 from cloud_server.batcher import Batcher, PooledPrefix
 from cloud_server.limits import Limits, Quotas
 from cloud_server.metrics import Metrics
+from cloud_server.opening import server_info
 from cloud_server.self_check import Exactness
-from cloud_server.session import Session, server_info
+from cloud_server.session import Session
 from common.errors import BadInput, Busy, Denied, HedgeError, Incompatible, Unreachable
 from common.model import LanguageModel, first_line
 
@@ -141,7 +142,8 @@ class Servicer(HedgeServicer):
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Any) -> pb.ServerInfo:  # noqa: N802, ARG002
         self._access.client(context.invocation_metadata() or ())
-        return server_info(self._lm, self._sessions, self._context, self._exactness)
+        cached = sum(session.cached_tokens for session in self._sessions)
+        return server_info(self._lm, self._context, self._exactness, len(self._sessions), cached)
 
     async def Generate(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.ClientMessage], context: Any

@@ -1,146 +1,28 @@
 """One session: the history of one stream, its KV cache, and the verdicts on its drafts. Knows no gRPC context."""
 
 import time
-from collections.abc import Collection, Generator, Sequence
-from copy import copy
-from dataclasses import dataclass
-from typing import Protocol, TypeVar, overload
+from collections.abc import Sequence
 
 import numpy as np
 from hedge.v1 import hedge_pb2 as pb
 
 from cloud_server.near_ties import near_tie
+from cloud_server.opening import check_open, id_codecs
+from cloud_server.steps import Cost, Feed, Prefix, Steps
+from cloud_server.targets import Targets
 from cloud_server.verify import Couple, Outcome, Proposal, Resample, Rule, audit_byte, verify_block
 from common import codec, ids
 from common.coupling import coupled_draw
-from common.distribution import MAX_BITS
-from common.errors import BadInput, Incompatible, NotFinite
-from common.model import KVCache, LanguageModel
+from common.errors import BadInput
+from common.model import LanguageModel
 from common.noise import Noise
-from common.rpc import MAX_MESSAGE_BYTES, PROTOCOL_VERSION
-from common.sampling import Warp, largest
+from common.sampling import largest
 from common.split import decode_share
 
 _COUPLED = (pb.VERIFICATION_COUPLED, pb.VERIFICATION_STREAM)
-VERIFICATIONS = (
-    pb.VERIFICATION_FULL,
-    pb.VERIFICATION_SPARSE,
-    pb.VERIFICATION_STREAM,
-    pb.VERIFICATION_SPLIT,
-    pb.VERIFICATION_COUPLED,
-)
 MAX_DRAFTS = 64
-MAX_END_IDS = 64
 # Laws of |V| float64 each are held for so many untested positions at a time.
 CHUNK = 64
-
-
-Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, slots=True)
-class Feed:
-    """What a session wants of the model: all of `ids` in its cache, and the logits after the last `rows` of them."""
-
-    ids: list[int]
-    rows: int
-
-
-# What a session does until it needs the model, again and again. It is sent float32 [rows, vocab_size].
-Steps = Generator[Feed, np.ndarray, Result]
-
-
-class Prefix(Protocol):
-    """The cached state of the session's history: how much of it there is, which can shrink at any time, and rollback."""
-
-    @property
-    def length(self) -> int: ...
-
-    def rollback(self, length: int) -> None: ...
-
-
-@dataclass(slots=True)
-class Cost:
-    """What the forward passes of one verdict cost."""
-
-    seconds: float = 0.0
-    positions: int = 0
-
-
-class Laws(Sequence[np.ndarray]):
-    """The warped laws of some `rows` of logits, the first of which judges `position`; each is made when it is looked at.
-
-    What is behind a rejection is never looked at, and may be no number. NotFinite for a row that is looked at and is none.
-    """
-
-    def __init__(self, warp: Warp, rows: np.ndarray, position: int) -> None:
-        self._warp, self._rows, self._position = warp, rows, position
-        # The rows that are in this part, and what has been made, of all parts.
-        self._part = range(len(rows))
-        self._made: dict[int, np.ndarray] = {}
-
-    def __len__(self) -> int:
-        return len(self._part)
-
-    @overload
-    def __getitem__(self, index: int) -> np.ndarray: ...
-    @overload
-    def __getitem__(self, index: slice) -> "Laws": ...
-    def __getitem__(self, index: int | slice) -> "np.ndarray | Laws":
-        if isinstance(index, slice):
-            part = copy(self)
-            part._part = self._part[index]
-            return part
-        number = self._part[index]
-        if number not in self._made:
-            if not np.isfinite(self._rows[number]).all():
-                raise NotFinite(self._position + number)
-            self._made[number] = self._warp(self._rows[number])
-        return self._made[number]
-
-
-def check_open(request: pb.Open, lm: LanguageModel, context: int) -> Warp:
-    """Refuses what cannot be served, naming both values. Returns the warp."""
-    if request.protocol_version != PROTOCOL_VERSION:
-        raise Incompatible(f"protocol version {request.protocol_version}, the server speaks {PROTOCOL_VERSION}")
-    if request.tokenizer_fingerprint != lm.tokenizer_fingerprint:
-        raise Incompatible(f"tokenizer {request.tokenizer_fingerprint} is not the server's {lm.tokenizer_fingerprint}")
-    if request.vocab_size != lm.vocab_size:
-        raise Incompatible(f"a vocabulary of {request.vocab_size} ids, the server has {lm.vocab_size}")
-    if request.verification not in VERIFICATIONS:
-        raise Incompatible(f"verification {request.verification} is not one of {list(VERIFICATIONS)}")
-    if codec.VERSION not in request.codecs:
-        raise Incompatible(f"codecs {list(request.codecs)}, the server reads {list(codec.VERSIONS)}")
-    if not _id_codecs(request, lm):
-        raise Incompatible(f"id codecs {list(request.id_codecs)}, the server reads {list(ids.versions(lm.primer))}")
-    if request.verification == pb.VERIFICATION_SPLIT and not 1 <= request.bits <= MAX_BITS:
-        raise BadInput(f"{request.bits} bits per share, not 1..{MAX_BITS}")
-    if request.audit not in pb.Audit.values() or request.guarantee not in pb.Guarantee.values():
-        raise Incompatible(f"audit {request.audit} or guarantee {request.guarantee} is not known to this server")
-    if request.law_entries and request.guarantee == pb.GUARANTEE_EXACT:
-        raise BadInput(f"laws cut to {request.law_entries} entries in a session whose guarantee is exact")
-    if len(request.end_ids) > MAX_END_IDS:
-        raise BadInput(f"{len(request.end_ids)} end ids, at most {MAX_END_IDS}")
-    prompt = len(request.prompt_ids)
-    if not 1 <= prompt <= context:
-        raise BadInput(f"a prompt of {prompt} ids, not 1..{context}")
-    if not 0 <= request.resume_position < prompt:
-        raise BadInput(f"resume position {request.resume_position} in {prompt} ids")
-    _check_ids(request.prompt_ids, lm.vocab_size)
-    _check_ids(request.end_ids, lm.vocab_size)
-    return Warp(request.warp.temperature, request.warp.top_k, request.warp.top_p)
-
-
-def _id_codecs(request: pb.Open, lm: LanguageModel) -> list[int]:
-    """The id codecs both sides have, the client's best first. A primer has to be the same on both."""
-    known = ids.versions(lm.primer if request.id_primer == lm.primer_fingerprint else ())
-    return [version for version in request.id_codecs if version in known]
-
-
-def _check_ids(ids: "np.typing.ArrayLike", vocab_size: int) -> None:
-    array = np.asarray(ids, dtype=np.int64)
-    if array.size and array.max() >= vocab_size:
-        raise BadInput(f"id {array.max()} in a vocabulary of {vocab_size}")
 
 
 class Session:
@@ -168,7 +50,7 @@ class Session:
         self._history = list(request.prompt_ids)
         self._prompt = len(self._history) - request.resume_position
         self._noise = Noise(request.seed, self._history[: self._prompt])
-        self._id_version = _id_codecs(request, lm)[0]
+        self._id_version = id_codecs(request, lm)[0]
         self._ids = ids.id_codec(self._id_version, lm.vocab_size, lm.primer)
         self._prefix = prefix
         self._last: pb.Verdict | None = None
@@ -236,12 +118,12 @@ class Session:
             head, untested = untested[:CHUNK], untested[CHUNK:]
             self._history += head
             at = len(self._history) - CHUNK - self._prompt
-            shares += _of(head, Laws(self._warp, (yield from self._rows([], CHUNK, bonus=False)), at))
+            shares += _of(head, Targets(self._warp, (yield from self._rows([], CHUNK, bonus=False)), at))
         self._history += untested
         # A message without ids asks for the LLM's own next token.
         bonus = self._bonus and not draft.more and (bool(proposals) or not self.judged[1])
         rows = yield from self._rows(proposals, len(untested), bonus=bonus)
-        laws = Laws(self._warp, rows, first - len(untested))
+        laws = Targets(self._warp, rows, first - len(untested))
         outcome = verify_block(self._rule(step), first, proposals, laws[len(untested) :], self._end_ids)
         self._last = self._answer(step, outcome, untested, proposals, laws, shares)
         tested = outcome.accepted + any(own is not None for own in (outcome.correction, outcome.bonus, outcome.law))
@@ -361,24 +243,13 @@ class Session:
             return None
         self.cost = Cost()
         rows = yield from self._forward(self._history, 1)
-        law = Laws(self._warp, rows, generated)[0]
+        law = Targets(self._warp, rows, generated)[0]
         # The draw of `coupled`, so that the two systems give the same answer.
         token = coupled_draw(self._noise, generated, law)
         self._history.append(token)
         timings = pb.Timings(forward_us=round(self.cost.seconds * 1e6), positions=self.cost.positions)
         near_ties = self._near_ties(generated, rows, [law])
         return pb.Verdict(step_id=generated, bonus=token, timings=timings, near_ties=near_ties)
-
-
-def alone(steps: Steps[Result], prefix: KVCache) -> Result:
-    """Runs the steps of one session on a cache of its own."""
-    try:
-        feed = next(steps)
-        while True:
-            feed = steps.send(prefix.forward(feed.ids[prefix.length :], feed.rows))
-    except StopIteration as end:
-        result: Result = end.value
-        return result
 
 
 def _of(tokens: list[int], laws: Sequence[np.ndarray]) -> list[float]:
@@ -393,27 +264,3 @@ def _law(law: np.ndarray, entries: int) -> pb.Law:
         kept = largest(law, entries)
     named = b"" if len(kept) == len(law) else kept.astype("<u4").tobytes()
     return pb.Law(probabilities=law[kept].astype("<f4").tobytes(), ids=named)
-
-
-def server_info(
-    lm: LanguageModel, sessions: Collection[Session] = (), context: int | None = None, exactness: pb.Exactness | None = None
-) -> pb.ServerInfo:
-    """What the server says of itself before a session is opened."""
-    return pb.ServerInfo(
-        protocol_version=PROTOCOL_VERSION,
-        model_name=lm.name,
-        model_fingerprint=lm.fingerprint,
-        tokenizer_fingerprint=lm.tokenizer_fingerprint,
-        vocab_size=lm.vocab_size,
-        context_limit=context or lm.context,
-        codecs=codec.VERSIONS,
-        id_codecs=ids.versions(lm.primer),
-        id_primer=lm.primer_fingerprint,
-        verifications=VERIFICATIONS,
-        max_message_bytes=MAX_MESSAGE_BYTES,
-        open_sessions=len(sessions),
-        cached_tokens=sum(session.cached_tokens for session in sessions),
-        exactness=exactness,
-        end_ids=lm.end_ids,
-        chat_fingerprint=lm.chat_fingerprint,
-    )

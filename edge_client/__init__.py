@@ -9,19 +9,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from common.model import LanguageModel, load
     from edge_client.client import Answer, AsyncHedge, Hedge
-    from edge_client.config import (
-        SYSTEMS,
-        CloudConfig,
-        GateConfig,
-        GenerationConfig,
-        LinkConfig,
-        SamplingParams,
-        ThresholdRule,
-        VerificationConfig,
-    )
+    from edge_client.config import CloudConfig, GateConfig, LinkConfig, SamplingParams, ThresholdRule, VerificationConfig
     from edge_client.engine.sequence import Provenance
     from edge_client.engine.session import Emitted, Session
     from edge_client.engine.statistics import Statistics
+    from edge_client.systems import SYSTEMS, GenerationConfig
 
 _CONFIG = "edge_client.config"
 _WHERE = {
@@ -30,12 +22,12 @@ _WHERE = {
     "CloudConfig": _CONFIG,
     "Emitted": "edge_client.engine.session",
     "GateConfig": _CONFIG,
-    "GenerationConfig": _CONFIG,
+    "GenerationConfig": "edge_client.systems",
     "Hedge": "edge_client.client",
     "LanguageModel": "common.model",
     "LinkConfig": _CONFIG,
     "Provenance": "edge_client.engine.sequence",
-    "SYSTEMS": _CONFIG,
+    "SYSTEMS": "edge_client.systems",
     "SamplingParams": _CONFIG,
     "Session": "edge_client.engine.session",
     "Statistics": "edge_client.engine.statistics",

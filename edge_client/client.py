@@ -14,12 +14,13 @@ from typing import Self
 from common.errors import BadInput
 from common.model import BUNDLED, LanguageModel, load
 from edge_client.calibrations import Pair
-from edge_client.config import SYSTEMS, CloudConfig, GenerationConfig, SamplingParams
+from edge_client.config import CloudConfig, SamplingParams
 from edge_client.engine.gates.recalibration import Recalibrated, recalibration_of
 from edge_client.engine.sequence import Provenance
 from edge_client.engine.session import Emitted, Session
 from edge_client.engine.statistics import Statistics
 from edge_client.resolve import resolve
+from edge_client.systems import SYSTEMS, GenerationConfig
 from edge_client.transport.connect import reached
 from edge_client.transport.link import Link
 

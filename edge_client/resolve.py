@@ -8,8 +8,9 @@ from pathlib import Path
 
 from common.errors import Incompatible
 from edge_client.calibrations import Pair, find_calibration
-from edge_client.config import GateConfig, GenerationConfig, ThresholdRule
+from edge_client.config import GateConfig, ThresholdRule
 from edge_client.engine.gates.calibration import Calibration
+from edge_client.systems import GenerationConfig
 
 # Asks about a sixth of the bundled pair's tokens.
 DEFAULT_THRESHOLD = 0.15

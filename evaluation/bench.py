@@ -101,17 +101,7 @@ def _parser() -> Any:
 
 def check(args: argparse.Namespace) -> tuple[list[Cell], list[Profile | None]]:
     """The grid. BadInput for what is no bench, before any model is loaded."""
-    for name in ("rates", "round_trips"):
-        for value in getattr(args, name):
-            if not 0 <= value < float("inf"):
-                raise BadInput(f"{name.replace('_', '-')} {value:g} is not a number of at least 0")
-    if not 0 < args.seconds < float("inf"):
-        raise BadInput(f"seconds {args.seconds:g} is not a number above 0")
-    for word in args.outages:
-        if word != "none":
-            ((period, end),) = parse_outages([word])
-            if not 0 < end - period < period:
-                raise BadInput(f"outages {word!r} is not PERIOD:LENGTH with a length below the period")
+    _check_links(args)
     for spec in args.systems:
         if spec not in (COLOCATED, ASSISTED):
             options_of(spec, args)
@@ -126,6 +116,20 @@ def check(args: argparse.Namespace) -> tuple[list[Cell], list[Profile | None]]:
         return [Cell(0.0, 0.0, "none")], [None]
     profiles = [None if name == MEASURED else read_profile(name) for name in args.profiles]
     return [Cell(*cell) for cell in _grid(args)], profiles
+
+
+def _check_links(args: argparse.Namespace) -> None:
+    for name in ("rates", "round_trips"):
+        for value in getattr(args, name):
+            if not 0 <= value < float("inf"):
+                raise BadInput(f"{name.replace('_', '-')} {value:g} is not a number of at least 0")
+    if not 0 < args.seconds < float("inf"):
+        raise BadInput(f"seconds {args.seconds:g} is not a number above 0")
+    for word in args.outages:
+        if word != "none":
+            ((period, end),) = parse_outages([word])
+            if not 0 < end - period < period:
+                raise BadInput(f"outages {word!r} is not PERIOD:LENGTH with a length below the period")
 
 
 def _grid(args: argparse.Namespace) -> Iterator[tuple[float, float, str]]:

@@ -15,8 +15,9 @@ from common.model import LanguageModel
 from edge_client.calibrations import Pair
 from edge_client.cli.connect import connected
 from edge_client.cli.options import resolved, sampling_of
-from edge_client.config import GateConfig, GenerationConfig, SamplingParams, VerificationConfig
+from edge_client.config import GateConfig, SamplingParams, VerificationConfig
 from edge_client.engine.session import Session
+from edge_client.systems import GenerationConfig
 from edge_client.transport.grpc_link import GrpcLink
 from evaluation.assisted import assisted
 from evaluation.bench_rows import link_name

@@ -17,9 +17,9 @@ from common.errors import BadInput, Incompatible
 from common.model import BUNDLED, LanguageModel, load
 from edge_client.cli.connect import connected, load_slm
 from edge_client.cli.options import add_generation, check_connection, resolved, sampling_of
-from edge_client.config import SYSTEMS, GenerationConfig
 from edge_client.engine.gates.recalibration import recalibration_of
 from edge_client.engine.session import Session
+from edge_client.systems import SYSTEMS, GenerationConfig
 from evaluation.quality import chrf, chrf_metric, judge, relative_accuracy
 from evaluation.record import Answer, Journal, answers_of, from_session
 from evaluation.tables import wide

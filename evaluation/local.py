@@ -4,7 +4,9 @@ from collections import deque
 
 from hedge.v1 import hedge_pb2 as pb
 
-from cloud_server.session import Session, alone, server_info
+from cloud_server.opening import server_info
+from cloud_server.session import Session
+from cloud_server.steps import alone
 from common.model import KVCache, LanguageModel
 
 

@@ -18,7 +18,7 @@ import torch
 from hedge.v1 import hedge_pb2 as pb
 
 from cloud_server.session import Session as CloudSession
-from cloud_server.session import alone as run_alone
+from cloud_server.steps import alone as run_alone
 from common import codec
 from common.ids import FIXED, FixedIds
 from common.model import BUNDLED, bundled_folder
@@ -28,10 +28,11 @@ from common.rpc import PROTOCOL_VERSION
 from common.sampling import Warp
 from common.torch_model import TorchModel, load_folder
 from edge_client.calibrations import load_calibration
-from edge_client.config import SYSTEMS, SamplingParams
+from edge_client.config import SamplingParams
 from edge_client.engine.gates.measures import DRAWS, MEASURES
 from edge_client.engine.session import Session
 from edge_client.engine.verification.truncation import truncate
+from edge_client.systems import SYSTEMS
 
 ROUNDS = 15
 TOKENS = 96

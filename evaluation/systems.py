@@ -6,7 +6,7 @@ import copy
 from common.command import command_parser
 from common.errors import BadInput
 from edge_client.cli.options import add_system
-from edge_client.config import SYSTEMS
+from edge_client.systems import SYSTEMS
 
 
 def options_of(spec: str, args: argparse.Namespace) -> argparse.Namespace:

@@ -20,9 +20,10 @@ from common.noise import Noise, Purpose
 from common.sampling import Warp, descending
 from common.torch_model import load_folder
 from edge_client.calibrations import load_calibration
-from edge_client.config import SYSTEMS, GenerationConfig, SamplingParams, ThresholdRule
+from edge_client.config import SamplingParams, ThresholdRule
 from edge_client.engine.gates.measures import MEASURES
 from edge_client.engine.session import Session
+from edge_client.systems import SYSTEMS, GenerationConfig
 from evaluation.bare import bare
 from evaluation.local import LocalLink
 from evaluation.tasks import tasks

@@ -10,16 +10,15 @@ import asyncio
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from rich.table import Table
 from tqdm import tqdm
 
-from common.codec import paper_bits
 from common.command import command_parser, parse
 from common.coupling import coupled_draw
 from common.errors import BadInput
@@ -27,22 +26,22 @@ from common.model import BUNDLED, LanguageModel, load
 from common.noise import Noise, Purpose
 from common.sampling import Warp
 from common.torch_model import use_threads
-from edge_client.config import MARGINAL_BUDGET_J, SYSTEMS, GelatoConfig, SamplingParams
+from edge_client.config import MARGINAL_BUDGET_J, SamplingParams
 from edge_client.engine.gates.calibration import decay_rate
-from edge_client.engine.gates.gelato import Gelato
 from edge_client.engine.gates.measures import MEASURES
-from edge_client.engine.pace import Adaptive, recent_mean
 from edge_client.engine.session import Session
+from edge_client.systems import SYSTEMS
 from evaluation.local import LocalLink
 from evaluation.quality import interval
 from evaluation.record import Journal, only_writer, read_journal
 from evaluation.tables import wide
 from evaluation.tasks import Task, add_tasks, tasks
 from studies.channel import Channel, open_uplink, snr_at
+from studies.gelato_rivals import VOCAB, Published, Rival, gelato_rival, rivals
 
 EXAMPLES = """  hedge simulate gelato --out runs/gelato
   hedge simulate gelato --out runs/mine --bandwidth 1e6 --t-llm 0.06 0.14 --weight 100 --head"""
-VOCAB, TOP_P, PROBABILITY_BITS = 151_936, 0.99995, 16
+TOP_P = 0.99995
 GATE, SKIP_RATE = "expected_perturbation", 0.85
 # `marginal` at GELATO's energy: V_L, and the share of that energy that is its budget, over which it spends while Q grows.
 EQUAL_WEIGHT, EQUAL_SHARE = 1.0, 0.95
@@ -106,138 +105,6 @@ def trace_of(slm: LanguageModel, llm: LanguageModel, task: Task, warp: Warp, see
         found.similar.append(round(similar, 6))
         found.sampled.append(noise.uniform(Purpose.ACCEPT, at) < similar)
         found.coupled.append(coupled_draw(noise, at, x) == token)
-    return found
-
-
-class Controller(Protocol):
-    """Ends rounds; told what they cost."""
-
-    def stops(self, entropy: float, gate: float, bits: float) -> bool:
-        """Of every draft, `bits` on the uplink: whether it is the last of the round."""
-        ...
-
-    @property
-    def holds(self) -> bool: ...
-
-    @property
-    def passes(self) -> bool:
-        """Whether the round is to be without a draft."""
-        ...
-
-    def stepped(self, seconds: float) -> None: ...
-
-    def judged(self, upload: float, pass_s: float, sent: int, accepted: int) -> None: ...
-
-
-@dataclass(slots=True)
-class Static:
-    length: int
-    drafts: int = 0
-    holds: bool = False
-    passes: bool = False
-
-    def stops(self, entropy: float, gate: float, bits: float) -> bool:  # noqa: ARG002
-        self.drafts += 1
-        return self.drafts >= self.length
-
-    def stepped(self, seconds: float) -> None: ...
-
-    def judged(self, upload: float, pass_s: float, sent: int, accepted: int) -> None:  # noqa: ARG002
-        self.drafts = 0
-
-
-@dataclass(slots=True)
-class Published:
-    """Gelato as a session runs it; uploads are measured, and what a draft's own would take is known from its size."""
-
-    gelato: Gelato
-    seconds_per_bit: float = 0.0
-    bits: list[float] = field(default_factory=list)
-
-    def stops(self, entropy: float, gate: float, bits: float) -> bool:  # noqa: ARG002
-        self.bits.append(bits)
-        if self.seconds_per_bit:
-            self.gelato.newest_s = bits * self.seconds_per_bit
-        return self.gelato.asks(entropy, 0)
-
-    @property
-    def holds(self) -> bool:
-        return self.gelato.holds_last
-
-    @property
-    def passes(self) -> bool:
-        return self.gelato.requests_token
-
-    def stepped(self, seconds: float) -> None:
-        self.gelato.drafted(seconds)
-
-    def judged(self, upload: float, pass_s: float, sent: int, accepted: int) -> None:
-        if sent:
-            self.gelato.upload_s = recent_mean(self.gelato.upload_s, upload / sent)
-            self.seconds_per_bit = recent_mean(self.seconds_per_bit, upload / sum(self.bits[:sent]))
-        self.bits.clear()
-        self.gelato.judged(upload + pass_s, pass_s, [True] * accepted, True if accepted < sent else None)
-
-
-@dataclass(slots=True)
-class Hedge:
-    """`hedge`, waiting for each verdict: a block ends at the gate, or at the length that its pace prefers."""
-
-    threshold: float
-    pace: Adaptive = field(default_factory=lambda: Adaptive(1))
-    fired: list[bool] = field(default_factory=list)
-    holds: bool = False
-    passes: bool = False
-
-    def stops(self, entropy: float, gate: float, bits: float) -> bool:  # noqa: ARG002
-        self.fired.append(gate > self.threshold)
-        return self.fired[-1] or len(self.fired) >= self.pace.longest
-
-    def stepped(self, seconds: float) -> None:
-        self.pace.drafted(seconds)
-
-    def judged(self, upload: float, pass_s: float, sent: int, accepted: int) -> None:
-        lost = self.fired[accepted] if accepted < sent else None
-        self.pace.judged(upload + pass_s, pass_s, self.fired[:accepted], lost)
-        self.fired.clear()
-
-
-@dataclass(frozen=True, slots=True)
-class Rival:
-    """A system: its controller, whether its drafts are sampled or coupled, and the bits of a token on the uplink."""
-
-    controller: Callable[[], Controller]
-    coupled: bool
-    payload: str
-
-    def bits(self, nucleus: int) -> float:
-        index = math.ceil(math.log2(VOCAB))
-        if self.payload == "top-p":
-            return float(paper_bits(VOCAB, nucleus))
-        return float(index + (PROBABILITY_BITS if self.payload == "id and probability" else 0))
-
-
-def _gelato(variant: str, payload: str, weight: float, decay: float, budget_j: float, bucket: float = 1.2) -> Rival:
-    options = GelatoConfig(variant=variant, weight=weight, budget_j=budget_j, bucket=bucket, decay=decay)
-    return Rival(lambda: Published(Gelato(options)), payload == "ids", payload)
-
-
-def rivals(weights: Sequence[float], decay: float, threshold: float, budget_j: float, marginal_j: float) -> dict[str, Rival]:
-    found = {}
-    for length in (1, 3, 5, 7, 9):
-        found[f"static {length}, top-p"] = Rival(lambda n=length: Static(n), False, "top-p")  # type: ignore[misc]
-        found[f"static {length}, ids"] = Rival(lambda n=length: Static(n), True, "ids")  # type: ignore[misc]
-    found["DSSD"] = Rival(lambda: Static(7), False, "id and probability")
-
-    for weight in weights:
-        for variant, payload in (("published", "top-p"), ("published", "ids"), ("tripping", "top-p"), ("tripping", "ids")):
-            found[f"gelato {variant}, V {weight:g}, {payload}"] = _gelato(variant, payload, weight, decay, budget_j)
-        for payload in ("top-p", "ids"):
-            found[f"gelato marginal, V {weight:g}, {payload}"] = _gelato("marginal", payload, weight, decay, marginal_j)
-    for payload in ("top-p", "ids"):
-        # A bucket that never overflows leaves the outer loop alone.
-        found[f"gelato without a bucket, {payload}"] = _gelato("published", payload, weights[0], decay, budget_j, 1e9)
-    found["hedge, waiting"] = Rival(lambda: Hedge(threshold), True, "ids")
     return found
 
 
@@ -373,7 +240,7 @@ def _simulate(args: argparse.Namespace, asked: list[Task], channels: list[Channe
             for payload in ("top-p", "ids"):
                 # `marginal` given what GELATO as published has used here.
                 used = cell[f"gelato published, V {args.weight[0]:g}, {payload}"]["joules_per_token"]
-                equal = _gelato("marginal", payload, EQUAL_WEIGHT, decay, EQUAL_SHARE * used)
+                equal = gelato_rival("marginal", payload, EQUAL_WEIGHT, decay, EQUAL_SHARE * used)
                 cell[f"gelato marginal, GELATO's J, {payload}"] = row_of(
                     replay(traces, equal, draft, channel, pass_s, args.seed)
                 )

@@ -17,13 +17,13 @@ import numpy as np
 from rich.table import Table
 from tqdm import tqdm
 
-from cloud_server.session import server_info
+from cloud_server.opening import server_info
 from common.command import MODEL_HELP, command_parser, model_options, parse
 from common.errors import BadInput
 from common.model import BUNDLED
 from edge_client.calibrations import Pair as Known
 from edge_client.cli.options import add_slm, add_system, add_warp, choose_seed, resolved
-from edge_client.config import GenerationConfig
+from edge_client.systems import GenerationConfig
 from evaluation.profile import read_profile
 from evaluation.quality import interval
 from evaluation.record import Answer, Journal, answers_of, only_writer

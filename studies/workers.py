@@ -8,8 +8,8 @@ from typing import Any
 from common.errors import HedgeError
 from common.model import LanguageModel, load
 from common.model_options import ModelOptions
-from edge_client.config import GenerationConfig
 from edge_client.engine.session import Session
+from edge_client.systems import GenerationConfig
 from evaluation.local import LocalLink
 from evaluation.pool import shared
 from evaluation.record import Answer, from_session

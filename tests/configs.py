@@ -4,7 +4,8 @@ from dataclasses import fields, replace
 from typing import Any
 
 from common.sampling import Warp
-from edge_client.config import GateConfig, GenerationConfig, LinkConfig, SamplingParams, VerificationConfig
+from edge_client.config import GateConfig, LinkConfig, SamplingParams, VerificationConfig
+from edge_client.systems import GenerationConfig
 
 _PARTS = {"sampling": SamplingParams, "gate": GateConfig, "verification": VerificationConfig, "link": LinkConfig}
 

@@ -24,8 +24,8 @@ from transformers import (
 
 from common.model import LanguageModel, WrappedModel, load
 from common.model_options import ModelOptions
-from edge_client.config import GenerationConfig
 from edge_client.engine.session import Session
+from edge_client.systems import GenerationConfig
 from edge_client.transport.link import Link
 
 # A shell that starts the tests in the background has it ignored, and whatever they start would ignore it too.

@@ -8,9 +8,9 @@ from scipy.stats import chi2, chisquare
 
 from common.model import LanguageModel
 from common.sampling import Warp
-from edge_client.config import GenerationConfig
 from edge_client.engine.gates.measures import MEASURES
 from edge_client.engine.sequence import Provenance
+from edge_client.systems import GenerationConfig
 from evaluation.local import LocalLink
 from tests.configs import changed, config_of
 from tests.conftest import RememberingLM, run_session

@@ -36,6 +36,7 @@ RUNTIMES = {"torch", "transformers", "llama_cpp", "tokenizers", "safetensors"}
 # Behind the seams, and what measures or studies a runtime itself.
 WITH_RUNTIME = {
     "common/torch_model.py",
+    "common/llama_decoder.py",
     "common/llama_model.py",
     "cloud_server/torch_engine.py",
     "cloud_server/llama_engine.py",

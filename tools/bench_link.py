@@ -18,8 +18,8 @@ from common.model import BUNDLED, LanguageModel, load
 from common.torch_model import use_threads
 from edge_client.calibrations import Pair
 from edge_client.cli.options import add_system, add_warp, resolved
-from edge_client.config import GenerationConfig
 from edge_client.engine.session import Session
+from edge_client.systems import GenerationConfig
 from edge_client.transport.grpc_link import GrpcLink
 from edge_client.transport.messages import opening
 from evaluation.processes import listening, local_cloud

@@ -9,8 +9,9 @@ from hedge.v1 import hedge_pb2 as pb
 from common.ids import ADAPTIVE, id_codec
 from common.model import BUNDLED, LanguageModel, bundled_folder, load
 from common.torch_model import use_threads
-from edge_client.config import GateConfig, GenerationConfig, SamplingParams, VerificationConfig
+from edge_client.config import GateConfig, SamplingParams, VerificationConfig
 from edge_client.engine.session import Session
+from edge_client.systems import GenerationConfig
 from evaluation.local import LocalLink, LocalStream
 from evaluation.questions import held_out_set
 

@@ -21,11 +21,12 @@ from edge_client.calibrations import save_calibration
 from edge_client.cli.connect import connected, load_slm
 from edge_client.cli.options import add_models, add_warp, check_connection, choose_seed, sampling_of
 from edge_client.cli.prompts import Prompt, read_prompts
-from edge_client.config import ETA, THETA, GateConfig, GenerationConfig, ThresholdRule, VerificationConfig
+from edge_client.config import ETA, THETA, GateConfig, ThresholdRule, VerificationConfig
 from edge_client.engine.gates.calibration import Calibration, fit_measure, with_bound
 from edge_client.engine.gates.measures import DRAWS, MEASURES
 from edge_client.engine.session import Session
 from edge_client.engine.verification.bound import flattening, grid
+from edge_client.systems import GenerationConfig
 from edge_client.transport.link import Link
 
 EXAMPLES = "  hedge calibrate --insecure --prompts prompts.jsonl --out calibration.json"

@@ -16,9 +16,9 @@ from edge_client.calibrations import Pair
 from edge_client.cli.options import resolved
 from edge_client.cli.prompts import check_messages
 from edge_client.cli.render import STYLES, Answer, counts_line, legend, statistics_line
-from edge_client.config import SYSTEMS, GenerationConfig
 from edge_client.engine.gates.recalibration import recalibration_of
 from edge_client.engine.session import Session
+from edge_client.systems import SYSTEMS, GenerationConfig
 from edge_client.transport.grpc_link import GrpcLink
 from edge_client.transport.messages import engine_of
 
@@ -74,14 +74,8 @@ class Conversation:
                     self.say("forgotten")
                 case "stats", []:
                     self._report()
-                case "system", []:
-                    self.say(f"system {self._config.system}: {_describe(self._config)}")
-                case "system", [system]:
-                    self._change(system)
-                case "threshold", []:
-                    self.say(_describe(self._config))
-                case "threshold", [word]:
-                    self._set_threshold(word)
+                case (("system" | "threshold"), _):
+                    self._show_or_change(name, rest)
                 case "compare", [system]:
                     await self._compare(system)
                 case "link", []:
@@ -96,6 +90,17 @@ class Conversation:
             self.say(str(error))
         return True
 
+    def _described(self) -> str:
+        return f"system {self._config.system}: {_describe(self._config)}"
+
+    def _show_or_change(self, name: str, rest: list[str]) -> None:
+        if not rest:
+            self.say(_describe(self._config) if name == "threshold" else self._described())
+        elif name == "system":
+            self._change(rest[0])
+        else:
+            self._set_threshold(rest[0])
+
     def _checked(self, system: str) -> None:
         if system not in SYSTEMS:
             raise BadInput(f"no system {system!r}; there are {' '.join(SYSTEMS)}")
@@ -107,7 +112,7 @@ class Conversation:
         self._config = resolved(self._args, self._pair, system)
         self._args.system = system
         self._recalibrated = recalibration_of(self._config)
-        self.say(f"system {system}: {_describe(self._config)}")
+        self.say(self._described())
 
     def _set_threshold(self, word: str) -> None:
         before = self._args.threshold

@@ -16,9 +16,9 @@ from edge_client.cli.connect import connected, load_slm
 from edge_client.cli.options import add_generation, check_connection, needs_cloud, resolved, sampling_of
 from edge_client.cli.prompts import Prompt, from_text, read_prompts
 from edge_client.cli.render import counts_line, print_piece, statistics_line
-from edge_client.config import GenerationConfig
 from edge_client.engine.gates.recalibration import recalibration_of
 from edge_client.engine.session import Session
+from edge_client.systems import GenerationConfig
 
 EXAMPLES = """  hedge generate --insecure --prompt "What is 47 + 38?"
   hedge generate --insecure --system cu-hlm --prompts questions.jsonl --json > answers.jsonl

@@ -22,17 +22,16 @@ from edge_client.config import (
     POLICIES,
     RULES,
     STREAM,
-    SYSTEMS,
     TRUNCATIONS,
     CloudConfig,
     GateConfig,
     GelatoConfig,
-    GenerationConfig,
     SamplingParams,
     ThresholdRule,
     VerificationConfig,
 )
 from edge_client.resolve import resolve
+from edge_client.systems import SYSTEMS, GenerationConfig
 
 
 def add_slm(parser: Parser) -> None:

@@ -13,13 +13,13 @@ import numpy as np
 
 from common.model import LanguageModel
 from common.noise import Noise, Purpose
-from edge_client.config import GenerationConfig
 from edge_client.engine.gates.measures import DRAWS, MEASURES
 from edge_client.engine.gates.policy import Policy
 from edge_client.engine.sequence import Provenance, Sequence, Token
 from edge_client.engine.statistics import Statistics
 from edge_client.engine.verification import Verification
 from edge_client.engine.verification.proposal import Proposal
+from edge_client.systems import GenerationConfig
 
 logger = logging.getLogger(__name__)
 

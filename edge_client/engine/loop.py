@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator
 from hedge.v1 import hedge_pb2 as pb
 
 from common.errors import Disconnected, NotFinite, Unreachable
-from edge_client.config import GenerationConfig
 from edge_client.engine.audit import Auditor
 from edge_client.engine.drafter import Drafter
 from edge_client.engine.flight import Flight, Message
@@ -16,6 +15,7 @@ from edge_client.engine.sequence import Sequence, Token
 from edge_client.engine.statistics import Statistics
 from edge_client.engine.verification import Verification
 from edge_client.engine.verification.base import token_of
+from edge_client.systems import GenerationConfig
 
 MAX_UNTESTED = 512
 

@@ -9,7 +9,6 @@ from hedge.v1 import hedge_pb2 as pb
 from common.errors import BadInput
 from common.model import LanguageModel
 from common.noise import Noise
-from edge_client.config import GenerationConfig
 from edge_client.engine.audit import Auditor
 from edge_client.engine.drafter import Drafter, Watcher
 from edge_client.engine.flight import Flight
@@ -22,6 +21,7 @@ from edge_client.engine.sequence import Sequence as TokenSequence
 from edge_client.engine.statistics import Statistics
 from edge_client.engine.streamed import streamed
 from edge_client.engine.verification import verification_of
+from edge_client.systems import GenerationConfig
 from edge_client.transport.connection import Connection, Notify
 from edge_client.transport.link import Link
 from edge_client.transport.messages import check_server, opening

@@ -3,12 +3,10 @@
 import asyncio
 import hmac
 import json
-import math
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -20,44 +18,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from common.errors import BadInput, Disconnected, HedgeError, Incompatible
-from edge_client.config import SYSTEMS
+from common.errors import HedgeError
 from edge_client.engine.session import Emitted
 from edge_client.http.api_request import ApiError, ApiRequest, parse_request
-from edge_client.http.service import Reply, Service
+from edge_client.http.replies import Choice, api_error, choice_json, chunk_json, delta_json, error_response, event, usage_json
+from edge_client.http.service import Service
+from edge_client.systems import SYSTEMS
 
 MAX_BODY = 1 << 20
 Handler = Callable[[Request], Awaitable[Response]]
-
-
-@dataclass(slots=True)
-class Choice:
-    """One of the answers of a request."""
-
-    index: int
-    reply: Reply
-    prompt_tokens: int
-    text: str = ""
-    # What was said of the link while the answer was under way.
-    notes: list[str] = field(default_factory=list)
-    logprobs: list[dict[str, Any]] = field(default_factory=list)
-
-    async def pieces(self, *, logprobs: bool) -> AsyncIterator[Emitted]:
-        async with aclosing(self.reply.pieces()) as pieces:  # type: ignore[type-var]
-            async for emitted in pieces:
-                self.text += emitted.text
-                if logprobs:
-                    self.logprobs.append(_logprob(emitted))
-                yield emitted
-
-    @property
-    def finish_reason(self) -> str:
-        return self.reply.session.finish_reason
-
-
-def _logprob(emitted: Emitted) -> dict[str, Any]:
-    chance = math.log(emitted.prob) if emitted.prob > 0 else -9999.0
-    return {"token": emitted.text, "logprob": chance, "bytes": list(emitted.text.encode()), "top_logprobs": []}
 
 
 class Api:
@@ -145,8 +114,8 @@ class Api:
         async with self._counted():
             await _unless_left(request, asyncio.gather(*(_drained(choice, asked) for choice in choices)))
         kind = "chat.completion" if chat else "text_completion"
-        found = [_choice(choice, asked, chat=chat) for choice in choices]
-        return JSONResponse({**head, "object": kind, "choices": found, "usage": _usage(choices)})
+        found = [choice_json(choice, asked, chat=chat) for choice in choices]
+        return JSONResponse({**head, "object": kind, "choices": found, "usage": usage_json(choices)})
 
     def _choices(self, asked: ApiRequest) -> list[Choice]:
         """A session per choice, all of them checked before any begins."""
@@ -189,17 +158,17 @@ class Api:
             try:
                 if chat:
                     for choice in choices:
-                        yield _event({**kind, "choices": [_delta(choice, {"role": "assistant", "content": ""})]})
+                        yield event({**kind, "choices": [delta_json(choice, {"role": "assistant", "content": ""})]})
                 left = len(choices)
                 while left:
                     choice, emitted, error = await queue.get()
                     if error is not None:
-                        yield _event(_error(error).to_json())
+                        yield event(api_error(error).to_json())
                         return
                     left -= emitted is None
-                    yield _event({**kind, **_chunk(choice, emitted, asked, chat=chat)})
+                    yield event({**kind, **chunk_json(choice, emitted, asked, chat=chat)})
                 if asked.include_usage:
-                    yield _event({**kind, "choices": [], "usage": _usage(choices)})
+                    yield event({**kind, "choices": [], "usage": usage_json(choices)})
                 yield "data: [DONE]\n\n"
             finally:
                 for task in tasks:
@@ -240,94 +209,6 @@ async def _unless_left(request: Request, work: "asyncio.Future[Any]") -> None:
         leaving.cancel()
         work.cancel()
         await asyncio.gather(leaving, work, return_exceptions=True)
-
-
-def _logprobs(found: list[dict[str, Any]], offset: int, *, chat: bool) -> dict[str, Any]:
-    """In the shape of chats, or in that of completions: `offset` characters of text come before."""
-    if chat:
-        return {"content": found, "refusal": None}
-    offsets = []
-    for one in found:
-        offsets.append(offset)
-        offset += len(one["token"])
-    return {
-        "tokens": [one["token"] for one in found],
-        "token_logprobs": [one["logprob"] for one in found],
-        "top_logprobs": None,
-        "text_offset": offsets,
-    }
-
-
-def _choice(choice: Choice, asked: ApiRequest, *, chat: bool) -> dict[str, Any]:
-    said: dict[str, Any] = {"message": {"role": "assistant", "content": choice.text, "refusal": None}}
-    logprobs = _logprobs(choice.logprobs, 0, chat=chat) if asked.logprobs else None
-    return {
-        "index": choice.index,
-        **(said if chat else {"text": choice.text}),
-        "logprobs": logprobs,
-        "finish_reason": choice.finish_reason,
-        "hedge": choice.reply.to_json(),
-    }
-
-
-def _delta(choice: Choice, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
-    return {"index": choice.index, "delta": delta, "logprobs": None, "finish_reason": finish}
-
-
-def _chunk(choice: Choice, emitted: Emitted | None, asked: ApiRequest, *, chat: bool) -> dict[str, Any]:
-    """A token, or the end of a choice with what it came to."""
-    finish = None if emitted else choice.finish_reason
-    text = emitted.text if emitted else ""
-    if chat:
-        found = _delta(choice, {"content": text} if emitted else {}, finish)
-    else:
-        found = {"index": choice.index, "text": text, "logprobs": None, "finish_reason": finish}
-    if emitted and asked.logprobs:
-        before = sum(len(one["token"]) for one in choice.logprobs[:-1])
-        found["logprobs"] = _logprobs(choice.logprobs[-1:], before, chat=chat)
-    found["hedge"] = _meters(choice, emitted) if emitted else choice.reply.to_json()
-    return {"choices": [found]}
-
-
-def _meters(choice: Choice, emitted: Emitted) -> dict[str, Any]:
-    """What a token came to, and what the answer has cost so far."""
-    statistics = choice.reply.session.statistics
-    notes, choice.notes[:] = list(choice.notes), []
-    return {
-        "provenance": emitted.provenance.value,
-        "proposed": round(emitted.prob, 4),
-        "rounds": statistics.rounds,
-        "up": statistics.uplink_payload_bytes,
-        "down": statistics.downlink_payload_bytes,
-        "verdict_ms": round(1e3 * statistics.verdict_s, 1),
-        "link": notes,
-    }
-
-
-def _usage(choices: list[Choice]) -> dict[str, int]:
-    prompt = sum(choice.prompt_tokens for choice in choices)
-    completion = sum(choice.reply.session.statistics.tokens for choice in choices)
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
-
-
-def _event(content: dict[str, Any]) -> str:
-    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
-
-
-def _error(error: Exception) -> ApiError:
-    if isinstance(error, ApiError):
-        return error
-    if isinstance(error, Disconnected):
-        return ApiError(503, str(error), code="cloud_unreachable")
-    if isinstance(error, BadInput):
-        return ApiError(400, str(error))
-    return ApiError(409 if isinstance(error, Incompatible) else 502, str(error))
-
-
-def error_response(error: Exception) -> JSONResponse:
-    found = _error(error)
-    retry = {"Retry-After": str(max(1, math.ceil(error.retry_after)))} if isinstance(error, Disconnected) else {}
-    return JSONResponse(found.to_json(), found.status, headers=retry)
 
 
 async def _not_found(request: Request, error: Exception) -> Response:

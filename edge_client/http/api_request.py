@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from common.noise import SEED_LIMIT
-from edge_client.config import MAX_NEW_TOKENS, SYSTEMS, GenerationConfig
+from edge_client.config import MAX_NEW_TOKENS
+from edge_client.systems import SYSTEMS, GenerationConfig
 
 MAX_CHOICES, MAX_STOPS, MAX_PROMPTS = 8, 4, 16
 # What is asked of models that have it; here only its absence can be granted.

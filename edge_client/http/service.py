@@ -15,11 +15,12 @@ from common.command import say
 from common.errors import Disconnected, HedgeError
 from common.model import LanguageModel
 from edge_client.calibrations import Pair
-from edge_client.config import CloudConfig, GenerationConfig
+from edge_client.config import CloudConfig
 from edge_client.engine.gates.recalibration import Recalibrated, recalibration_of
 from edge_client.engine.sequence import Provenance
 from edge_client.engine.session import Emitted, Session
 from edge_client.resolve import resolve
+from edge_client.systems import GenerationConfig
 from edge_client.transport.connect import reached
 from edge_client.transport.connection import BACK, Notify, pause
 from edge_client.transport.grpc_link import GrpcLink

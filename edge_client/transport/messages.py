@@ -8,7 +8,7 @@ from common import codec, ids
 from common.errors import Incompatible, Unreachable
 from common.model import LanguageModel
 from common.rpc import PROTOCOL_VERSION
-from edge_client.config import GenerationConfig
+from edge_client.systems import GenerationConfig
 
 # End ids in one line.
 NAMED = 6

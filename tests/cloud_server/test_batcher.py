@@ -13,7 +13,8 @@ from cloud_server.engine import PAGE, Engine
 from cloud_server.limits import Limits
 from cloud_server.scheduler import Held, Scheduler, Work
 from cloud_server.servicer import Servicer
-from cloud_server.session import Session, Steps
+from cloud_server.session import Session
+from cloud_server.steps import Steps
 from cloud_server.torch_engine import TorchEngine
 from common.errors import BadInput
 from common.model import LanguageModel

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloud_server.near_ties import near_tie
-from cloud_server.session import Session, alone
+from cloud_server.session import Session
+from cloud_server.steps import alone
 from common.coupling import coupled_draw
 from common.model import LanguageModel
 from common.noise import Noise

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from hedge.v1 import hedge_pb2 as pb
 
-from cloud_server.session import MAX_DRAFTS, VERIFICATIONS, Session, alone, server_info
+from cloud_server.opening import VERIFICATIONS, server_info
+from cloud_server.session import MAX_DRAFTS, Session
+from cloud_server.steps import alone
 from common import codec
 from common.distribution import Quantised
 from common.errors import BadInput, Incompatible, NotFinite

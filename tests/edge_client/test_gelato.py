@@ -10,10 +10,11 @@ from common.errors import BadInput, Unreachable
 from common.model import LanguageModel
 from common.sampling import Warp
 from edge_client.cli.options import gelato_config
-from edge_client.config import GelatoConfig, GenerationConfig
+from edge_client.config import GelatoConfig
 from edge_client.engine.gates.gelato import Gelato, best_length, expected_tokens
 from edge_client.engine.session import Session
 from edge_client.engine.statistics import Provenance
+from edge_client.systems import GenerationConfig
 from evaluation.local import LocalLink, LocalStream
 from tests.configs import changed, config_of
 from tests.conftest import run_session

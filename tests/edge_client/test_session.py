@@ -14,12 +14,12 @@ from common.errors import BadInput, Incompatible, Unreachable
 from common.ids import ADAPTIVE, FIXED, AdaptiveIds
 from common.model import LanguageModel
 from common.noise import Noise, Purpose
-from edge_client.config import GenerationConfig
 from edge_client.engine.flight import Message
 from edge_client.engine.loop import Loop
 from edge_client.engine.pace import Adaptive
 from edge_client.engine.sequence import Provenance
 from edge_client.engine.session import Session
+from edge_client.systems import GenerationConfig
 from evaluation.local import LocalLink, LocalStream
 from tests.configs import changed, config_of
 from tests.conftest import CONTEXT, run_session

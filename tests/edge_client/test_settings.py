@@ -3,9 +3,10 @@ import pytest
 
 from common.errors import BadInput
 from common.noise import Noise
-from edge_client.config import SYSTEMS, VerificationConfig
+from edge_client.config import VerificationConfig
 from edge_client.engine.gates.policy import Constant, Random, Threshold
 from edge_client.engine.verification.resampled import Resampled
+from edge_client.systems import SYSTEMS
 from tests.configs import changed, config_of
 
 

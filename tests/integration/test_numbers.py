@@ -130,7 +130,7 @@ class Failing(HedgeServicer):
         self.lm, self.code, self.line, self.calls = lm, code, line, 0
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: object) -> pb.ServerInfo:  # noqa: N802
-        from cloud_server.session import server_info
+        from cloud_server.opening import server_info
 
         return server_info(self.lm)
 

@@ -9,7 +9,8 @@ from common.codec import paper_bits
 from edge_client.config import GelatoConfig
 from edge_client.engine.gates.gelato import Gelato
 from studies.channel import Channel
-from studies.gelato import VOCAB, Draft, Hedge, Published, Rival, Static, Trace, command, replay, rivals, row_of
+from studies.gelato import Draft, Trace, command, replay, row_of
+from studies.gelato_rivals import VOCAB, Hedge, Published, Rival, Static, rivals
 from studies.plot import command as plot
 
 STEADY = Channel(1e6, 0.0)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from common.noise import Noise, Purpose
-from edge_client.config import GateConfig, GenerationConfig, known
+from edge_client.config import GateConfig, known
 from edge_client.engine.gates.gelato import Gelato
 from edge_client.engine.pace import Adaptive, Pace, Steady
+from edge_client.systems import GenerationConfig
 
 # A coded id, with its share of the message around it.
 ID_BITS = 16

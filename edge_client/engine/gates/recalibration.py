@@ -10,7 +10,8 @@ models and any text:
 
 from dataclasses import dataclass
 
-from edge_client.config import GenerationConfig, known
+from edge_client.config import known
+from edge_client.systems import GenerationConfig
 
 RATE = 0.02
 # A threshold under which nothing is ever asked would never be audited.

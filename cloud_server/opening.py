@@ -1,0 +1,97 @@
+"""What is checked of an opening, and what a server says of itself before one."""
+
+import numpy as np
+from hedge.v1 import hedge_pb2 as pb
+
+from common import codec, ids
+from common.distribution import MAX_BITS
+from common.errors import BadInput, Incompatible
+from common.model import LanguageModel
+from common.rpc import MAX_MESSAGE_BYTES, PROTOCOL_VERSION
+from common.sampling import Warp
+
+VERIFICATIONS = (
+    pb.VERIFICATION_FULL,
+    pb.VERIFICATION_SPARSE,
+    pb.VERIFICATION_STREAM,
+    pb.VERIFICATION_SPLIT,
+    pb.VERIFICATION_COUPLED,
+)
+MAX_END_IDS = 64
+
+
+def check_open(request: pb.Open, lm: LanguageModel, context: int) -> Warp:
+    """Refuses what cannot be served, naming both values. Returns the warp."""
+    if request.protocol_version != PROTOCOL_VERSION:
+        raise Incompatible(f"protocol version {request.protocol_version}, the server speaks {PROTOCOL_VERSION}")
+    if request.tokenizer_fingerprint != lm.tokenizer_fingerprint:
+        raise Incompatible(f"tokenizer {request.tokenizer_fingerprint} is not the server's {lm.tokenizer_fingerprint}")
+    if request.vocab_size != lm.vocab_size:
+        raise Incompatible(f"a vocabulary of {request.vocab_size} ids, the server has {lm.vocab_size}")
+    _check_ways(request, lm)
+    if len(request.end_ids) > MAX_END_IDS:
+        raise BadInput(f"{len(request.end_ids)} end ids, at most {MAX_END_IDS}")
+    prompt = len(request.prompt_ids)
+    if not 1 <= prompt <= context:
+        raise BadInput(f"a prompt of {prompt} ids, not 1..{context}")
+    if not 0 <= request.resume_position < prompt:
+        raise BadInput(f"resume position {request.resume_position} in {prompt} ids")
+    _check_ids(request.prompt_ids, lm.vocab_size)
+    _check_ids(request.end_ids, lm.vocab_size)
+    return Warp(request.warp.temperature, request.warp.top_k, request.warp.top_p)
+
+
+def id_codecs(request: pb.Open, lm: LanguageModel) -> list[int]:
+    """The id codecs both sides have, the client's best first. A primer has to be the same on both."""
+    known = ids.versions(lm.primer if request.id_primer == lm.primer_fingerprint else ())
+    return [version for version in request.id_codecs if version in known]
+
+
+def _check_ids(ids: "np.typing.ArrayLike", vocab_size: int) -> None:
+    array = np.asarray(ids, dtype=np.int64)
+    if array.size and array.max() >= vocab_size:
+        raise BadInput(f"id {array.max()} in a vocabulary of {vocab_size}")
+
+
+def _check_ways(request: pb.Open, lm: LanguageModel) -> None:
+    """Verification, codecs, audit and guarantee."""
+    if request.verification not in VERIFICATIONS:
+        raise Incompatible(f"verification {request.verification} is not one of {list(VERIFICATIONS)}")
+    if codec.VERSION not in request.codecs:
+        raise Incompatible(f"codecs {list(request.codecs)}, the server reads {list(codec.VERSIONS)}")
+    if not id_codecs(request, lm):
+        raise Incompatible(f"id codecs {list(request.id_codecs)}, the server reads {list(ids.versions(lm.primer))}")
+    if request.verification == pb.VERIFICATION_SPLIT and not 1 <= request.bits <= MAX_BITS:
+        raise BadInput(f"{request.bits} bits per share, not 1..{MAX_BITS}")
+    if request.audit not in pb.Audit.values() or request.guarantee not in pb.Guarantee.values():
+        raise Incompatible(f"audit {request.audit} or guarantee {request.guarantee} is not known to this server")
+    if request.law_entries and request.guarantee == pb.GUARANTEE_EXACT:
+        raise BadInput(f"laws cut to {request.law_entries} entries in a session whose guarantee is exact")
+
+
+def server_info(
+    lm: LanguageModel,
+    context: int | None = None,
+    exactness: pb.Exactness | None = None,
+    open_sessions: int = 0,
+    cached_tokens: int = 0,
+) -> pb.ServerInfo:
+    """What the server says of itself before a session is opened."""
+    return pb.ServerInfo(
+        protocol_version=PROTOCOL_VERSION,
+        model_name=lm.name,
+        model_fingerprint=lm.fingerprint,
+        tokenizer_fingerprint=lm.tokenizer_fingerprint,
+        vocab_size=lm.vocab_size,
+        context_limit=context or lm.context,
+        codecs=codec.VERSIONS,
+        id_codecs=ids.versions(lm.primer),
+        id_primer=lm.primer_fingerprint,
+        verifications=VERIFICATIONS,
+        max_message_bytes=MAX_MESSAGE_BYTES,
+        open_sessions=open_sessions,
+        cached_tokens=cached_tokens,
+        exactness=exactness,
+        end_ids=lm.end_ids,
+        chat_fingerprint=lm.chat_fingerprint,
+    )

@@ -1,0 +1,42 @@
+"""The LLM's probabilities at the positions that a verdict looks at."""
+
+from collections.abc import Sequence
+from copy import copy
+from typing import overload
+
+import numpy as np
+
+from common.errors import NotFinite
+from common.sampling import Warp
+
+
+class Targets(Sequence[np.ndarray]):
+    """y, warped, of some `rows` of logits, the first of which judges `position`; each is made when it is looked at.
+
+    What is behind a rejection is never looked at, and may be no number. NotFinite for a row that is looked at and is none.
+    """
+
+    def __init__(self, warp: Warp, rows: np.ndarray, position: int) -> None:
+        self._warp, self._rows, self._position = warp, rows, position
+        # The rows that are in this part, and what has been made, of all parts.
+        self._part = range(len(rows))
+        self._made: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self._part)
+
+    @overload
+    def __getitem__(self, index: int) -> np.ndarray: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Targets": ...
+    def __getitem__(self, index: int | slice) -> "np.ndarray | Targets":
+        if isinstance(index, slice):
+            part = copy(self)
+            part._part = self._part[index]
+            return part
+        number = self._part[index]
+        if number not in self._made:
+            if not np.isfinite(self._rows[number]).all():
+                raise NotFinite(self._position + number)
+            self._made[number] = self._warp(self._rows[number])
+        return self._made[number]
