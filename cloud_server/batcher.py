@@ -34,7 +34,7 @@ class PooledPrefix:
 
 
 @dataclass(eq=False, slots=True)
-class Task(Generic[Result]):
+class ActiveSteps(Generic[Result]):
     """Steps under way; `rows` are the logits of the present Feed that have been computed."""
 
     held: Held
@@ -60,9 +60,9 @@ class Batcher:
     def __init__(self, engine: Engine, positions: int = 256, watch: Callable[[Pass], None] = lambda _: None) -> None:
         self._engine, self._watch = engine, watch
         self.scheduler = Scheduler(engine.pages, positions, engine.most_sessions)
-        self._arrived: deque[Task[Any]] = deque()
+        self._arrived: deque[ActiveSteps[Any]] = deque()
         self._leaving: deque[Held] = deque()
-        self._tasks: dict[Work, Task[Any]] = {}
+        self._tasks: dict[Work, ActiveSteps[Any]] = {}
         self._wake = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
@@ -97,7 +97,7 @@ class Batcher:
         def finish(result: Result | None, error: BaseException | None) -> None:
             loop.call_soon_threadsafe(settle, result, error)
 
-        task: Task[Result] = Task(prefix.held, steps, finish, time.perf_counter())
+        task: ActiveSteps[Result] = ActiveSteps(prefix.held, steps, finish, time.perf_counter())
         with self._wake:
             self._arrived.append(task)
             self._wake.notify()
@@ -163,7 +163,7 @@ class Batcher:
                 found, task.rows = np.concatenate(task.rows), []
                 self._go_on(task, found)
 
-    def _go_on(self, task: Task[Any], logits: np.ndarray | None) -> None:
+    def _go_on(self, task: ActiveSteps[Any], logits: np.ndarray | None) -> None:
         """Lets a session compute until it needs the model again."""
         try:
             feed: Feed = task.steps.send(logits)  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from cloud_server.limits import Limits, Quotas
 from cloud_server.metrics import Metrics
 from cloud_server.opening import server_info
 from cloud_server.self_check import Exactness
-from cloud_server.session import Session
+from cloud_server.session import VerifierSession
 from common.errors import BadInput, Busy, Denied, HedgeError, Incompatible, Unreachable
 from common.model import LanguageModel, first_line
 
@@ -136,7 +136,7 @@ class Servicer(HedgeServicer):
         self._quotas = Quotas(limits, time.monotonic, batcher.token_bytes)
         self._context = min(lm.context, batcher.capacity)
         self._exactness = pb.Exactness(difference=exactness.difference) if exactness and exactness.rows else None
-        self._sessions: set[Session] = set()
+        self._sessions: set[VerifierSession] = set()
         self.draining = False
         self._metrics.sessions.set_function(lambda: len(self._sessions))
 
@@ -158,7 +158,7 @@ class Servicer(HedgeServicer):
             raise BadInput(f"a stream begins with open, not {first.WhichOneof('kind')}")
         prefix = self._batcher.prefix()
         difference = self._exactness.difference if self._exactness else 0.0
-        session = Session(self._lm, first.open, prefix, self._context, difference)
+        session = VerifierSession(self._lm, first.open, prefix, self._context, difference)
         try:
             if self.draining:
                 raise Busy("the server is about to stop")
@@ -190,7 +190,7 @@ class Servicer(HedgeServicer):
         self._metrics.sent(message)
         return message
 
-    async def _run(self, client: str, prefix: PooledPrefix, session: Session, steps: Any) -> Any:
+    async def _run(self, client: str, prefix: PooledPrefix, session: VerifierSession, steps: Any) -> Any:
         """Runs steps of a session, and lets its client wait when it has used the model more than it may."""
         before = session.spent
         result, waited = await _within(self._limits.step_s, "the verdict", self._batcher.run(prefix, steps))
@@ -204,7 +204,7 @@ class Servicer(HedgeServicer):
         return result
 
     async def _stream(
-        self, client: str, session: Session, prefix: PooledPrefix, requests: AsyncIterator[pb.ClientMessage]
+        self, client: str, session: VerifierSession, prefix: PooledPrefix, requests: AsyncIterator[pb.ClientMessage]
     ) -> AsyncIterator[pb.Verdict]:
         closing = asyncio.create_task(_closed(requests))
         try:
@@ -217,7 +217,7 @@ class Servicer(HedgeServicer):
             closing.cancel()
 
     async def _verify(
-        self, client: str, session: Session, prefix: PooledPrefix, requests: AsyncIterator[pb.ClientMessage]
+        self, client: str, session: VerifierSession, prefix: PooledPrefix, requests: AsyncIterator[pb.ClientMessage]
     ) -> AsyncIterator[pb.Verdict]:
         while message := await _within(self._limits.idle_s, "the next message", anext(requests, None)):
             self._metrics.received(message)

@@ -10,7 +10,7 @@ from cloud_server.near_ties import near_tie
 from cloud_server.opening import check_open, id_codecs
 from cloud_server.steps import Cost, Feed, Prefix, Steps
 from cloud_server.targets import Targets
-from cloud_server.verify import Couple, Outcome, Proposal, Resample, Rule, audit_byte, verify_block
+from cloud_server.verify import ClaimedDraft, Couple, Outcome, Resample, Rule, audit_byte, verify_block
 from common import codec, ids
 from common.coupling import coupled_draw
 from common.errors import BadInput
@@ -25,7 +25,7 @@ MAX_DRAFTS = 64
 CHUNK = 64
 
 
-class Session:
+class VerifierSession:
     """Verifies against one growing, rollable history.
 
     The cache always lags the history by at least one id, so that the row that judges the next position is computed by the
@@ -145,7 +145,7 @@ class Session:
     def _rule(self, step: int) -> Rule:
         return Couple(self._noise) if self._verification == pb.VERIFICATION_COUPLED else Resample(self._noise, step)
 
-    def _read(self, draft: pb.Draft) -> tuple[int, list[int], list[Proposal]]:
+    def _read(self, draft: pb.Draft) -> tuple[int, list[int], list[ClaimedDraft]]:
         """Position, untested ids and proposals of a message, every number checked."""
         if self._verification == pb.VERIFICATION_STREAM:
             raise BadInput("a draft in a session that streams")
@@ -165,16 +165,16 @@ class Session:
         if self._exact and len(untested) > (self._verification == pb.VERIFICATION_SPLIT):
             raise BadInput(f"{len(untested)} untested ids in a session whose guarantee is exact")
         if self._verification == pb.VERIFICATION_COUPLED:
-            return position, untested, [Proposal(token) for token in tested]
+            return position, untested, [ClaimedDraft(token) for token in tested]
         if len(draft.proposals) != len(tested):
             raise BadInput(f"{len(draft.proposals)} proposals for {len(tested)} drafts")
         return position, untested, [self._proposal(*pair) for pair in zip(tested, draft.proposals, strict=True)]
 
-    def _proposal(self, token: int, data: bytes) -> Proposal:
+    def _proposal(self, token: int, data: bytes) -> ClaimedDraft:
         if self._verification == pb.VERIFICATION_SPLIT:
-            return Proposal(token, decode_share(data, self._lm.vocab_size, self._bits).probability)
+            return ClaimedDraft(token, decode_share(data, self._lm.vocab_size, self._bits).probability)
         law = codec.decode(data, self._lm.vocab_size)
-        return Proposal(token, law.probability(token), law)
+        return ClaimedDraft(token, law.probability(token), law)
 
     def _roll_back(self, length: int) -> None:
         del self._history[length:]
@@ -188,7 +188,7 @@ class Session:
         pairs = enumerate(zip(rows, laws, strict=False), position)
         return sum(near_tie(row, law, self._warp, self._difference, noise, at) for at, (row, law) in pairs)
 
-    def _rows(self, proposals: list[Proposal], untested: int, *, bonus: bool) -> Steps[np.ndarray]:
+    def _rows(self, proposals: list[ClaimedDraft], untested: int, *, bonus: bool) -> Steps[np.ndarray]:
         """Logits of every untested position, every drafted one, and the one after them if a bonus is wanted; one forward."""
         ahead = [*self._history, *(proposal.token for proposal in proposals)]
         wanted = untested + len(proposals) + bonus
@@ -201,7 +201,7 @@ class Session:
         step: int,
         outcome: Outcome,
         untested: list[int],
-        proposals: list[Proposal],
+        proposals: list[ClaimedDraft],
         laws: Sequence[np.ndarray],
         shares: list[float],
     ) -> pb.Verdict:

@@ -14,7 +14,7 @@ from common.sampling import accepts, draw, residual
 
 
 @dataclass(frozen=True, slots=True)
-class Proposal:
+class ClaimedDraft:
     """A drafted id, and what the client says it was drawn from: x_hat_d, and x_hat where it was sent."""
 
     token: int
@@ -38,7 +38,7 @@ class Outcome:
 class Rule(Protocol):
     """One verification: what becomes of the draft at position `at`, number `index` of its block, where y is `target` [V]."""
 
-    def test(self, at: int, index: int, draft: Proposal, target: np.ndarray) -> Outcome | None:
+    def test(self, at: int, index: int, draft: ClaimedDraft, target: np.ndarray) -> Outcome | None:
         """None: it stays."""
         ...
 
@@ -55,7 +55,7 @@ class Resample:
     noise: Noise
     step: int
 
-    def test(self, at: int, index: int, draft: Proposal, target: np.ndarray) -> Outcome | None:
+    def test(self, at: int, index: int, draft: ClaimedDraft, target: np.ndarray) -> Outcome | None:
         if accepts(draft.proposed, float(target[draft.token]), self.noise.uniform(Purpose.ACCEPT, at, self.step)):
             return None
         if draft.law is None:
@@ -73,7 +73,7 @@ class Couple:
 
     noise: Noise
 
-    def test(self, at: int, index: int, draft: Proposal, target: np.ndarray) -> Outcome | None:
+    def test(self, at: int, index: int, draft: ClaimedDraft, target: np.ndarray) -> Outcome | None:
         own = self.bonus(at, target)
         return None if own == draft.token else Outcome(index, correction=own)
 
@@ -82,7 +82,11 @@ class Couple:
 
 
 def verify_block(
-    rule: Rule, position: int, proposals: Sequence[Proposal], laws: Sequence[np.ndarray], end_ids: frozenset[int] = frozenset()
+    rule: Rule,
+    position: int,
+    proposals: Sequence[ClaimedDraft],
+    laws: Sequence[np.ndarray],
+    end_ids: frozenset[int] = frozenset(),
 ) -> Outcome:
     """Judges the drafts at `position`, `position` + 1, ...
 

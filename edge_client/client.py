@@ -6,7 +6,7 @@ with Hedge(CloudConfig(insecure=True)) as hedge:
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -44,12 +44,8 @@ def _quiet(line: str) -> None:
     """What is said of the link when nobody listens."""
 
 
-class AsyncHedge:
-    """Answers by a system, with a cloud or, for `slm`, without. Use as an async context manager; answers may run at once.
-
-    `slm` is a model or its name, `calibration` a file where it is not a bundled one. `notify` is told, a line each, what is to
-    be said of the link. BadInput for a system there is not, or one that needs a cloud and has none.
-    """
+class _Asked:
+    """What both faces have in common: a model, a system, and the way to a cloud."""
 
     def __init__(
         self,
@@ -71,13 +67,9 @@ class AsyncHedge:
         self._link: Link | None = None
         self._recalibrated: Recalibrated | None = None
 
-    async def __aenter__(self) -> Self:
+    async def _open(self) -> None:
         if self._cloud:
             self._link = await self._stack.enter_async_context(reached(self._cloud, self.slm, self._notify))
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._stack.aclose()
 
     def session(self, prompt: Prompt, sampling: SamplingParams | None = None) -> Session:
         """An answer to come, token by token, with its statistics. `sampling` takes the place of the system's own."""
@@ -89,65 +81,69 @@ class AsyncHedge:
         ids = self.slm.encode_chat(messages)
         return Session(self.slm, ids, config, link, recalibrated=self._recalibrated, notify=self._notify)
 
-    def stream(self, prompt: Prompt, sampling: SamplingParams | None = None) -> AsyncIterator[Emitted]:
+
+class AsyncHedge(_Asked):
+    """Answers by a system, with a cloud or, for `slm`, without. Use as an async context manager; answers may run at once.
+
+    `slm` is a model or its name, `calibration` a file where it is not a bundled one. `notify` is told, a line each, what is to
+    be said of the link. BadInput for a system there is not, or one that needs a cloud and has none.
+    """
+
+    async def __aenter__(self) -> Self:
+        await self._open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def stream(self, prompt: Prompt, sampling: SamplingParams | None = None) -> AsyncIterator[Emitted]:
         """The tokens as they become final."""
-        return self.session(prompt, sampling).tokens()
+        async with aclosing(self.session(prompt, sampling).tokens()) as tokens:
+            async for emitted in tokens:
+                yield emitted
 
     async def generate(self, prompt: Prompt, sampling: SamplingParams | None = None) -> Answer:
         """The whole answer."""
-        session = self.session(prompt, sampling)
-        async for _ in session.tokens():
-            pass
-        return Answer(
-            session.text, session.token_ids, session.provenance, session.finish_reason, session.guarantee, session.statistics
-        )
+        return await _whole(self.session(prompt, sampling))
 
 
-class Hedge:
+class Hedge(_Asked):
     """`AsyncHedge` for programs without an event loop; use as a context manager."""
 
-    def __init__(
-        self,
-        cloud: CloudConfig | None = None,
-        *,
-        slm: str | LanguageModel = BUNDLED,
-        system: str | GenerationConfig = "hedge",
-        calibration: Path | None = None,
-        notify: Callable[[str], None] = _quiet,
-    ) -> None:
-        self._hedge = AsyncHedge(cloud, slm=slm, system=system, calibration=calibration, notify=notify)
-        self._runner = asyncio.Runner()
-
     def __enter__(self) -> Self:
+        self._runner = asyncio.Runner()
         try:
-            self._runner.run(self._hedge.__aenter__())
+            self._runner.run(self._open())
         except BaseException:
             self._runner.close()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._runner.run(self._hedge.__aexit__())
+        self._runner.run(self._stack.aclose())
         self._runner.close()
-
-    def generate(self, prompt: Prompt, sampling: SamplingParams | None = None) -> Answer:
-        """The whole answer."""
-        return self._runner.run(self._hedge.generate(prompt, sampling))
 
     def stream(self, prompt: Prompt, sampling: SamplingParams | None = None) -> Iterator[Emitted]:
         """The tokens as they become final."""
-        tokens = self._hedge.stream(prompt, sampling)
+        tokens = self.session(prompt, sampling).tokens()
         try:
             while (emitted := self._runner.run(_next(tokens))) is not None:
                 yield emitted
         finally:
-            self._runner.run(_closed(tokens))
+            self._runner.run(tokens.aclose())
+
+    def generate(self, prompt: Prompt, sampling: SamplingParams | None = None) -> Answer:
+        """The whole answer."""
+        return self._runner.run(_whole(self.session(prompt, sampling)))
 
 
 async def _next(tokens: AsyncIterator[Emitted]) -> Emitted | None:
     return await anext(tokens, None)
 
 
-async def _closed(tokens: AsyncIterator[Emitted]) -> None:
-    if close := getattr(tokens, "aclose", None):
-        await close()
+async def _whole(session: Session) -> Answer:
+    async for _ in session.tokens():
+        pass
+    return Answer(
+        session.text, session.token_ids, session.provenance, session.finish_reason, session.guarantee, session.statistics
+    )

@@ -7,7 +7,7 @@ import numpy as np
 from rich.table import Table
 
 from evaluation.quality import RESAMPLES, relative_accuracy
-from evaluation.record import Answer, parse_answer
+from evaluation.record import AnswerRecord, parse_answer
 from evaluation.tables import wide
 
 Cells = dict[tuple[Any, ...], dict[str, dict[str, Any]]]
@@ -48,7 +48,9 @@ def median_interval(values: Sequence[float], seed: int = 0) -> tuple[float, floa
     return float(np.median(array)), float(low), float(high)
 
 
-def rows_of(entries: Iterable[dict[str, Any]], fidelity: Callable[[list[Answer]], float] | None = None) -> list[dict[str, Any]]:
+def rows_of(
+    entries: Iterable[dict[str, Any]], fidelity: Callable[[list[AnswerRecord]], float] | None = None
+) -> list[dict[str, Any]]:
     """Medians over answers for times, sums over sums for what is per token; `fidelity` judges the answers of a row."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for entry in entries:
@@ -67,7 +69,7 @@ def rows_of(entries: Iterable[dict[str, Any]], fidelity: Callable[[list[Answer]]
 
 
 def _row(
-    entries: Sequence[dict[str, Any]], answers: Sequence[Answer], theirs: Sequence[Answer], fidelity: float | None
+    entries: Sequence[dict[str, Any]], answers: Sequence[AnswerRecord], theirs: Sequence[AnswerRecord], fidelity: float | None
 ) -> dict[str, Any]:
     tokens = max(1, sum(len(answer.token_ids) for answer in answers))
     rate, low, high = median_interval([speed(entry) for entry in entries])

@@ -144,7 +144,7 @@ class Bench:
         before, started = joules(), time.perf_counter()
         partial = False
         try:
-            async with asyncio.timeout(self._args.seconds), contextlib.aclosing(session.tokens()) as tokens:  # type: ignore[type-var]
+            async with asyncio.timeout(self._args.seconds), contextlib.aclosing(session.tokens()) as tokens:
                 async for _ in tokens:
                     # The last characters of a text may come after its last token.
                     released += [time.perf_counter() - started] * (len(session.token_ids) - len(released))

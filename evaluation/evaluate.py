@@ -21,7 +21,7 @@ from edge_client.engine.gates.recalibration import recalibration_of
 from edge_client.engine.session import Session
 from edge_client.systems import SYSTEMS, GenerationConfig
 from evaluation.quality import chrf, chrf_metric, judge, relative_accuracy
-from evaluation.record import Answer, Journal, answers_of, from_session
+from evaluation.record import AnswerRecord, Journal, answers_of, from_session
 from evaluation.tables import wide
 from evaluation.tasks import Task, add_tasks, tasks
 
@@ -72,8 +72,8 @@ def command(arguments: Sequence[str]) -> None:
 
 async def _evaluate(
     args: argparse.Namespace, slm: LanguageModel, llm: LanguageModel | None, systems: list[str], asked: list[Task]
-) -> dict[str, list[Answer]]:
-    found: dict[str, list[Answer]] = {}
+) -> dict[str, list[AnswerRecord]]:
+    found: dict[str, list[AnswerRecord]] = {}
     async with connected(args, slm, cloud=True) as (link, pair):
         if llm and pair.info and llm.fingerprint != pair.info.model_fingerprint:
             raise Incompatible(f"--llm {args.llm} ({llm.fingerprint}) is not the cloud's model ({pair.info.model_fingerprint})")
@@ -109,7 +109,7 @@ def _journal(args: argparse.Namespace, system: str, config: GenerationConfig) ->
     return Journal(args.answers / f"answers-{system}.jsonl", header, resume=args.resume)
 
 
-def summarise(system: str, run: Sequence[Answer], llm: Sequence[Answer] | None, vocab_size: int) -> dict[str, Any]:
+def summarise(system: str, run: Sequence[AnswerRecord], llm: Sequence[AnswerRecord] | None, vocab_size: int) -> dict[str, Any]:
     """Exact match per family and overall, relative to the LLM's; shares and bytes are per emitted token."""
     right: dict[str, list[bool]] = {}
     for answer in run:
@@ -142,7 +142,9 @@ def summarise(system: str, run: Sequence[Answer], llm: Sequence[Answer] | None, 
     return row
 
 
-def _judged(args: argparse.Namespace, slm: LanguageModel, llm: LanguageModel | None, run: Sequence[Answer]) -> dict[str, Any]:
+def _judged(
+    args: argparse.Namespace, slm: LanguageModel, llm: LanguageModel | None, run: Sequence[AnswerRecord]
+) -> dict[str, Any]:
     if llm is None:
         return {"fidelity": None, "llm_perplexity": None}
     fidelity, perplexity = judge(slm, llm, run, sampling_of(args).warp)

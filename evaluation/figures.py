@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from edge_client.engine.gates.calibration import fit_measure
-from evaluation.record import Answer
+from evaluation.record import AnswerRecord
 from evaluation.study import KEPT, KS, auc, column
 
 Entries = Sequence[dict[str, Any]]
@@ -171,7 +171,7 @@ def payload(rows: Entries) -> Figure:
     return figure
 
 
-def skips(runs: dict[str, list[Answer]]) -> Figure:
+def skips(runs: dict[str, list[AnswerRecord]]) -> Figure:
     """How the share skipped is spread over answers."""
     figure, (axes,) = _figure(1, 5.5)
     fills: Any = cycle([{"color": "0.2"}, {"color": "0.7", "hatch": "//"}, {"color": "0.95", "hatch": ".."}])

@@ -67,7 +67,7 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class DevicePace:
     """How devices ask: a pause before each draft, tokens/s that their users read (0: any number), or no drafts at all."""
 
     think: float = 0.0
@@ -76,7 +76,7 @@ class Pace:
 
 
 async def device(
-    stub: Any, info: pb.ServerInfo, recordings: Sequence[Recording], number: int, until: float, pace: Pace, tally: Tally
+    stub: Any, info: pb.ServerInfo, recordings: Sequence[Recording], number: int, until: float, pace: DevicePace, tally: Tally
 ) -> None:
     """Answers until the time is over, one recording after the other, each device beginning with another."""
     while time.perf_counter() < until:
@@ -92,7 +92,7 @@ async def device(
             return
 
 
-async def _answer(stub: Any, info: pb.ServerInfo, recording: Recording, until: float, pace: Pace, tally: Tally) -> None:
+async def _answer(stub: Any, info: pb.ServerInfo, recording: Recording, until: float, pace: DevicePace, tally: Tally) -> None:
     call = stub.Generate()
     started = time.perf_counter()
     await call.write(pb.ClientMessage(open=_opening(info, recording, streams=pace.streams)))
@@ -125,7 +125,7 @@ async def _streamed(call: Any, until: float, tally: Tally) -> int:
     return got
 
 
-async def _drafted(call: Any, info: pb.ServerInfo, recording: Recording, until: float, pace: Pace, tally: Tally) -> int:
+async def _drafted(call: Any, info: pb.ServerInfo, recording: Recording, until: float, pace: DevicePace, tally: Tally) -> int:
     """Plays the drafts of a recording. The tokens that came of it."""
     started, read = time.perf_counter(), 0
     history, coder = list(recording.prompt), ids.id_codec(ADAPTIVE, info.vocab_size)
@@ -227,7 +227,7 @@ def summary(tally: Tally, seconds: float, before: dict[str, float], after: dict[
 
 
 async def play(args: argparse.Namespace, recordings: Sequence[Recording]) -> dict[str, Any]:
-    tally, pace = Tally(), Pace(args.think, args.tokens_per_s, args.stream)
+    tally, pace = Tally(), DevicePace(args.think, args.tokens_per_s, args.stream)
     async with open_channel(args.cloud) as channel:
         stub: Any = HedgeStub(channel)
         try:

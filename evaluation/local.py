@@ -5,7 +5,7 @@ from collections import deque
 from hedge.v1 import hedge_pb2 as pb
 
 from cloud_server.opening import server_info
-from cloud_server.session import Session
+from cloud_server.session import VerifierSession
 from cloud_server.steps import alone
 from common.model import KVCache, LanguageModel
 
@@ -13,7 +13,7 @@ from common.model import KVCache, LanguageModel
 class LocalStream:
     """One session, answered on receive. A verdict arrives when it has been looked for `lag` times, or is waited for."""
 
-    def __init__(self, session: Session, prefix: KVCache, lag: int = 0) -> None:
+    def __init__(self, session: VerifierSession, prefix: KVCache, lag: int = 0) -> None:
         self.session, self._prefix = session, prefix
         self._lag, self._looks = lag, 0
         self.opened = alone(session.prefill(), prefix)
@@ -50,7 +50,7 @@ class LocalLink:
 
     async def open(self, request: pb.Open) -> LocalStream:
         prefix = self._lm.kv_cache()
-        session = Session(self._lm, pb.Open.FromString(request.SerializeToString()), prefix)
+        session = VerifierSession(self._lm, pb.Open.FromString(request.SerializeToString()), prefix)
         return LocalStream(session, prefix, self._lag)
 
     async def reach(self, after: int) -> None: ...

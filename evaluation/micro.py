@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from hedge.v1 import hedge_pb2 as pb
 
-from cloud_server.session import Session as CloudSession
+from cloud_server.session import VerifierSession
 from cloud_server.steps import alone as run_alone
 from common import codec
 from common.ids import FIXED, FixedIds
@@ -94,7 +94,7 @@ def cloud(llm: TorchModel, ids: list[int]) -> float:
         id_codecs=[FIXED],
     )
     prefix = llm.kv_cache()
-    session = CloudSession(llm, request, prefix)
+    session = VerifierSession(llm, request, prefix)
     run_alone(session.prefill(), prefix)
     bare = llm.kv_cache()
     bare.forward(ids[:-1], 0)

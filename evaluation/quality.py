@@ -8,7 +8,7 @@ import numpy as np
 from common.errors import HedgeError
 from common.model import LanguageModel
 from common.sampling import Warp, softmax
-from evaluation.record import Answer
+from evaluation.record import AnswerRecord
 from evaluation.tasks import FILE_FAMILY
 
 RESAMPLES = 2000
@@ -26,7 +26,7 @@ def interval(numerator: np.ndarray, denominator: np.ndarray, seed: int = 0) -> t
     return float(low), float(high)
 
 
-def relative_accuracy(own: Sequence[Answer], llm: Sequence[Answer]) -> tuple[float, float, float] | None:
+def relative_accuracy(own: Sequence[AnswerRecord], llm: Sequence[AnswerRecord]) -> tuple[float, float, float] | None:
     """Accuracy over the LLM's on the same tasks, with a paired 95 % interval; None where the LLM is never right."""
     theirs = {answer.task: answer.correct for answer in llm}
     pairs = [(a.correct, theirs[a.task]) for a in own if a.correct is not None and theirs.get(a.task) is not None]
@@ -36,7 +36,7 @@ def relative_accuracy(own: Sequence[Answer], llm: Sequence[Answer]) -> tuple[flo
     return float(right[:, 0].sum() / right[:, 1].sum()), *interval(right[:, 0], right[:, 1])
 
 
-def chrf(answers: Sequence[Answer]) -> float | None:
+def chrf(answers: Sequence[AnswerRecord]) -> float | None:
     """Corpus chrF (sacrebleu) of whole replies against the references of a prompt file; None without any."""
     judged = [answer for answer in answers if answer.family == FILE_FAMILY and answer.reference is not None]
     if not judged:
@@ -53,7 +53,7 @@ def chrf_metric() -> Any:
     return CHRF()
 
 
-def judge(slm: LanguageModel, llm: LanguageModel, answers: Sequence[Answer], warp: Warp) -> tuple[float, float]:
+def judge(slm: LanguageModel, llm: LanguageModel, answers: Sequence[AnswerRecord], warp: Warp) -> tuple[float, float]:
     """Fidelity and LLM perplexity of answers.
 
     Fidelity is 1 - the mean over positions of the distance between the law a token was drawn from and the LLM's warped

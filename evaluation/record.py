@@ -18,7 +18,7 @@ VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class AnswerRecord:
     """What one task came to. `correct` is None without a reference; `risk` sums beta over `audited` tokens' skipped ones."""
 
     task: int
@@ -48,12 +48,12 @@ class Answer:
         return asdict(self) | {"log": [list(asdict(round_).values()) for round_ in self.log]}
 
 
-def from_session(index: int, task: Task, prompt_ids: list[int], session: Session) -> Answer:
+def from_session(index: int, task: Task, prompt_ids: list[int], session: Session) -> AnswerRecord:
     s = session.statistics
     sockets = None
     if s.uplink_socket_bytes is not None and s.downlink_socket_bytes is not None:
         sockets = (s.uplink_socket_bytes, s.downlink_socket_bytes)
-    return Answer(
+    return AnswerRecord(
         task=index,
         family=task.family,
         prompt=task.prompt.text,
@@ -75,9 +75,9 @@ def from_session(index: int, task: Task, prompt_ids: list[int], session: Session
     )
 
 
-def parse_answer(data: dict[str, Any]) -> Answer:
+def parse_answer(data: dict[str, Any]) -> AnswerRecord:
     pairs = {name: tuple(data[name]) if data[name] else None for name in ("payload_bytes", "socket_bytes")}
-    return Answer(**data | pairs | {"log": [Round(*values) for values in data["log"]]})
+    return AnswerRecord(**data | pairs | {"log": [Round(*values) for values in data["log"]]})
 
 
 class Journal:
@@ -169,7 +169,7 @@ def read_journal(path: Path, kind: str) -> tuple[dict[str, Any], list[dict[str, 
     return header, entries
 
 
-def answers_of(path: Path, entries: Iterable[dict[str, Any]]) -> list[Answer]:
+def answers_of(path: Path, entries: Iterable[dict[str, Any]]) -> list[AnswerRecord]:
     """BadInput names the line that is no answer."""
     found = []
     for number, entry in enumerate(entries, 2):

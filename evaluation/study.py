@@ -19,7 +19,7 @@ from edge_client.engine.gates.calibration import Fit
 from edge_client.engine.gates.measures import DRAWS, MEASURES
 from edge_client.engine.statistics import rejection
 from edge_client.engine.verification.bound import flattening, strictness
-from evaluation.record import Answer
+from evaluation.record import AnswerRecord
 
 KS = (1, 2, 4, 8, 16, 30, 64, 128, 256, 512, 1024)
 NO_COINS = np.empty(0)
@@ -38,7 +38,7 @@ class Context:
     fit: Fit
 
 
-def study(context: Context, answers: Sequence[Answer], truncated: int) -> Iterator[dict[str, Any]]:
+def study(context: Context, answers: Sequence[AnswerRecord], truncated: int) -> Iterator[dict[str, Any]]:
     """One entry an answer; the first `truncated` also say what each k of KS does, averaged over their tokens."""
     for number, answer in enumerate(answers):
         history = answer.prompt_ids + answer.token_ids

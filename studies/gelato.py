@@ -49,7 +49,7 @@ OUTAGE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class DraftingModel:
     """The drafting model: N layers, width d, FFN d_f; f_D in FLOP/s, p_D in W. With `head` the LM head counts."""
 
     layers: int = 24
@@ -120,7 +120,7 @@ class Sums:
     bits: float = 0.0
 
 
-def replay(traces: Sequence[Trace], rival: Rival, draft: Draft, channel: Channel, pass_s: float, seed: int) -> Sums:
+def replay(traces: Sequence[Trace], rival: Rival, draft: DraftingModel, channel: Channel, pass_s: float, seed: int) -> Sums:
     """All answers one after the other, one controller for all: Q carries over."""
     controller, sums = rival.controller(), Sums()
     uplink = open_uplink(channel, np.random.default_rng(seed))
@@ -230,7 +230,7 @@ def _simulate(args: argparse.Namespace, asked: list[Task], channels: list[Channe
     fitted = decay_of(traces)
     decay = args.decay or fitted
     systems = rivals(args.weight, decay, float(np.quantile(every, SKIP_RATE)), args.budget, args.marginal_budget)
-    draft = Draft(head=args.head)
+    draft = DraftingModel(head=args.head)
     path = args.out / "rows.jsonl"
     path.unlink(missing_ok=True)
     rows = Journal(path, {"kind": "gelato", "decay": decay, "fitted": fitted, "head": args.head}, resume=False)

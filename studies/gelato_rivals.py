@@ -84,7 +84,7 @@ class Published:
 
 
 @dataclass(slots=True)
-class Hedge:
+class HedgeRival:
     """`hedge`, waiting for each verdict: a block ends at the gate, or at the length that its pace prefers."""
 
     threshold: float
@@ -141,5 +141,5 @@ def rivals(weights: Sequence[float], decay: float, threshold: float, budget_j: f
     for payload in ("top-p", "ids"):
         # A bucket that never overflows leaves the outer loop alone.
         found[f"gelato without a bucket, {payload}"] = gelato_rival("published", payload, weights[0], decay, budget_j, 1e9)
-    found["hedge, waiting"] = Rival(lambda: Hedge(threshold), True, "ids")
+    found["hedge, waiting"] = Rival(lambda: HedgeRival(threshold), True, "ids")
     return found

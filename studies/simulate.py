@@ -26,13 +26,13 @@ from edge_client.cli.options import add_slm, add_system, add_warp, choose_seed, 
 from edge_client.systems import GenerationConfig
 from evaluation.profile import read_profile
 from evaluation.quality import interval
-from evaluation.record import Answer, Journal, answers_of, only_writer
+from evaluation.record import AnswerRecord, Journal, answers_of, only_writer
 from evaluation.systems import options_of
 from evaluation.tables import wide
 from evaluation.tasks import Task, add_tasks, tasks
 from studies.channel import FADINGS, Channel, open_uplink, snr_at
 from studies.clock import ACCOUNTS, Clock, Times, bits_of, measured, replay
-from studies.workers import CHUNK, Job, Pair, answers
+from studies.workers import CHUNK, AnswerJob, ModelPair, answers
 
 DEFAULT_SYSTEMS = (
     "slm",
@@ -146,8 +146,8 @@ def times_of(args: argparse.Namespace) -> Times | None:
     return None if args.tau_slm is None else Times(args.tau_slm, args.tau_llm)
 
 
-def pair_of(args: argparse.Namespace) -> Pair:
-    return Pair(args.slm, args.llm, replace(model_options(args), threads=1))
+def pair_of(args: argparse.Namespace) -> ModelPair:
+    return ModelPair(args.slm, args.llm, replace(model_options(args), threads=1))
 
 
 def plan(args: argparse.Namespace) -> tuple[dict[str, GenerationConfig], dict[str, Any]]:
@@ -187,7 +187,7 @@ def run_models(
     for name, config in runs.items():
         done = {entry["task"] for entry in journals[name].entries}
         left = [(index, task) for index, task in enumerate(asked) if index not in done]
-        jobs += [Job(name, config, tuple(left[i : i + CHUNK])) for i in range(0, len(left), CHUNK)]
+        jobs += [AnswerJob(name, config, tuple(left[i : i + CHUNK])) for i in range(0, len(left), CHUNK)]
     total = sum(len(job.tasks) for job in jobs)
     with tqdm(total=total, desc="answering", unit="answer", disable=None) as bar:
         for run, found in answers(pair_of(args), jobs, args.jobs):
@@ -196,7 +196,7 @@ def run_models(
             bar.update(len(found))
 
 
-def measured_over(runs: Sequence[Sequence[Answer]]) -> Times:
+def measured_over(runs: Sequence[Sequence[AnswerRecord]]) -> Times:
     """One pair of times for all systems, so that they differ only in what they do."""
     every = [answer for run in runs for answer in run]
     steps = [a.slm_s / a.steps for a in every if a.steps]
@@ -206,7 +206,7 @@ def measured_over(runs: Sequence[Sequence[Answer]]) -> Times:
 def sweep(
     args: argparse.Namespace,
     runs: dict[str, GenerationConfig],
-    found: dict[str, list[Answer]],
+    found: dict[str, list[AnswerRecord]],
     channels: list[Channel],
     times: Times,
     rows: Journal,
@@ -230,7 +230,13 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def row_of(
-    run: list[Answer], config: GenerationConfig, channel: Channel, times: Times, account: str, vocab_size: int, accounted: int
+    run: list[AnswerRecord],
+    config: GenerationConfig,
+    channel: Channel,
+    times: Times,
+    account: str,
+    vocab_size: int,
+    accounted: int,
 ) -> dict[str, Any]:
     """Throughput with its 95 % interval over answers, and what the channel does not change."""
     seconds, sent = [], 0.0

@@ -12,14 +12,14 @@ from edge_client.engine.session import Session
 from edge_client.systems import GenerationConfig
 from evaluation.local import LocalLink
 from evaluation.pool import shared
-from evaluation.record import Answer, from_session
+from evaluation.record import AnswerRecord, from_session
 from evaluation.tasks import Task
 
 CHUNK = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class ModelPair:
     """Where the models are, and how to load them."""
 
     slm: str
@@ -31,7 +31,7 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class AnswerJob:
     """Some tasks of one run."""
 
     run: str
@@ -42,12 +42,12 @@ class Job:
 _models: list[Any] = []
 
 
-def _start(pair: Pair) -> None:
+def _start(pair: ModelPair) -> None:
     slm, llm = pair.load()
     _models[:] = [slm, LocalLink(llm)]
 
 
-def _do(job: Job) -> tuple[str, list[Answer] | str]:
+def _do(job: AnswerJob) -> tuple[str, list[AnswerRecord] | str]:
     slm, link = _models
     try:
         return job.run, [_answer(slm, link, job.config, index, task) for index, task in job.tasks]
@@ -55,7 +55,7 @@ def _do(job: Job) -> tuple[str, list[Answer] | str]:
         return job.run, f"{job.run}: {error}"
 
 
-def _answer(slm: LanguageModel, link: LocalLink, config: GenerationConfig, index: int, task: Task) -> Answer:
+def _answer(slm: LanguageModel, link: LocalLink, config: GenerationConfig, index: int, task: Task) -> AnswerRecord:
     ids = slm.encode_chat(task.prompt.messages)
     session = Session(slm, ids, config, link)
 
@@ -67,7 +67,7 @@ def _answer(slm: LanguageModel, link: LocalLink, config: GenerationConfig, index
     return from_session(index, task, ids, session)
 
 
-def answers(pair: Pair, jobs: Sequence[Job], processes: int) -> Iterator[tuple[str, list[Answer]]]:
+def answers(pair: ModelPair, jobs: Sequence[AnswerJob], processes: int) -> Iterator[tuple[str, list[AnswerRecord]]]:
     """The answers of every job, in the order they are done. HedgeError ends it; what came before stays good."""
     for run, found in shared(processes, _start, (pair,), _do, jobs):
         if isinstance(found, str):

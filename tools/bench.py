@@ -15,7 +15,7 @@ from evaluation.bench_rows import COLUMNS, KEPT, TIE, Cells, cell_name, cells, n
 from evaluation.figures import short
 from evaluation.processes import BIN
 from evaluation.quality import judge
-from evaluation.record import Answer, read_journal
+from evaluation.record import AnswerRecord, read_journal
 from tools.results_tables import table, write
 
 ROOT = Path(__file__).parent.parent
@@ -108,7 +108,7 @@ def judged(name: str) -> list[dict[str, Any]]:
     """The rows of a bench, with fidelity."""
     slm, llm = load(BUNDLED, "slm"), load(BUNDLED, "llm")
 
-    def fidelity(answers: list[Answer]) -> float:
+    def fidelity(answers: list[AnswerRecord]) -> float:
         return judge(slm, llm, answers, Warp(0.0))[0]
 
     return rows_of(entries_of(name), fidelity)

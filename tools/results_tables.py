@@ -8,12 +8,12 @@ from typing import Any
 from evaluation.figures import short
 from evaluation.findings import RESAMPLES, max_risk_trials, predictors
 from evaluation.quality import relative_accuracy
-from evaluation.record import Answer, answers_of, read_journal
+from evaluation.record import AnswerRecord, answers_of, read_journal
 
 Rows = Sequence[dict[str, Any]]
 
 
-def runs_of(folder: Path) -> dict[str, list[Answer]]:
+def runs_of(folder: Path) -> dict[str, list[AnswerRecord]]:
     """The answers of every run of a folder, by name."""
     found = {}
     for path in sorted(folder.glob("answers-*.jsonl")):
@@ -35,7 +35,7 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _relative(run: Sequence[Answer], llm: Sequence[Answer]) -> str:
+def _relative(run: Sequence[AnswerRecord], llm: Sequence[AnswerRecord]) -> str:
     found = relative_accuracy(run, llm)
     return "-" if found is None else f"{found[0]:.1%} ({found[1]:.1%} to {found[2]:.1%})"
 

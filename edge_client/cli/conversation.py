@@ -15,7 +15,7 @@ from common.model import LanguageModel
 from edge_client.calibrations import Pair
 from edge_client.cli.options import resolved
 from edge_client.cli.prompts import check_messages
-from edge_client.cli.render import STYLES, Answer, counts_line, legend, statistics_line
+from edge_client.cli.render import STYLES, AnswerView, counts_line, legend, statistics_line
 from edge_client.engine.gates.recalibration import recalibration_of
 from edge_client.engine.session import Session
 from edge_client.systems import SYSTEMS, GenerationConfig
@@ -177,7 +177,7 @@ class Conversation:
     async def reply(self, line: str) -> None:
         """Answers one user turn, word by word."""
         messages, ids = self._fitted([*self._messages, {"role": "user", "content": line}])
-        answer = Answer(self._console)
+        answer = AnswerView(self._console)
         session = Session(self._slm, ids, self._config, self._link, recalibrated=self._recalibrated, notify=answer.note)
         self._messages = messages
         try:

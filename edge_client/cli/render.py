@@ -46,7 +46,7 @@ def print_piece(console: Console, emitted: Emitted) -> None:
     console.print(Text(emitted.text, STYLES[emitted.provenance]), end="", soft_wrap=True)
 
 
-class Answer:
+class AnswerView:
     """Final words as they come and, on a terminal, those that are not final dimmed behind them, as far as the line goes.
 
     The cursor stays where the next final word begins, so the terminal wraps and scrolls as with plain text.

@@ -1,7 +1,7 @@
 """One answer on the device: what is asked for is checked, then tokens come out as they become final."""
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from hedge.v1 import hedge_pb2 as pb
@@ -149,7 +149,7 @@ class Session:
                 raise BadInput(f"system {self._config.system} needs a cloud: give --cloud HOST:PORT")
             check_server(self._link.info, self._slm)
 
-    async def tokens(self) -> AsyncIterator[Emitted]:
+    async def tokens(self) -> AsyncGenerator[Emitted]:
         """The answer, token by token, as it becomes final."""
         started = time.perf_counter()
         before = self._link.socket_bytes() if self._link else None

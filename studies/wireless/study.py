@@ -68,7 +68,7 @@ class Parts:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class PacketJob:
     """A packet, and the constellations that it is still to be sent with."""
 
     number: int
@@ -85,7 +85,7 @@ class Study:
         self._seed = parts.seed
         self._words = huffman(frequencies(self._lm))
 
-    def entries(self, job: Job) -> list[dict[str, Any]]:
+    def entries(self, job: PacketJob) -> list[dict[str, Any]]:
         """A journal line a constellation."""
         ids = job.ids
         first = self._lm.log_priors(ids, np.arange(len(ids)))
@@ -140,7 +140,9 @@ class Study:
             found.append(("range coded", ids if delivered(qam, fade, len(ids), bits) else np.full(len(ids), -1), 0, whole))
         return found
 
-    def _entry(self, job: Job, snr: float, system: str, arrived: NDArray[np.int64], masked: int, uses: int) -> dict[str, Any]:
+    def _entry(
+        self, job: PacketJob, snr: float, system: str, arrived: NDArray[np.int64], masked: int, uses: int
+    ) -> dict[str, Any]:
         wanted = self._lm.decode(job.ids)
         text = self._lm.decode([i for i in arrived if 0 <= i < self._lm.vocab_size])
         chrf = float(chrf_metric().sentence_score(text, [wanted]).score)
@@ -164,7 +166,7 @@ def _start(parts: Parts) -> None:
     _study[:] = [Study(parts)]
 
 
-def _do(job: Job) -> list[dict[str, Any]]:
+def _do(job: PacketJob) -> list[dict[str, Any]]:
     return _study[0].entries(job)
 
 
@@ -219,7 +221,7 @@ def study(args: argparse.Namespace) -> None:
         journal = Journal(args.out / "packets.jsonl", header, resume=True)
         done = {(line["packet"], line["qam"]) for line in journal.entries}
         jobs = [
-            Job(number, ids, left, tuple(args.snr))
+            PacketJob(number, ids, left, tuple(args.snr))
             for number, ids in enumerate(asked)
             if (left := tuple(order for order in dict.fromkeys(args.qam) if (number, order) not in done))
         ]

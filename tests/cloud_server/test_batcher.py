@@ -13,7 +13,7 @@ from cloud_server.engine import PAGE, Engine
 from cloud_server.limits import Limits
 from cloud_server.scheduler import Held, Scheduler, Work
 from cloud_server.servicer import Servicer
-from cloud_server.session import Session
+from cloud_server.session import VerifierSession
 from cloud_server.steps import Steps
 from cloud_server.torch_engine import TorchEngine
 from common.errors import BadInput
@@ -74,7 +74,7 @@ def batcher(lm: LanguageModel) -> Iterator[Batcher]:
 
 async def answered(batcher: Batcher, lm: LanguageModel, request: pb.Open, drafts: Sequence[pb.Draft]) -> list[pb.Verdict]:
     prefix = batcher.prefix()
-    session = Session(lm, request, prefix)
+    session = VerifierSession(lm, request, prefix)
     await batcher.run(prefix, session.prefill())
     found = [(await batcher.run(prefix, session.verify(draft)))[0] for draft in drafts]
     batcher.leave(prefix)
@@ -144,7 +144,7 @@ def test_a_failing_pass_fails_its_sessions_and_the_thread_lives_on(
 def test_cancelled_work_leaves_the_queue_and_the_memory(lm: LanguageModel, batcher: Batcher) -> None:
     async def cancelled() -> None:
         prefix = batcher.prefix()
-        session = Session(lm, opening(lm, prompt_ids=[1] * 50), prefix)
+        session = VerifierSession(lm, opening(lm, prompt_ids=[1] * 50), prefix)
         running = asyncio.create_task(batcher.run(prefix, session.prefill()))
         await asyncio.sleep(0)
         running.cancel()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloud_server.near_ties import near_tie
-from cloud_server.session import Session
+from cloud_server.session import VerifierSession
 from cloud_server.steps import alone
 from common.coupling import coupled_draw
 from common.model import LanguageModel
@@ -90,7 +90,7 @@ def test_verdicts_count_every_judged_position(
         cache = lm.kv_cache()
         warp = pb.Warp(temperature=temperature, top_p=1)
         request = opening(lm, verification=verification, warp=warp, max_new_tokens=5, end_ids=[])
-        session = Session(lm, request, cache, None, difference)
+        session = VerifierSession(lm, request, cache, None, difference)
         alone(session.prefill(), cache)
         if session.streams:
             verdict = alone(session.next_token(), cache)

@@ -5,7 +5,7 @@ import pytest
 from hedge.v1 import hedge_pb2 as pb
 
 from cloud_server.opening import VERIFICATIONS, server_info
-from cloud_server.session import MAX_DRAFTS, Session
+from cloud_server.session import MAX_DRAFTS, VerifierSession
 from cloud_server.steps import alone
 from common import codec
 from common.distribution import Quantised
@@ -46,7 +46,7 @@ def drafting(tested: Sequence[int] = (), untested: Sequence[int] = (), vocab: in
     )
 
 
-class Alone(Session):
+class Alone(VerifierSession):
     """A session that runs its steps at once, on a cache of its own."""
 
     def __init__(self, lm: LanguageModel, request: pb.Open) -> None:

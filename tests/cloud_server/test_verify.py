@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from cloud_server.verify import Couple, Proposal, Resample, audit_byte, verify_block
+from cloud_server.verify import ClaimedDraft, Couple, Resample, audit_byte, verify_block
 from common.coupling import coupled_draw
 from common.distribution import Quantised
 from common.noise import Noise, Purpose
@@ -21,8 +21,8 @@ STEEP = np.array([0.7, 0.2, 0.06, 0.03, 0.01, 0.0])
 RISING = STEEP[::-1].copy()
 
 
-def told(token: int, law: Quantised) -> Proposal:
-    return Proposal(token, law.probability(token), law)
+def told(token: int, law: Quantised) -> ClaimedDraft:
+    return ClaimedDraft(token, law.probability(token), law)
 
 
 def emitted(noise: Noise, t: int, sent: Quantised, y: np.ndarray) -> int:
@@ -74,7 +74,7 @@ def test_split_draws_the_residual_at_the_device(x: np.ndarray, y: np.ndarray) ->
         bucket, within = noise.uniforms(Purpose.DRAFT, t, count=2)
         token = sent.draw(bucket, within)
         share = decode_share(encode_share(share_of(sent, token)), 6, 5)
-        outcome = verify_block(Resample(noise, 0), t, [Proposal(token, share.probability)], [y])
+        outcome = verify_block(Resample(noise, 0), t, [ClaimedDraft(token, share.probability)], [y])
         if outcome.law is not None:
             token = draw(residual(outcome.law, sent.dense()), noise.uniform(Purpose.RESIDUAL, t))
         counts[token] += 1
@@ -88,7 +88,7 @@ def test_coupled_tokens_are_the_llms_and_agree_as_often_as_promised(x: np.ndarra
     noise, counts, agreed = Noise(7, [1]), np.zeros(6), 0
     for t in range(DRAWS):
         token = coupled_draw(noise, t, x)
-        outcome = verify_block(Couple(noise), t, [Proposal(token)], [y])
+        outcome = verify_block(Couple(noise), t, [ClaimedDraft(token)], [y])
         agreed += outcome.accepted
         counts[token if outcome.correction is None else outcome.correction] += 1
     assert not counts[y == 0].any()
@@ -103,9 +103,9 @@ def test_a_coupled_bonus_is_an_early_verdict() -> None:
     """The bonus after a block is what the next block's test would have said."""
     noise = Noise(8, [1])
     for t in range(200):
-        early = verify_block(Couple(noise), t, [Proposal(coupled_draw(noise, t, FLAT))], [FLAT, RISING])
+        early = verify_block(Couple(noise), t, [ClaimedDraft(coupled_draw(noise, t, FLAT))], [FLAT, RISING])
         assert early.bonus == coupled_draw(noise, t + 1, RISING)
-        late = verify_block(Couple(noise), t + 1, [Proposal(early.bonus)], [RISING])
+        late = verify_block(Couple(noise), t + 1, [ClaimedDraft(early.bonus)], [RISING])
         assert late.accepted == 1
 
 

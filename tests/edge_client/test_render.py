@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from edge_client.cli.render import Answer
+from edge_client.cli.render import AnswerView
 from edge_client.engine.session import Emitted
 from edge_client.engine.statistics import Provenance
 
@@ -30,7 +30,7 @@ def shown(steps: list[tuple[str, str]]) -> tuple[list[str], str]:
     """The screen after pieces, each with what is provisional behind it, and all that was written."""
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=WIDTH, legacy_windows=False, _environ={"TERM": "xterm"})
-    answer, session = Answer(console), Provisional()
+    answer, session = AnswerView(console), Provisional()
     answer._provisional = lambda: session.provisional
     for piece, provisional in steps:
         session.provisional = provisional

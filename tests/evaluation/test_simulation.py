@@ -12,7 +12,7 @@ from edge_client.engine.statistics import Round
 from evaluation.findings import max_risk_trials
 from evaluation.profile import Profile, read_profile
 from evaluation.quality import interval, relative_accuracy
-from evaluation.record import Answer, Journal, answers_of, parse_answer, read_journal
+from evaluation.record import AnswerRecord, Journal, answers_of, parse_answer, read_journal
 from evaluation.study import KEPT, KS, auc, effect
 from studies.channel import Channel, open_uplink
 from studies.clock import Clock, Times, bits_of, measured, replay
@@ -20,8 +20,8 @@ from studies.clock import Clock, Times, bits_of, measured, replay
 ROUNDS = [Round(3, 30, 50, 3, 0.01), Round(1, 30, 40, 1, 0.008)]
 
 
-def answer(task: int, *, correct: bool | None = True) -> Answer:
-    return Answer(
+def answer(task: int, *, correct: bool | None = True) -> AnswerRecord:
+    return AnswerRecord(
         task=task,
         family="sum",
         prompt="é",

@@ -9,12 +9,12 @@ from common.codec import paper_bits
 from edge_client.config import GelatoConfig
 from edge_client.engine.gates.gelato import Gelato
 from studies.channel import Channel
-from studies.gelato import Draft, Trace, command, replay, row_of
-from studies.gelato_rivals import VOCAB, Hedge, Published, Rival, Static, rivals
+from studies.gelato import DraftingModel, Trace, command, replay, row_of
+from studies.gelato_rivals import VOCAB, HedgeRival, Published, Rival, Static, rivals
 from studies.plot import command as plot
 
 STEADY = Channel(1e6, 0.0)
-UNIT = Draft(layers=1, width=1, ffn=1, flops=12.0, watts=12.0, radio_w=0.2)
+UNIT = DraftingModel(layers=1, width=1, ffn=1, flops=12.0, watts=12.0, radio_w=0.2)
 
 
 def trace(stays: list[bool], entropy: float = 0.0) -> Trace:
@@ -24,11 +24,11 @@ def trace(stays: list[bool], entropy: float = 0.0) -> Trace:
 
 def test_a_draft_costs_what_the_formula_says() -> None:
     # Qwen2.5-0.5B, one token at context 100: 24 [8 896^2 + 4 x 100.5 x 896 + 4 x 896 x 4864] = 24 x 24,215,296 FLOPs.
-    assert Draft().seconds(100, 1) == pytest.approx(24 * 24_215_296 / 40e9)
+    assert DraftingModel().seconds(100, 1) == pytest.approx(24 * 24_215_296 / 40e9)
     # Its head: 2 x 896 x 151,936 more.
-    assert Draft(head=True).seconds(100, 1) - Draft().seconds(100, 1) == pytest.approx(2 * 896 * VOCAB / 40e9)
+    assert DraftingModel(head=True).seconds(100, 1) - DraftingModel().seconds(100, 1) == pytest.approx(2 * 896 * VOCAB / 40e9)
     # gamma tokens are the sum of one after the other.
-    assert Draft().seconds(10, 3) == pytest.approx(sum(Draft().seconds(10 + n, 1) for n in range(3)))
+    assert DraftingModel().seconds(10, 3) == pytest.approx(sum(DraftingModel().seconds(10 + n, 1) for n in range(3)))
 
 
 def test_rounds_of_a_static_length() -> None:
@@ -95,7 +95,7 @@ def test_the_time_of_a_bit_is_measured_on_what_was_sent() -> None:
 def test_hedge_ends_at_its_gate() -> None:
     found = trace([True] * 6)
     found.gate[1] = 0.5
-    sums = replay([found], Rival(lambda: Hedge(0.4), True, "ids"), UNIT, STEADY, 0.1, 0)
+    sums = replay([found], Rival(lambda: HedgeRival(0.4), True, "ids"), UNIT, STEADY, 0.1, 0)
     assert sums.drafts[0] == 2
 
 

@@ -21,7 +21,7 @@ from studies.wireless.masked import MaskedLM, entropy, share_rows
 from studies.wireless.packet import Arrival, MaskOrder, adaptive_mask, detect, log_detected, most_likely, position_bits, send
 from studies.wireless.qam import Fade, Qam, rayleigh, transmit
 from studies.wireless.rehearsal import best_count, rehearsed_mask, spaced
-from studies.wireless.study import Job, Parts, Study
+from studies.wireless.study import PacketJob, Parts, Study
 
 WORDS = [f"w{i}" for i in range(13)]
 
@@ -332,7 +332,7 @@ def test_a_rehearsal_does_not_know_the_noise_that_comes(lm: MaskedLM, monkeypatc
     monkeypatch.setattr("studies.wireless.study.rehearsed_mask", rehearsed)
     monkeypatch.setattr("studies.wireless.study.send", sent)
     monkeypatch.setattr(Parts, "load", lambda _: (lm, None, None))
-    Study(Parts("", "none", "", 3)).entries(Job(0, np.array([3, 1, 4, 1, 5, 9, 2, 6]), (4, 16), (0.0, 5.0)))
+    Study(Parts("", "none", "", 3)).entries(PacketJob(0, np.array([3, 1, 4, 1, 5, 9, 2, 6]), (4, 16), (0.0, 5.0)))
     assert len(set(seen["sent"])) == 2
     assert len(set(seen["rehearsed"])) == 2
     assert not set(seen["sent"]) & set(seen["rehearsed"])
