@@ -46,15 +46,7 @@ def started(model: Path, *options: str) -> tuple[float, int]:
     """Seconds from the start of `hedge generate` to its first token, and the MB it had at its peak after 64 tokens."""
     command = [
         str(BIN / "hedge"),
-        "generate",
-        "--system",
-        "slm",
-        "--slm",
-        str(model),
-        "--threads",
-        "1",
-        "--seed",
-        "0",
+        *f"generate --system slm --slm {model} --threads 1 --seed 0".split(),
         *options,
         "--temperature",
         "0",
@@ -127,16 +119,7 @@ async def answers(
                 add_warp(parser)
                 args = parser.parse_args(
                     # Several prompts in bfloat16 take a processor without such products minutes.
-                    [
-                        "--temperature",
-                        str(temperature),
-                        "--seed",
-                        str(SEED),
-                        "--max-new-tokens",
-                        str(tokens),
-                        "--patience",
-                        "3600",
-                    ]
+                    [*f"--temperature {temperature} --seed {SEED} --max-new-tokens {tokens} --patience 3600".split()]
                 )
                 settings, free = resolved(args, pair, system), asyncio.Semaphore(together)
 

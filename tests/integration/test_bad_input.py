@@ -83,19 +83,7 @@ def test_bad_generation_options_are_named(arguments: list[str], words: str, clou
 def test_one_bad_prompt_of_many_is_reported_and_the_others_are_answered(cloud: Cloud, tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text('{"prompt": "Hello"}\n{"prompt": "' + "word " * 2000 + '"}\n{"prompt": "Goodbye"}\n')
-    done = hedge(
-        "generate",
-        "--cloud",
-        cloud.address,
-        "--insecure",
-        "--prompts",
-        str(path),
-        "--json",
-        "--seed",
-        "1",
-        "--temperature",
-        "0",
-    )
+    done = hedge("generate", "--cloud", cloud.address, *f"--insecure --prompts {path} --json --seed 1 --temperature 0".split())
     first, second, third = done.stdout.splitlines()
     assert '"error"' in second
     assert '"error"' not in first + third
@@ -236,15 +224,6 @@ def test_a_full_disk_is_said(cloud: Cloud, tmp_path: Path, here: Run) -> None:
         "evaluate",
         "--cloud",
         cloud.address,
-        "--insecure",
-        "--systems",
-        "slm",
-        "--questions",
-        "2",
-        "--seed",
-        "1",
-        "--answers",
-        str(tmp_path),
-        "--json",
+        *f"--insecure --systems slm --questions 2 --seed 1 --answers {tmp_path} --json".split(),
     )
     one_line(done, 1, "No space left")

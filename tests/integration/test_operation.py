@@ -89,12 +89,7 @@ def asking(folders: tuple[str, str], address: str) -> tuple[str, ...]:
         address,
         "--prompt",
         "w1 w2",
-        "--threshold",
-        "0.5",
-        "--max-new-tokens",
-        "8",
-        "--seed",
-        "1",
+        *"--threshold 0.5 --max-new-tokens 8 --seed 1".split(),
     )
 
 

@@ -25,22 +25,7 @@ def test_a_text_is_sent_and_received(here: Run) -> None:
 
 
 def test_a_study_goes_on_where_it_ended(here: Run, tmp_path: Path) -> None:
-    arguments = (
-        "wireless",
-        "study",
-        "--packets",
-        "1",
-        "--snr",
-        "0",
-        "--qam",
-        "4",
-        "16",
-        "--out",
-        str(tmp_path),
-        "--jobs",
-        "1",
-        "--json",
-    )
+    arguments = (*f"wireless study --packets 1 --snr 0 --qam 4 16 --out {tmp_path} --jobs 1 --json".split(),)
     rows = [json.loads(line) for line in here(*arguments).stdout.splitlines()]
     assert [(row["qam"], row["system"]) for row in rows] == [
         (order, system)

@@ -63,14 +63,7 @@ def test_both_sides_on_gguf_answer_a_coding_question(start_cloud: StartCloud, re
         "1",
         "--cloud",
         cloud.address,
-        "--seed",
-        "0",
-        "--temperature",
-        "0",
-        "--max-new-tokens",
-        "48",
-        "--json",
-        "--prompt",
+        *"--seed 0 --temperature 0 --max-new-tokens 48 --json --prompt".split(),
         "Write a Python function `add` that adds two numbers. Code only.",
     )
     assert done.returncode == 0, done.stderr

@@ -26,15 +26,7 @@ def deployed(*options: str) -> Iterator[str]:
         str(BIN / "hedge-cloud"),
         "deploy",
         *options,
-        "--insecure",
-        "--threads",
-        "1",
-        "--cpus",
-        "0.5",
-        "--port",
-        str(free_port()),
-        "--http-port",
-        str(free_port()),
+        *f"--insecure --threads 1 --cpus 0.5 --port {free_port()} --http-port {free_port()}".split(),
     ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
     assert process.stderr

@@ -11,24 +11,8 @@ from tests.integration.conftest import BIN, ENVIRONMENT, Run, hedge, one_line
 
 SYSTEMS = ("slm", "llm", "hlm", "cu-hlm:measure=margin,threshold=0.05", "cu-hlm:truncation=online")
 OPTIONS = (
-    "--questions",
-    "24",
-    "--temperature",
-    "0",
-    "--seed",
-    "3",
-    "--snr",
-    "-10",
-    "10",
-    "--bandwidth",
-    "1e6",
-    "--fading",
-    "block",
-    "--tau-slm",
-    "0.002",
-    "--tau-llm",
-    "0.009",
-    "--systems",
+    *"--questions 24 --temperature 0 --seed 3 --snr -10 10 --bandwidth 1e6 --fading block".split(),
+    *"--tau-slm 0.002 --tau-llm 0.009 --systems".split(),
     *SYSTEMS,
 )
 
