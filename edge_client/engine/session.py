@@ -76,6 +76,8 @@ class Session:
         self._sequence = TokenSequence(prompt_ids, self._limit, self._end_ids)
         noise = Noise(config.sampling.seed, self._sequence.ids)
         verification = verification_of(config.verification, noise, slm.vocab_size)
+        if config.gate.asks:
+            verification.check()
         self._connection: Connection | None = None
         if link and config.needs_cloud:
             request = opening(slm, config, form)
@@ -140,10 +142,6 @@ class Session:
             raise BadInput("the prompt is empty")
         if len(prompt_ids) >= self.context:
             raise BadInput(f"a prompt of {len(prompt_ids)} tokens leaves no room in a context of {self.context}")
-        verification = self._config.verification
-        names_entries = verification.truncation in ("fixed", "offline") and not verification.coupled and self._config.gate.asks
-        if names_entries and verification.k > self._slm.vocab_size:
-            raise BadInput(f"k {verification.k} is more than the vocabulary of {self._slm.vocab_size}")
         if self._config.needs_cloud:
             if self._link is None:
                 raise BadInput(f"system {self._config.system} needs a cloud: give --cloud HOST:PORT")

@@ -1,11 +1,12 @@
 """When to ask the cloud, and how far to draft. A policy sees history and uncertainty, never the value of a discarded draft."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from common.noise import Noise, Purpose
-from edge_client.config import GateConfig, known
+from edge_client.config import STREAM, GateConfig, known
 from edge_client.engine.gates.gelato import Gelato
 from edge_client.engine.pace import Adaptive, Pace, Steady
 from edge_client.systems import GenerationConfig
@@ -51,16 +52,26 @@ class Threshold:
         return uncertainty > self.limit
 
 
+def _gelato(config: GateConfig, noise: Noise, vocab_size: int) -> Policy:  # noqa: ARG001
+    rate = config.gelato.uplink_bps
+    return Gelato(config.gelato, math.log(max(2, vocab_size)), upload_s=ID_BITS / rate if rate else 0.0)
+
+
+POLICIES: dict[str, Callable[[GateConfig, Noise, int], Policy]] = {
+    "always": lambda *_: Constant(True),
+    "never": lambda *_: Constant(False),
+    "random": lambda config, noise, _: Random(known(config.verify_rate), noise),
+    "threshold": lambda config, *_: Threshold(known(config.threshold)),
+    "adaptive": lambda config, *_: Threshold(known(config.threshold)),
+    "gelato": _gelato,
+    # Nothing is drafted.
+    STREAM: lambda *_: Constant(False),
+}
+
+
 def policy_of(config: GateConfig, noise: Noise, vocab_size: int) -> Policy:
     """BadInput for a threshold or a rate that no calibration has set yet."""
-    if config.policy == "gelato":
-        rate = config.gelato.uplink_bps
-        return Gelato(config.gelato, math.log(max(2, vocab_size)), upload_s=ID_BITS / rate if rate else 0.0)
-    if config.policy == "random":
-        return Random(known(config.verify_rate), noise)
-    if config.gated:
-        return Threshold(known(config.threshold))
-    return Constant(config.policy == "always")
+    return POLICIES[config.policy](config, noise, vocab_size)
 
 
 def pace_of(config: GenerationConfig, policy: Policy) -> Pace:

@@ -35,6 +35,9 @@ class Verification(ABC):
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size = vocab_size
 
+    def check(self) -> None:  # noqa: B027
+        """BadInput where its configuration and the vocabulary do not go together."""
+
     @abstractmethod
     def sample(self, probs: np.ndarray, position: int, step: int) -> int:
         """A token of x, float64 [V], that is released untested."""

@@ -5,6 +5,7 @@ from hedge.v1 import hedge_pb2 as pb
 
 from common.coupling import coupled_draw
 from common.noise import Noise
+from edge_client.config import VerificationConfig
 from edge_client.engine.verification.base import Verification
 from edge_client.engine.verification.proposal import Proposal
 
@@ -14,7 +15,7 @@ class Coupled(Verification):
 
     draws_by_position = True
 
-    def __init__(self, noise: Noise, vocab_size: int) -> None:
+    def __init__(self, config: VerificationConfig, noise: Noise, vocab_size: int) -> None:  # noqa: ARG002
         super().__init__(vocab_size)
         self._noise = noise
 

@@ -5,6 +5,7 @@ from hedge.v1 import hedge_pb2 as pb
 
 from common import codec
 from common.distribution import Quantised
+from common.errors import BadInput
 from common.noise import Noise, Purpose
 from common.sampling import draw
 from edge_client.config import VerificationConfig
@@ -22,6 +23,10 @@ class Resampled(Verification):
     def __init__(self, config: VerificationConfig, noise: Noise, vocab_size: int) -> None:
         super().__init__(vocab_size)
         self._config, self._noise = config, noise
+
+    def check(self) -> None:
+        if self._config.truncation in ("fixed", "offline") and self._config.k > self.vocab_size:
+            raise BadInput(f"k {self._config.k} is more than the vocabulary of {self.vocab_size}")
 
     def sample(self, probs: np.ndarray, position: int, step: int) -> int:
         return draw(probs, self._noise.uniform(Purpose.DRAFT, position, step))
