@@ -10,6 +10,8 @@ from common.noise import SEED_LIMIT
 from common.sampling import Warp
 
 POLICIES = ("always", "never", "random", "threshold", "adaptive", "gelato")
+# Those in which a threshold decides.
+GATED = ("threshold", "adaptive")
 DEFAULT_CLOUD = "127.0.0.1:7411"
 # The llm system: the cloud generates alone.
 STREAM = "stream"
@@ -180,7 +182,7 @@ class GateConfig:
     @property
     def gated(self) -> bool:
         """Whether a threshold decides."""
-        return self.policy in ("threshold", "adaptive")
+        return self.policy in GATED
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from edge_client.calibrations import Pair
 from edge_client.config import (
     DEFAULT_CLOUD,
     DRAFT_FROM,
+    GATED,
     GUARANTEES,
     KINDS,
     MARGINAL_BUDGET_J,
@@ -192,8 +193,8 @@ def _gate(args: argparse.Namespace, preset: GateConfig) -> GateConfig:
     return GateConfig(
         policy,
         args.measure or preset.measure,
-        args.threshold if args.threshold is not None else rule,
-        args.verify_rate if args.verify_rate is not None else ThresholdRule(),
+        args.threshold if args.threshold is not None else rule if policy in GATED else None,
+        args.verify_rate if args.verify_rate is not None else ThresholdRule() if policy == "random" else None,
         recalibrate,
         gelato_config(args.gelato),
     )

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common import llama_model
+from common import llama_decoder
 from common.errors import BadInput
 from common.gguf import read_header
 from common.model import load, vocabulary
@@ -110,7 +110,7 @@ def test_what_is_no_language_model_is_named(changes: dict[str, object], words: s
 
 
 def test_without_llama_cpp_it_says_what_to_type(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llama_model, "_llama", None)
+    monkeypatch.setattr(llama_decoder, "_llama", None)
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
     with pytest.raises(BadInput, match=r"pip install 'hedge-hlm\[llama\]'"):
         load(str(file), "slm")
