@@ -46,7 +46,7 @@ def test_hedge_is_the_llm_alone_on_200_prompts(temperature: float) -> None:
     for number, question in enumerate(questions):
         prompt = slm.encode_chat([{"role": "user", "content": question.text}])
         warp = Warp(temperature)
-        plain = config_of(policy="stream", warp=warp, max_new_tokens=TOKENS, seed=HEDGE.seed)
+        plain = config_of(policy="stream", warp=warp, max_new_tokens=TOKENS, seed=HEDGE.sampling.seed)
         alone = run_session(slm, prompt, plain, LocalLink(llm)).token_ids
         settings, drafter, lag = ways[number % len(ways)]
         found = run_session(drafter, prompt, changed(settings, warp=warp), LocalLink(llm, lag)).token_ids
