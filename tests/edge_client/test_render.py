@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from edge_client.cli.render import AnswerView
+from edge_client.engine.sequence import Provenance
 from edge_client.engine.session import Emitted
-from edge_client.engine.statistics import Provenance
 
 WIDTH, HEIGHT = 12, 60
 WORDS = st.text("ab \n\u00e9\u4e16", max_size=9)
