@@ -9,6 +9,7 @@ import asyncio
 import json
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,8 @@ def streamed(address: str, seed: int, ends: float) -> int:
 
 
 async def measured(address: str, answers: int, seconds: float) -> tuple[list[float], list[int]]:
+    # The default pool has fewer threads than there are answers on a machine of two cores.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(answers + 1))
     ends = time.monotonic() + seconds
     reading = [asyncio.create_task(asyncio.to_thread(streamed, address, seed, ends)) for seed in range(answers)]
     delays = []
