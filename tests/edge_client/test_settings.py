@@ -72,6 +72,13 @@ def test_how_many_entries_a_message_keeps() -> None:
     assert resampled(truncation="online", theta=1.0).kept(probs) == 1
 
 
+def test_a_dead_link_is_waited_for_only_where_it_keeps_a_promise() -> None:
+    assert (SYSTEMS["hedge"].on_disconnect, SYSTEMS["hedge"].patience) == ("wait", 60.0)
+    assert (SYSTEMS["cu-hlm"].on_disconnect, SYSTEMS["cu-hlm"].patience) == ("continue", 5.0)
+    asked = changed(SYSTEMS["cu-hlm"], on_disconnect="wait")
+    assert (asked.on_disconnect, asked.patience, changed(asked, patience=7.0).patience) == ("wait", 60.0, 7.0)
+
+
 def test_policies() -> None:
     assert Constant(True).asks(0.0, 0)
     assert not Constant(False).asks(1.0, 0)
