@@ -59,26 +59,9 @@ def folders(make_folder: MakeFolder, tmp_path_factory: pytest.TempPathFactory) -
     return {"slm": good, "llm": bad, "nan": spoilt(bad, root / "nan")}
 
 
-def ask(slm: Path, cloud: Cloud, system: str, temperature: str = "0") -> tuple[str, ...]:
-    return (
-        "generate",
-        "--slm",
-        str(slm),
-        "--cloud",
-        cloud.address,
-        "--insecure",
-        "--system",
-        system,
-        "--seed",
-        "1",
-        "--prompt",
-        "w1 w2",
-        "--temperature",
-        temperature,
-        "--max-new-tokens",
-        "12",
-        *GATES.get(system, ()),
-    )
+def ask(slm: Path, cloud: Cloud, system: str, temperature: str = "0", prompt: str = "w1 w2", most: int = 12) -> tuple[str, ...]:
+    words = f"generate --slm {slm} --cloud {cloud.address} --insecure --system {system} --seed 1".split()
+    return (*words, "--prompt", prompt, *f"--temperature {temperature} --max-new-tokens {most}".split(), *GATES.get(system, ()))
 
 
 @pytest.fixture(scope="module")
@@ -279,23 +262,7 @@ def test_the_llms_files_end_answers_and_a_line_says_so(
     ended = 0
     for prompt in ("w1 w2", "w3", "w9 w1"):
         for system in ("hedge", "llm"):
-            done = here(
-                "generate",
-                "--slm",
-                str(slm),
-                "--cloud",
-                cloud.address,
-                "--insecure",
-                "--system",
-                system,
-                "--seed",
-                "1",
-                "--prompt",
-                prompt,
-                "--max-new-tokens",
-                "40",
-                "--json",
-            )
+            done = here(*ask(slm, cloud, system, "1", prompt=prompt, most=40), "--json")
             assert (
                 f"{llm.name} and {slm.name} end answers at different ids, and all of them count: 4 (the cloud)" in done.stderr
             )

@@ -52,20 +52,16 @@ def test_special_tokens_in_a_message_stay_text(q05: LanguageModel) -> None:
     assert sum(token in specials for token in ids) == sum(token in specials for token in honest)
 
 
+def generate(real: Path, cloud: Cloud) -> list[str]:
+    """`hedge generate` on the real SLM, one thread."""
+    return f"generate --insecure --slm {real / 'q05.gguf'} --threads 1 --cloud {cloud.address}".split()
+
+
 def test_both_sides_on_gguf_answer_a_coding_question(start_cloud: StartCloud, real: Path) -> None:
     cloud = start_cloud("--llm", str(real / "q15.gguf"), "--threads", "1", "--context", "4096")
-    done = hedge(
-        "generate",
-        "--insecure",
-        "--slm",
-        str(real / "q05.gguf"),
-        "--threads",
-        "1",
-        "--cloud",
-        cloud.address,
-        *"--seed 0 --temperature 0 --max-new-tokens 48 --json --prompt".split(),
-        "Write a Python function `add` that adds two numbers. Code only.",
-    )
+    question = "Write a Python function `add` that adds two numbers. Code only."
+    options = "--seed 0 --temperature 0 --max-new-tokens 48 --json --prompt".split()
+    done = hedge(*generate(real, cloud), *options, question)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert "def add(" in found["text"]
@@ -83,23 +79,8 @@ def test_a_bfloat16_cloud_is_bitwise_together_and_after_a_kill(temperature: str,
     """`llm` alone, one question after the other; `hedge` with four answers at once, whose cloud is killed in the middle."""
     serve = ("--llm", str(real / "q15"), "--dtype", "bfloat16", "--threads", "1", "--context", "4096", "--max-step-s", "0")
     cloud = start_cloud(*serve)
-    ask = (
-        str(BIN / "hedge"),
-        "generate",
-        "--insecure",
-        "--slm",
-        str(real / "q05.gguf"),
-        "--threads",
-        "1",
-        "--cloud",
-        cloud.address,
-        "--seed",
-        "3",
-        "--temperature",
-        temperature,
-        "--max-new-tokens",
-        "20",
-    )
+    options = f"--seed 3 --temperature {temperature} --max-new-tokens 20".split()
+    ask = (str(BIN / "hedge"), *generate(real, cloud), *options)
     alone = [
         subprocess.check_output([*ask, "--system", "llm", "--prompt", question], env=ENVIRONMENT, stderr=subprocess.DEVNULL)
         for question in QUESTIONS
