@@ -19,6 +19,7 @@ from edge_client import (
     VerificationConfig,
 )
 
+CLOUD = CloudConfig(("127.0.0.1:7411",), insecure=True)
 # The share of tokens that may be released although the large model would have rejected them.
 MAX_RISK = 0.05
 
@@ -37,7 +38,7 @@ SYSTEM = GenerationConfig(
 
 
 async def main() -> None:
-    async with AsyncHedge(CloudConfig(insecure=True), system=SYSTEM) as hedge:
+    async with AsyncHedge(CLOUD, system=SYSTEM) as hedge:
         for step, observation in enumerate(observations()):
             answer = await hedge.generate(observation, SamplingParams(temperature=0, seed=step, max_new_tokens=48))
             alone = answer.statistics.count(Provenance.OFFLINE)

@@ -2,6 +2,7 @@
 
 from edge_client import CloudConfig, Hedge, Provenance, SamplingParams, load
 
+CLOUD = CloudConfig(("127.0.0.1:7411",), insecure=True)
 QUESTION = "What is 47 + 38?"
 
 
@@ -9,7 +10,7 @@ def main() -> None:
     # Any decoder's folder, .gguf file or name on the hub; "bundled" is the pair that comes with the package.
     slm = load("bundled", "slm")
     for system in ("slm", "cu-hlm", "hedge"):
-        with Hedge(CloudConfig(insecure=True), slm=slm, system=system) as hedge:
+        with Hedge(CLOUD, slm=slm, system=system) as hedge:
             sampling = SamplingParams(temperature=0, max_new_tokens=64)
             words = []
             for emitted in hedge.stream(QUESTION, sampling):

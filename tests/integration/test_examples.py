@@ -16,19 +16,20 @@ from tests.integration.conftest import ENVIRONMENT, Cloud, Run
 ROOT = Path(__file__).parents[2]
 
 
-def ran(name: str, address: str, tmp_path: Path, default: str) -> str:
+def ran(name: str, address: str, tmp_path: Path) -> str:
     """An example's output. Only the port in it is another one."""
-    script = tmp_path / name
-    script.write_text((ROOT / "examples" / name).read_text().replace(default, address))
+    script, text = tmp_path / name, (ROOT / "examples" / name).read_text()
+    assert text.count("127.0.0.1:7411") == 1
+    script.write_text(text.replace("127.0.0.1:7411", address))
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=ENVIRONMENT, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_the_tour_and_the_robot(cloud: Cloud, tmp_path: Path) -> None:
-    tour = ran("tour.py", cloud.address, tmp_path, "127.0.0.1:7411")
+    tour = ran("tour.py", cloud.address, tmp_path)
     assert re.search(r"hedge .*Answer: \[?8\]?\[?5\]?.*exact", tour)
-    robot = ran("robot.py", cloud.address, tmp_path, "127.0.0.1:7411").splitlines()
+    robot = ran("robot.py", cloud.address, tmp_path).splitlines()
     assert len(robot) == 60
     assert all("risk taken" in line for line in robot)
 

@@ -219,21 +219,22 @@ def test_an_error_of_the_servers_own_code_is_one_line(make_lm: Callable[..., Lan
     """Passes fail with a ValueError: the client is told which, at once, and the next session finds the server alive."""
     lm = make_lm()
 
-    class Once(TorchEngine):
-        failed = False
+    class Broken(TorchEngine):
+        broken = True
 
         def forward(self, batch: Sequence[object]) -> list[np.ndarray]:
-            if not self.failed:
-                self.failed = True
+            if self.broken:
                 raise ValueError("shapes do not fit\nand more")
             return super().forward(batch)  # type: ignore[arg-type]
 
     async def run() -> tuple[str, Session]:
-        batcher = Batcher(Once(lm, 1 << 20))  # type: ignore[arg-type]
+        engine = Broken(lm, 1 << 20)  # type: ignore[arg-type]
+        batcher = Batcher(engine)
         try:
             async with serving(Servicer(lm, batcher, Limits(), exactness=Exactness(1e9, 10))) as address:
                 with pytest.raises(HedgeError) as failed:
                     await answered(address, lm)
+                engine.broken = False
                 return str(failed.value), await answered(address, lm)
         finally:
             batcher.close()
