@@ -108,7 +108,7 @@ def test_exact_mode_follows_the_llm_across_rollbacks(
 def test_at_temperature_0_exact_mode_is_plain_greedy_decoding(
     way: str, in_flight: int, lag: int, make_lm: Callable[..., LanguageModel]
 ) -> None:
-    slm, llm = make_lm(kind="gpt2", seed=4, eos=11), make_lm(seed=5, eos=11)
+    slm, llm = RememberingLM(make_lm(kind="gpt2", seed=4, eos=11)), RememberingLM(make_lm(seed=5, eos=11))
     settings = changed(WAYS[way], warp=Warp(0.0), threshold=0.9, max_in_flight=in_flight, max_new_tokens=20)
     link, rng = LocalLink(llm, lag), np.random.default_rng(0)
     for _ in range(50):

@@ -48,6 +48,7 @@ def start_cloud() -> Iterator[StartCloud]:
     yield start
     for process in started:
         process.send_signal(signal.SIGTERM)
+    for process in started:
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:
