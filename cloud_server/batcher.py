@@ -12,7 +12,7 @@ from typing import Any, Generic
 import numpy as np
 
 from cloud_server.engine import Engine
-from cloud_server.scheduler import Held, Scheduler, Slice, Work
+from cloud_server.scheduler import BlockTable, ScheduledChunk, Scheduler, Work
 from cloud_server.steps import Feed, Result, Steps
 
 logger = logging.getLogger(__name__)
@@ -23,21 +23,21 @@ class PooledPrefix:
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
-        self.held = Held()
+        self.table = BlockTable()
 
     @property
     def length(self) -> int:
-        return self.held.length
+        return self.table.length
 
     def rollback(self, length: int) -> None:
-        self._scheduler.shrink(self.held, length)
+        self._scheduler.shrink(self.table, length)
 
 
 @dataclass(eq=False, slots=True)
 class ActiveSteps(Generic[Result]):
     """Steps under way; `rows` are the logits of the present Feed that have been computed."""
 
-    held: Held
+    table: BlockTable
     steps: Steps[Result]
     finish: Callable[[Result | None, BaseException | None], None]
     asked: float
@@ -59,9 +59,9 @@ class Batcher:
 
     def __init__(self, engine: Engine, positions: int = 256, watch: Callable[[Pass], None] = lambda _: None) -> None:
         self._engine, self._watch = engine, watch
-        self.scheduler = Scheduler(engine.pages, positions, engine.most_sessions)
+        self.scheduler = Scheduler(engine.block_manager, positions, engine.most_sessions)
         self._arrived: deque[ActiveSteps[Any]] = deque()
-        self._leaving: deque[Held] = deque()
+        self._leaving: deque[BlockTable] = deque()
         self._tasks: dict[Work, ActiveSteps[Any]] = {}
         self._wake = threading.Condition()
         self._stopping = False
@@ -74,7 +74,7 @@ class Batcher:
     @property
     def capacity(self) -> int:
         """Tokens of one session that fit into the pool."""
-        return self._engine.pages.capacity
+        return self._engine.block_manager.capacity
 
     @property
     def token_bytes(self) -> int:
@@ -97,7 +97,7 @@ class Batcher:
         def finish(result: Result | None, error: BaseException | None) -> None:
             loop.call_soon_threadsafe(settle, result, error)
 
-        task: ActiveSteps[Result] = ActiveSteps(prefix.held, steps, finish, time.perf_counter())
+        task: ActiveSteps[Result] = ActiveSteps(prefix.table, steps, finish, time.perf_counter())
         with self._wake:
             self._arrived.append(task)
             self._wake.notify()
@@ -106,7 +106,7 @@ class Batcher:
     def leave(self, prefix: PooledPrefix) -> None:
         """The session has ended, however it ended: its work is dropped, its memory is free."""
         with self._wake:
-            self._leaving.append(prefix.held)
+            self._leaving.append(prefix.table)
             self._wake.notify()
 
     def close(self) -> None:
@@ -124,20 +124,20 @@ class Batcher:
                 arrived, leaving = list(self._arrived), list(self._leaving)
                 self._arrived.clear()
                 self._leaving.clear()
-            for held in leaving:
-                self.scheduler.cancel(held)
-                self._tasks = {work: task for work, task in self._tasks.items() if work.held is not held}
+            for table in leaving:
+                self.scheduler.cancel(table)
+                self._tasks = {work: task for work, task in self._tasks.items() if work.table is not table}
             for task in arrived:
                 # Work that came after its session's end is left.
-                if task.held not in leaving:
+                if task.table not in leaving:
                     self._go_on(task, None)
             if batch := self.scheduler.batch():
                 self._pass(batch)
 
-    def _pass(self, batch: list[Slice]) -> None:
+    def _pass(self, batch: list[ScheduledChunk]) -> None:
         started = time.perf_counter()
-        for part in batch:
-            task = self._tasks[part.work]
+        for chunk in batch:
+            task = self._tasks[chunk.work]
             if task.waited is None:
                 task.waited = started - task.asked
         try:
@@ -146,28 +146,28 @@ class Batcher:
             logger.exception("a forward pass over %d sessions failed", len(batch))
             if len(batch) > 1:
                 # One of them may have been too much: the others are not to lose their answers for it.
-                for part in batch:
-                    self._pass([part])
+                for chunk in batch:
+                    self._pass([chunk])
                 return
-            for part in batch:
-                self._tasks.pop(part.work).finish(None, error)
-                self.scheduler.release(part.work.held)
+            for chunk in batch:
+                self._tasks.pop(chunk.work).finish(None, error)
+                self.scheduler.release(chunk.work.table)
             return
-        self._watch(Pass(len(batch), sum(part.end - part.start for part in batch), time.perf_counter() - started))
-        for part, rows in zip(batch, logits, strict=True):
-            task = self._tasks[part.work]
+        self._watch(Pass(len(batch), sum(chunk.end - chunk.start for chunk in batch), time.perf_counter() - started))
+        for chunk, rows in zip(batch, logits, strict=True):
+            task = self._tasks[chunk.work]
             # Evicted in between, it begins again.
-            task.rows = [rows] if part.start == 0 else [*task.rows, rows]
-            if self.scheduler.done(part):
-                del self._tasks[part.work]
-                found, task.rows = np.concatenate(task.rows), []
-                self._go_on(task, found)
+            task.rows = [rows] if chunk.start == 0 else [*task.rows, rows]
+            if self.scheduler.done(chunk):
+                del self._tasks[chunk.work]
+                rows, task.rows = np.concatenate(task.rows), []
+                self._go_on(task, rows)
 
     def _go_on(self, task: ActiveSteps[Any], logits: np.ndarray | None) -> None:
         """Lets a session compute until it needs the model again."""
         try:
             feed: Feed = task.steps.send(logits)  # type: ignore[arg-type]
-            work = Work(task.held, feed.ids, feed.rows)
+            work = Work(task.table, feed.ids, feed.rows)
             self.scheduler.add(work)
             self._tasks[work] = task
         except StopIteration as end:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cloud_server.engine import Engine
-from cloud_server.scheduler import Slice
+from cloud_server.scheduler import ScheduledChunk
 from common.errors import BadInput
 
 
@@ -15,12 +15,16 @@ class Emulated:
 
     def __init__(self, engine: Engine, base: float, per_position: float) -> None:
         self._engine, self._base, self._per_position = engine, base, per_position
-        self.pages, self.most_sessions, self.token_bytes = engine.pages, engine.most_sessions, engine.token_bytes
+        self.block_manager, self.most_sessions, self.token_bytes = (
+            engine.block_manager,
+            engine.most_sessions,
+            engine.token_bytes,
+        )
 
-    def forward(self, batch: Sequence[Slice]) -> list[np.ndarray]:
+    def forward(self, batch: Sequence[ScheduledChunk]) -> list[np.ndarray]:
         started = time.perf_counter()
         rows = self._engine.forward(batch)
-        wanted = self._base + self._per_position * sum(part.end - part.start for part in batch)
+        wanted = self._base + self._per_position * sum(chunk.end - chunk.start for chunk in batch)
         time.sleep(max(0.0, started + wanted - time.perf_counter()))
         return rows
 

@@ -1,17 +1,17 @@
-"""The seam for what runs the LLM: one forward pass over slices of many sessions, whichever runtime does it."""
+"""The seam for what runs the LLM: one forward pass over chunks of many sessions, whichever runtime does it."""
 
 from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
-from cloud_server.pages import Pages
-from cloud_server.scheduler import Slice
+from cloud_server.block_manager import BlockManager
+from cloud_server.scheduler import ScheduledChunk
 from common.errors import BadInput
 from common.model import LanguageModel
 
-# Tokens of a page.
-PAGE = 16
+# Tokens of a block.
+BLOCK_SIZE = 16
 # A pool is not made for more contexts than this.
 CONTEXTS = 4096
 
@@ -19,16 +19,16 @@ CONTEXTS = 4096
 class Engine(Protocol):
     """A model with memory for the keys and values of many sessions. One thread uses it.
 
-    Which ids are fed where is the scheduler's affair: a slice begins where what its session holds ends, whatever an earlier
+    Which ids are fed where is the scheduler's affair: a chunk begins where what its session holds ends, whatever an earlier
     pass has written behind that.
     """
 
     @property
-    def pages(self) -> Pages: ...
+    def block_manager(self) -> BlockManager: ...
 
     @property
     def most_sessions(self) -> int | None:
-        """Sessions in memory at once, None for as many as the pages hold."""
+        """Sessions in memory at once, None for as many as the blocks hold."""
         ...
 
     @property
@@ -36,8 +36,8 @@ class Engine(Protocol):
         """Bytes of keys and values per token."""
         ...
 
-    def forward(self, batch: Sequence[Slice]) -> list[np.ndarray]:
-        """Feeds every slice; float32 [slice.rows, vocab_size] each: the raw logits after the last of its ids."""
+    def forward(self, batch: Sequence[ScheduledChunk]) -> list[np.ndarray]:
+        """Feeds every chunk; float32 [chunk.rows, vocab_size] each: the raw logits after the last of its ids."""
         ...
 
 
@@ -62,10 +62,10 @@ def engine_of(lm: LanguageModel, kv_bytes: int, positions: int = 256, reproducib
     return TorchEngine(lm, kv_bytes, reproducible=lm.model.dtype.itemsize < 4 if reproducible is None else reproducible)
 
 
-def pages_within(kv_bytes: int, token_bytes: int, context: int) -> Pages:
-    """The pages of a pool. BadInput when it holds no page."""
-    total = kv_bytes // (token_bytes * PAGE)
-    # One page of the pool is nobody's.
+def blocks_within(kv_bytes: int, token_bytes: int, context: int) -> BlockManager:
+    """The blocks of a pool. BadInput when it holds no block."""
+    total = kv_bytes // (token_bytes * BLOCK_SIZE)
+    # One block of the pool is nobody's.
     if total < 2:
-        raise BadInput(f"kv-bytes {kv_bytes} is less than {2 * token_bytes * PAGE}, two pages of {PAGE} tokens")
-    return Pages(min(total, 1 + CONTEXTS * -(-context // PAGE)), PAGE)
+        raise BadInput(f"kv-bytes {kv_bytes} is less than {2 * token_bytes * BLOCK_SIZE}, two blocks of {BLOCK_SIZE} tokens")
+    return BlockManager(min(total, 1 + CONTEXTS * -(-context // BLOCK_SIZE)), BLOCK_SIZE)

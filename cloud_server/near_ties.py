@@ -12,26 +12,26 @@ from common.sampling import Warp
 COLD = 700.0
 
 
-def near_tie(logits: np.ndarray, law: np.ndarray, warp: Warp, difference: float, noise: Noise | None, position: int) -> bool:
+def near_tie(logits: np.ndarray, probs: np.ndarray, warp: Warp, difference: float, noise: Noise | None, position: int) -> bool:
     """Whether the runner-up of a position is within `difference`, in logits, of the winner.
 
-    At temperature 0 by the raw `logits` [V]; else by the coupled draw from `law` [V], which is W(logits), the noise included. A
-    token that top-k or top-p keeps or drops by less than that counts too. Without noise there is no winner: False.
+    At temperature 0 by the raw `logits` [V]; else by the coupled draw from `probs` [V], which is W(logits), the noise included.
+    A token that top-k or top-p keeps or drops by less than that counts too. Without noise there is no winner: False.
     """
     # So cold that the runner-up's probability may be less than a number can be.
     if warp.greedy or difference / warp.temperature > COLD:
         return int(np.count_nonzero(logits >= logits.max() - difference)) > 1
     if noise is None:
         return False
-    integers = noise.integers(Purpose.TARGET, position, 0, len(law))
+    integers = noise.integers(Purpose.TARGET, position, 0, len(probs))
     factor = math.exp(difference / warp.temperature)
-    kept = law > 0
+    kept = probs > 0
     if not warp.cuts or kept.all():
-        return len(contenders(law, integers, factor)) > 1
+        return len(contenders(probs, integers, factor)) > 1
     lowest, highest = logits[kept].min(), logits[~kept].max()
     doubtful = np.where(kept, logits <= highest + difference, logits >= lowest - difference)
-    top = int(law.argmax())
+    top = int(probs.argmax())
     with np.errstate(under="ignore"):
-        dropped = law[top] * np.exp((logits.astype(np.float64) - logits[top]) / warp.temperature)
-    found = contenders(np.where(~kept & doubtful, dropped, law), integers, factor)
-    return len(found) > 1 or bool(doubtful[found[0]])
+        dropped = probs[top] * np.exp((logits.astype(np.float64) - logits[top]) / warp.temperature)
+    near = contenders(np.where(~kept & doubtful, dropped, probs), integers, factor)
+    return len(near) > 1 or bool(doubtful[near[0]])

@@ -66,7 +66,7 @@ def _check_ways(request: pb.Open, lm: LanguageModel) -> None:
     if request.audit not in pb.Audit.values() or request.guarantee not in pb.Guarantee.values():
         raise Incompatible(f"audit {request.audit} or guarantee {request.guarantee} is not known to this server")
     if request.law_entries and request.guarantee == pb.GUARANTEE_EXACT:
-        raise BadInput(f"laws cut to {request.law_entries} entries in a session whose guarantee is exact")
+        raise BadInput(f"distributions cut to {request.law_entries} entries in a session whose guarantee is exact")
 
 
 def server_info(

@@ -41,8 +41,8 @@ def row_sizes(model: PreTrainedModel) -> tuple[int, ...]:
 def _layers(model: PreTrainedModel) -> Sequence[torch.nn.Module]:
     """One for each shape. The head has many columns and the kernels of the others."""
     head = model.get_output_embeddings()
-    found = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear | Conv1D) and layer is not head]
-    return list({(_shape(layer), layer.bias is None): layer for layer in found}.values())
+    layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear | Conv1D) and layer is not head]
+    return list({(_shape(layer), layer.bias is None): layer for layer in layers}.values())
 
 
 def _shape(layer: torch.nn.Module) -> tuple[int, int]:
@@ -69,5 +69,5 @@ def _in_calls(layer: torch.nn.Module, rows: torch.Tensor, size: int, least: int)
     return torch.cat([layer(rows[None, start : start + size])[0] for start in range(0, count, size)])
 
 
-def _agrees(found: torch.Tensor, expected: torch.Tensor) -> bool:
-    return torch.equal(found, expected[: len(found)])
+def _agrees(rows: torch.Tensor, expected: torch.Tensor) -> bool:
+    return torch.equal(rows, expected[: len(rows)])

@@ -8,34 +8,34 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from cloud_server.pages import Pages
+from cloud_server.block_manager import BlockManager
 
 CHUNK = 64
 
 
 @dataclass(eq=False, slots=True)
-class Held:
-    """The KV memory of one session: `length` tokens in `pages`."""
+class BlockTable:
+    """The KV memory of one session: `length` tokens in `blocks`."""
 
     length: int = 0
-    pages: list[int] = field(default_factory=list)
+    blocks: list[int] = field(default_factory=list)
 
 
 @dataclass(eq=False, slots=True)
 class Work:
-    """All of `ids` is to be in the memory of `held`; after that many of it, from its last `rows` on, logits are wanted."""
+    """All of `ids` is to be in the memory of `table`; after that many of it, from its last `rows` on, logits are wanted."""
 
-    held: Held
+    table: BlockTable
     ids: Sequence[int]
     rows: int
 
     @property
     def remaining(self) -> int:
-        return len(self.ids) - self.held.length
+        return len(self.ids) - self.table.length
 
 
 @dataclass(frozen=True, slots=True)
-class Slice:
+class ScheduledChunk:
     """The part of some work that is in a pass: the ids from `start` to `end`, and how many of its last rows are wanted."""
 
     work: Work
@@ -50,11 +50,11 @@ class Slice:
 class Scheduler:
     """Queue and memory. `positions` is the most that go through a pass, `most_sessions` the most that are in memory."""
 
-    def __init__(self, pages: Pages, positions: int = 256, most_sessions: int | None = None) -> None:
-        self._pages, self._positions, self._most_sessions = pages, positions, most_sessions
+    def __init__(self, block_manager: BlockManager, positions: int = 256, most_sessions: int | None = None) -> None:
+        self._block_manager, self._positions, self._most_sessions = block_manager, positions, most_sessions
         self._queue: deque[Work] = deque()
         # From the least to the most recently used.
-        self._holders: OrderedDict[int, Held] = OrderedDict()
+        self._holders: OrderedDict[int, BlockTable] = OrderedDict()
         self.evicted = 0
 
     def __len__(self) -> int:
@@ -62,71 +62,71 @@ class Scheduler:
 
     def add(self, work: Work) -> None:
         """Takes work on. ValueError for work that could never be done."""
-        if len(work.ids) > self._pages.capacity:
-            raise ValueError(f"{len(work.ids)} tokens in a memory of {self._pages.capacity}")
+        if len(work.ids) > self._block_manager.capacity:
+            raise ValueError(f"{len(work.ids)} tokens in a memory of {self._block_manager.capacity}")
         self._queue.append(work)
 
-    def cancel(self, held: Held) -> None:
+    def cancel(self, table: BlockTable) -> None:
         """Drops what is queued for a session, and its memory."""
-        self._queue = deque(work for work in self._queue if work.held is not held)
-        self.release(held)
+        self._queue = deque(work for work in self._queue if work.table is not table)
+        self.release(table)
 
-    def release(self, held: Held) -> None:
+    def release(self, table: BlockTable) -> None:
         """Takes a session's memory; should it come back, everything is fed again."""
-        self._pages.give(held.pages)
-        held.pages, held.length = [], 0
-        self._holders.pop(id(held), None)
+        self._block_manager.free(table.blocks)
+        table.blocks, table.length = [], 0
+        self._holders.pop(id(table), None)
 
-    def shrink(self, held: Held, length: int) -> None:
+    def shrink(self, table: BlockTable, length: int) -> None:
         """Rolls a session back to its first `length` tokens."""
-        if not 0 <= length <= held.length:
-            raise ValueError(f"cannot roll {held.length} tokens back to {length}")
-        keep = self._pages.needed(length)
-        self._pages.give(held.pages[keep:])
-        del held.pages[keep:]
-        held.length = length
+        if not 0 <= length <= table.length:
+            raise ValueError(f"cannot roll {table.length} tokens back to {length}")
+        keep = self._block_manager.needed(length)
+        self._block_manager.free(table.blocks[keep:])
+        del table.blocks[keep:]
+        table.length = length
 
-    def batch(self) -> list[Slice]:
+    def batch(self) -> list[ScheduledChunk]:
         """The next pass, memory reserved; its work is out of the queue until `done`."""
-        chosen: list[Slice] = []
+        chosen: list[ScheduledChunk] = []
         passed: deque[Work] = deque()
         left = self._positions
         while self._queue and left:
             work = self._queue.popleft()
             count = min(work.remaining, CHUNK, left)
-            if not self._reserve(work.held, work.held.length + count, chosen):
+            if not self._reserve(work.table, work.table.length + count, chosen):
                 passed.append(work)
                 continue
-            chosen.append(Slice(work, work.held.length, work.held.length + count))
+            chosen.append(ScheduledChunk(work, work.table.length, work.table.length + count))
             left -= count
         self._queue = passed + self._queue
         return chosen
 
-    def done(self, part: Slice) -> bool:
-        """The slice has been computed. Whether all of its work has; otherwise the rest queues again."""
-        part.work.held.length = part.end
-        if part.work.remaining:
+    def done(self, chunk: ScheduledChunk) -> bool:
+        """The chunk has been computed. Whether all of its work has; otherwise the rest queues again."""
+        chunk.work.table.length = chunk.end
+        if chunk.work.remaining:
             # What only the pass cut short has not had its turn.
-            whole = part.end - part.start == CHUNK
-            (self._queue.append if whole else self._queue.appendleft)(part.work)
-        return not part.work.remaining
+            whole = chunk.end - chunk.start == CHUNK
+            (self._queue.append if whole else self._queue.appendleft)(chunk.work)
+        return not chunk.work.remaining
 
-    def _reserve(self, held: Held, length: int, chosen: Sequence[Slice]) -> bool:
+    def _reserve(self, table: BlockTable, length: int, chosen: Sequence[ScheduledChunk]) -> bool:
         """Pages for `length` tokens, if need be those of the session that was used longest ago."""
-        more = self._pages.needed(length) - len(held.pages)
-        while self._crowded(held) or (taken := self._pages.take(max(0, more))) is None:
-            busy = {id(held), *(id(part.work.held) for part in chosen)}
+        more = self._block_manager.needed(length) - len(table.blocks)
+        while self._crowded(table) or (taken := self._block_manager.allocate(max(0, more))) is None:
+            busy = {id(table), *(id(chunk.work.table) for chunk in chosen)}
             idle = (one for key, one in self._holders.items() if key not in busy)
-            oldest = next((one for one in idle if one.pages or self._crowded(held)), None)
+            oldest = next((one for one in idle if one.blocks or self._crowded(table)), None)
             if oldest is None:
                 return False
             self.release(oldest)
             self.evicted += 1
-        held.pages += taken
-        self._holders[id(held)] = held
-        self._holders.move_to_end(id(held))
+        table.blocks += taken
+        self._holders[id(table)] = table
+        self._holders.move_to_end(id(table))
         return True
 
-    def _crowded(self, held: Held) -> bool:
+    def _crowded(self, table: BlockTable) -> bool:
         """Whether another session has to leave before this one comes in."""
-        return self._most_sessions is not None and id(held) not in self._holders and len(self._holders) >= self._most_sessions
+        return self._most_sessions is not None and id(table) not in self._holders and len(self._holders) >= self._most_sessions

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cloud_server.engine import Engine
-from cloud_server.scheduler import Held, Scheduler, Slice, Work
+from cloud_server.scheduler import BlockTable, ScheduledChunk, Scheduler, Work
 from common.errors import HedgeError, Incompatible
 from common.model import LanguageModel, first_line
 
@@ -58,17 +58,17 @@ def _apart(rows: np.ndarray, expected: np.ndarray) -> float | None:
 
 def checked(engine: Engine, lm: LanguageModel, positions: int, reproducible: bool | None) -> Exactness:
     """The self-check, which has to find no difference where `reproducible` passes were asked for."""
-    found = self_check(engine, lm, positions)
-    if reproducible and not found.bitwise:
-        raise Incompatible(f"--reproducible cannot be had with {lm.name} on this machine: {found}")
-    return found
+    exactness = self_check(engine, lm, positions)
+    if reproducible and not exactness.bitwise:
+        raise Incompatible(f"--reproducible cannot be had with {lm.name} on this machine: {exactness}")
+    return exactness
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
     """The text of a session up to `end`, with the rows after its last ids."""
 
-    held: Held
+    table: BlockTable
     text: Sequence[int]
     end: int
     rows: int
@@ -93,8 +93,8 @@ def self_check(engine: Engine, lm: LanguageModel, positions: int = 256) -> Exact
 class _Trial:
     def __init__(self, engine: Engine, lm: LanguageModel, positions: int) -> None:
         self._engine, self._name = engine, lm.name
-        self._scheduler = Scheduler(engine.pages, positions, engine.most_sessions)
-        self._size = min(IDS, engine.pages.capacity, lm.context)
+        self._scheduler = Scheduler(engine.block_manager, positions, engine.most_sessions)
+        self._size = min(IDS, engine.block_manager.capacity, lm.context)
         texts = np.random.default_rng(0).integers(0, lm.vocab_size, (3, self._size))
         self._text, self._other, self._wrong = (row.tolist() for row in texts)
         # The first pass of a process is slower than all others.
@@ -103,21 +103,21 @@ class _Trial:
 
     def _seconds(self) -> float:
         """Of a pass over one id."""
-        held, started = Held(), time.perf_counter()
-        self._run(Ask(held, self._text, 1, 1))
-        self._scheduler.release(held)
+        table, started = BlockTable(), time.perf_counter()
+        self._run(Ask(table, self._text, 1, 1))
+        self._scheduler.release(table)
         return time.perf_counter() - started
 
     def reference(self) -> np.ndarray:
         """float32 [ids, vocab_size]: the text as one block, alone."""
-        held = Held()
-        found = self._run(Ask(held, self._text, self._size, self._size))
-        self._scheduler.release(held)
-        return found
+        table = BlockTable()
+        rows = self._run(Ask(table, self._text, self._size, self._size))
+        self._scheduler.release(table)
+        return rows
 
     def ways(self) -> Generator[tuple[str, int, np.ndarray]]:
         """How, from which id on, and the rows. What tells most comes first."""
-        one, two, beside = Held(), Held(), Held()
+        one, two, beside = BlockTable(), BlockTable(), BlockTable()
         text, size, third = self._text, self._size, self._size // 3
         # With fewer there are no parts to feed apart.
         if size < FEW:
@@ -137,24 +137,24 @@ class _Trial:
             for end in range(2 * third + 1, size + 1):
                 yield "one by one", end - 1, self._run(Ask(one, text, end, 1))
         finally:
-            for held in (one, two, beside):
-                self._scheduler.release(held)
+            for table in (one, two, beside):
+                self._scheduler.release(table)
 
     def _run(self, *asks: Ask) -> np.ndarray:
         """The rows of the first, all of them fed together."""
-        found: dict[int, list[np.ndarray]] = {}
-        works = [Work(ask.held, ask.text[: ask.end], ask.rows) for ask in asks]
+        logits: dict[int, list[np.ndarray]] = {}
+        works = [Work(ask.table, ask.text[: ask.end], ask.rows) for ask in asks]
         for work in works:
             self._scheduler.add(work)
         while batch := self._scheduler.batch():
-            for part, rows in zip(batch, self._forward(batch), strict=True):
+            for chunk, rows in zip(batch, self._forward(batch), strict=True):
                 # Evicted in between, it begins again.
-                kept = found.get(id(part.work), []) if part.start else []
-                found[id(part.work)] = [*kept, rows]
-                self._scheduler.done(part)
-        return np.concatenate(found[id(works[0])])
+                kept = logits.get(id(chunk.work), []) if chunk.start else []
+                logits[id(chunk.work)] = [*kept, rows]
+                self._scheduler.done(chunk)
+        return np.concatenate(logits[id(works[0])])
 
-    def _forward(self, batch: Sequence[Slice]) -> list[np.ndarray]:
+    def _forward(self, batch: Sequence[ScheduledChunk]) -> list[np.ndarray]:
         try:
             return self._engine.forward(batch)
         except HedgeError:

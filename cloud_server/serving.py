@@ -17,7 +17,7 @@ from hedge.v1.hedge_pb2_grpc import add_HedgeServicer_to_server
 from cloud_server.access import Access
 from cloud_server.batcher import Batcher
 from cloud_server.emulation import Emulated, parse_pace
-from cloud_server.engine import PAGE, Engine, engine_of
+from cloud_server.engine import BLOCK_SIZE, Engine, engine_of
 from cloud_server.http import operator_app
 from cloud_server.metrics import Metrics
 from cloud_server.options import limits_of
@@ -52,9 +52,9 @@ async def serve_until_stopped(args: argparse.Namespace) -> None:
     batcher = Batcher(engine, args.batch_positions, metrics.passed)
     metrics.queue.set_function(lambda: len(batcher.scheduler))
     metrics.evictions.set_function(lambda: batcher.scheduler.evicted)
-    metrics.kv_bytes.set_function(lambda: engine.pages.used * PAGE * engine.token_bytes)
+    metrics.kv_bytes.set_function(lambda: engine.block_manager.used * BLOCK_SIZE * engine.token_bytes)
     metrics.difference.set(exactness.difference)
-    metrics.kv_budget.set(engine.pages.capacity * engine.token_bytes)
+    metrics.kv_budget.set(engine.block_manager.capacity * engine.token_bytes)
     servicer = Servicer(lm, batcher, limits_of(args), access, metrics, exactness)
     health = HealthServicer()
 

@@ -21,7 +21,7 @@ from common.split import decode_share
 
 _COUPLED = (pb.VERIFICATION_COUPLED, pb.VERIFICATION_STREAM)
 MAX_DRAFTS = 64
-# Laws of |V| float64 each are held for so many untested positions at a time.
+# Distributions of |V| float64 each are held for so many untested positions at a time.
 CHUNK = 64
 
 
@@ -54,8 +54,8 @@ class VerifierSession:
         self._ids = ids.id_codec(self._id_version, lm.vocab_size, lm.primer)
         self._prefix = prefix
         self._last: pb.Verdict | None = None
-        # The law in it, whole.
-        self._law: np.ndarray | None = None
+        # The distribution in it, whole.
+        self._probs: np.ndarray | None = None
         self._next_step = 0
         self._seen, self._more = 0, False
         self._correction_step = -1
@@ -98,7 +98,7 @@ class VerifierSession:
         """The verdict on `draft`: the cached one for a repeated step, None for a draft that missed a correction."""
         step = draft.step_id if draft.HasField("step_id") else self._next_step
         if self._last is not None and step == self._last.step_id:
-            return self._repeated(whole=draft.whole_law)
+            return self._repeated(whole=draft.whole_probs)
         if step < self._next_step:
             raise BadInput(f"step {step} after step {self._next_step - 1}")
         seen = self._seen if self._more else self._next_step
@@ -123,23 +123,23 @@ class VerifierSession:
         # A message without ids asks for the LLM's own next token.
         bonus = self._bonus and not draft.more and (bool(proposals) or not self.judged[1])
         rows = yield from self._rows(proposals, len(untested), bonus=bonus)
-        laws = Targets(self._warp, rows, first - len(untested))
-        outcome = verify_block(self._rule(step), first, proposals, laws[len(untested) :], self._end_ids)
-        self._last = self._answer(step, outcome, untested, proposals, laws, shares)
-        tested = outcome.accepted + any(own is not None for own in (outcome.correction, outcome.bonus, outcome.law))
+        targets = Targets(self._warp, rows, first - len(untested))
+        outcome = verify_block(self._rule(step), first, proposals, targets[len(untested) :], self._end_ids)
+        self._last = self._answer(step, outcome, untested, proposals, targets, shares)
+        tested = outcome.accepted + any(own is not None for own in (outcome.correction, outcome.bonus, outcome.probs))
         judged = slice(len(untested), len(untested) + tested)
-        self._last.near_ties = self._near_ties(first, rows[judged], laws[judged])
-        if outcome.correction is not None or outcome.law is not None:
+        self._last.near_ties = self._near_ties(first, rows[judged], targets[judged])
+        if outcome.correction is not None or outcome.probs is not None:
             self._correction_step = step
         return self._last
 
     def _repeated(self, *, whole: bool) -> pb.Verdict:
         assert self._last is not None
-        if not whole or self._law is None:
+        if not whole or self._probs is None:
             return self._last
         repeated = pb.Verdict()
         repeated.CopyFrom(self._last)
-        repeated.law.CopyFrom(_law(self._law, 0))
+        repeated.probs.CopyFrom(_probs(self._probs, 0))
         return repeated
 
     def _rule(self, step: int) -> Rule:
@@ -173,20 +173,20 @@ class VerifierSession:
     def _proposal(self, token: int, data: bytes) -> ClaimedDraft:
         if self._verification == pb.VERIFICATION_SPLIT:
             return ClaimedDraft(token, decode_share(data, self._lm.vocab_size, self._bits).probability)
-        law = codec.decode(data, self._lm.vocab_size)
-        return ClaimedDraft(token, law.probability(token), law)
+        probs = codec.decode(data, self._lm.vocab_size)
+        return ClaimedDraft(token, probs.probability(token), probs)
 
     def _roll_back(self, length: int) -> None:
         del self._history[length:]
         self._prefix.rollback(min(self._prefix.length, length - 1))
 
-    def _near_ties(self, position: int, rows: np.ndarray, laws: Sequence[np.ndarray]) -> int:
+    def _near_ties(self, position: int, rows: np.ndarray, targets: Sequence[np.ndarray]) -> int:
         """How many of the positions from `position` on rounding could decide."""
         if not self._difference:
             return 0
         noise = self._noise if self._verification in _COUPLED else None
-        pairs = enumerate(zip(rows, laws, strict=False), position)
-        return sum(near_tie(row, law, self._warp, self._difference, noise, at) for at, (row, law) in pairs)
+        pairs = enumerate(zip(rows, targets, strict=False), position)
+        return sum(near_tie(row, probs, self._warp, self._difference, noise, at) for at, (row, probs) in pairs)
 
     def _rows(self, proposals: list[ClaimedDraft], untested: int, *, bonus: bool) -> Steps[np.ndarray]:
         """Logits of every untested position, every drafted one, and the one after them if a bonus is wanted; one forward."""
@@ -202,7 +202,7 @@ class VerifierSession:
         outcome: Outcome,
         untested: list[int],
         proposals: list[ClaimedDraft],
-        laws: Sequence[np.ndarray],
+        targets: Sequence[np.ndarray],
         shares: list[float],
     ) -> pb.Verdict:
         kept = [proposal.token for proposal in proposals[: outcome.accepted]]
@@ -211,9 +211,9 @@ class VerifierSession:
         self._history += kept if own is None else [*kept, own]
         # The cache may hold a rejected draft, and must lag the history by one.
         self._prefix.rollback(min(self._prefix.length, context + len(kept), len(self._history) - 1))
-        rejected = outcome.correction is not None or outcome.law is not None
-        self._law = outcome.law
-        shares += _of([*untested, *(proposal.token for proposal in proposals[: outcome.accepted + rejected])], laws)
+        rejected = outcome.correction is not None or outcome.probs is not None
+        self._probs = outcome.probs
+        shares += _of([*untested, *(proposal.token for proposal in proposals[: outcome.accepted + rejected])], targets)
         return pb.Verdict(
             step_id=step,
             accepted=outcome.accepted,
@@ -221,7 +221,7 @@ class VerifierSession:
             bonus=outcome.bonus,
             audit=self._audit_of(shares),
             timings=pb.Timings(forward_us=round(self.cost.seconds * 1e6), positions=self.cost.positions),
-            law=None if outcome.law is None else _law(outcome.law, self._law_entries),
+            probs=None if outcome.probs is None else _probs(outcome.probs, self._law_entries),
         )
 
     def _audit_of(self, probabilities: list[float]) -> bytes:
@@ -243,24 +243,24 @@ class VerifierSession:
             return None
         self.cost = Cost()
         rows = yield from self._forward(self._history, 1)
-        law = Targets(self._warp, rows, generated)[0]
+        probs = Targets(self._warp, rows, generated)[0]
         # The draw of `coupled`, so that the two systems give the same answer.
-        token = coupled_draw(self._noise, generated, law)
+        token = coupled_draw(self._noise, generated, probs)
         self._history.append(token)
         timings = pb.Timings(forward_us=round(self.cost.seconds * 1e6), positions=self.cost.positions)
-        near_ties = self._near_ties(generated, rows, [law])
+        near_ties = self._near_ties(generated, rows, [probs])
         return pb.Verdict(step_id=generated, bonus=token, timings=timings, near_ties=near_ties)
 
 
-def _of(tokens: list[int], laws: Sequence[np.ndarray]) -> list[float]:
+def _of(tokens: list[int], targets: Sequence[np.ndarray]) -> list[float]:
     """y_d of each token."""
-    return [float(law[token]) for token, law in zip(tokens, laws, strict=False)]
+    return [float(probs[token]) for token, probs in zip(tokens, targets, strict=False)]
 
 
-def _law(law: np.ndarray, entries: int) -> pb.Law:
+def _probs(probs: np.ndarray, entries: int) -> pb.Probs:
     """The largest `entries` of it, all for 0."""
-    kept = np.flatnonzero(law)
+    kept = np.flatnonzero(probs)
     if 0 < entries < len(kept):
-        kept = largest(law, entries)
-    named = b"" if len(kept) == len(law) else kept.astype("<u4").tobytes()
-    return pb.Law(probabilities=law[kept].astype("<f4").tobytes(), ids=named)
+        kept = largest(probs, entries)
+    named = b"" if len(kept) == len(probs) else kept.astype("<u4").tobytes()
+    return pb.Probs(probabilities=probs[kept].astype("<f4").tobytes(), ids=named)

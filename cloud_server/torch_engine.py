@@ -1,4 +1,4 @@
-"""The engine of torch models: ragged lengths, each row's keys and values in pages of its own.
+"""The engine of torch models: ragged lengths, each row's keys and values in blocks of its own.
 
 The new ids of all sessions run through the model as one row, so that its large products see no padding. Only attention is
 padded: `ragged_attention` folds the row into rectangles, a row per session, and back.
@@ -17,9 +17,9 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from cloud_server.engine import PAGE, pages_within
+from cloud_server.engine import BLOCK_SIZE, blocks_within
 from cloud_server.row_sizes import row_sizes
-from cloud_server.scheduler import Slice
+from cloud_server.scheduler import ScheduledChunk
 from common.errors import Incompatible
 from common.torch_model import TorchModel, cache_argument
 
@@ -29,12 +29,12 @@ ATTENTION = "hedge_ragged"
 # Sessions with more new ids than this share a rectangle of their own: prompts beside blocks of a few drafts.
 NARROW = 12
 # Reproducible attention: queries of a block, and what the number of keys is a multiple of, as torch cuts them.
-BLOCK, KEYS = 4, 512
+WIDTH, KEYS = 4, 512
 # Rotary embeddings that are computed anew when a longer text comes.
 CHANGING = {"dynamic", "longrope"}
 # What attention of some models takes besides queries, keys and values, and torch's has no word for.
 UNKNOWN = ("softcap", "s_aux", "position_bias", "head_mask")
-# Two places of the page that is nobody's: what is read for padding, and where padding is written.
+# Two places of the block that is nobody's: what is read for padding, and where padding is written.
 ZEROS, NOWHERE = 0, 1
 
 
@@ -114,7 +114,7 @@ AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 class PagedLayer(CacheLayerMixin):
-    """Keys and values of one layer, [slots, heads, size], as many slots as the pages hold tokens."""
+    """Keys and values of one layer, [slots, heads, size], as many slots as the blocks hold tokens."""
 
     def __init__(self, capacity: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -140,8 +140,8 @@ class PagedLayer(CacheLayerMixin):
         assert pool is not None
         plan: Plan = _running.plan
         pool.index_copy_(0, plan.slots, states[0].transpose(0, 1))
-        found = pool.index_select(0, plan.read.view(-1))
-        return found.view(*plan.read.shape, *pool.shape[1:]).transpose(1, 2)
+        gathered = pool.index_select(0, plan.read.view(-1))
+        return gathered.view(*plan.read.shape, *pool.shape[1:]).transpose(1, 2)
 
     def get_seq_length(self) -> int:
         return 0
@@ -175,62 +175,62 @@ class TorchEngine:
         check_rotary(lm)
         self._lm = lm
         self.token_bytes, self.most_sessions = lm.token_bytes, None
-        self.pages = pages_within(kv_bytes, lm.token_bytes, lm.context)
-        layers = [PagedLayer(self.pages.total * PAGE) for _ in DynamicCache(config=lm.model.config).layers]
+        self.block_manager = blocks_within(kv_bytes, lm.token_bytes, lm.context)
+        layers = [PagedLayer(self.block_manager.total * BLOCK_SIZE) for _ in DynamicCache(config=lm.model.config).layers]
         lm.model.set_attn_implementation(ATTENTION)
         self._arguments: dict[str, Any] = {cache_argument(lm.model): Cache(layers=list(layers)), "use_cache": True}
         self.sizes = row_sizes(lm.model) if reproducible else ()
 
     @torch.inference_mode()
-    def forward(self, batch: Sequence[Slice]) -> list[np.ndarray]:
-        found: list[list[np.ndarray]] = [[] for _ in batch]
+    def forward(self, batch: Sequence[ScheduledChunk]) -> list[np.ndarray]:
+        logits: list[list[np.ndarray]] = [[] for _ in batch]
         for call in self._calls(batch):
             for number, rows in zip(call, self._call(list(call.values())), strict=True):
-                found[number].append(rows)
-        return [rows[0] if len(rows) == 1 else np.concatenate(rows) for rows in found]
+                logits[number].append(rows)
+        return [rows[0] if len(rows) == 1 else np.concatenate(rows) for rows in logits]
 
-    def _calls(self, batch: Sequence[Slice]) -> list[dict[int, Slice]]:
-        """What each call of the model does of the slices of a pass, by their number: few new ids first."""
-        most = self.sizes[-1] if self.sizes else sum(part.end - part.start for part in batch)
-        calls: list[dict[int, Slice]] = [{}]
+    def _calls(self, batch: Sequence[ScheduledChunk]) -> list[dict[int, ScheduledChunk]]:
+        """What each call of the model does of the chunks of a pass, by their number: few new ids first."""
+        most = self.sizes[-1] if self.sizes else sum(chunk.end - chunk.start for chunk in batch)
+        calls: list[dict[int, ScheduledChunk]] = [{}]
         room = most
-        for number, part in enumerate(batch):
-            start = part.start
-            while start < part.end:
+        for number, chunk in enumerate(batch):
+            start = chunk.start
+            while start < chunk.end:
                 if not room:
                     calls.append({})
                     room = most
-                end = min(part.end, start + room)
-                calls[-1][number] = Slice(part.work, start, end)
+                end = min(chunk.end, start + room)
+                calls[-1][number] = ScheduledChunk(chunk.work, start, end)
                 room -= end - start
                 start = end
         return [dict(sorted(call.items(), key=lambda item: item[1].end - item[1].start > self._narrow)) for call in calls]
 
     @property
     def _narrow(self) -> int:
-        return BLOCK if self.sizes else NARROW
+        return WIDTH if self.sizes else NARROW
 
     def _filled(self, count: int) -> int:
         """The rows of a call for so many."""
         return next((size for size in self.sizes if size >= count), count)
 
-    def _call(self, batch: Sequence[Slice]) -> list[np.ndarray]:
-        """Feeds slices that are sorted into narrow and wide ones."""
+    def _call(self, batch: Sequence[ScheduledChunk]) -> list[np.ndarray]:
+        """Feeds chunks that are sorted into narrow and wide ones."""
         device = self._lm.model.device
-        counts = np.array([part.end - part.start for part in batch])
+        counts = np.array([chunk.end - chunk.start for chunk in batch])
         ends = np.cumsum(counts)
         count, filled = int(ends[-1]), self._filled(int(ends[-1]))
-        places = np.concatenate([np.arange(part.start, part.end) for part in batch])
-        read = np.full((len(batch), self._keys(max(part.end for part in batch))), ZEROS)
-        for number, part in enumerate(batch):
-            held = np.array(part.work.held.pages)
-            read[number, : part.end] = (held[:, None] * PAGE + np.arange(PAGE)).reshape(-1)[: part.end]
+        places = np.concatenate([np.arange(chunk.start, chunk.end) for chunk in batch])
+        read = np.full((len(batch), self._keys(max(chunk.end for chunk in batch))), ZEROS)
+        for number, chunk in enumerate(batch):
+            table = np.array(chunk.work.table.blocks)
+            read[number, : chunk.end] = (table[:, None] * BLOCK_SIZE + np.arange(BLOCK_SIZE)).reshape(-1)[: chunk.end]
         slots = np.full(filled, NOWHERE)
         slots[:count] = read[np.repeat(np.arange(len(batch)), counts), places]
         ids, positions = np.zeros(filled, np.int64), np.zeros(filled, np.int64)
-        ids[:count] = [token for part in batch for token in part.work.ids[part.start : part.end]]
+        ids[:count] = [token for chunk in batch for token in chunk.work.ids[chunk.start : chunk.end]]
         positions[:count] = places
-        wanted = np.concatenate([np.arange(end - part.rows, end) for part, end in zip(batch, ends, strict=True)])
+        wanted = np.concatenate([np.arange(end - chunk.rows, end) for chunk, end in zip(batch, ends, strict=True)])
         kept = np.zeros(max(1, self._filled(len(wanted)) if len(wanted) else 0), np.int64)
         kept[: len(wanted)] = wanted
         rectangles = [self._rectangle(batch, counts, ends, *part) for part in self._parts(counts)]
@@ -247,8 +247,8 @@ class TorchEngine:
         finally:
             _running.plan = None
         logits = out.logits[0, : len(wanted), : self._lm.vocab_size].float().cpu().numpy()
-        cuts = np.cumsum([part.rows for part in batch])
-        return [np.asarray(logits[cut - part.rows : cut]) for part, cut in zip(batch, cuts, strict=True)]
+        cuts = np.cumsum([chunk.rows for chunk in batch])
+        return [np.asarray(logits[cut - chunk.rows : cut]) for chunk, cut in zip(batch, cuts, strict=True)]
 
     def _keys(self, longest: int) -> int:
         return -(-longest // KEYS) * KEYS if self.sizes else longest
@@ -259,16 +259,18 @@ class TorchEngine:
         wide = [(number, number + 1) for number in range(narrow, every)] if self.sizes else [(narrow, every)]
         return [(first, last) for first, last in ((0, narrow), *wide) if last > first]
 
-    def _rectangle(self, batch: Sequence[Slice], counts: np.ndarray, ends: np.ndarray, first: int, last: int) -> Rectangle:
+    def _rectangle(
+        self, batch: Sequence[ScheduledChunk], counts: np.ndarray, ends: np.ndarray, first: int, last: int
+    ) -> Rectangle:
         device = self._lm.model.device
         mine, parts = counts[first:last], batch[first:last]
-        width = BLOCK if self.sizes else int(mine.max())
+        width = WIDTH if self.sizes else int(mine.max())
         column = np.concatenate([np.arange(count) for count in mine])
         row, column = np.repeat(np.arange(last - first), mine) + column // width, column % width
         # Padding sees the first key: what comes of it is dropped.
         seen = np.zeros((int(row[-1]) + 1, width), np.int64)
-        seen[row, column] = np.concatenate([np.arange(part.start, part.end) for part in parts])
+        seen[row, column] = np.concatenate([np.arange(chunk.start, chunk.end) for chunk in parts])
         begin = int(ends[first] - counts[first])
         at_row, at_column, seen_by = (torch.from_numpy(array).to(device) for array in (row, column, seen))
-        longest = self._keys(max(part.end for part in parts))
+        longest = self._keys(max(chunk.end for chunk in parts))
         return Rectangle(first, last, begin, int(ends[last - 1]), at_row, at_column, seen_by, longest)

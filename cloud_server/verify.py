@@ -1,4 +1,4 @@
-"""The test of one block of drafts against the LLM's laws (docs/algorithms.md, sections 1 to 3). Pure: no model, no network."""
+"""A block of drafts tested against the LLM's distributions (docs/algorithms.md, sections 1 to 3). No model, no network."""
 
 import math
 from collections.abc import Sequence
@@ -19,20 +19,20 @@ class ClaimedDraft:
 
     token: int
     proposed: float = 0.0
-    law: Quantised | None = None
+    probs: Quantised | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How many drafts stay, and what follows them.
 
-    The LLM's token at the first rejection, or its law there where the client draws that token; else the bonus if wanted.
+    The LLM's token at the first rejection, or its distribution where the client draws that token; else the bonus if wanted.
     """
 
     accepted: int
     correction: int | None = None
     bonus: int | None = None
-    law: np.ndarray | None = None
+    probs: np.ndarray | None = None
 
 
 class Rule(Protocol):
@@ -49,7 +49,7 @@ class Rule(Protocol):
 class Resample:
     """`full` and `sparse`: accept with probability min(1, y_d / x_hat_d), otherwise draw from (y - x_hat)+.
 
-    `split`: the same test of a draft without its law; the client knows x_hat, and draws from (y - x_hat)+ itself.
+    `split`: the same test of a draft without its distribution; the client knows x_hat, and draws from (y - x_hat)+ itself.
     """
 
     noise: Noise
@@ -58,9 +58,9 @@ class Resample:
     def test(self, at: int, index: int, draft: ClaimedDraft, target: np.ndarray) -> Outcome | None:
         if accepts(draft.proposed, float(target[draft.token]), self.noise.uniform(Purpose.ACCEPT, at, self.step)):
             return None
-        if draft.law is None:
-            return Outcome(index, law=target)
-        weights = residual(target, draft.law.dense())
+        if draft.probs is None:
+            return Outcome(index, probs=target)
+        weights = residual(target, draft.probs.dense())
         return Outcome(index, correction=draw(weights, self.noise.uniform(Purpose.RESIDUAL, at, self.step)))
 
     def bonus(self, at: int, target: np.ndarray) -> int:
@@ -85,21 +85,21 @@ def verify_block(
     rule: Rule,
     position: int,
     proposals: Sequence[ClaimedDraft],
-    laws: Sequence[np.ndarray],
+    targets: Sequence[np.ndarray],
     end_ids: frozenset[int] = frozenset(),
 ) -> Outcome:
     """Judges the drafts at `position`, `position` + 1, ...
 
-    `laws` are the warped y of those positions, float64 [V], and one more when a bonus is wanted. An accepted end token ends
+    `targets` are the warped y of those positions, float64 [V], and one more when a bonus is wanted. An accepted end token ends
     the block: what was drafted after it is dropped untested.
     """
-    for index, (proposal, target) in enumerate(zip(proposals, laws, strict=False)):
+    for index, (proposal, target) in enumerate(zip(proposals, targets, strict=False)):
         if (outcome := rule.test(position + index, index, proposal, target)) is not None:
             return outcome
         if proposal.token in end_ids:
             return Outcome(index + 1)
-    if len(laws) > len(proposals):
-        return Outcome(len(proposals), bonus=rule.bonus(position + len(proposals), laws[-1]))
+    if len(targets) > len(proposals):
+        return Outcome(len(proposals), bonus=rule.bonus(position + len(proposals), targets[-1]))
     return Outcome(len(proposals))
 
 

@@ -1,8 +1,8 @@
 """Distributions as bytes: one version byte, then one range-coded stream under integer models.
 
 The stream holds bits, the number m of kept tokens, the gaps between their ids (geometric at rate m/|V|: within about four
-bits of log2 C(|V|, m)) and their counts (a geometric law of the bit length, then the mantissa). The tail bucket is what is
-missing to 2^bits. Trailing zero bytes of the stream are cut. Every value is checked on the way in, and only the bytes
+bits of log2 C(|V|, m)) and their counts (a geometric distribution of the bit length, then the mantissa). The tail bucket is
+what is missing to 2^bits. Trailing zero bytes of the stream are cut. Every value is checked on the way in, and only the bytes
 that `encode` would have written are taken, so that nothing has two encodings.
 """
 
@@ -58,7 +58,7 @@ def _length_model(bits: int, slope: int) -> Any:
 
 
 def _slope_for(lengths: np.ndarray) -> int:
-    """The slope whose geometric law has about the mean of `lengths`."""
+    """The slope whose geometric distribution has about the mean of `lengths`."""
     total = int(lengths.sum())
     return min(_SLOPES - 1, (_SLOPES * total + (total + len(lengths)) // 2) // (total + len(lengths)))
 
@@ -145,19 +145,19 @@ def _read_gaps(reader: _Reader, kept: int, vocab_size: int) -> np.ndarray:
     return gaps
 
 
-def encode(law: Quantised) -> bytes:
+def encode(quantised: Quantised) -> bytes:
     """The canonical bytes of a distribution."""
-    writer, kept = _Writer(), len(law.ids)
-    writer.number(law.bits - 1, MAX_BITS)
-    writer.number(kept - 1, law.vocab_size)
-    gaps = law.ids.copy()
-    gaps[1:] -= law.ids[:-1] + 1
-    _write_gaps(writer, gaps, law.vocab_size)
-    lengths = np.frexp(law.counts)[1].astype(np.int64) - 1
+    writer, kept = _Writer(), len(quantised.ids)
+    writer.number(quantised.bits - 1, MAX_BITS)
+    writer.number(kept - 1, quantised.vocab_size)
+    gaps = quantised.ids.copy()
+    gaps[1:] -= quantised.ids[:-1] + 1
+    _write_gaps(writer, gaps, quantised.vocab_size)
+    lengths = np.frexp(quantised.counts)[1].astype(np.int64) - 1
     slope = _slope_for(lengths)
     writer.number(slope, _SLOPES)
-    writer.symbols(lengths, _length_model(law.bits, slope))
-    writer.mantissas(law.counts, lengths)
+    writer.symbols(lengths, _length_model(quantised.bits, slope))
+    writer.mantissas(quantised.counts, lengths)
     return bytes([VERSION]) + writer.to_bytes()
 
 
@@ -173,14 +173,14 @@ def decode(data: bytes, vocab_size: int) -> Quantised:
     if len(data) > largest_message(vocab_size):
         raise CodecError(f"{len(data)} bytes for a distribution, at most {largest_message(vocab_size)}")
     try:
-        law = _read(_Reader(data[1:]), vocab_size)
+        quantised = _read(_Reader(data[1:]), vocab_size)
     except CodecError:
         raise
     except (ValueError, AssertionError, BadInput) as error:
         raise CodecError(f"not a distribution: {error}") from None
-    if encode(law) != data:
+    if encode(quantised) != data:
         raise CodecError(f"{len(data)} bytes that encode no distribution")
-    return law
+    return quantised
 
 
 def _read(reader: _Reader, vocab_size: int) -> Quantised:

@@ -2,7 +2,7 @@
 
 With Gumbel noise g[v] = -ln(-ln U[v]), argmax over v of ln x[v] + g[v] is distributed as x. It is the winner of a race, the
 argmin of E[v] / x[v] with E = -ln U, and that is how it is computed. The noise is addressed by (key, position, token), so
-that a winner depends on the law and the position alone: what the other side drafted, and how, cannot change it.
+that a winner depends on the LLM's distribution and the position alone: what the other side drafted, and how, cannot change it.
 """
 
 import numpy as np
@@ -13,33 +13,33 @@ from common.noise import Noise, Purpose
 _ROUNDING = 1 + 1e-12
 
 
-def race_times(law: np.ndarray, integers: np.ndarray) -> np.ndarray:
-    """E[v] / law[v], float64 [V], inf where law is 0; E = -ln U with U = (n + 1/2) / 2^52, n < 2^52."""
+def race_times(probs: np.ndarray, integers: np.ndarray) -> np.ndarray:
+    """E[v] / probs[v], float64 [V], inf where probs is 0; E = -ln U with U = (n + 1/2) / 2^52, n < 2^52."""
     with np.errstate(divide="ignore", over="ignore"):
-        return np.asarray(-np.log((integers + 0.5) * 2.0**-52) / law)
+        return np.asarray(-np.log((integers + 0.5) * 2.0**-52) / probs)
 
 
-def winner(law: np.ndarray, integers: np.ndarray) -> int:
-    """The token that wins under `law` [V], ties to the lowest id."""
-    return int(contenders(law, integers)[0])
+def winner(probs: np.ndarray, integers: np.ndarray) -> int:
+    """The token that wins under `probs` [V], ties to the lowest id."""
+    return int(contenders(probs, integers)[0])
 
 
-def contenders(law: np.ndarray, integers: np.ndarray, factor: float = 1.0) -> np.ndarray:
+def contenders(probs: np.ndarray, integers: np.ndarray, factor: float = 1.0) -> np.ndarray:
     """The tokens whose time is at most `factor` times the winner's, ascending.
 
-    -ln U is at least 1 - U: a token whose (1 - U) / law is behind another's exact time needs no logarithm.
+    -ln U is at least 1 - U: a token whose (1 - U) / probs is behind another's exact time needs no logarithm.
     """
     with np.errstate(divide="ignore", over="ignore"):
-        earliest = (1.0 - (integers + 0.5) * 2.0**-52) / law
+        earliest = (1.0 - (integers + 0.5) * 2.0**-52) / probs
     leader = earliest.argmin(keepdims=True)
-    bound = race_times(law[leader], integers[leader])[0] * factor * _ROUNDING
+    bound = race_times(probs[leader], integers[leader])[0] * factor * _ROUNDING
     runners = np.flatnonzero(earliest <= bound)
-    times = race_times(law[runners], integers[runners])
+    times = race_times(probs[runners], integers[runners])
     return np.asarray(runners[times <= times.min() * factor])
 
 
-def coupled_draw(noise: Noise, position: int, law: np.ndarray) -> int:
-    """The token of `law` [V] at a generated position under the request's shared noise."""
-    if law[sure := int(law.argmax())] == 1.0:
+def coupled_draw(noise: Noise, position: int, probs: np.ndarray) -> int:
+    """The token of `probs` [V] at a generated position under the request's shared noise."""
+    if probs[sure := int(probs.argmax())] == 1.0:
         return sure
-    return winner(law, noise.integers(Purpose.TARGET, position, 0, len(law)))
+    return winner(probs, noise.integers(Purpose.TARGET, position, 0, len(probs)))

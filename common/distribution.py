@@ -11,7 +11,7 @@ MAX_BITS = 20
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Quantised:
-    """The law x_hat of docs/algorithms.md, section 2.3.
+    """The distribution x_hat of docs/algorithms.md, section 2.3.
 
     `ids` (int64 [m], ascending) are the kept tokens, `counts` (int64 [m], each at least 1) their integers; what is missing
     to 2^bits is the tail bucket, spread evenly over the vocab_size - m other tokens. BadInput when that does not hold.
@@ -56,12 +56,12 @@ class Quantised:
 
     def dense(self) -> np.ndarray:
         """float64 [vocab_size], summing to 1."""
-        law = np.full(self.vocab_size, self.tail_share)
-        law[self.ids] = self.counts / self.total
-        return law
+        probs = np.full(self.vocab_size, self.tail_share)
+        probs[self.ids] = self.counts / self.total
+        return probs
 
     def draw(self, bucket: float, within: float) -> int:
-        """A token of this law from two uniforms in [0, 1): the bucket, then the token within the tail."""
+        """A token of this distribution from two uniforms in [0, 1): the bucket, then the token within the tail."""
         edges = np.cumsum(self.counts)
         index = int(np.searchsorted(edges, int(bucket * self.total), side="right"))
         if index < len(self.ids):

@@ -113,16 +113,16 @@ class LlamaCache:
     def forward(self, ids: Sequence[int], rows: int | None = None) -> np.ndarray:
         rows = len(ids) if rows is None else rows
         decoder = self._with_room(self.length + len(ids))
-        found = []
+        logits = []
         for start in range(0, len(ids), BATCH):
             part = ids[start : start + BATCH]
             positions = np.arange(self.length, self.length + len(part))
             wanted = np.arange(start, start + len(part)) >= len(ids) - rows
-            found.append(decoder.decode(part, positions, [0] * len(part), wanted))
+            logits.append(decoder.decode(part, positions, [0] * len(part), wanted))
             self.length += len(part)
-        if len(found) == 1:
-            return found[0]
-        return np.concatenate(found) if found else np.empty((0, self._lm.vocab_size), np.float32)
+        if len(logits) == 1:
+            return logits[0]
+        return np.concatenate(logits) if logits else np.empty((0, self._lm.vocab_size), np.float32)
 
     def rollback(self, length: int) -> None:
         if not 0 <= length <= self.length:

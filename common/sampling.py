@@ -50,7 +50,7 @@ class Warp:
 
     @property
     def greedy(self) -> bool:
-        """Whether the law is the argmax alone."""
+        """Whether the distribution is the argmax alone."""
         return self.temperature == 0 or self.top_k == 1
 
     @property
@@ -59,26 +59,26 @@ class Warp:
         return self.top_k > 0 or self.top_p < 1
 
     def __call__(self, logits: np.ndarray) -> np.ndarray:
-        """The sampled law of raw logits [V]: float64 [V], summing to 1."""
+        """The sampled distribution of raw logits [V]: float64 [V], summing to 1."""
         if self.greedy:
-            law = np.zeros(len(logits))
-            law[int(np.argmax(logits))] = 1.0
-            return law
+            probs = np.zeros(len(logits))
+            probs[int(np.argmax(logits))] = 1.0
+            return probs
         # Subtracting first, and the floor, keep tiny temperatures from overflowing.
-        law = softmax((logits.astype(np.float64) - logits.max()) / max(self.temperature, _COLDEST))
-        if 0 < self.top_k < len(law):
+        probs = softmax((logits.astype(np.float64) - logits.max()) / max(self.temperature, _COLDEST))
+        if 0 < self.top_k < len(probs):
             kept = largest(logits, self.top_k)
-            law = _only(law, kept)
+            probs = _only(probs, kept)
         if self.top_p < 1:
             order = descending(logits)
-            needed = int(np.searchsorted(np.cumsum(law[order]), self.top_p)) + 1
-            law = _only(law, order[:needed])
-        return law
+            needed = int(np.searchsorted(np.cumsum(probs[order]), self.top_p)) + 1
+            probs = _only(probs, order[:needed])
+        return probs
 
 
-def _only(law: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    rest = np.zeros_like(law)
-    rest[kept] = law[kept]
+def _only(probs: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    rest = np.zeros_like(probs)
+    rest[kept] = probs[kept]
     rest /= rest.sum()
     return rest
 

@@ -31,12 +31,12 @@ class Share:
         return self.count / (1 << self.bits) / (1 if self.kept is None else self.vocab_size - self.kept)
 
 
-def share_of(law: Quantised, token: int) -> Share:
-    """What `split` says of a draft from `law`."""
-    at = int(law.ids.searchsorted(token))
-    if at < len(law.ids) and law.ids[at] == token:
-        return Share(law.vocab_size, law.bits, int(law.counts[at]))
-    return Share(law.vocab_size, law.bits, law.tail, len(law.ids))
+def share_of(quantised: Quantised, token: int) -> Share:
+    """What `split` says of a draft from `probs`."""
+    at = int(quantised.ids.searchsorted(token))
+    if at < len(quantised.ids) and quantised.ids[at] == token:
+        return Share(quantised.vocab_size, quantised.bits, int(quantised.counts[at]))
+    return Share(quantised.vocab_size, quantised.bits, quantised.tail, len(quantised.ids))
 
 
 def _bytes(below: int) -> int:

@@ -206,8 +206,8 @@ def _context(model: PreTrainedModel) -> int:
 
 def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     configured: Any = model.generation_config.eos_token_id if model.generation_config else None
-    found = configured if isinstance(configured, list) else [configured, tokenizer.eos_token_id]
-    return tuple(sorted({int(token) for token in found if token is not None}))
+    ids = configured if isinstance(configured, list) else [configured, tokenizer.eos_token_id]
+    return tuple(sorted({int(token) for token in ids if token is not None}))
 
 
 def weights_fingerprint(model: PreTrainedModel) -> str:

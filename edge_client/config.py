@@ -219,7 +219,7 @@ class VerificationConfig:
                 raise BadInput(f"{name} {value} is not above 0")
         if self.law_entries < 0 or (self.law_entries and (self.exact or self.kind != "split")):
             raise BadInput(
-                f"law-entries {self.law_entries} cuts the LLM's law in verification split, and is not exact; not with "
+                f"law-entries {self.law_entries} cuts the LLM's distribution in verification split, and is not exact; not with "
                 f"verification {self.kind} and guarantee {'exact' if self.exact else 'opportunistic'}"
             )
 
@@ -229,7 +229,7 @@ class VerificationConfig:
 
     @property
     def lossless(self) -> bool:
-        """Whether a tested token follows the LLM's law."""
+        """Whether a tested token follows the LLM's distribution."""
         return self.coupled or self.draft_from == "sent"
 
 

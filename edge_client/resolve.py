@@ -54,11 +54,11 @@ def _with_threshold(
         if not optional:
             raise
         return replace(gate, threshold=DEFAULT_THRESHOLD)
-    found = _limit(calibration, gate.measure, rule)
-    if found is None:
+    threshold = _limit(calibration, gate.measure, rule)
+    if threshold is None:
         notify(f"rule {rule.rule}: no threshold keeps the risk, asking always")
         return replace(gate, policy="always", threshold=None)
-    return replace(gate, threshold=found)
+    return replace(gate, threshold=threshold)
 
 
 def _limit(calibration: Calibration, measure: str, rule: ThresholdRule) -> float | None:

@@ -66,7 +66,7 @@ class GenerationConfig:
 
     @property
     def guarantee(self) -> str:
-        """`exact` only where the output provably follows the LLM's law."""
+        """`exact` only where the output provably follows the LLM's distribution."""
         verification = self.verification
         always = self.gate.policy == "always" and verification.lossless and not verification.law_entries
         return "exact" if verification.exact or always or self.streams else "opportunistic"

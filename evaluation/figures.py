@@ -99,7 +99,7 @@ def truncation(entries: Entries) -> Figure:
     ks = KS[: len(mean)]
     names = {
         "bound": r"published bound $U_{TV}$, $\eta$ = 1",
-        "residuals": "true TV of the redraw laws",
+        "residuals": "true TV of the redraw distributions",
         "flattening": r"half of $\sum|x-\hat x|$: bounds the tested token",
         "tested": "true TV of a tested token",
     }

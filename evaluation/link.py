@@ -154,10 +154,10 @@ class Relay:
         with contextlib.suppress(OSError, ValueError):
             while line := await reader.readline():
                 try:
-                    said = self.change(dict(json.loads(line)))
+                    answer = self.change(dict(json.loads(line)))
                 except (ValueError, TypeError, BadInput) as error:
-                    said = {"error": str(error)}
-                writer.write(json.dumps(said).encode() + b"\n")
+                    answer = {"error": str(error)}
+                writer.write(json.dumps(answer).encode() + b"\n")
                 await writer.drain()
         writer.close()
 

@@ -98,8 +98,8 @@ def cloud(llm: TorchModel, ids: list[int]) -> float:
     run_alone(session.prefill(), prefix)
     bare = llm.kv_cache()
     bare.forward(ids[:-1], 0)
-    law = Warp()(llm.kv_cache().forward(ids, 1)[0])
-    sent = truncate(law, 30, 12)
+    probs = Warp()(llm.kv_cache().forward(ids, 1)[0])
+    sent = truncate(probs, 30, 12)
     coded, payload = FixedIds(llm.vocab_size).encode([], [int(sent.ids[0])]), codec.encode(sent)
     step = 0
 
@@ -124,7 +124,7 @@ def overhead(slm: TorchModel, ids: list[int]) -> dict[str, float]:
     calibration = load_calibration(bundled_folder() / "calibration.json")
     prefix = slm.kv_cache()
     logits = prefix.forward(ids, 1)[0]
-    law = Warp()(logits)
+    probs = Warp()(logits)
     noise = Noise(1, ids)
     found: dict[str, float] = {}
     for name, measure in MEASURES.items():
@@ -135,10 +135,10 @@ def overhead(slm: TorchModel, ids: list[int]) -> dict[str, float]:
 
         def gate(measure: Any = measure) -> None:
             coins = np.empty(0) if measure.draft_independent else noise.uniforms(Purpose.GATE, 3, count=2 * DRAWS)
-            measure.of(logits, law, 5, coins)
+            measure.of(logits, probs, 5, coins)
 
         def code() -> None:
-            codec.encode(truncate(law, 30, 12))
+            codec.encode(truncate(probs, 30, 12))
 
         slm_step, gated, coded = paired(step, gate, code, rounds=200)
         limit = calibration.threshold(name, "risk-averse", max_risk=1, delta=1, skip_rate=1)

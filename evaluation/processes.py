@@ -46,13 +46,13 @@ def listening(program: str, *arguments: str) -> Iterator[str]:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         assert running.stderr
-        said = []
+        lines = []
         for line in running.stderr:
             if found := re.search(r"listening on (\S+)", line):
                 yield found[1]
                 return
-            said.append(line)
-        raise SystemExit("".join(said) or f"{program} ended before it listened")
+            lines.append(line)
+        raise SystemExit("".join(lines) or f"{program} ended before it listened")
     finally:
         running.terminate()
         running.wait()

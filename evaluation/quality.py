@@ -56,8 +56,8 @@ def chrf_metric() -> Any:
 def judge(slm: LanguageModel, llm: LanguageModel, answers: Sequence[AnswerRecord], warp: Warp) -> tuple[float, float]:
     """Fidelity and LLM perplexity of answers.
 
-    Fidelity is 1 - the mean over positions of the distance between the law a token was drawn from and the LLM's warped
-    law: TV(x, y) where it was released untested, 0 where the LLM tested it. Perplexity is of the unwarped LLM.
+    Fidelity is 1 - the mean over positions of the distance between the distribution a token was drawn from and the LLM's warped
+    distribution: TV(x, y) where it was released untested, 0 where the LLM tested it. Perplexity is of the unwarped LLM.
     """
     distance, surprise, count = 0.0, 0.0, 0
     for answer in answers:

@@ -1,6 +1,6 @@
 """What the two models think of the same tokens: every measure of uncertainty, rejection, and what truncation would do.
 
-The tokens are answers of the LLM, so the statistics are those of LLM-law prefixes with every token asked; one forward of
+The tokens are answers of the LLM, so the statistics are those of the LLM's own prefixes, every token asked; one forward of
 each model an answer. Drafts and coins are keyed like a session's.
 """
 
@@ -80,8 +80,8 @@ def study(context: Context, answers: Sequence[AnswerRecord], truncated: int) -> 
 def effect(x: np.ndarray, y: np.ndarray, drafted: float, beta: float, ks: Sequence[int] = KS) -> np.ndarray:
     """[k, KEPT] of the paper's truncation: U_TV, half the flattening, and the true distances and acceptance.
 
-    `residuals` is the distance between the laws a rejected token is redrawn from, with x and with x_hat; `tested` the
-    distance of a tested token's law from y when the draft comes from x.
+    `residuals` is the distance between the distributions a rejected token is redrawn from, with x and with x_hat; `tested` the
+    distance of a tested token's distribution from y when the draft comes from x.
     """
     inside = np.array([k for k in ks if k <= len(x)])
     away = flattening(x, inside)
@@ -94,12 +94,12 @@ def effect(x: np.ndarray, y: np.ndarray, drafted: float, beta: float, ks: Sequen
             x_hat[order[k:]] = x[order[k:]].sum() / (len(x) - k)
         kept = x * np.minimum(1.0, np.divide(y, x_hat, out=np.ones_like(y), where=x_hat > 0))
         with_x_hat = _normalised(residual(y, x_hat))
-        law = kept + (1 - kept.sum()) * with_x_hat
+        probs = kept + (1 - kept.sum()) * with_x_hat
         found[i] = (
             away[i] / float(strictness(drafted, beta, ETA)),
             0.5 * away[i],
             0.5 * float(np.abs(with_x - with_x_hat).sum()),
-            0.5 * float(np.abs(law - y).sum()),
+            0.5 * float(np.abs(probs - y).sum()),
             float(kept.sum()),
         )
     return found

@@ -60,11 +60,11 @@ class Device:
             same = next((at for at, (a, b) in enumerate(zip(ids, self._fed, strict=False)) if a != b), len(self._fed))
             self._prefix.rollback(min(same, len(ids) - 1, self._prefix.length))
             logits, self._fed = self._prefix.forward(ids[self._prefix.length :], 1)[0], ids
-            law = self._warp(logits)
+            probs = self._warp(logits)
             # At temperature 0 the noise decides nothing, and the next-best is the next-best logit.
-            integers = self._noise.integers(Purpose.TARGET, len(path), 0, len(law))
-            order = -race_times(law, integers) if self._warp.temperature else logits.astype(np.float64)
-            asked = MEASURES["expected_perturbation"].of(logits, law, -1, np.empty(0)) > self._threshold
+            integers = self._noise.integers(Purpose.TARGET, len(path), 0, len(probs))
+            order = -race_times(probs, integers) if self._warp.temperature else logits.astype(np.float64)
+            asked = MEASURES["expected_perturbation"].of(logits, probs, -1, np.empty(0)) > self._threshold
             self._known[path] = Choices([int(token) for token in descending(order)[:3]], asked)
         return self._known[path]
 

@@ -1,4 +1,4 @@
-"""The law of what comes out, through whole sessions: the real edge and the real verifier on tiny random models."""
+"""The distribution of what comes out, through whole sessions: the real edge and the real verifier on tiny random models."""
 
 from collections.abc import Callable
 
@@ -29,7 +29,7 @@ def pair(make_lm: Callable[..., LanguageModel]) -> tuple[LanguageModel, Language
     return RememberingLM(make_lm(seed=1, vocab=VOCAB)), RememberingLM(make_lm(seed=2, vocab=VOCAB))
 
 
-def joint_law(lm: LanguageModel, warp: Warp, length: int) -> np.ndarray:
+def joint_probs(lm: LanguageModel, warp: Warp, length: int) -> np.ndarray:
     """P(first `length` tokens) of plain sampling from the LLM, [V] * length."""
     joint = np.ones([lm.vocab_size] * length)
     for tokens in np.ndindex(*joint.shape):
@@ -55,7 +55,7 @@ def test_with_every_token_asked_the_output_follows_the_llm(
     for seed in range(RUNS):
         first, second = run_session(slm, PROMPT, changed(settings, seed=seed), link).token_ids
         counts[first, second] += 1
-    expected = joint_law(llm, settings.sampling.warp, 2) * RUNS
+    expected = joint_probs(llm, settings.sampling.warp, 2) * RUNS
     assert not counts[expected == 0].any()
     assert chisquare(counts[expected > 0], expected[expected > 0]).pvalue > ERROR_RATE
 
@@ -80,7 +80,7 @@ WAYS = {
 def test_exact_mode_follows_the_llm_across_rollbacks(
     way: str, in_flight: int, lag: int, warp: Warp, pair: tuple[LanguageModel, LanguageModel]
 ) -> None:
-    """The joint law of three tokens that were drafted in blocks, ahead of verdicts, corrected and drafted anew."""
+    """The joint distribution of three tokens that were drafted in blocks, ahead of verdicts, corrected and drafted anew."""
     slm, llm = pair
     settings = changed(WAYS[way], warp=warp, max_in_flight=in_flight, threshold=gate_at_the_median(slm))
     link, counts, seen = LocalLink(llm, lag), np.zeros([VOCAB] * 3), set[Provenance]()
@@ -94,7 +94,7 @@ def test_exact_mode_follows_the_llm_across_rollbacks(
     assert seen == (ASKED | {Provenance.BONUS} if in_flight == 1 else ASKED)
     assert longest > 0
     assert rolled_back > RUNS / 10
-    expected = RUNS * joint_law(llm, warp, 3)
+    expected = RUNS * joint_probs(llm, warp, 3)
     assert not counts[expected == 0].any()
     common = expected >= 5
     assert common.sum() > 10
@@ -136,8 +136,8 @@ def test_coupled_answers_do_not_depend_on_the_device(make_lm: Callable[..., Lang
             assert run_session(slm, PROMPT, changed(settings, seed=seed), LocalLink(llm, lag)).token_ids == plain
 
 
-def asked_law_pvalue(pair: tuple[LanguageModel, LanguageModel], settings: GenerationConfig, runs: int) -> tuple[float, float]:
-    """p-value of "asked second tokens follow the LLM's law given the first token", and the share asked."""
+def asked_pvalue(pair: tuple[LanguageModel, LanguageModel], settings: GenerationConfig, runs: int) -> tuple[float, float]:
+    """p-value of "asked second tokens follow the LLM's distribution given the first token", and the share asked."""
     slm, llm = pair
     link, counts = LocalLink(llm), np.zeros((VOCAB, VOCAB))
     for seed in range(runs):
@@ -146,9 +146,9 @@ def asked_law_pvalue(pair: tuple[LanguageModel, LanguageModel], settings: Genera
             counts[tuple(session.token_ids)] += 1
     statistic, freedom = 0.0, 0
     for first in range(VOCAB):
-        law = settings.sampling.warp(llm.kv_cache().forward([*PROMPT, first], 1)[0])
+        probs = settings.sampling.warp(llm.kv_cache().forward([*PROMPT, first], 1)[0])
         if (total := counts[first].sum()) >= 50:
-            statistic += float(((counts[first] - total * law) ** 2 / (total * law)).sum())
+            statistic += float(((counts[first] - total * probs) ** 2 / (total * probs)).sum())
             freedom += VOCAB - 1
     assert freedom
     return float(chi2.sf(statistic, freedom)), counts.sum() / runs
@@ -161,12 +161,12 @@ def test_asked_positions_follow_the_llm_behind_a_draft_independent_gate(
     contexts = [pair[0].kv_cache().forward([*PROMPT, first], 1)[0] for first in range(VOCAB)]
     limit = float(np.median([MEASURES[measure].of(z, Warp()(z), -1, np.empty(0)) for z in contexts]))
     settings = changed(ALWAYS, policy="threshold", measure=measure, threshold=limit, bits=8, k=VOCAB)
-    pvalue, share = asked_law_pvalue(pair, settings, RUNS)
+    pvalue, share = asked_pvalue(pair, settings, RUNS)
     assert 0.02 < share < 0.98
     assert pvalue > ERROR_RATE
 
 
-def test_perturbation_moves_the_law_of_asked_positions(pair: tuple[LanguageModel, LanguageModel]) -> None:
+def test_perturbation_moves_the_distribution_of_asked_positions(pair: tuple[LanguageModel, LanguageModel]) -> None:
     """A finding about the published gate: it looks at the draft, so given "asked" the draft is not distributed as x."""
     settings = changed(
         ALWAYS,
@@ -178,7 +178,7 @@ def test_perturbation_moves_the_law_of_asked_positions(pair: tuple[LanguageModel
         verification="full",
         truncation="none",
     )
-    pvalue, share = asked_law_pvalue(pair, settings, RUNS)
+    pvalue, share = asked_pvalue(pair, settings, RUNS)
     assert 0.02 < share < 0.98
     assert pvalue < 1e-6
 
@@ -230,7 +230,7 @@ def test_never_and_always_bracket_the_llm_and_the_slm(pair: tuple[LanguageModel,
 
 
 def test_the_audit_is_the_risk_that_was_taken(pair: tuple[LanguageModel, LanguageModel]) -> None:
-    """beta of skipped tokens, recomputed from both models' laws, equals the realised risk up to the audit's rounding."""
+    """beta of skipped tokens, recomputed from both models' probs, equals the realised risk up to the audit's rounding."""
     slm, llm = pair
     settings = changed(ALWAYS, policy="random", verify_rate=0.4, max_new_tokens=30, seed=1)
     session = run_session(slm, PROMPT, settings, LocalLink(llm))
@@ -246,8 +246,8 @@ def test_the_audit_is_the_risk_that_was_taken(pair: tuple[LanguageModel, Languag
     assert session.statistics.realised_risk == pytest.approx(sum(betas) / (last_asked + 1), abs=0.03)
 
 
-def test_split_with_a_cut_law_stays_within_its_certificate(pair: tuple[LanguageModel, LanguageModel]) -> None:
-    """Where only the largest entries S of y come back, the first token's law is within 1 - y(S) of y, and says so."""
+def test_split_with_a_cut_distribution_stays_within_its_certificate(pair: tuple[LanguageModel, LanguageModel]) -> None:
+    """Where only the largest entries S of y come back, the first token's distribution is within 1 - y(S) of y, and says so."""
     slm, llm = pair
     settings = changed(ALWAYS, verification="split", law_entries=2, max_new_tokens=1)
     assert settings.guarantee == "opportunistic"

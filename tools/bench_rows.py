@@ -10,40 +10,40 @@ from statistics import median
 
 import numpy as np
 
-from cloud_server.engine import PAGE, Engine
-from cloud_server.scheduler import Held, Slice, Work
+from cloud_server.engine import BLOCK_SIZE, Engine
+from cloud_server.scheduler import BlockTable, ScheduledChunk, Work
 from cloud_server.self_check import self_check
 from cloud_server.torch_engine import TorchEngine
 from common.model import load
 from common.model_options import ModelOptions
 from common.torch_model import TorchModel
 
-# Ids of whole pages.
-BEHIND, ROUNDS = 10 * PAGE, 3
+# Ids of whole blocks.
+BEHIND, ROUNDS = 10 * BLOCK_SIZE, 3
 # Sessions, and new ids of each.
 PASSES = ((1, 1), (1, 16), (16, 4))
 
 
 def taken(engine: Engine, tokens: int) -> list[int]:
-    pages = engine.pages.take(engine.pages.needed(tokens))
-    assert pages
-    return pages
+    blocks = engine.block_manager.allocate(engine.block_manager.needed(tokens))
+    assert blocks
+    return blocks
 
 
 def prompt(engine: Engine, ids: list[int]) -> list[int]:
-    """The pages of a prompt that has been fed."""
-    held = Held(0, taken(engine, len(ids)))
-    engine.forward([Slice(Work(held, ids, 1), 0, len(ids))])
-    return held.pages
+    """The blocks of a prompt that has been fed."""
+    table = BlockTable(0, taken(engine, len(ids)))
+    engine.forward([ScheduledChunk(Work(table, ids, 1), 0, len(ids))])
+    return table.blocks
 
 
-def a_pass(engine: Engine, ids: list[int], pages: list[int], sessions: int, rows: int) -> Callable[[], float]:
-    """A function that runs it and tells its seconds. All sessions have the same prompt, and pages of their own behind it."""
+def a_pass(engine: Engine, ids: list[int], blocks: list[int], sessions: int, rows: int) -> Callable[[], float]:
+    """A function that runs it and tells its seconds. All sessions have the same prompt, and blocks of their own behind it."""
     rng = np.random.default_rng(0)
     batch = []
     for _ in range(sessions):
-        work = Work(Held(BEHIND, [*pages, *taken(engine, rows)]), [*ids, *rng.integers(0, 1000, rows).tolist()], rows)
-        batch.append(Slice(work, BEHIND, BEHIND + rows))
+        work = Work(BlockTable(BEHIND, [*blocks, *taken(engine, rows)]), [*ids, *rng.integers(0, 1000, rows).tolist()], rows)
+        batch.append(ScheduledChunk(work, BEHIND, BEHIND + rows))
 
     def run() -> float:
         started = time.perf_counter()
@@ -68,7 +68,7 @@ def main() -> None:
         started = time.perf_counter()
         lm.warm_up()
         warm = time.perf_counter()
-        engines = [TorchEngine(lm, 400 * PAGE * lm.token_bytes, reproducible=wanted) for wanted in (False, True)]
+        engines = [TorchEngine(lm, 400 * BLOCK_SIZE * lm.token_bytes, reproducible=wanted) for wanted in (False, True)]
         made = time.perf_counter()
         found = self_check(engines[1], lm)
         checked = time.perf_counter()
@@ -80,7 +80,7 @@ def main() -> None:
         prompts = [prompt(engine, ids) for engine in engines]
         sizes = " ".join(map(str, engines[1].sizes))
         for sessions, rows in PASSES:
-            runs = [a_pass(engine, ids, pages, sessions, rows) for engine, pages in zip(engines, prompts, strict=True)]
+            runs = [a_pass(engine, ids, blocks, sessions, rows) for engine, blocks in zip(engines, prompts, strict=True)]
             times = [[run() for run in runs] for _ in range(ROUNDS)]
             plain, ours = (1e3 * median(column) for column in zip(*times, strict=True))
             ratio = median(b / a for a, b in times)

@@ -48,11 +48,11 @@ class Sample:
         seen: list[list[float]] = []
         ks = grid(slm.vocab_size)
 
-        def watch(position: int, logits: np.ndarray, law: np.ndarray, token: int) -> None:
+        def watch(position: int, logits: np.ndarray, probs: np.ndarray, token: int) -> None:
             coins = noise.uniforms(Purpose.GATE, position, count=2 * DRAWS)
-            self.drafted.append(float(law[token]))
-            self.distances.append(flattening(law, ks).astype(np.float32))
-            seen.append([measure.of(logits, law, token, coins) for measure in MEASURES.values()])
+            self.drafted.append(float(probs[token]))
+            self.distances.append(flattening(probs, ks).astype(np.float32))
+            seen.append([measure.of(logits, probs, token, coins) for measure in MEASURES.values()])
 
         session = Session(slm, ids, config, link, audit=pb.AUDIT_FLOAT32, watch=watch)
         async for _ in session.tokens():
@@ -111,7 +111,7 @@ async def _calibrate(args: argparse.Namespace, slm: LanguageModel, prompts: list
             await sample.add(slm, prompt, config, link)
         llm = link.info.model_fingerprint
     every = np.concatenate(sample.rejection)
-    fits = {name: fit_measure(found, sample.rejection) for name, found in sample.uncertainty.items()}
+    fits = {name: fit_measure(values, sample.rejection) for name, values in sample.uncertainty.items()}
     drafted, distances = np.array(sample.drafted), np.array(sample.distances)
     fits = {
         name: with_bound(fit, np.concatenate(sample.uncertainty[name]), drafted, distances, args.eta)
@@ -140,13 +140,14 @@ def summary(calibration: Calibration, max_risk: float, delta: float, theta: floa
         thresholds: dict[str, object] = {}
         for rule in ("risk-averse", "risk-prone", "max-risk", "quantile"):
             try:
-                found = calibration.threshold(name, rule, max_risk=max_risk, delta=delta, skip_rate=0.5)
+                threshold = calibration.threshold(name, rule, max_risk=max_risk, delta=delta, skip_rate=0.5)
             except HedgeError as error:
                 thresholds[rule] = str(error)
                 continue
-            thresholds[rule] = (
-                "ask always" if found is None else {"u_th": round(found, 4), "skips": round(fit.skip_rate(found), 3)}
-            )
+            if threshold is None:
+                thresholds[rule] = "ask always"
+            else:
+                thresholds[rule] = {"u_th": round(threshold, 4), "skips": round(fit.skip_rate(threshold), 3)}
         learned = {key: round(getattr(fit, key), 4) for key in ("a", "b", "r2", "pearson")}
         measures[name] = learned | thresholds | {"k_star": calibration.smallest_k(name, theta, calibration.eta)}
     return {

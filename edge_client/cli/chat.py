@@ -94,7 +94,7 @@ def _converse(runner: asyncio.Runner, conversation: Conversation, read: Read) ->
             continue
         try:
             if line.startswith("/"):
-                if not runner.run(conversation.obey(line.strip())):
+                if not runner.run(conversation.run_command(line.strip())):
                     return
             else:
                 runner.run(conversation.reply(line))

@@ -60,7 +60,7 @@ class Conversation:
     def say(self, line: str) -> None:
         self._console.print(line, style="dim", markup=False)
 
-    async def obey(self, line: str) -> bool:
+    async def run_command(self, line: str) -> bool:
         """Runs a /command; False when it was /quit."""
         name, *rest = line[1:].split(maxsplit=1) or [""]
         try:
@@ -151,12 +151,12 @@ class Conversation:
 
     def _load(self, path: Path) -> None:
         try:
-            found = json.loads(path.read_text("utf-8"))
+            saved = json.loads(path.read_text("utf-8"))
         except OSError as error:
             raise BadInput(f"cannot read {path}: {error.strerror}") from None
         except ValueError:
             raise BadInput(f"{path} is not JSON") from None
-        self._messages = check_messages(found.get("messages") if isinstance(found, dict) else None, str(path))
+        self._messages = check_messages(saved.get("messages") if isinstance(saved, dict) else None, str(path))
         self.say(f"{len(self._messages)} messages from {path}")
 
     def _fitted(self, messages: list[dict[str, str]]) -> tuple[list[dict[str, str]], list[int]]:

@@ -110,8 +110,8 @@ def installed(name: str) -> str | None:
 
 
 def versions() -> Iterator[Finding]:
-    found = ", ".join(f"{name} {number}" for name in PACKAGES if (number := installed(name)))
-    yield Finding("versions", well=True, found=f"hedge {version('hedge-hlm')}, Python {platform.python_version()}, {found}")
+    packages = ", ".join(f"{name} {number}" for name in PACKAGES if (number := installed(name)))
+    yield Finding("versions", well=True, found=f"hedge {version('hedge-hlm')}, Python {platform.python_version()}, {packages}")
     for name, extra in EXTRAS.items():
         if installed(name) is None:
             yield Finding("extra", well=True, found=f"{name} is not installed", advice=f"only for {extra}")

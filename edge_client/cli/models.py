@@ -33,10 +33,10 @@ def models(arguments: Sequence[str]) -> None:
     from common.model import BUNDLED, bundled_folder
 
     size = sum(path.stat().st_size for side in ("slm", "llm") for path in (bundled_folder() / side).glob("*.safetensors"))
-    found = [CachedModel(BUNDLED, size, "apache-2.0"), *held()]
+    models = [CachedModel(BUNDLED, size, "apache-2.0"), *held()]
     if args.json:
-        sys.stdout.write("".join(json.dumps(asdict(one)) + "\n" for one in found))
+        sys.stdout.write("".join(json.dumps(asdict(one)) + "\n" for one in models))
         return
-    width = max(len(one.name) for one in found)
-    for one in found:
+    width = max(len(one.name) for one in models)
+    for one in models:
         sys.stdout.write(f"{one.name:<{width}}  {one.bytes / 1e6:>8,.0f} MB  {one.licence}\n")

@@ -99,9 +99,11 @@ def add_system(parser: Parser) -> None:
         "--law-entries",
         type=int,
         metavar="N",
-        help="split: most entries of the LLM's law that come back after a rejection; cheaper, not exact (default: all)",
+        help="split: most entries of the LLM's distribution that come back after a rejection: not exact (default: all)",
     )
-    group.add_argument("--draft-from", choices=DRAFT_FROM, help="draw drafts from the law that is sent, or from the full one")
+    group.add_argument(
+        "--draft-from", choices=DRAFT_FROM, help="draw drafts from the distribution that is sent, or from the full one"
+    )
     group.add_argument(
         "--guarantee", choices=GUARANTEES, help="exact: every token is tested before it is shown; the gate only ends blocks"
     )

@@ -140,10 +140,10 @@ class Flight:
         rejected = self._sequence.tokens[message.tested + verdict.accepted].proposal
         if rejected is None or not self._verification.lacks_residual(verdict, rejected):
             return verdict
-        await self._write(pb.Draft(step_id=message.step, whole_law=True))
+        await self._write(pb.Draft(step_id=message.step, whole_probs=True))
         whole = await self.connection.receive()
         if whole is None or (whole.step_id, whole.accepted) != (verdict.step_id, verdict.accepted):
-            raise Unreachable(f"the server did not repeat its verdict on step {message.step} with the whole law")
+            raise Unreachable(f"the server did not repeat its verdict on step {message.step} with the whole distribution")
         return whole
 
     def void(self, corrected: Message) -> None:

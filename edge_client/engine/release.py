@@ -46,10 +46,10 @@ class TextRelease:
         if self.stopped:
             return ""
         self._held += fresh
-        found = [at for at in (self._held.find(stop) for stop in self._stop) if at >= 0]
-        if found:
+        ends = [at for at in (self._held.find(stop) for stop in self._stop) if at >= 0]
+        if ends:
             self.stopped = True
-            keep = min(found)
+            keep = min(ends)
         elif final:
             keep = len(self._held)
         else:

@@ -19,7 +19,7 @@ def rejection(proposed: float, target: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One verdict: SLM steps and bytes sent since the last one, entries of the laws it judged, and the cloud's work."""
+    """One verdict: SLM steps and bytes sent since the last one, entries of the proposals it judged, and the cloud's work."""
 
     drafted: int
     entries: int
@@ -44,7 +44,7 @@ class Statistics(Traffic):
     slm_s: float = 0.0
     gate_s: float = 0.0
     rolled_back: int = 0
-    # `split` with a cut law: sum of 1 - y(S) over the tokens drawn from one.
+    # `split` with a cut distribution: sum of 1 - y(S) over the tokens drawn from one.
     cut_mass: float = 0.0
     # Drafts at positions where the SLM gave no finite logits, and judged positions that rounding could decide.
     blind: int = 0

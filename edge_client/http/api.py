@@ -114,21 +114,21 @@ class Api:
         async with self._counted():
             await _unless_left(request, asyncio.gather(*(_drained(choice, asked) for choice in choices)))
         kind = "chat.completion" if chat else "text_completion"
-        found = [choice_json(choice, asked, chat=chat) for choice in choices]
-        return JSONResponse({**head, "object": kind, "choices": found, "usage": usage_json(choices)})
+        answered = [choice_json(choice, asked, chat=chat) for choice in choices]
+        return JSONResponse({**head, "object": kind, "choices": answered, "usage": usage_json(choices)})
 
     def _choices(self, asked: ApiRequest) -> list[Choice]:
         """A session per choice, all of them checked before any begins."""
-        slm, found = self._service.slm, list[Choice]()
+        slm, choices = self._service.slm, list[Choice]()
         prompts = [slm.encode_chat(list(one)) for one in asked.conversations] + [slm.encode_text(one) for one in asked.texts]
         seed = asked.seed if asked.seed is not None else secrets.randbits(32)
         for ids in prompts:
             for _ in range(asked.n):
                 notes: list[str] = []
-                number = (seed + len(found)) % (1 << 64)
+                number = (seed + len(choices)) % (1 << 64)
                 reply = self._service.reply(asked.model, ids, partial(asked.applied, seed=number), notes.append)
-                found.append(Choice(len(found), reply, len(ids), notes=notes))
-        return found
+                choices.append(Choice(len(choices), reply, len(ids), notes=notes))
+        return choices
 
     @asynccontextmanager
     async def _counted(self) -> AsyncIterator[None]:

@@ -96,10 +96,10 @@ def _flag(body: Mapping[str, Any], name: str) -> bool:
 
 
 def _stops(value: object) -> tuple[str, ...]:
-    found = [] if value is None else [value] if isinstance(value, str) else value
-    if not isinstance(found, list) or len(found) > MAX_STOPS or not all(isinstance(one, str) and one for one in found):
+    stops = [] if value is None else [value] if isinstance(value, str) else value
+    if not isinstance(stops, list) or len(stops) > MAX_STOPS or not all(isinstance(one, str) and one for one in stops):
         raise _wrong("stop", value, f"a string or up to {MAX_STOPS} of them, none of them empty")
-    return tuple(found)
+    return tuple(stops)
 
 
 def _content(value: object, where: str) -> str:
@@ -114,21 +114,21 @@ def _content(value: object, where: str) -> str:
 def _messages(value: object) -> tuple[dict[str, str], ...]:
     if not isinstance(value, list) or not value:
         raise _wrong("messages", value, "a list of messages, at least one")
-    found = []
+    messages = []
     for number, message in enumerate(value):
         where = f"messages[{number}]"
         if not isinstance(message, dict) or message.get("role") not in ("system", "developer", "user", "assistant"):
             raise ApiError(400, f"{where} has no role of system, user or assistant", param="messages")
         role = "system" if message["role"] == "developer" else str(message["role"])
-        found.append({"role": role, "content": _content(message.get("content"), where)})
-    return tuple(found)
+        messages.append({"role": role, "content": _content(message.get("content"), where)})
+    return tuple(messages)
 
 
 def _texts(value: object) -> tuple[str, ...]:
-    found = [value] if isinstance(value, str) else value
-    if not isinstance(found, list) or not 1 <= len(found) <= MAX_PROMPTS or not all(isinstance(one, str) for one in found):
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not 1 <= len(texts) <= MAX_PROMPTS or not all(isinstance(one, str) for one in texts):
         raise _wrong("prompt", value, f"a string or up to {MAX_PROMPTS} of them")
-    return tuple(found)
+    return tuple(texts)
 
 
 def _threshold(value: object) -> float | None:

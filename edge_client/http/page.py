@@ -39,7 +39,7 @@ class Page:
     async def _state(self, request: Request) -> Response:  # noqa: ARG002
         service = self._service
         cloud = service.cloud
-        found: dict[str, Any] = {
+        state: dict[str, Any] = {
             "systems": list(SYSTEMS),
             "slm": service.slm.name,
             "cloud": cloud.model_name if cloud else None,
@@ -49,10 +49,10 @@ class Page:
         }
         if self._control:
             try:
-                found["link"] = await self._ask({})
+                state["link"] = await self._ask({})
             except Unreachable as error:
-                found["link"] = {"error": str(error)}
-        return JSONResponse(found)
+                state["link"] = {"error": str(error)}
+        return JSONResponse(state)
 
     async def _change(self, request: Request) -> Response:
         try:
@@ -62,10 +62,10 @@ class Page:
                 wanted = dict(json.loads(await request.body()))
             except (ValueError, TypeError):
                 raise ApiError(400, "the body is not a JSON object") from None
-            said = await self._ask(wanted)
-            if "error" in said:
-                raise BadInput(str(said["error"]))
-            return JSONResponse(said)
+            answer = await self._ask(wanted)
+            if "error" in answer:
+                raise BadInput(str(answer["error"]))
+            return JSONResponse(answer)
         except (ApiError, BadInput, Unreachable) as error:
             return error_response(error)
 

@@ -45,28 +45,28 @@ def _logprob(emitted: Emitted) -> dict[str, Any]:
     return {"token": emitted.text, "logprob": chance, "bytes": list(emitted.text.encode()), "top_logprobs": []}
 
 
-def _logprobs(found: list[dict[str, Any]], offset: int, *, chat: bool) -> dict[str, Any]:
+def _logprobs(entries: list[dict[str, Any]], offset: int, *, chat: bool) -> dict[str, Any]:
     """In the shape of chats, or in that of completions: `offset` characters of text come before."""
     if chat:
-        return {"content": found, "refusal": None}
+        return {"content": entries, "refusal": None}
     offsets = []
-    for one in found:
+    for one in entries:
         offsets.append(offset)
         offset += len(one["token"])
     return {
-        "tokens": [one["token"] for one in found],
-        "token_logprobs": [one["logprob"] for one in found],
+        "tokens": [one["token"] for one in entries],
+        "token_logprobs": [one["logprob"] for one in entries],
         "top_logprobs": None,
         "text_offset": offsets,
     }
 
 
 def choice_json(choice: Choice, asked: ApiRequest, *, chat: bool) -> dict[str, Any]:
-    said: dict[str, Any] = {"message": {"role": "assistant", "content": choice.text, "refusal": None}}
+    body: dict[str, Any] = {"message": {"role": "assistant", "content": choice.text, "refusal": None}}
     logprobs = _logprobs(choice.logprobs, 0, chat=chat) if asked.logprobs else None
     return {
         "index": choice.index,
-        **(said if chat else {"text": choice.text}),
+        **(body if chat else {"text": choice.text}),
         "logprobs": logprobs,
         "finish_reason": choice.finish_reason,
         "hedge": choice.reply.to_json(),
@@ -82,14 +82,14 @@ def chunk_json(choice: Choice, emitted: Emitted | None, asked: ApiRequest, *, ch
     finish = None if emitted else choice.finish_reason
     text = emitted.text if emitted else ""
     if chat:
-        found = delta_json(choice, {"content": text} if emitted else {}, finish)
+        choice_json = delta_json(choice, {"content": text} if emitted else {}, finish)
     else:
-        found = {"index": choice.index, "text": text, "logprobs": None, "finish_reason": finish}
+        choice_json = {"index": choice.index, "text": text, "logprobs": None, "finish_reason": finish}
     if emitted and asked.logprobs:
         before = sum(len(one["token"]) for one in choice.logprobs[:-1])
-        found["logprobs"] = _logprobs(choice.logprobs[-1:], before, chat=chat)
-    found["hedge"] = _meters(choice, emitted) if emitted else choice.reply.to_json()
-    return {"choices": [found]}
+        choice_json["logprobs"] = _logprobs(choice.logprobs[-1:], before, chat=chat)
+    choice_json["hedge"] = _meters(choice, emitted) if emitted else choice.reply.to_json()
+    return {"choices": [choice_json]}
 
 
 def _meters(choice: Choice, emitted: Emitted) -> dict[str, Any]:
@@ -128,6 +128,6 @@ def api_error(error: Exception) -> ApiError:
 
 
 def error_response(error: Exception) -> JSONResponse:
-    found = api_error(error)
+    refusal = api_error(error)
     retry = {"Retry-After": str(max(1, math.ceil(error.retry_after)))} if isinstance(error, Disconnected) else {}
-    return JSONResponse(found.to_json(), found.status, headers=retry)
+    return JSONResponse(refusal.to_json(), refusal.status, headers=retry)

@@ -166,8 +166,8 @@ class Service:
         else:
             recalibrated = None
 
-        def heard(line: str) -> None:
+        def note(line: str) -> None:
             (self._down.clear if line == BACK else self._down.set)()
             notify(line)
 
-        return Reply(Session(self.slm, ids, config, link, recalibrated=recalibrated, notify=heard), config, alone)
+        return Reply(Session(self.slm, ids, config, link, recalibrated=recalibrated, notify=note), config, alone)

@@ -21,12 +21,12 @@ _ITERATIONS = 50
 GAP_DB = 3.0
 
 
-def huffman(law: NDArray[np.float64]) -> list[str]:
-    """The code word of every symbol of `law` [V], as a string of 0 and 1."""
-    heap: list[tuple[float, int, list[int]]] = [(float(p), i, [i]) for i, p in enumerate(law)]
+def huffman(probs: NDArray[np.float64]) -> list[str]:
+    """The code word of every symbol of `probs` [V], as a string of 0 and 1."""
+    heap: list[tuple[float, int, list[int]]] = [(float(p), i, [i]) for i, p in enumerate(probs)]
     heapq.heapify(heap)
-    words = [""] * len(law)
-    number = len(law)
+    words = [""] * len(probs)
+    number = len(probs)
     while len(heap) > 1:
         low, high = heapq.heappop(heap), heapq.heappop(heap)
         for bit, (_, _, symbols) in (("0", low), ("1", high)):

@@ -136,7 +136,7 @@ class MaskedLM:
         return getattr(self._model, "cls", None) or getattr(self._model, "lm_head", None)
 
 
-def entropy(log_law: NDArray[np.float64]) -> NDArray[np.float64]:
+def entropy(log_probs: NDArray[np.float64]) -> NDArray[np.float64]:
     """Bits, of ln p [n, |V|]."""
-    p = np.exp(log_law)
-    return np.asarray(-(p * np.where(p > 0, log_law, 0.0)).sum(axis=-1) / math.log(2))
+    p = np.exp(log_probs)
+    return np.asarray(-(p * np.where(p > 0, log_probs, 0.0)).sum(axis=-1) / math.log(2))

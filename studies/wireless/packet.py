@@ -30,16 +30,16 @@ class MaskOrder:
     def __init__(self, lm: MaskedLM, ids: NDArray[np.int64], rule: Rule, first: NDArray[np.float64] | None = None) -> None:
         self._lm, self._ids, self._rule = lm, ids, rule
         self._context = ids.copy()
-        laws = lm.log_priors(ids, np.arange(len(ids))) if first is None else first
+        log_probs = lm.log_priors(ids, np.arange(len(ids))) if first is None else first
         self._score, self._true = np.empty(len(ids)), np.empty(len(ids))
         self._fresh = np.ones(len(ids), bool)
-        self._take(np.arange(len(ids)), laws)
+        self._take(np.arange(len(ids)), log_probs)
         self.order: list[int] = []
         self.log_true: list[float] = []
 
-    def _take(self, positions: NDArray[np.int64], laws: NDArray[np.float64]) -> None:
-        self._true[positions] = laws[np.arange(len(positions)), self._ids[positions]]
-        self._score[positions] = entropy(laws) if self._rule == "entropy" else -self._true[positions]
+    def _take(self, positions: NDArray[np.int64], log_probs: NDArray[np.float64]) -> None:
+        self._true[positions] = log_probs[np.arange(len(positions)), self._ids[positions]]
+        self._score[positions] = entropy(log_probs) if self._rule == "entropy" else -self._true[positions]
         self._fresh[positions] = True
 
     def advance(self) -> tuple[int, float]:

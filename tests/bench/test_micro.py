@@ -1,4 +1,4 @@
-"""Time of the parts, by vocabulary: `make bench-micro` runs it, not `make test`. One core; a law as sharp as a model's."""
+"""Time of the parts, by vocabulary: `make bench-micro` runs it, not `make test`. One core; probs as sharp as a model's."""
 
 import asyncio
 import math
@@ -58,27 +58,27 @@ def test_part(benchmark: BenchmarkFixture, part: str, size: int) -> None:
     benchmark(parts[part])
 
 
-def floor(law: Quantised) -> float:
+def floor(probs: Quantised) -> float:
     """Bytes that name the support, and its counts by their own entropy (docs/algorithms.md, section 3)."""
-    kept = len(law.ids)
-    support = math.lgamma(law.vocab_size + 1) - math.lgamma(kept + 1) - math.lgamma(law.vocab_size - kept + 1)
+    kept = len(probs.ids)
+    support = math.lgamma(probs.vocab_size + 1) - math.lgamma(kept + 1) - math.lgamma(probs.vocab_size - kept + 1)
     # Every way to write 2^bits as so many counts and a tail is as likely as any other.
-    total = 1 << law.bits
+    total = 1 << probs.bits
     values = math.lgamma(total + 1) - math.lgamma(kept + 1) - math.lgamma(total - kept + 1)
     return (support + values) / math.log(2) / 8
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_payload_against_its_entropy(benchmark: BenchmarkFixture, size: int) -> None:
-    rng, laws = np.random.default_rng(1), []
+    rng, targets = np.random.default_rng(1), []
     for _ in range(50):
         z = logits(size)
-        laws.append(truncate(Warp()(rng.permutation(z)), 30, 12))
-    sizes = [len(codec.encode(law)) for law in laws]
+        targets.append(truncate(Warp()(rng.permutation(z)), 30, 12))
+    sizes = [len(codec.encode(probs)) for probs in targets]
     benchmark.group = f"|V| = {size}"
     benchmark.extra_info["bytes"] = float(np.mean(sizes))
-    benchmark.extra_info["floor"] = float(np.mean([floor(law) for law in laws]))
-    benchmark(codec.encode, laws[0])
+    benchmark.extra_info["floor"] = float(np.mean([floor(probs) for probs in targets]))
+    benchmark(codec.encode, targets[0])
 
 
 @pytest.fixture(scope="module")

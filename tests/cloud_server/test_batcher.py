@@ -9,9 +9,9 @@ import pytest
 from hedge.v1 import hedge_pb2 as pb
 
 from cloud_server.batcher import Batcher, Pass, PooledPrefix
-from cloud_server.engine import PAGE, Engine
+from cloud_server.engine import BLOCK_SIZE, Engine
 from cloud_server.limits import Limits
-from cloud_server.scheduler import Held, Scheduler, Work
+from cloud_server.scheduler import BlockTable, Scheduler, Work
 from cloud_server.servicer import Servicer
 from cloud_server.session import VerifierSession
 from cloud_server.steps import Steps
@@ -30,30 +30,30 @@ def ragged(lm: LanguageModel, engine: Engine, scheduler: Scheduler, ids: range) 
     """Six sessions grow, roll back and are evicted at random; how far a row is from a fresh forward's, and of how many."""
     rng = np.random.default_rng(1)
     texts = [[int(token) for token in rng.integers(ids.start, ids.stop, 60)] for _ in range(6)]
-    held = [Held() for _ in texts]
+    tables = [BlockTable() for _ in texts]
     worst, compared = 0.0, 0
     for _ in range(60):
-        for one, text in zip(held, texts, strict=True):
+        for one, text in zip(tables, texts, strict=True):
             if one.length and rng.random() < 0.3:
                 scheduler.shrink(one, int(rng.integers(0, one.length)))
             end = int(rng.integers(one.length + 1, len(text) + 1)) if one.length < len(text) else 0
             if end and rng.random() < 0.7:
                 scheduler.add(Work(one, text[:end], min(3, end - one.length)))
         while batch := scheduler.batch():
-            for part, rows in zip(batch, engine.forward(batch), strict=True):
-                alone = lm.kv_cache().forward(part.work.ids[: part.end], part.rows)
+            for chunk, rows in zip(batch, engine.forward(batch), strict=True):
+                alone = lm.kv_cache().forward(chunk.work.ids[: chunk.end], chunk.rows)
                 assert rows.shape == alone.shape
                 worst = max(worst, float(np.abs(rows - alone).max(initial=0)))
                 compared += len(rows)
-                scheduler.done(part)
+                scheduler.done(chunk)
     return worst, compared
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_ragged_rows_equal_unbatched_ones(kind: str, make_lm: Callable[..., TorchModel]) -> None:
     lm = make_lm(kind=kind, seed=3, padding=4 if kind == "qwen2" else 0)
-    engine = TorchEngine(lm, 12 * PAGE * lm.token_bytes)
-    scheduler = Scheduler(engine.pages, 64)
+    engine = TorchEngine(lm, 12 * BLOCK_SIZE * lm.token_bytes)
+    scheduler = Scheduler(engine.block_manager, 64)
     worst, compared = ragged(lm, engine, scheduler, range(12))
     assert worst < TOLERANCE
     assert compared > 200
@@ -84,7 +84,7 @@ async def answered(batcher: Batcher, lm: LanguageModel, request: pb.Open, drafts
 def test_many_sessions_at_once_get_the_verdicts_they_would_get_alone(lm: LanguageModel) -> None:
     rng = np.random.default_rng(2)
     seen: list[Pass] = []
-    batcher = Batcher(TorchEngine(lm, 40 * PAGE * lm.token_bytes), watch=seen.append)
+    batcher = Batcher(TorchEngine(lm, 40 * BLOCK_SIZE * lm.token_bytes), watch=seen.append)
     requests, scripts = [], []
     for seed in range(40):
         prompt = [int(token) for token in rng.integers(0, 11, rng.integers(1, 30))]

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import BloomConfig, BloomForCausalLM, Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from cloud_server.engine import PAGE, engine_of
+from cloud_server.engine import BLOCK_SIZE, engine_of
 from cloud_server.row_sizes import row_sizes
-from cloud_server.scheduler import Held, Scheduler, Slice, Work
+from cloud_server.scheduler import BlockTable, ScheduledChunk, Scheduler, Work
 from cloud_server.self_check import Exactness, checked, self_check
 from cloud_server.torch_engine import TorchEngine
 from common.errors import Incompatible
@@ -41,12 +41,12 @@ def random_ways(engine: TorchEngine, texts: Sequence[Sequence[int]], positions: 
     rows once only: a second one that differs is kept under -1 - `at`.
     """
     rng = np.random.default_rng(1)
-    scheduler = Scheduler(engine.pages, positions)
-    held = [Held() for _ in texts]
+    scheduler = Scheduler(engine.block_manager, positions)
+    tables = [BlockTable() for _ in texts]
     rows: dict[tuple[int, int], np.ndarray] = {}
     for _ in range(30):
-        works: dict[Held, int] = {}
-        for number, (one, text) in enumerate(zip(held, texts, strict=True)):
+        works: dict[BlockTable, int] = {}
+        for number, (one, text) in enumerate(zip(tables, texts, strict=True)):
             if one.length and rng.random() < 0.3:
                 scheduler.shrink(one, max(0, one.length - int(rng.integers(0, 80))))
             end = min(len(text), one.length + int(rng.integers(1, 90)))
@@ -54,26 +54,26 @@ def random_ways(engine: TorchEngine, texts: Sequence[Sequence[int]], positions: 
                 scheduler.add(Work(one, text[:end], end - one.length))
                 works[one] = number
         while batch := scheduler.batch():
-            for part, found in zip(batch, engine.forward(batch), strict=True):
-                for at, row in enumerate(found, part.end - part.rows):
-                    known = rows.setdefault((works[part.work.held], at), row)
+            for chunk, found in zip(batch, engine.forward(batch), strict=True):
+                for at, row in enumerate(found, chunk.end - chunk.rows):
+                    known = rows.setdefault((works[chunk.work.table], at), row)
                     if not np.array_equal(known, row):
-                        rows[works[part.work.held], -1 - at] = row
-                scheduler.done(part)
+                        rows[works[chunk.work.table], -1 - at] = row
+                scheduler.done(chunk)
     assert scheduler.evicted > 3
-    for one in held:
+    for one in tables:
         scheduler.release(one)
     return rows
 
 
 def singly(engine: TorchEngine, text: Sequence[int]) -> np.ndarray:
     """The rows of a text that is fed id by id, alone."""
-    held = Held(pages=engine.pages.take(engine.pages.needed(len(text))) or [])
+    table = BlockTable(blocks=engine.block_manager.allocate(engine.block_manager.needed(len(text))) or [])
     found = []
     for end in range(1, len(text) + 1):
-        found += engine.forward([Slice(Work(held, text[:end], 1), end - 1, end)])
-        held.length = end
-    engine.pages.give(held.pages)
+        found += engine.forward([ScheduledChunk(Work(table, text[:end], 1), end - 1, end)])
+        table.length = end
+    engine.block_manager.free(table.blocks)
     return np.concatenate(found)
 
 
@@ -103,7 +103,7 @@ def test_rows_are_the_same_bits_in_any_company(kind: str, dtype: str, make_lm: C
 def test_a_bucket_that_does_not_agree_is_seen(make_lm: Callable[..., TorchModel]) -> None:
     """The same test with sizes of other kernels among the engine's own: it does see what it looks for."""
     lm = make_lm(seed=3, width=WIDTH, vocab=VOCAB, dtype="float32")
-    engine = TorchEngine(lm, 16 * PAGE * lm.token_bytes, reproducible=True)
+    engine = TorchEngine(lm, 16 * BLOCK_SIZE * lm.token_bytes, reproducible=True)
     missing = [size for size in range(1, 64) if size not in engine.sizes]
     engine.sizes = tuple(sorted({*engine.sizes, *missing}))
     texts = texts_of([60] * 6)
@@ -126,7 +126,7 @@ def test_rows_are_the_same_bits_with_several_threads(threads: int, tmp_path: Pat
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        engine = TorchEngine(lm, 12 * PAGE * lm.token_bytes, reproducible=True)
+        engine = TorchEngine(lm, 12 * BLOCK_SIZE * lm.token_bytes, reproducible=True)
         assert engine.sizes
         texts = [[token % 64 for token in text] for text in texts_of([60] * 4)]
         rows = random_ways(engine, texts, 64)
@@ -139,12 +139,12 @@ def test_rows_are_the_same_bits_with_several_threads(threads: int, tmp_path: Pat
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_self_check_says_what_the_engine_does(dtype: str, make_lm: Callable[..., TorchModel]) -> None:
     lm = make_lm(seed=3, width=WIDTH, vocab=VOCAB, dtype=dtype)
-    engine = engine_of(lm, 60 * PAGE * lm.token_bytes, reproducible=True)
+    engine = engine_of(lm, 60 * BLOCK_SIZE * lm.token_bytes, reproducible=True)
     found = self_check(engine, lm)
     assert found.bitwise
     assert found.rows > 20
-    assert engine.pages.used == 0
-    plain = self_check(engine_of(lm, 60 * PAGE * lm.token_bytes, reproducible=False), lm)
+    assert engine.block_manager.used == 0
+    plain = self_check(engine_of(lm, 60 * BLOCK_SIZE * lm.token_bytes, reproducible=False), lm)
     assert plain.difference < (1e-3 if dtype == "float32" else 2.0)
     assert dtype == "bfloat16" or not plain.bitwise
     assert ("bitwise" if plain.bitwise else "rounding") in str(plain)
@@ -154,7 +154,7 @@ def test_half_precision_is_reproducible_unless_told_otherwise(make_lm: Callable[
     for dtype, expected in (("bfloat16", True), ("float16", True), ("float32", False)):
         lm = make_lm(width=64, dtype=dtype)
         for wanted in (None, True, False):
-            engine = engine_of(lm, 8 * PAGE * lm.token_bytes, reproducible=wanted)
+            engine = engine_of(lm, 8 * BLOCK_SIZE * lm.token_bytes, reproducible=wanted)
             assert isinstance(engine, TorchEngine)
             assert bool(engine.sizes) == (expected if wanted is None else wanted)
 
@@ -163,17 +163,17 @@ def test_little_memory_short_passes_and_short_contexts_can_be_checked(
     make_lm: Callable[..., TorchModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lm = make_lm()
-    assert self_check(engine_of(lm, 2 * PAGE * lm.token_bytes), lm).rows > 10
-    assert self_check(engine_of(lm, 20 * PAGE * lm.token_bytes, 8), lm, 8).rows > 10
+    assert self_check(engine_of(lm, 2 * BLOCK_SIZE * lm.token_bytes), lm).rows > 10
+    assert self_check(engine_of(lm, 20 * BLOCK_SIZE * lm.token_bytes, 8), lm, 8).rows > 10
     short = make_lm(context=4)
     with monkeypatch.context() as hurried:
         hurried.setattr("cloud_server.self_check.SECONDS", -1)
-        engine = engine_of(lm, 20 * PAGE * lm.token_bytes)
+        engine = engine_of(lm, 20 * BLOCK_SIZE * lm.token_bytes)
         assert 0 < self_check(engine, lm).rows < 10
-        assert engine.pages.used == 0
+        assert engine.block_manager.used == 0
     monkeypatch.setattr("cloud_server.self_check.SLOW", -1)
     assert self_check(engine, lm).rows < 10
-    assert self_check(engine_of(short, 20 * PAGE * lm.token_bytes), short).rows == 0
+    assert self_check(engine_of(short, 20 * BLOCK_SIZE * lm.token_bytes), short).rows == 0
 
 
 class Meddling:
@@ -181,16 +181,16 @@ class Meddling:
 
     def __init__(self, engine: TorchEngine, by: float) -> None:
         self._engine, self._by = engine, by
-        self.pages, self.most_sessions, self.token_bytes = engine.pages, None, engine.token_bytes
+        self.block_manager, self.most_sessions, self.token_bytes = engine.block_manager, None, engine.token_bytes
 
-    def forward(self, batch: Sequence[Slice]) -> list[np.ndarray]:
+    def forward(self, batch: Sequence[ScheduledChunk]) -> list[np.ndarray]:
         return [rows + np.float32(self._by * (len(batch) - 1)) for rows in self._engine.forward(batch)]
 
 
 @pytest.mark.parametrize("by", [1e-3, 100.0])
 def test_rounding_is_measured_and_more_than_rounding_refused(by: float, make_lm: Callable[..., TorchModel]) -> None:
     lm = make_lm(width=64, vocab=VOCAB)
-    meddling = Meddling(TorchEngine(lm, 60 * PAGE * lm.token_bytes), by)
+    meddling = Meddling(TorchEngine(lm, 60 * BLOCK_SIZE * lm.token_bytes), by)
     if by < 1:
         found = self_check(meddling, lm)
         assert 1e-3 < found.difference < 3e-3
@@ -231,7 +231,7 @@ def test_models_whose_sessions_would_change_each_other_are_refused_by_name(kind:
     _tokenizer(64).save_pretrained(tmp_path / "odd")
     lm = load(str(tmp_path / "odd"), "llm")
     with pytest.raises(Incompatible, match=line):
-        self_check(engine_of(lm, 60 * PAGE * lm.token_bytes), lm)  # type: ignore[attr-defined]
+        self_check(engine_of(lm, 60 * BLOCK_SIZE * lm.token_bytes), lm)  # type: ignore[attr-defined]
 
 
 def test_an_engine_that_was_not_bitwise_says_by_how_much() -> None:

@@ -37,11 +37,11 @@ def opening(lm: LanguageModel, **changes: object) -> pb.Open:
 
 def drafting(tested: Sequence[int] = (), untested: Sequence[int] = (), vocab: int = 12, **fields: object) -> pb.Draft:
     """A Draft whose every tested token was sure to be drawn."""
-    laws = [Quantised(vocab, 4, np.array([token]), np.array([16])) for token in tested]
+    targets = [Quantised(vocab, 4, np.array([token]), np.array([16])) for token in tested]
     return pb.Draft(
         ids=FixedIds(vocab).encode([], [*untested, *tested]),
         untested=len(untested),
-        proposals=[*map(codec.encode, laws)],
+        proposals=[*map(codec.encode, targets)],
         **fields,  # type: ignore[arg-type]
     )
 
@@ -115,14 +115,14 @@ def test_a_message_without_ids_brings_the_next_token(lm: LanguageModel, session:
 
 @pytest.mark.parametrize("chunk", [1, 2, 64])
 def test_the_audit_covers_catch_up_and_tested_positions(lm: LanguageModel, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long a catch-up is, few laws are held at a time."""
+    """However long a catch-up is, few distributions are held at a time."""
     monkeypatch.setattr("cloud_server.session.CHUNK", chunk)
     session = Alone(lm, opening(lm))
     session.opened()
     verdict = session.judge(drafting([5], [4, 7, 2]))
     assert verdict is not None
-    laws = lm.kv_cache().forward([*PROMPT, 4, 7, 2])[2:]
-    expected = [np.exp(z.astype(np.float64)) / np.exp(z.astype(np.float64)).sum() for z in laws]
+    targets = lm.kv_cache().forward([*PROMPT, 4, 7, 2])[2:]
+    expected = [np.exp(z.astype(np.float64)) / np.exp(z.astype(np.float64)).sum() for z in targets]
     found = np.frombuffer(verdict.audit, "<f4")
     assert np.allclose(found, [y[d] for y, d in zip(expected, (4, 7, 2, 5), strict=True)], rtol=1e-4)
 

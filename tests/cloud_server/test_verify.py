@@ -1,4 +1,4 @@
-"""Accept / resample leaves the target's law: 50,000 draws a case through the pure functions, toy vocabularies."""
+"""Accept / resample leaves the target's distribution: 50,000 draws a case through the pure functions, toy vocabularies."""
 
 import numpy as np
 import pytest
@@ -21,8 +21,8 @@ STEEP = np.array([0.7, 0.2, 0.06, 0.03, 0.01, 0.0])
 RISING = STEEP[::-1].copy()
 
 
-def told(token: int, law: Quantised) -> ClaimedDraft:
-    return ClaimedDraft(token, law.probability(token), law)
+def told(token: int, probs: Quantised) -> ClaimedDraft:
+    return ClaimedDraft(token, probs.probability(token), probs)
 
 
 def emitted(noise: Noise, t: int, sent: Quantised, y: np.ndarray) -> int:
@@ -55,7 +55,7 @@ def test_every_asked_token_follows_the_target(x: np.ndarray, y: np.ndarray, kept
     assert chisquare(counts[y > 0], DRAWS * y[y > 0]).pvalue > ERROR_RATE
 
 
-def test_drawing_from_the_full_law_but_testing_the_truncated_one_is_not_exact() -> None:
+def test_drawing_from_the_full_distribution_but_testing_the_truncated_one_is_not_exact() -> None:
     """The trap: the paper's draft-from full with a coarse x_hat. Shows that the test above has the power to see it."""
     noise, sent = Noise(5, [1]), truncate(STEEP, 1, 1)
     counts = np.zeros(6)
@@ -75,8 +75,8 @@ def test_split_draws_the_residual_at_the_device(x: np.ndarray, y: np.ndarray) ->
         token = sent.draw(bucket, within)
         share = decode_share(encode_share(share_of(sent, token)), 6, 5)
         outcome = verify_block(Resample(noise, 0), t, [ClaimedDraft(token, share.probability)], [y])
-        if outcome.law is not None:
-            token = draw(residual(outcome.law, sent.dense()), noise.uniform(Purpose.RESIDUAL, t))
+        if outcome.probs is not None:
+            token = draw(residual(outcome.probs, sent.dense()), noise.uniform(Purpose.RESIDUAL, t))
         counts[token] += 1
     assert not counts[y == 0].any()
     assert chisquare(counts[y > 0], DRAWS * y[y > 0]).pvalue > ERROR_RATE
@@ -110,15 +110,15 @@ def test_a_coupled_bonus_is_an_early_verdict() -> None:
 
 
 def test_blocks_with_a_bonus_follow_the_targets_jointly() -> None:
-    """Two drafted positions and a bonus: the joint law of the first two tokens is y1 x y2."""
-    laws = [FLAT, STEEP, RISING]
+    """Two drafted positions and a bonus: the joint distribution of the first two tokens is y1 x y2."""
+    targets = [FLAT, STEEP, RISING]
     sent = [truncate(STEEP, 2, 6), truncate(FLAT, 3, 6)]
     first = np.zeros(6)
     bonus = np.zeros(6)
     for t in range(10_000):
         noise = Noise(t, [9])
         proposals = [told(q.draw(*noise.uniforms(Purpose.DRAFT, i, count=2)), q) for i, q in enumerate(sent)]
-        outcome = verify_block(Resample(noise, 0), 0, proposals, laws)
+        outcome = verify_block(Resample(noise, 0), 0, proposals, targets)
         first[outcome.correction if outcome.accepted == 0 else proposals[0].token] += 1  # type: ignore[index]
         if outcome.bonus is not None:
             assert outcome.accepted == 2
@@ -139,22 +139,22 @@ def test_greedy_accepts_the_argmax_and_corrects_everything_else() -> None:
 
 def test_an_accepted_end_token_ends_the_block_without_bonus() -> None:
     y = np.array([0.0, 1.0, 0.0])
-    law = Quantised(3, 1, np.array([1]), np.array([2]))
-    outcome = verify_block(Resample(Noise(0, [1]), 0), 0, [told(1, law), told(1, law)], [y, y, y], frozenset({1}))
+    probs = Quantised(3, 1, np.array([1]), np.array([2]))
+    outcome = verify_block(Resample(Noise(0, [1]), 0), 0, [told(1, probs), told(1, probs)], [y, y, y], frozenset({1}))
     assert (outcome.accepted, outcome.correction, outcome.bonus) == (1, None, None)
 
 
 def test_an_end_token_is_not_accepted_by_force() -> None:
     y = np.array([1.0, 0.0, 0.0])
-    law = Quantised(3, 1, np.array([1]), np.array([2]))
-    outcome = verify_block(Resample(Noise(0, [1]), 0), 0, [told(1, law)], [y], frozenset({1}))
+    probs = Quantised(3, 1, np.array([1]), np.array([2]))
+    outcome = verify_block(Resample(Noise(0, [1]), 0), 0, [told(1, probs)], [y], frozenset({1}))
     assert (outcome.accepted, outcome.correction) == (0, 0)
 
 
 def test_a_token_the_proposal_could_not_draw_stays_iff_the_target_has_it() -> None:
-    law = Quantised(3, 1, np.array([1]), np.array([2]))
-    assert verify_block(Resample(Noise(0, [1]), 0), 0, [told(0, law)], [np.array([0.1, 0.9, 0])]).accepted == 1
-    assert verify_block(Resample(Noise(0, [1]), 0), 0, [told(2, law)], [np.array([0.1, 0.9, 0])]).accepted == 0
+    probs = Quantised(3, 1, np.array([1]), np.array([2]))
+    assert verify_block(Resample(Noise(0, [1]), 0), 0, [told(0, probs)], [np.array([0.1, 0.9, 0])]).accepted == 1
+    assert verify_block(Resample(Noise(0, [1]), 0), 0, [told(2, probs)], [np.array([0.1, 0.9, 0])]).accepted == 0
 
 
 def test_audit_bytes() -> None:

@@ -12,7 +12,7 @@ from common.errors import CodecError
 
 
 @st.composite
-def laws(draw: st.DrawFn) -> Quantised:
+def targets(draw: st.DrawFn) -> Quantised:
     vocab = draw(st.integers(1, 5000))
     bits = draw(st.integers(1, MAX_BITS))
     kept = draw(st.integers(1, min(vocab, 1 << bits, 400)))
@@ -31,7 +31,7 @@ def same(a: Quantised, b: Quantised) -> bool:
     return a.bits == b.bits and np.array_equal(a.ids, b.ids) and np.array_equal(a.counts, b.counts)
 
 
-# The kept ids of a law whose stream ends with words that a carry would turn over, as bits.
+# The kept ids of a distribution whose stream ends with words that a carry would turn over, as bits.
 CARRYING = int(
     "2b4473a854982b3cc8359a2044adcb4d4364f58a01697ea9620d783167e592182ead3"
     "df88340056115812f866017d605373911672a0a0c9f1333540d018206e8651489a8c",
@@ -44,16 +44,16 @@ def with_a_carry_at_the_end() -> Quantised:
     return Quantised(546, 11, ids, np.full(len(ids), 6))
 
 
-@given(laws())
+@given(targets())
 @example(with_a_carry_at_the_end())
 @settings(max_examples=300, deadline=None)
-def test_round_trip(law: Quantised) -> None:
-    assert same(codec.decode(codec.encode(law), law.vocab_size), law)
+def test_round_trip(probs: Quantised) -> None:
+    assert same(codec.decode(codec.encode(probs), probs.vocab_size), probs)
 
 
 def test_golden_bytes() -> None:
-    law = Quantised(4096, 12, np.array([3, 77, 4095]), np.array([4000, 5, 1]))
-    assert codec.encode(law).hex() == GOLDEN
+    probs = Quantised(4096, 12, np.array([3, 77, 4095]), np.array([4000, 5, 1]))
+    assert codec.encode(probs).hex() == GOLDEN
 
 
 GOLDEN = "018cce603ad97ace72bd26"
@@ -66,22 +66,22 @@ GOLDEN = "018cce603ad97ace72bd26"
 @settings(max_examples=500, deadline=None)
 def test_hostile_bytes_are_refused_or_canonical(data: bytes, vocab: int) -> None:
     try:
-        law = codec.decode(data, vocab)
+        probs = codec.decode(data, vocab)
     except CodecError:
         return
-    assert codec.encode(law) == data
+    assert codec.encode(probs) == data
 
 
-@given(laws(), st.data())
+@given(targets(), st.data())
 @settings(max_examples=150, deadline=None)
-def test_truncated_and_flipped_bytes_never_pass_as_the_same_law(law: Quantised, data: st.DataObject) -> None:
-    honest = codec.encode(law)
+def test_truncated_and_flipped_bytes_never_pass_as_the_same_distribution(probs: Quantised, data: st.DataObject) -> None:
+    honest = codec.encode(probs)
     cut = honest[: data.draw(st.integers(0, len(honest) - 1))]
     at = data.draw(st.integers(0, len(honest) - 1))
     flipped = honest[:at] + bytes([honest[at] ^ data.draw(st.integers(1, 255))]) + honest[at + 1 :]
     for broken in (cut, flipped, honest + b"\x01"):
         with contextlib.suppress(CodecError):
-            assert not same(codec.decode(broken, law.vocab_size), law)
+            assert not same(codec.decode(broken, probs.vocab_size), probs)
 
 
 def test_oversized_and_unknown_versions_are_refused_unread() -> None:

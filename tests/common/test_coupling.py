@@ -42,11 +42,11 @@ def test_skipping_what_cannot_win_changes_nothing(scale: float) -> None:
     noise, rng = Noise(1, [2]), np.random.default_rng(0)
     for t in range(300):
         weights = rng.gumbel(size=500) * scale
-        law = np.exp(weights - weights.max())
-        law /= law.sum()
-        law[rng.random(500) < 0.3] = 0
+        probs = np.exp(weights - weights.max())
+        probs /= probs.sum()
+        probs[rng.random(500) < 0.3] = 0
         integers = noise.integers(Purpose.TARGET, t, 0, 500)
-        assert winner(law, integers) == int(race_times(law, integers).argmin())
+        assert winner(probs, integers) == int(race_times(probs, integers).argmin())
 
 
 def test_extreme_noise_is_finite_and_ties_go_to_the_lowest_id() -> None:
@@ -57,8 +57,8 @@ def test_extreme_noise_is_finite_and_ties_go_to_the_lowest_id() -> None:
     assert winner(np.array([0.0, 1.0]), np.array([2**52 - 1, 0], np.uint64)) == 1
 
 
-def test_the_winner_follows_the_law() -> None:
-    law, noise = np.array([0.5, 0.0, 0.3, 0.15, 0.05]), Noise(9, [1])
-    counts = np.bincount([coupled_draw(noise, t, law) for t in range(50_000)], minlength=5)
+def test_the_winner_follows_the_distribution() -> None:
+    probs, noise = np.array([0.5, 0.0, 0.3, 0.15, 0.05]), Noise(9, [1])
+    counts = np.bincount([coupled_draw(noise, t, probs) for t in range(50_000)], minlength=5)
     assert not counts[1]
-    assert chisquare(counts[law > 0], 50_000 * law[law > 0]).pvalue > 1e-4
+    assert chisquare(counts[probs > 0], 50_000 * probs[probs > 0]).pvalue > 1e-4

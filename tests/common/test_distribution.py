@@ -10,7 +10,7 @@ def make(vocab: int, bits: int, counts: dict[int, int]) -> Quantised:
     return Quantised(vocab, bits, np.array(sorted(counts)), np.array([counts[i] for i in sorted(counts)]))
 
 
-LAWS = [
+DISTRIBUTIONS = [
     make(10, 4, {0: 3, 4: 5, 9: 2}),
     make(6, 5, {1: 20, 2: 12}),
     make(5, 3, {0: 1, 1: 1, 2: 1, 3: 1, 4: 4}),
@@ -18,18 +18,18 @@ LAWS = [
 ]
 
 
-@pytest.mark.parametrize("law", LAWS)
-def test_dense_and_probability_agree_and_sum_to_one(law: Quantised) -> None:
-    dense = law.dense()
+@pytest.mark.parametrize("probs", DISTRIBUTIONS)
+def test_dense_and_probability_agree_and_sum_to_one(probs: Quantised) -> None:
+    dense = probs.dense()
     assert dense.sum() == pytest.approx(1)
-    assert [law.probability(i) for i in range(law.vocab_size)] == pytest.approx(list(dense))
+    assert [probs.probability(i) for i in range(probs.vocab_size)] == pytest.approx(list(dense))
 
 
-@pytest.mark.parametrize("law", LAWS)
-def test_draws_follow_the_law(law: Quantised) -> None:
+@pytest.mark.parametrize("probs", DISTRIBUTIONS)
+def test_draws_follow_the_distribution(probs: Quantised) -> None:
     rng = np.random.default_rng(0)
-    drawn = np.bincount([law.draw(*rng.random(2)) for _ in range(50_000)], minlength=law.vocab_size)
-    dense = law.dense()
+    drawn = np.bincount([probs.draw(*rng.random(2)) for _ in range(50_000)], minlength=probs.vocab_size)
+    dense = probs.dense()
     assert not drawn[dense == 0].any()
     if (dense > 0).sum() > 1:
         # Fixed seed; a right implementation fails once in 10,000 choices of it.

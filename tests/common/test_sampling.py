@@ -10,22 +10,22 @@ logits = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=30).map(lam
 
 
 @given(logits, st.floats(0, 5), st.integers(0, 40), st.floats(0.001, 1))
-def test_a_warped_law_is_a_law(z: np.ndarray, temperature: float, top_k: int, top_p: float) -> None:
-    law = Warp(temperature, top_k, top_p)(z)
-    assert law.dtype == np.float64
-    assert law.sum() == pytest.approx(1)
-    assert (law >= 0).all()
+def test_a_warped_distribution_is_a_distribution(z: np.ndarray, temperature: float, top_k: int, top_p: float) -> None:
+    probs = Warp(temperature, top_k, top_p)(z)
+    assert probs.dtype == np.float64
+    assert probs.sum() == pytest.approx(1)
+    assert (probs >= 0).all()
     if top_k:
-        assert (law > 0).sum() <= top_k
-    assert law[int(np.argmax(z))] > 0
+        assert (probs > 0).sum() <= top_k
+    assert probs[int(np.argmax(z))] > 0
 
 
 def test_temperature_zero_and_top_k_one_and_tiny_top_p_are_the_argmax_with_ties_to_the_lowest_id() -> None:
     z = np.array([1.0, 3.0, 3.0, 2.0], np.float32)
     for warp in (Warp(0.0), Warp(1.0, 1), Warp(1.0, 0, 1e-9), Warp(1e-30)):
-        law = warp(z)
-        assert law[3] == law[0] == 0
-        assert law[1] == pytest.approx(1 if warp.temperature != 1e-30 else 0.5)
+        probs = warp(z)
+        assert probs[3] == probs[0] == 0
+        assert probs[1] == pytest.approx(1 if warp.temperature != 1e-30 else 0.5)
 
 
 def test_ties_at_the_border_of_top_k_go_to_the_lowest_ids() -> None:

@@ -9,23 +9,23 @@ from common.split import decode_share, encode_share, share_of
 
 
 @st.composite
-def laws(draw: st.DrawFn) -> Quantised:
+def targets(draw: st.DrawFn) -> Quantised:
     vocab, bits = draw(st.sampled_from([3, 12, 300, 70_000])), draw(st.integers(2, 20))
     kept = sorted(draw(st.sets(st.integers(0, vocab - 1), min_size=1, max_size=min(3, vocab - 1))))
     counts = [draw(st.integers(1, 2**bits // 4)) for _ in kept]
     return Quantised(vocab, bits, np.array(kept), np.array(counts))
 
 
-@given(laws())
-def test_a_share_is_the_probability_of_its_token(law: Quantised) -> None:
-    for token in (int(law.ids[0]), int(law.ids[-1]), next(t for t in range(law.vocab_size) if t not in law.ids)):
-        share = decode_share(encode_share(share_of(law, token)), law.vocab_size, law.bits)
-        assert share.probability == pytest.approx(law.probability(token), rel=1e-12)
+@given(targets())
+def test_a_share_is_the_probability_of_its_token(probs: Quantised) -> None:
+    for token in (int(probs.ids[0]), int(probs.ids[-1]), next(t for t in range(probs.vocab_size) if t not in probs.ids)):
+        share = decode_share(encode_share(share_of(probs, token)), probs.vocab_size, probs.bits)
+        assert share.probability == pytest.approx(probs.probability(token), rel=1e-12)
 
 
 def test_certainty_fits() -> None:
-    law = Quantised(5, 12, np.array([2]), np.array([4096]))
-    assert decode_share(encode_share(share_of(law, 2)), 5, 12).probability == 1
+    probs = Quantised(5, 12, np.array([2]), np.array([4096]))
+    assert decode_share(encode_share(share_of(probs, 2)), 5, 12).probability == 1
 
 
 @given(st.binary(max_size=8), st.integers(1, 20), st.sampled_from([3, 300, 70_000]))

@@ -7,7 +7,7 @@ from common.sampling import residual, softmax
 from edge_client.engine.verification.bound import flattening, grid, smallest_k, softplus, strictness
 
 
-def kept_law(x: np.ndarray, k: int) -> np.ndarray:
+def kept_probs(x: np.ndarray, k: int) -> np.ndarray:
     """x_hat: the k largest entries of x, the rest shared equally."""
     order = np.argsort(-x, kind="stable")
     x_hat = x.copy()
@@ -16,8 +16,8 @@ def kept_law(x: np.ndarray, k: int) -> np.ndarray:
     return x_hat
 
 
-def law_of_tested(x: np.ndarray, x_hat: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The law of a token drawn from x and accepted or resampled against x_hat."""
+def probs_of_tested(x: np.ndarray, x_hat: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The distribution of a token drawn from x and accepted or resampled against x_hat."""
     accepted = x * np.minimum(1, y / np.where(x_hat > 0, x_hat, 1))
     weights = residual(y, x_hat)
     return np.asarray(accepted + (1 - accepted.sum()) * weights / weights.sum())
@@ -39,7 +39,7 @@ def pairs(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 @settings(max_examples=200, deadline=None)
 def test_flattening_is_the_distance_it_says(pair: tuple[np.ndarray, np.ndarray]) -> None:
     x, _ = pair
-    plain = [np.abs(x - kept_law(x, k)).sum() for k in range(1, len(x) + 1)]
+    plain = [np.abs(x - kept_probs(x, k)).sum() for k in range(1, len(x) + 1)]
     assert flattening(x) == pytest.approx(np.array(plain), abs=1e-12)
     ks = grid(len(x))
     assert np.array_equal(flattening(x, ks), flattening(x)[ks - 1])
@@ -48,17 +48,17 @@ def test_flattening_is_the_distance_it_says(pair: tuple[np.ndarray, np.ndarray])
 @given(pairs(), st.integers(1, 200))
 @settings(max_examples=300, deadline=None)
 def test_a_tested_token_is_within_half_the_flattening_of_the_llm(pair: tuple[np.ndarray, np.ndarray], k: int) -> None:
-    """What holds, whatever eta: the draft of the full law, tested against the truncated one."""
+    """What holds, whatever eta: the draft of the full distribution, tested against the truncated one."""
     x, y = pair
     k = min(k, len(x))
-    assert distance(law_of_tested(x, kept_law(x, k), y), y) <= 0.5 * flattening(x)[k - 1] + 1e-12
+    assert distance(probs_of_tested(x, kept_probs(x, k), y), y) <= 0.5 * flattening(x)[k - 1] + 1e-12
 
 
 def test_the_published_bound_can_fall_below_the_distance_of_the_residuals() -> None:
-    """eta = 1 and models that nearly agree: eq. 26 promises 0.006, the residual laws have nothing in common."""
+    """eta = 1 and models that nearly agree: eq. 26 promises 0.006, the residual distributions have nothing in common."""
     x = np.array([0.97, 0.012, 0.010, 0.008])
     y = np.array([0.9699, 0.012, 0.010, 0.0081])
-    x_hat = kept_law(x, 1)
+    x_hat = kept_probs(x, 1)
     with_x, with_x_hat = residual(y, x), residual(y, x_hat)
     true = distance(with_x / with_x.sum(), with_x_hat / with_x_hat.sum())
     drafted, beta = float(x[0]), 1 - y[0] / x[0]

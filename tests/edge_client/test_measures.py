@@ -18,9 +18,9 @@ LOGITS = [
 @pytest.mark.parametrize("z", LOGITS)
 @pytest.mark.parametrize("warp", [Warp(), Warp(0.0), Warp(0.7, 5, 0.9)])
 def test_values_lie_in_the_unit_interval(name: str, z: np.ndarray, warp: Warp) -> None:
-    law = warp(z)
+    probs = warp(z)
     coins = Noise(0, [1]).uniforms(Purpose.GATE, 0, count=2 * DRAWS)
-    assert 0 <= MEASURES[name].of(z, law, int(law.argmax()), coins) <= 1
+    assert 0 <= MEASURES[name].of(z, probs, int(probs.argmax()), coins) <= 1
 
 
 @pytest.mark.parametrize("name", [name for name, measure in MEASURES.items() if measure.draft_independent])
@@ -37,11 +37,11 @@ def test_perturbation_depends_on_the_draft() -> None:
 
 @pytest.mark.parametrize("z", LOGITS)
 def test_expected_perturbation_is_the_mean_of_perturbation_over_its_draws(z: np.ndarray) -> None:
-    law, rng = softmax(z), np.random.default_rng(0)
-    drafts = rng.choice(len(z), 3000, p=law)
-    values = [MEASURES["perturbation"].of(z, law, int(d), rng.random(2 * DRAWS)) for d in drafts]
+    probs, rng = softmax(z), np.random.default_rng(0)
+    drafts = rng.choice(len(z), 3000, p=probs)
+    values = [MEASURES["perturbation"].of(z, probs, int(d), rng.random(2 * DRAWS)) for d in drafts]
     # Four standard errors, and the midpoint rule's own error.
-    assert abs(np.mean(values) - expected_perturbation(z, law)) < 4 * np.std(values) / np.sqrt(len(values)) + 0.01
+    assert abs(np.mean(values) - expected_perturbation(z, probs)) < 4 * np.std(values) / np.sqrt(len(values)) + 0.01
 
 
 @pytest.mark.parametrize("scale", [0.3, 1, 2, 4, 8])
@@ -49,15 +49,15 @@ def test_few_nodes_are_within_a_hundredth_of_sixty_four(scale: float) -> None:
     rng = np.random.default_rng(1)
     for size in (10, 1000, 4096):
         z = (rng.gumbel(size=size) * scale).astype(np.float32)
-        law = softmax(z)
-        assert abs(expected_perturbation(z, law) - expected_perturbation(z, law, 64)) < 0.01
+        probs = softmax(z)
+        assert abs(expected_perturbation(z, probs) - expected_perturbation(z, probs, 64)) < 0.01
 
 
-def test_entropy_margin_and_top1_on_known_laws() -> None:
+def test_entropy_margin_and_top1_on_known_distributions() -> None:
     z = np.log(np.array([0.5, 0.25, 0.125, 0.125])).astype(np.float32)
-    law, none = softmax(z), np.empty(0)
-    assert MEASURES["entropy"].of(z, law, 0, none) == pytest.approx(1.75 * np.log(2) / np.log(4), abs=1e-6)
-    assert MEASURES["margin"].of(z, law, 0, none) == pytest.approx(0.75, abs=1e-6)
-    assert MEASURES["top1"].of(z, law, 0, none) == pytest.approx(0.5, abs=1e-6)
-    # Before the warp: a greedy law changes nothing.
-    assert MEASURES["entropy"].of(z, Warp(0.0)(z), 0, none) == MEASURES["entropy"].of(z, law, 0, none)
+    probs, none = softmax(z), np.empty(0)
+    assert MEASURES["entropy"].of(z, probs, 0, none) == pytest.approx(1.75 * np.log(2) / np.log(4), abs=1e-6)
+    assert MEASURES["margin"].of(z, probs, 0, none) == pytest.approx(0.75, abs=1e-6)
+    assert MEASURES["top1"].of(z, probs, 0, none) == pytest.approx(0.5, abs=1e-6)
+    # Before the warp: a greedy distribution changes nothing.
+    assert MEASURES["entropy"].of(z, Warp(0.0)(z), 0, none) == MEASURES["entropy"].of(z, probs, 0, none)

@@ -87,8 +87,8 @@ def altered(**changes: object) -> Callable[[pb.Verdict], pb.Verdict]:
         for name, value in changes.items():
             if value is None:
                 copy.ClearField(name)  # type: ignore[arg-type]
-            elif isinstance(value, pb.Law):
-                copy.law.CopyFrom(value)
+            elif isinstance(value, pb.Probs):
+                copy.probs.CopyFrom(value)
             else:
                 setattr(copy, name, value)
         return copy
@@ -130,9 +130,9 @@ EXACT = changed(
         (changed(EXACT, policy="always", max_in_flight=3), altered(step_id=99), "without a verdict on step 0"),
         (changed(EXACT, policy="always"), altered(accepted=9), "accepted 9 of 1"),
         (changed(EXACT, policy="always"), altered(accepted=1, bonus=77), "id 77"),
-        (changed(EXACT, verification="split"), altered(accepted=0, law=pb.Law(probabilities=b"abc")), "no law"),
-        (changed(EXACT, verification="split"), altered(accepted=0, law=pb.Law(probabilities=b"\0" * 48)), "no law"),
-        (changed(EXACT, verification="split"), altered(accepted=0, law=None), "no law"),
+        (changed(EXACT, verification="split"), altered(accepted=0, probs=pb.Probs(probabilities=b"abc")), "no distribution"),
+        (changed(EXACT, verification="split"), altered(accepted=0, probs=pb.Probs(probabilities=bytes(48))), "no distribution"),
+        (changed(EXACT, verification="split"), altered(accepted=0, probs=None), "no distribution"),
     ],
 )
 def test_lies_about_blocks_are_named(
@@ -217,7 +217,9 @@ def test_no_released_token_is_withdrawn(pair: tuple[LanguageModel, LanguageModel
 CUT = changed(ALWAYS, verification="split", law_entries=1, bits=12, max_new_tokens=1)
 
 
-def test_the_rest_of_a_cut_law_is_asked_for_where_nothing_is_left_to_draw(make_lm: Callable[..., LanguageModel]) -> None:
+def test_the_rest_of_a_cut_distribution_is_asked_for_where_nothing_is_left_to_draw(
+    make_lm: Callable[..., LanguageModel],
+) -> None:
     """Here the SLM gives the LLM's first choice more than the LLM does: no residual is left in that entry."""
     slm, llm = make_lm(seed=1), make_lm(seed=4)
     asked = 0
@@ -227,7 +229,7 @@ def test_the_rest_of_a_cut_law_is_asked_for_where_nothing_is_left_to_draw(make_l
         whole = run_session(slm, PROMPT, changed(CUT, seed=seed, law_entries=0), LocalLink(llm))
         assert cut.token_ids == whole.token_ids
         assert cut.statistics.cut_mass == 0
-        wanted = [draft for draft in link.drafts if draft.whole_law]
+        wanted = [draft for draft in link.drafts if draft.whole_probs]
         assert len(wanted) == cut.statistics.count(Provenance.CORRECTED)
         sent = cut.statistics.uplink_payload_bytes - cut.statistics.open_bytes
         assert sent == sum(pb.ClientMessage(draft=draft).ByteSize() for draft in link.drafts)

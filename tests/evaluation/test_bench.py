@@ -11,7 +11,7 @@ import pytest
 
 from cloud_server.emulation import Emulated, parse_pace
 from cloud_server.engine import engine_of
-from cloud_server.scheduler import Held, Scheduler, Work
+from cloud_server.scheduler import BlockTable, Scheduler, Work
 from common.errors import BadInput
 from common.model import LanguageModel
 from common.sampling import Warp
@@ -107,8 +107,8 @@ def test_emulation_waits_for_what_is_left_of_a_pass(
     assert waited == [1.0 + 2 * 0.5 - 0.25]
     PacedLM(lm, 0.1).kv_cache().forward([1])
     assert waited.pop() == 0
-    scheduler = Scheduler(engine.pages)
-    scheduler.add(Work(Held(), [1, 2, 3, 4], 1))
+    scheduler = Scheduler(engine.block_manager)
+    scheduler.add(Work(BlockTable(), [1, 2, 3, 4], 1))
     engine.forward(scheduler.batch())
     assert waited.pop() == 2.0 + 4 * 0.25 - 0.25
 

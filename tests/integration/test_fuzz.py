@@ -4,7 +4,6 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import grpc.aio
@@ -48,8 +47,8 @@ def mutated(rng: np.random.Generator, data: bytes) -> bytes:
 
 def hostile(rng: np.random.Generator, honest_open: bytes) -> list[bytes]:
     """One stream of hostile messages."""
-    law = Quantised(12, 8, np.array([1, 4, 7]), np.array([100, 50, 6]))
-    payload = codec.encode(law)
+    probs = Quantised(12, 8, np.array([1, 4, 7]), np.array([100, 50, 6]))
+    payload = codec.encode(probs)
     kind = int(rng.integers(7))
     if kind == 0:
         return [rng.bytes(int(rng.integers(0, 200)))]
@@ -76,30 +75,16 @@ def hostile(rng: np.random.Generator, honest_open: bytes) -> list[bytes]:
     return [honest_open, message]
 
 
-@dataclass
-class Overheard:
+class Overheard(GrpcLink):
     """An honest device's link, whose session ids the hostile clients know."""
 
-    link: GrpcLink
-    ids: list[str] = field(default_factory=list)
-
-    @property
-    def info(self) -> pb.ServerInfo:
-        return self.link.info
+    def __init__(self, address: str) -> None:
+        super().__init__(address)
+        self.ids: list[str] = []
 
     async def open(self, request: pb.Open) -> GrpcStream:
         self.ids.append(request.session_id)
-        return await self.link.open(request)
-
-    @property
-    def connection(self) -> int:
-        return self.link.connection
-
-    async def reach(self, after: int) -> None:
-        await self.link.reach(after)
-
-    def socket_bytes(self) -> tuple[int, int] | None:
-        return self.link.socket_bytes()
+        return await super().open(request)
 
 
 def test_the_server_survives_hostile_messages(start_cloud: StartCloud, make_folder: MakeFolder) -> None:
@@ -130,8 +115,8 @@ def test_the_server_survives_hostile_messages(start_cloud: StartCloud, make_fold
 
     async def attack() -> int:
         rng, sent, served, answers = np.random.default_rng(0), 0, 0, set[asyncio.Task[None]]()
-        async with grpc.aio.insecure_channel(server.address) as channel, GrpcLink(server.address) as link:
-            stub, overheard = channel.stream_stream("/hedge.v1.Hedge/Generate"), Overheard(link)
+        async with grpc.aio.insecure_channel(server.address) as channel, Overheard(server.address) as overheard:
+            stub = channel.stream_stream("/hedge.v1.Hedge/Generate")
             while sent < MESSAGES:
                 # Those of the honest session that is open at the same time.
                 names = ["", *overheard.ids[-1:]]

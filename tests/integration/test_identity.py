@@ -40,7 +40,7 @@ def test_hedge_is_the_llm_alone_on_200_prompts(temperature: float) -> None:
         (changed(HEDGE, max_in_flight=1), slm, 0),
         (changed(HEDGE, policy="threshold", measure="margin", threshold=0.5, max_in_flight=3), model("slm", "bfloat16"), 2),
     ]
-    # At temperature 1 the law of the answer, not its length, is at stake: fewer prompts do.
+    # At temperature 1 the distribution of the answer, not its length, is at stake: fewer prompts do.
     questions = held_out_set(PROMPTS if temperature == 0 else PROMPTS // 5, seed=8)
     tokens, parted = 0, 0
     for number, question in enumerate(questions):

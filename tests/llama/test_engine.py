@@ -7,7 +7,7 @@ import pytest
 from hedge.v1 import hedge_pb2 as pb
 
 from cloud_server.batcher import Batcher, Pass
-from cloud_server.engine import PAGE, engine_of
+from cloud_server.engine import BLOCK_SIZE, engine_of
 from cloud_server.llama_engine import LlamaEngine
 from cloud_server.scheduler import Scheduler
 from cloud_server.self_check import self_check
@@ -22,10 +22,10 @@ TOLERANCE = 0.05
 
 @pytest.mark.parametrize("most", [None, 3])
 def test_ragged_rows_equal_unbatched_ones(slm: LanguageModel, most: int | None) -> None:
-    """For lack of pages, or of sequences."""
-    engine = engine_of(slm, (16 if most is None else 64) * PAGE * slm.token_bytes, 64)  # type: ignore[attr-defined]
+    """For lack of blocks, or of sequences."""
+    engine = engine_of(slm, (16 if most is None else 64) * BLOCK_SIZE * slm.token_bytes, 64)  # type: ignore[attr-defined]
     assert isinstance(engine, LlamaEngine)
-    scheduler = Scheduler(engine.pages, 64, most or engine.most_sessions)
+    scheduler = Scheduler(engine.block_manager, 64, most or engine.most_sessions)
     worst, compared = ragged(slm, engine, scheduler, range(5, 4096))
     assert worst < TOLERANCE
     assert compared > 200
@@ -35,7 +35,7 @@ def test_ragged_rows_equal_unbatched_ones(slm: LanguageModel, most: int | None) 
 def test_many_sessions_share_passes_and_get_their_own_verdicts(llm: LanguageModel) -> None:
     """Each is asked about what the model would say greedily, the first bonus left out, so every verdict is known."""
     seen: list[Pass] = []
-    batcher = Batcher(engine_of(llm, 14 * PAGE * llm.token_bytes), watch=seen.append)  # type: ignore[attr-defined]
+    batcher = Batcher(engine_of(llm, 14 * BLOCK_SIZE * llm.token_bytes), watch=seen.append)  # type: ignore[attr-defined]
     rng = np.random.default_rng(2)
     prompts, drafts = [], []
     while len(prompts) < 12:
@@ -67,15 +67,15 @@ def test_a_budget_that_holds_nothing_is_refused(slm: LanguageModel) -> None:
 
 
 def test_the_self_check_measures_its_rounding(slm: LanguageModel) -> None:
-    engine = engine_of(slm, 64 * PAGE * slm.token_bytes)  # type: ignore[attr-defined]
+    engine = engine_of(slm, 64 * BLOCK_SIZE * slm.token_bytes)  # type: ignore[attr-defined]
     found = self_check(engine, slm)
     assert found.difference < TOLERANCE
     assert found.rows > 20
-    small = engine_of(slm, 6 * PAGE * slm.token_bytes, 8)  # type: ignore[attr-defined]
+    small = engine_of(slm, 6 * BLOCK_SIZE * slm.token_bytes, 8)  # type: ignore[attr-defined]
     assert self_check(small, slm, 8).rows > 20
-    assert engine.pages.used == 0
+    assert engine.block_manager.used == 0
     # What the check fed is forgotten: the next session's rows are its own.
-    scheduler = Scheduler(engine.pages, 64, engine.most_sessions)
+    scheduler = Scheduler(engine.block_manager, 64, engine.most_sessions)
     worst, _ = ragged(slm, engine, scheduler, range(5, 4096))
     assert worst < TOLERANCE
 

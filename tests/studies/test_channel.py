@@ -46,7 +46,7 @@ def test_outage_waits_for_a_better_draw_as_often_as_it_says() -> None:
     assert channel.outage_probability == pytest.approx(1 - np.exp(-1))
     uplink = open_uplink(channel, np.random.default_rng(3))
     waits = np.array([np.floor(uplink.send(1.0, 0.0)) for _ in range(20_000)])
-    # Five standard errors of a geometric law's share of zeros.
+    # Five standard errors of a geometric distribution's share of zeros.
     assert abs((waits == 0).mean() - np.exp(-1)) < 5 * np.sqrt(0.25 / len(waits))
 
 

@@ -142,10 +142,10 @@ def test_masking_goes_on_while_it_is_better_on_the_running_mean() -> None:
 
 def test_the_rules_choose_what_they_say(lm: MaskedLM) -> None:
     ids = np.array([3, 1, 4, 1, 5, 9, 2, 6])
-    laws = lm.log_priors(ids, np.arange(8))
-    assert MaskOrder(lm, ids, "entropy").advance()[0] == int(entropy(laws).argmin())
+    targets = lm.log_priors(ids, np.arange(8))
+    assert MaskOrder(lm, ids, "entropy").advance()[0] == int(entropy(targets).argmin())
     position, log_true = MaskOrder(lm, ids, "true-token").advance()
-    true = laws[np.arange(8), ids]
+    true = targets[np.arange(8), ids]
     assert position == int(true.argmax())
     assert log_true == pytest.approx(true.max(), abs=1e-5)
     order = MaskOrder(lm, ids, "entropy")
@@ -230,8 +230,8 @@ def test_no_two_neighbours_are_chosen_and_no_more_could_be(order: list[int]) -> 
 def test_rehearsing_leaves_out_what_the_receiver_will_know(lm: MaskedLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that knows every other token whatever it hears, and nothing of the rest."""
     ids = np.random.default_rng(5).integers(0, 13, 40)
-    laws = knowing(list(range(0, 40, 2)), ids, lm.vocab_size)
-    monkeypatch.setattr(lm, "log_priors", lambda _, positions: laws[positions])
+    targets = knowing(list(range(0, 40, 2)), ids, lm.vocab_size)
+    monkeypatch.setattr(lm, "log_priors", lambda _, positions: targets[positions])
     qam = Qam(4, lm.vocab_size)
 
     def mask(snr_db: float) -> list[int]:
@@ -244,11 +244,11 @@ def test_rehearsing_leaves_out_what_the_receiver_will_know(lm: MaskedLM, monkeyp
 
 
 def knowing(known: list[int], ids: np.ndarray, words: int) -> np.ndarray:
-    """Laws of a model that is sure of some positions, and rightly, and knows nothing of the others."""
-    laws = np.full((len(ids), words), -math.log(words))
-    laws[known] = -50.0
-    laws[known, ids[known]] = 0.0
-    return laws
+    """Distributions of a model that is sure of some positions, and rightly, and knows nothing of the others."""
+    targets = np.full((len(ids), words), -math.log(words))
+    targets[known] = -50.0
+    targets[known, ids[known]] = 0.0
+    return targets
 
 
 def test_as_many_are_proposed_as_are_known_and_make_the_rest_heard() -> None:
@@ -274,8 +274,8 @@ def test_of_a_proposal_as_much_is_taken_as_pays_when_it_is_received(
     """Every other token is proposed, and the first `known` tokens are known."""
     ids = np.random.default_rng(5).integers(0, 13, 40)
     # Of those known, the even ones a little better: they come first in the order.
-    laws = knowing(list(range(0, known, 2)), ids, 13)
-    monkeypatch.setattr(lm, "log_priors", lambda _, positions: laws[positions])
+    targets = knowing(list(range(0, known, 2)), ids, 13)
+    monkeypatch.setattr(lm, "log_priors", lambda _, positions: targets[positions])
     monkeypatch.setattr("studies.wireless.rehearsal.best_count", lambda *_: 20)
     monkeypatch.setattr("studies.wireless.rehearsal.spaced", lambda order: [int(at) for at in order if at % 2 == 0])
     found = rehearsed_mask(lm, Qam(4, 13), Fade(1), ids, np.random.default_rng(0))
@@ -284,8 +284,8 @@ def test_of_a_proposal_as_much_is_taken_as_pays_when_it_is_received(
 
 def test_a_short_packet_has_something_to_leave_out_too(lm: MaskedLM, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = np.array([3, 1, 4])
-    laws = knowing([0, 2], ids, 13)
-    monkeypatch.setattr(lm, "log_priors", lambda _, positions: laws[positions])
+    targets = knowing([0, 2], ids, 13)
+    monkeypatch.setattr(lm, "log_priors", lambda _, positions: targets[positions])
     assert rehearsed_mask(lm, Qam(4, 13), Fade(1), ids, np.random.default_rng(0)) == [0, 2]
 
 
@@ -313,9 +313,9 @@ def test_a_mask_among_the_words_is_never_expected(tmp_path: Path) -> None:
     BertForMaskedLM(config).save_pretrained(tmp_path)
     foreign = MaskedLM(str(tmp_path))
     assert (foreign.vocab_size, foreign.mask) == (4, 1)
-    law = np.exp(foreign.log_priors(np.array([0, 2, 3]), [0, 1, 2]))
-    assert (law[:, 1] == 0).all()
-    assert law.sum(axis=1) == pytest.approx(1)
+    probs = np.exp(foreign.log_priors(np.array([0, 2, 3]), [0, 1, 2]))
+    assert (probs[:, 1] == 0).all()
+    assert probs.sum(axis=1) == pytest.approx(1)
 
 
 def test_a_rehearsal_does_not_know_the_noise_that_comes(lm: MaskedLM, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -373,19 +373,19 @@ def test_what_is_left_out_gives_its_power_to_the_rest(lm: MaskedLM, monkeypatch:
 
 @given(st.lists(st.floats(1e-6, 1.0), min_size=2, max_size=40))
 def test_huffman_is_a_prefix_code_of_the_least_mean_length(weights: list[float]) -> None:
-    law = np.array(weights) / sum(weights)
-    words = huffman(law)
+    probs = np.array(weights) / sum(weights)
+    words = huffman(probs)
     assert sum(2.0 ** -len(word) for word in words) == pytest.approx(1)
     for a, b in zip(sorted(words), sorted(words)[1:], strict=False):
         assert not b.startswith(a)
     # The sum of the inner nodes' weights is the mean length.
-    heap, mean = list(law), 0.0
+    heap, mean = list(probs), 0.0
     heapq.heapify(heap)
     while len(heap) > 1:
         pair = heapq.heappop(heap) + heapq.heappop(heap)
         mean += pair
         heapq.heappush(heap, pair)
-    assert float(sum(p * len(word) for p, word in zip(law, words, strict=True))) == pytest.approx(mean)
+    assert float(sum(p * len(word) for p, word in zip(probs, words, strict=True))) == pytest.approx(mean)
 
 
 def test_the_code_has_its_rate_and_corrects_errors() -> None:

@@ -1,16 +1,16 @@
 """How many entries a message needs: the paper's bound on what truncation does (docs/algorithms.md, section 2.3, eq. 26).
 
 With eta = 1 it is a heuristic: it can fall below the distance it is meant to bound. What holds behind a draft-independent
-gate is that the tested token's law is within half of `flattening` of the LLM's. `tests/edge_client/test_bound.py` shows both.
+gate is that the tested token is drawn within half of `flattening` of the LLM's. `tests/edge_client/test_bound.py` shows both.
 """
 
 import numpy as np
 
 
-def flattening(law: np.ndarray, ks: np.ndarray | None = None) -> np.ndarray:
+def flattening(probs: np.ndarray, ks: np.ndarray | None = None) -> np.ndarray:
     """sum_i |x_i - x_hat_i| when the k largest of x [V] stay and the others share the rest equally; for k = 1..V, or `ks`."""
-    falling = np.sort(law)[::-1]
-    size = len(law)
+    falling = np.sort(probs)[::-1]
+    size = len(probs)
     ks = np.arange(1, size + 1) if ks is None else ks
     rest = np.append(np.cumsum(falling[::-1])[::-1], 0.0)
     share = rest[ks] / np.maximum(size - ks, 1)
@@ -30,9 +30,9 @@ def strictness(drafted: float | np.ndarray, beta: float | np.ndarray, eta: float
     return np.asarray((1.0 - drafted) * softplus(-1.0, eta) + drafted * softplus(-np.asarray(beta), eta))
 
 
-def smallest_k(law: np.ndarray, allowed: float) -> int:
+def smallest_k(probs: np.ndarray, allowed: float) -> int:
     """The smallest k whose `flattening` is at most `allowed`, that is theta times the strictness."""
-    return int(np.argmax(flattening(law) <= max(allowed, 0.0))) + 1
+    return int(np.argmax(flattening(probs) <= max(allowed, 0.0))) + 1
 
 
 def grid(vocab_size: int) -> np.ndarray:

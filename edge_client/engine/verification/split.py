@@ -25,30 +25,30 @@ class Split(Resampled):
 
     def lacks_residual(self, verdict: pb.Verdict, proposal: Proposal) -> bool:
         """Of a cut y: whether nothing of y - x_hat lies in what came."""
-        if not self._config.law_entries or not verdict.HasField("law"):
+        if not self._config.law_entries or not verdict.HasField("probs"):
             return False
         assert proposal.probs
-        return not np.maximum(probs_of(verdict.law, self.vocab_size) - proposal.probs.dense(), 0.0).any()
+        return not np.maximum(probs_of(verdict.probs, self.vocab_size) - proposal.probs.dense(), 0.0).any()
 
     def correction(self, verdict: pb.Verdict, proposal: Proposal, position: int) -> Correction:
         assert proposal.probs
-        target = probs_of(verdict.law, self.vocab_size)
+        target = probs_of(verdict.probs, self.vocab_size)
         uniform = self._noise.uniform(Purpose.RESIDUAL, position, verdict.step_id)
-        cut_mass = max(0.0, 1.0 - float(target.sum())) if verdict.law.ids else 0.0
+        cut_mass = max(0.0, 1.0 - float(target.sum())) if verdict.probs.ids else 0.0
         return Correction(draw(residual(target, proposal.probs.dense()), uniform), known=False, cut_mass=cut_mass)
 
     def describe(self, probs: np.ndarray, proposal: Proposal, uncertainty: float) -> str | None:  # noqa: ARG002
         return None
 
 
-def probs_of(law: pb.Law, vocab_size: int) -> np.ndarray:
+def probs_of(probs: pb.Probs, vocab_size: int) -> np.ndarray:
     """y, float64 [V]. Unreachable for bytes that are no distribution."""
-    values = np.frombuffer(law.probabilities[: len(law.probabilities) // 4 * 4], "<f4").astype(np.float64)
-    named = np.frombuffer(law.ids[: len(law.ids) // 4 * 4], "<u4") if law.ids else np.arange(vocab_size)
+    values = np.frombuffer(probs.probabilities[: len(probs.probabilities) // 4 * 4], "<f4").astype(np.float64)
+    named = np.frombuffer(probs.ids[: len(probs.ids) // 4 * 4], "<u4") if probs.ids else np.arange(vocab_size)
     sane = np.isfinite(values).all() and (values >= 0).all() and values.any()
     sound = len(values) == len(named) > 0 and named.max() < vocab_size and bool(sane)
     if not sound:
-        raise Unreachable(f"the server sent {len(law.probabilities)} and {len(law.ids)} bytes that are no law")
+        raise Unreachable(f"the server sent {len(probs.probabilities)} and {len(probs.ids)} bytes that are no distribution")
     target = np.zeros(vocab_size)
     target[named] = values
     return target

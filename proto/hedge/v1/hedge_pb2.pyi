@@ -37,7 +37,9 @@ class _VerificationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verifica
     VERIFICATION_STREAM: _Verification.ValueType  # 3
     """No drafts: the server streams its own tokens, one Verdict each."""
     VERIFICATION_SPLIT: _Verification.ValueType  # 4
-    """Each draft comes with its own share of the proposal; after a rejection the server sends its law, and the client draws."""
+    """Each draft comes with its own share of the proposal; after a rejection the server sends its distribution, and the client
+    draws.
+    """
     VERIFICATION_COUPLED: _Verification.ValueType  # 5
     """Both sides draw with the same noise: a draft stays iff it is the server's own token."""
 
@@ -51,7 +53,9 @@ VERIFICATION_SPARSE: Verification.ValueType  # 2
 VERIFICATION_STREAM: Verification.ValueType  # 3
 """No drafts: the server streams its own tokens, one Verdict each."""
 VERIFICATION_SPLIT: Verification.ValueType  # 4
-"""Each draft comes with its own share of the proposal; after a rejection the server sends its law, and the client draws."""
+"""Each draft comes with its own share of the proposal; after a rejection the server sends its distribution, and the client
+draws.
+"""
 VERIFICATION_COUPLED: Verification.ValueType  # 5
 """Both sides draw with the same noise: a draft stays iff it is the server's own token."""
 Global___Verification: _TypeAlias = Verification  # noqa: Y015
@@ -322,7 +326,7 @@ class Open(_message.Message):
     bits: _builtins.int
     """VERIFICATION_SPLIT only: shares are multiples of 2^-bits."""
     law_entries: _builtins.int
-    """VERIFICATION_SPLIT only: most entries of a law, the largest ones; 0 for all. Not with GUARANTEE_EXACT."""
+    """VERIFICATION_SPLIT only: most entries of a distribution, the largest ones; 0 for all. Not with GUARANTEE_EXACT."""
     bonus: _builtins.bool
     """Whether bonus tokens are wanted."""
     max_new_tokens: _builtins.int
@@ -391,7 +395,7 @@ class Draft(_message.Message):
     UNTESTED_FIELD_NUMBER: _builtins.int
     PROPOSALS_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
-    WHOLE_LAW_FIELD_NUMBER: _builtins.int
+    WHOLE_PROBS_FIELD_NUMBER: _builtins.int
     step_id: _builtins.int
     """Counts the Drafts of a session from 0; a repeated id returns the cached verdict. Absent: the one after the last."""
     verdicts_seen: _builtins.int
@@ -406,9 +410,9 @@ class Draft(_message.Message):
     """How many of them, the first ones, were released untested. The others are to be tested."""
     more: _builtins.bool
     """More Drafts follow before this one's verdict, so no bonus token is wanted."""
-    whole_law: _builtins.bool
-    """VERIFICATION_SPLIT, with the step id of the last verdict and nothing else: that verdict again, its law whole. For a client
-    that finds nothing to draw from in what a cut law brought.
+    whole_probs: _builtins.bool
+    """VERIFICATION_SPLIT, with the step id of the last verdict and nothing else: that verdict again, its distribution
+    whole. For a client that finds nothing to draw from in what a cut one brought.
     """
     @_builtins.property
     def proposals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
@@ -426,11 +430,11 @@ class Draft(_message.Message):
         untested: _builtins.int = ...,
         proposals: _abc.Iterable[_builtins.bytes] | None = ...,
         more: _builtins.bool = ...,
-        whole_law: _builtins.bool = ...,
+        whole_probs: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_position", b"_position", "_step_id", b"_step_id", "_verdicts_seen", b"_verdicts_seen", "position", b"position", "step_id", b"step_id", "verdicts_seen", b"verdicts_seen"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_position", b"_position", "_step_id", b"_step_id", "_verdicts_seen", b"_verdicts_seen", "ids", b"ids", "more", b"more", "position", b"position", "proposals", b"proposals", "step_id", b"step_id", "untested", b"untested", "verdicts_seen", b"verdicts_seen", "whole_law", b"whole_law"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_position", b"_position", "_step_id", b"_step_id", "_verdicts_seen", b"_verdicts_seen", "ids", b"ids", "more", b"more", "position", b"position", "proposals", b"proposals", "step_id", b"step_id", "untested", b"untested", "verdicts_seen", b"verdicts_seen", "whole_probs", b"whole_probs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__position: _TypeAlias = _typing.Literal["position"]  # noqa: Y015
     _WhichOneofArgType__position: _TypeAlias = _typing.Literal["_position", b"_position"]  # noqa: Y015
@@ -530,7 +534,7 @@ class Verdict(_message.Message):
     BONUS_FIELD_NUMBER: _builtins.int
     AUDIT_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
-    LAW_FIELD_NUMBER: _builtins.int
+    PROBS_FIELD_NUMBER: _builtins.int
     NEAR_TIES_FIELD_NUMBER: _builtins.int
     step_id: _builtins.int
     accepted: _builtins.int
@@ -548,9 +552,9 @@ class Verdict(_message.Message):
     @_builtins.property
     def timings(self) -> Global___Timings: ...
     @_builtins.property
-    def law(self) -> Global___Law:
-        """VERIFICATION_SPLIT, in place of a correction: the server's law at the rejected position. The client's token comes first,
-        untested, in its next Draft.
+    def probs(self) -> Global___Probs:
+        """VERIFICATION_SPLIT, in place of a correction: the server's distribution at the rejected position. The client's token comes
+        first, untested, in its next Draft.
         """
 
     def __init__(
@@ -562,12 +566,12 @@ class Verdict(_message.Message):
         bonus: _builtins.int | None = ...,
         audit: _builtins.bytes = ...,
         timings: Global___Timings | None = ...,
-        law: Global___Law | None = ...,
+        probs: Global___Probs | None = ...,
         near_ties: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_bonus", b"_bonus", "_correction", b"_correction", "bonus", b"bonus", "correction", b"correction", "law", b"law", "timings", b"timings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bonus", b"_bonus", "_correction", b"_correction", "bonus", b"bonus", "correction", b"correction", "probs", b"probs", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bonus", b"_bonus", "_correction", b"_correction", "accepted", b"accepted", "audit", b"audit", "bonus", b"bonus", "correction", b"correction", "law", b"law", "near_ties", b"near_ties", "step_id", b"step_id", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bonus", b"_bonus", "_correction", b"_correction", "accepted", b"accepted", "audit", b"audit", "bonus", b"bonus", "correction", b"correction", "near_ties", b"near_ties", "probs", b"probs", "step_id", b"step_id", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bonus: _TypeAlias = _typing.Literal["bonus"]  # noqa: Y015
     _WhichOneofArgType__bonus: _TypeAlias = _typing.Literal["_bonus", b"_bonus"]  # noqa: Y015
@@ -581,8 +585,10 @@ class Verdict(_message.Message):
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
 @_typing.final
-class Law(_message.Message):
-    """A law over the vocabulary. A cut one is not renormalised: 1 minus its sum bounds how far the client's draw is from the whole."""
+class Probs(_message.Message):
+    """A distribution over the vocabulary. A cut one is not renormalised: 1 minus its sum bounds how far the client's draw is from
+    the whole.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -604,7 +610,7 @@ class Law(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Law: _TypeAlias = Law  # noqa: Y015
+Global___Probs: _TypeAlias = Probs  # noqa: Y015
 
 @_typing.final
 class Timings(_message.Message):

@@ -1,12 +1,12 @@
-"""Accounting of KV memory in pages of a few tokens. Knows no tensors."""
+"""Accounting of KV memory in blocks of a few tokens. Knows no tensors."""
 
 
-class Pages:
-    """`total` pages of `size` tokens each; page 0 is nobody's: padding is written there."""
+class BlockManager:
+    """`total` blocks of `size` tokens each; block 0 is nobody's: padding is written there."""
 
     def __init__(self, total: int, size: int) -> None:
         if total < 2 or size < 1:
-            raise ValueError(f"{total} pages of {size} tokens")
+            raise ValueError(f"{total} blocks of {size} tokens")
         self.total, self.size = total, size
         self._free = list(range(total - 1, 0, -1))
 
@@ -16,20 +16,20 @@ class Pages:
 
     @property
     def capacity(self) -> int:
-        """Tokens that all pages together hold."""
+        """Tokens that all blocks together hold."""
         return (self.total - 1) * self.size
 
     def needed(self, tokens: int) -> int:
         """Pages that hold so many tokens."""
         return -(-tokens // self.size)
 
-    def take(self, count: int) -> list[int] | None:
-        """`count` pages, or None when there are not so many."""
+    def allocate(self, count: int) -> list[int] | None:
+        """`count` blocks, or None when there are not so many."""
         if count > len(self._free):
             return None
         taken = self._free[len(self._free) - count :]
         del self._free[len(self._free) - count :]
         return taken
 
-    def give(self, pages: list[int]) -> None:
-        self._free += pages
+    def free(self, blocks: list[int]) -> None:
+        self._free += blocks
