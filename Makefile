@@ -11,7 +11,7 @@ help:
 	@echo "make test                 the tests"
 	@echo "make test-llama           .gguf models in llama.cpp (builds it: minutes the first time)"
 	@echo "make test-real            a real pair: HEDGE_REAL_PAIR names its folder"
-	@echo "make lint                 ruff, mypy, freshness of the stubs"
+	@echo "make lint                 ruff, mypy, which package may import which, freshness of the stubs"
 	@echo "make compose-test         the containers, on a Docker engine"
 	@echo "make web-test             the page in headless Chromium"
 	@echo "make screenshots          pictures of the pages, in docs/screenshots"

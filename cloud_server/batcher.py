@@ -40,8 +40,8 @@ class ActiveSteps(Generic[Result]):
     table: BlockTable
     steps: Steps[Result]
     finish: Callable[[Result | None, BaseException | None], None]
-    asked: float
-    waited: float | None = None
+    # Seconds of the passes that they were in.
+    computed: float = 0.0
     rows: list[np.ndarray] = field(default_factory=list)
 
 
@@ -82,7 +82,7 @@ class Batcher:
         return self._engine.token_bytes
 
     async def run(self, prefix: PooledPrefix, steps: Steps[Result]) -> tuple[Result, float]:
-        """The result of `steps`, and the seconds before their first pass began."""
+        """The result of `steps`, and the seconds of the passes that they were in."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[tuple[Result, float]] = loop.create_future()
 
@@ -92,12 +92,12 @@ class Batcher:
             if error is not None:
                 future.set_exception(error)
             else:
-                future.set_result((result, task.waited or 0.0))  # type: ignore[arg-type]
+                future.set_result((result, task.computed))  # type: ignore[arg-type]
 
         def finish(result: Result | None, error: BaseException | None) -> None:
             loop.call_soon_threadsafe(settle, result, error)
 
-        task: ActiveSteps[Result] = ActiveSteps(prefix.table, steps, finish, time.perf_counter())
+        task: ActiveSteps[Result] = ActiveSteps(prefix.table, steps, finish)
         with self._wake:
             self._arrived.append(task)
             self._wake.notify()
@@ -136,10 +136,6 @@ class Batcher:
 
     def _pass(self, batch: list[ScheduledChunk]) -> None:
         started = time.perf_counter()
-        for chunk in batch:
-            task = self._tasks[chunk.work]
-            if task.waited is None:
-                task.waited = started - task.asked
         try:
             logits = self._engine.forward(batch)
         except Exception as error:
@@ -153,9 +149,11 @@ class Batcher:
                 self._tasks.pop(chunk.work).finish(None, error)
                 self.scheduler.release(chunk.work.table)
             return
-        self._watch(Pass(len(batch), sum(chunk.end - chunk.start for chunk in batch), time.perf_counter() - started))
+        seconds = time.perf_counter() - started
+        self._watch(Pass(len(batch), sum(chunk.end - chunk.start for chunk in batch), seconds))
         for chunk, rows in zip(batch, logits, strict=True):
             task = self._tasks[chunk.work]
+            task.computed += seconds
             # Evicted in between, it begins again.
             task.rows = [rows] if chunk.start == 0 else [*task.rows, rows]
             if self.scheduler.done(chunk):

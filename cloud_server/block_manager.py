@@ -20,7 +20,7 @@ class BlockManager:
         return (self.total - 1) * self.size
 
     def needed(self, tokens: int) -> int:
-        """Pages that hold so many tokens."""
+        """Blocks that hold so many tokens."""
         return -(-tokens // self.size)
 
     def allocate(self, count: int) -> list[int] | None:

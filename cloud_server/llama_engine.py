@@ -11,7 +11,7 @@ from common.llama_model import LlamaModel
 
 
 class LlamaEngine:
-    """Its memory is one pool of cells for all sequences: `blocks` count them, and a session's may lie anywhere."""
+    """Its memory is one pool of cells for all sequences: `block_manager` counts them, and a session's may lie anywhere."""
 
     def __init__(self, lm: LlamaModel, kv_bytes: int, positions: int) -> None:
         self.token_bytes = lm.token_bytes

@@ -3,20 +3,13 @@
 import numpy as np
 from hedge.v1 import hedge_pb2 as pb
 
+from cloud_server.verification import RULES
 from common import codec, ids
-from common.distribution import MAX_BITS
 from common.errors import BadInput, Incompatible
 from common.model import LanguageModel
 from common.rpc import MAX_MESSAGE_BYTES, PROTOCOL_VERSION
 from common.sampling import Warp
 
-VERIFICATIONS = (
-    pb.VERIFICATION_FULL,
-    pb.VERIFICATION_SPARSE,
-    pb.VERIFICATION_STREAM,
-    pb.VERIFICATION_SPLIT,
-    pb.VERIFICATION_COUPLED,
-)
 MAX_END_IDS = 64
 
 
@@ -55,14 +48,12 @@ def _check_ids(ids: "np.typing.ArrayLike", vocab_size: int) -> None:
 
 def _check_ways(request: pb.Open, lm: LanguageModel) -> None:
     """Verification, codecs, audit and guarantee."""
-    if request.verification not in VERIFICATIONS:
-        raise Incompatible(f"verification {request.verification} is not one of {list(VERIFICATIONS)}")
+    if request.verification not in RULES:
+        raise Incompatible(f"verification {request.verification} is not one of {list(RULES)}")
     if codec.VERSION not in request.codecs:
         raise Incompatible(f"codecs {list(request.codecs)}, the server reads {list(codec.VERSIONS)}")
     if not id_codecs(request, lm):
         raise Incompatible(f"id codecs {list(request.id_codecs)}, the server reads {list(ids.versions(lm.primer))}")
-    if request.verification == pb.VERIFICATION_SPLIT and not 1 <= request.bits <= MAX_BITS:
-        raise BadInput(f"{request.bits} bits per share, not 1..{MAX_BITS}")
     if request.audit not in pb.Audit.values() or request.guarantee not in pb.Guarantee.values():
         raise Incompatible(f"audit {request.audit} or guarantee {request.guarantee} is not known to this server")
     if request.law_entries and request.guarantee == pb.GUARANTEE_EXACT:
@@ -87,7 +78,7 @@ def server_info(
         codecs=codec.VERSIONS,
         id_codecs=ids.versions(lm.primer),
         id_primer=lm.primer_fingerprint,
-        verifications=VERIFICATIONS,
+        verifications=list(RULES),
         max_message_bytes=MAX_MESSAGE_BYTES,
         open_sessions=open_sessions,
         cached_tokens=cached_tokens,

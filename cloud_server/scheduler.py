@@ -112,7 +112,7 @@ class Scheduler:
         return not chunk.work.remaining
 
     def _reserve(self, table: BlockTable, length: int, chosen: Sequence[ScheduledChunk]) -> bool:
-        """Pages for `length` tokens, if need be those of the session that was used longest ago."""
+        """Blocks for `length` tokens, if need be those of the session that was used longest ago."""
         more = self._block_manager.needed(length) - len(table.blocks)
         while self._crowded(table) or (taken := self._block_manager.allocate(max(0, more))) is None:
             busy = {id(table), *(id(chunk.work.table) for chunk in chosen)}

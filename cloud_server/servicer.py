@@ -193,12 +193,15 @@ class Servicer(HedgeServicer):
     async def _run(self, client: str, prefix: PooledPrefix, session: VerifierSession, steps: Any) -> Any:
         """Runs steps of a session, and lets its client wait when it has used the model more than it may."""
         before = session.spent
-        result, waited = await _within(self._limits.step_s, "the verdict", self._batcher.run(prefix, steps))
+        result, computed = await _within(self._limits.step_s, "the verdict", self._batcher.run(prefix, steps))
         grown = len(session.history) - session.counted
         self._quotas.hold(client, grown)
         session.counted += grown
-        if isinstance(result, pb.Verdict):
-            result.timings.queue_us = round(waited * 1e6)
+        # A verdict that is told again keeps its times.
+        if isinstance(result, pb.Verdict) and computed:
+            timings = result.timings
+            timings.queue_us = max(0, timings.forward_us - round(computed * 1e6))
+            timings.forward_us -= timings.queue_us
         if pause := self._quotas.spend(client, session.spent - before):
             await asyncio.sleep(pause)
         return result

@@ -10,16 +10,14 @@ from cloud_server.near_ties import near_tie
 from cloud_server.opening import check_open, id_codecs
 from cloud_server.steps import Cost, Feed, Prefix, Steps
 from cloud_server.targets import Targets
-from cloud_server.verify import ClaimedDraft, Couple, Outcome, Resample, Rule, audit_byte, verify_block
+from cloud_server.verification import rule_of
+from cloud_server.verification.base import ClaimedDraft, Outcome, audit_byte, verify_block
 from common import codec, ids
-from common.coupling import coupled_draw
 from common.errors import BadInput
 from common.model import LanguageModel
 from common.noise import Noise
 from common.sampling import largest
-from common.split import decode_share
 
-_COUPLED = (pb.VERIFICATION_COUPLED, pb.VERIFICATION_STREAM)
 MAX_DRAFTS = 64
 # Distributions of |V| float64 each are held for so many untested positions at a time.
 CHUNK = 64
@@ -40,16 +38,15 @@ class VerifierSession:
         self._context = context or lm.context
         self._warp = check_open(request, lm, self._context)
         self._audit = request.audit
-        self._verification = request.verification
+        self.streams = request.verification == pb.VERIFICATION_STREAM
         self._exact = request.guarantee == pb.GUARANTEE_EXACT
-        self._bits = request.bits
         self._law_entries = request.law_entries
         self._bonus = request.bonus
         self._end_ids = frozenset([*request.end_ids, *lm.end_ids])
         self._max_new_tokens = request.max_new_tokens
         self._history = list(request.prompt_ids)
         self._prompt = len(self._history) - request.resume_position
-        self._noise = Noise(request.seed, self._history[: self._prompt])
+        self._rule = rule_of(request, Noise(request.seed, self._history[: self._prompt]))
         self._id_version = id_codecs(request, lm)[0]
         self._ids = ids.id_codec(self._id_version, lm.vocab_size, lm.primer)
         self._prefix = prefix
@@ -124,7 +121,7 @@ class VerifierSession:
         bonus = self._bonus and not draft.more and (bool(proposals) or not self.judged[1])
         rows = yield from self._rows(proposals, len(untested), bonus=bonus)
         targets = Targets(self._warp, rows, first - len(untested))
-        outcome = verify_block(self._rule(step), first, proposals, targets[len(untested) :], self._end_ids)
+        outcome = verify_block(self._rule, step, first, proposals, targets[len(untested) :], self._end_ids)
         self._last = self._answer(step, outcome, untested, proposals, targets, shares)
         tested = outcome.accepted + any(own is not None for own in (outcome.correction, outcome.bonus, outcome.probs))
         judged = slice(len(untested), len(untested) + tested)
@@ -142,12 +139,9 @@ class VerifierSession:
         repeated.probs.CopyFrom(_probs(self._probs, 0))
         return repeated
 
-    def _rule(self, step: int) -> Rule:
-        return Couple(self._noise) if self._verification == pb.VERIFICATION_COUPLED else Resample(self._noise, step)
-
     def _read(self, draft: pb.Draft) -> tuple[int, list[int], list[ClaimedDraft]]:
         """Position, untested ids and proposals of a message, every number checked."""
-        if self._verification == pb.VERIFICATION_STREAM:
+        if self.streams:
             raise BadInput("a draft in a session that streams")
         position = draft.position if draft.HasField("position") else self._generated
         if position > self._generated:
@@ -161,20 +155,9 @@ class VerifierSession:
         untested, tested = tokens[: draft.untested], tokens[draft.untested :]
         if len(tested) > MAX_DRAFTS:
             raise BadInput(f"{len(tested)} drafts in a message, at most {MAX_DRAFTS}")
-        # After a rejection in `split` the client's own draw comes untested.
-        if self._exact and len(untested) > (self._verification == pb.VERIFICATION_SPLIT):
+        if self._exact and len(untested) > self._rule.client_draws:
             raise BadInput(f"{len(untested)} untested ids in a session whose guarantee is exact")
-        if self._verification == pb.VERIFICATION_COUPLED:
-            return position, untested, [ClaimedDraft(token) for token in tested]
-        if len(draft.proposals) != len(tested):
-            raise BadInput(f"{len(draft.proposals)} proposals for {len(tested)} drafts")
-        return position, untested, [self._proposal(*pair) for pair in zip(tested, draft.proposals, strict=True)]
-
-    def _proposal(self, token: int, data: bytes) -> ClaimedDraft:
-        if self._verification == pb.VERIFICATION_SPLIT:
-            return ClaimedDraft(token, decode_share(data, self._lm.vocab_size, self._bits).probability)
-        probs = codec.decode(data, self._lm.vocab_size)
-        return ClaimedDraft(token, probs.probability(token), probs)
+        return position, untested, self._rule.read(tested, draft.proposals, self._lm.vocab_size)
 
     def _roll_back(self, length: int) -> None:
         del self._history[length:]
@@ -184,7 +167,7 @@ class VerifierSession:
         """How many of the positions from `position` on rounding could decide."""
         if not self._difference:
             return 0
-        noise = self._noise if self._verification in _COUPLED else None
+        noise = self._rule.noise if self._rule.draws_by_position else None
         pairs = enumerate(zip(rows, targets, strict=False), position)
         return sum(near_tie(row, probs, self._warp, self._difference, noise, at) for at, (row, probs) in pairs)
 
@@ -231,10 +214,6 @@ class VerifierSession:
             return np.asarray(probabilities, dtype="<f4").tobytes()
         return b""
 
-    @property
-    def streams(self) -> bool:
-        return self._verification == pb.VERIFICATION_STREAM
-
     def next_token(self) -> Steps[pb.Verdict | None]:
         """The LLM's own next token (the `llm` system), None once the answer has ended."""
         generated = self._generated
@@ -244,8 +223,7 @@ class VerifierSession:
         self.cost = Cost()
         rows = yield from self._forward(self._history, 1)
         probs = Targets(self._warp, rows, generated)[0]
-        # The draw of `coupled`, so that the two systems give the same answer.
-        token = coupled_draw(self._noise, generated, probs)
+        token = self._rule.bonus(generated, generated, probs)
         self._history.append(token)
         timings = pb.Timings(forward_us=round(self.cost.seconds * 1e6), positions=self.cost.positions)
         near_ties = self._near_ties(generated, rows, [probs])

@@ -19,7 +19,7 @@ class Feed:
     rows: int
 
 
-# What a session does until it needs the model, again and again. It is sent float32 [rows, vocab_size].
+# It is sent float32 [rows, vocab_size].
 Steps = Generator[Feed, np.ndarray, Result]
 
 
@@ -34,7 +34,7 @@ class Prefix(Protocol):
 
 @dataclass(slots=True)
 class Cost:
-    """What the forward passes of one verdict cost."""
+    """What one verdict cost: seconds from asking for the model to having logits, and positions fed."""
 
     seconds: float = 0.0
     positions: int = 0

@@ -86,7 +86,7 @@ class AsyncHedge(_Asked):
     """Answers by a system, with a cloud or, for `slm`, without. Use as an async context manager; answers may run at once.
 
     `slm` is a model or its name, `calibration` a file where it is not a bundled one. `notify` is told, a line each, what is to
-    be said of the link. BadInput for a system there is not, or one that needs a cloud and has none.
+    be said of the link and of the threshold. BadInput for a system there is not, or one that needs a cloud and has none.
     """
 
     async def __aenter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""What one answer is asked to be: small frozen parts that check themselves, and the named systems, which are values of them."""
+"""What one answer is asked to be: small frozen parts that check themselves."""
 
 import math
 from dataclasses import dataclass, field

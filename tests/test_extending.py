@@ -1,42 +1,80 @@
-"""docs/architecture.md, "How to add": each of the four, really added."""
+"""docs/architecture.md, "How to add": one of each, really added."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
+from hedge.v1 import hedge_pb2 as pb
 
+from cloud_server.batcher import Batcher
+from cloud_server.block_manager import BlockManager
+from cloud_server.engine import BLOCK_SIZE
+from cloud_server.scheduler import ScheduledChunk
+from cloud_server.session import VerifierSession
+from cloud_server.verification import RULES, Rule
+from cloud_server.verification.base import ClaimedDraft, Outcome
 from common.model import Identity, LanguageModel
 from common.noise import Noise
 from edge_client import config as parts
 from edge_client.config import GateConfig
+from edge_client.engine.gates.measures import MEASURES, Measure
 from edge_client.engine.gates.policy import POLICIES, Policy
+from edge_client.engine.sequence import Provenance
 from edge_client.engine.session import Session
 from edge_client.engine.verification import WAYS
 from edge_client.engine.verification.coupled import Coupled
 from edge_client.transport.link import Link
 from evaluation.local import LocalLink
+from tests.cloud_server.test_session import PROMPT as OPENED
+from tests.cloud_server.test_session import opening
 from tests.configs import config_of
 from tests.conftest import run_session
 
 PROMPT = [1, 2, 3]
 
 
+NUMBER = 77
+
+
 class Stubborn(Coupled):
-    """A verification: drafts the likeliest token, whatever the noise says; the cloud's half is that of `coupled`."""
+    """A verification, the device's half: drafts the likeliest token, whatever the noise says."""
 
     def sample(self, probs: np.ndarray, position: int, step: int) -> int:
         return int(probs.argmax())
 
+    def announce(self, request: pb.Open) -> None:
+        request.verification = NUMBER  # type: ignore[assignment]
+
+
+class Trusting(Rule):
+    """The cloud's half: an even token stays."""
+
+    def claimed(self, token: int, payload: bytes, vocab_size: int) -> ClaimedDraft:
+        return ClaimedDraft(token)
+
+    def read(self, tokens: Sequence[int], payloads: Sequence[bytes], vocab_size: int) -> list[ClaimedDraft]:
+        return [self.claimed(token, b"", vocab_size) for token in tokens]
+
+    def test(self, step: int, at: int, index: int, draft: ClaimedDraft, target: np.ndarray) -> Outcome | None:
+        return None if draft.token % 2 == 0 else Outcome(index, correction=self.bonus(step, at, target))
+
+    def bonus(self, step: int, at: int, target: np.ndarray) -> int:
+        return int(target.argmax())
+
 
 def test_a_verification(monkeypatch: pytest.MonkeyPatch, make_lm: Callable[..., LanguageModel]) -> None:
     monkeypatch.setitem(WAYS, "stubborn", Stubborn)
+    monkeypatch.setitem(RULES, NUMBER, lambda _, noise: Trusting(noise))
     monkeypatch.setattr(parts, "KINDS", (*parts.KINDS, "stubborn"))
     slm, llm = make_lm(seed=1), make_lm(seed=2)
-    options = {"seed": 3, "max_new_tokens": 20}
-    alone = run_session(slm, PROMPT, config_of(policy="stream", **options), LocalLink(llm))
-    found = run_session(slm, PROMPT, config_of(policy="always", verification="stubborn", **options), LocalLink(llm))
-    assert found.token_ids == alone.token_ids
+    options = config_of(policy="always", verification="stubborn", seed=3, max_new_tokens=20)
+    found, history = run_session(slm, PROMPT, options, LocalLink(llm)), list(PROMPT)
+    for token, kind in zip(found.token_ids, found.provenance, strict=True):
+        draft, own = (int(lm.kv_cache().forward(history, 1)[0].argmax()) for lm in (slm, llm))
+        assert token == (draft if draft % 2 == 0 else own)
+        assert kind is (Provenance.ACCEPTED if draft % 2 == 0 else Provenance.CORRECTED)
+        history.append(token)
     assert len(set(found.provenance)) > 1
 
 
@@ -57,6 +95,23 @@ def test_a_gate(monkeypatch: pytest.MonkeyPatch, make_lm: Callable[..., Language
     found = run_session(slm, PROMPT, config_of(policy="third", verification="coupled", max_new_tokens=21), LocalLink(llm))
     assert (found.statistics.asked, found.statistics.rounds) == (7, 7)
     assert [kind.value for kind in found.provenance[:2]] == ["local", "local"]
+
+
+def test_a_measure(monkeypatch: pytest.MonkeyPatch, make_lm: Callable[..., LanguageModel]) -> None:
+    """Unsure where the likeliest token is odd."""
+
+    def parity(logits: np.ndarray, probs: np.ndarray, draft: int, uniforms: np.ndarray) -> float:
+        return float(logits.argmax() % 2)
+
+    monkeypatch.setitem(MEASURES, "parity", Measure("parity", draft_independent=True, of=parity))
+    monkeypatch.setattr(parts, "MEASURES", (*parts.MEASURES, "parity"))
+    slm, llm = make_lm(seed=1), make_lm(seed=2)
+    options = {"policy": "threshold", "measure": "parity", "threshold": 0.5, "verification": "coupled", "max_new_tokens": 30}
+    found, history = run_session(slm, PROMPT, config_of(**options), LocalLink(llm)), list(PROMPT)
+    for token, kind in zip(found.token_ids, found.provenance, strict=True):
+        assert (kind is Provenance.LOCAL) == (slm.kv_cache().forward(history, 1)[0].argmax() % 2 == 0)
+        history.append(token)
+    assert len(set(found.provenance)) > 1
 
 
 class Counting(LanguageModel):
@@ -105,6 +160,38 @@ def test_a_model_runtime() -> None:
     lm = Counting(9)
     greedy = config_of(policy="always", verification="coupled", temperature=0.0, max_new_tokens=6)
     assert run_session(lm, PROMPT, greedy, LocalLink(lm)).token_ids == [4, 5, 6, 7, 8, 0]
+
+
+class Recounting:
+    """An engine: no memory of its own, every chunk is fed from its beginning."""
+
+    most_sessions, token_bytes = None, 1
+
+    def __init__(self, lm: LanguageModel) -> None:
+        self._lm, self.block_manager = lm, BlockManager(20, BLOCK_SIZE)
+
+    def forward(self, batch: Sequence[ScheduledChunk]) -> list[np.ndarray]:
+        return [self._lm.kv_cache().forward(list(chunk.work.ids[: chunk.end]), chunk.rows) for chunk in batch]
+
+
+def test_an_engine() -> None:
+    lm = Counting(12)
+
+    async def verdict() -> pb.Verdict | None:
+        batcher = Batcher(Recounting(lm))
+        try:
+            prefix = batcher.prefix()
+            session = VerifierSession(
+                lm, opening(lm, verification=pb.VERIFICATION_STREAM, warp=pb.Warp(top_p=1), max_new_tokens=5), prefix
+            )
+            await batcher.run(prefix, session.prefill())
+            return (await batcher.run(prefix, session.next_token()))[0]
+        finally:
+            batcher.close()
+
+    told = asyncio.run(verdict())
+    assert told
+    assert told.bonus == OPENED[-1] + 1
 
 
 async def shouted(slm: LanguageModel, link: Link, text: str) -> str:

@@ -14,7 +14,7 @@ PURE = (
     "common.distribution",
     "common.noise",
     "common.sampling",
-    "cloud_server.verify",
+    "cloud_server.verification.base",
     "edge_client.engine.gates.calibration",
     "edge_client.engine.gates.measures",
     "edge_client.engine.gates.policy",

@@ -178,7 +178,7 @@ def resolved(args: argparse.Namespace, pair: Pair, system: str | None = None) ->
 
 
 def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """What was typed of these options."""
+    """What these options say, those that say nothing left out."""
     return {name: value for name in names if (value := getattr(args, name, None)) is not None}
 
 

@@ -1,4 +1,4 @@
-"""From committed tokens to released text: whole characters only, stop strings cut off."""
+"""From final tokens to released text: whole characters only, stop strings cut off."""
 
 from collections.abc import Callable, Sequence
 

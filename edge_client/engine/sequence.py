@@ -1,4 +1,4 @@
-"""The ids of one answer and what has become of each: drafted, in flight, or final. Nothing else holds them."""
+"""The ids of one answer and what has become of each: drafted, in flight, or final. Nothing else decides on them."""
 
 from collections.abc import Iterator
 from collections.abc import Sequence as Ids
@@ -45,9 +45,9 @@ class Token:
 class Sequence:
     """The prompt's ids and the answer's tokens, in order. Positions count the answer's tokens from 0.
 
-    Marks divide the tokens, and only a correction moves one back: the cloud has judged `judged` of them, `sent` have left the
-    device, `released` have been given out. A token is final when it and all before it have a provenance. The answer ends
-    with one of `end_ids`, or after `limit` tokens.
+    Marks divide the tokens: the cloud has judged `judged` of them, `sent` have left the device, `released` have been given
+    out. Only a correction, or a device left alone, moves one back. A token is final when it and all before it have a
+    provenance. The answer ends with one of `end_ids`, or after `limit` tokens.
     """
 
     def __init__(self, prompt: Ids[int], limit: int, end_ids: frozenset[int]) -> None:

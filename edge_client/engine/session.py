@@ -29,7 +29,10 @@ from edge_client.transport.messages import check_server, opening
 
 @dataclass(frozen=True, slots=True)
 class Emitted:
-    """A released token, and the text it released. `prob` is the SLM's own probability of it, 0 where unknown."""
+    """A released token, and the text it released. `prob` is the SLM's own probability of it, 0 where unknown.
+
+    Text that was held back until the end comes with the last token once more.
+    """
 
     token: int
     provenance: Provenance

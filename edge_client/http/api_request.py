@@ -42,7 +42,7 @@ class ApiError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ApiRequest:
-    """One request; None where it leaves the choice to the server. `prompts` are conversations, or texts to go on with."""
+    """One request; None where it leaves the choice to the server. It asks for `conversations`, or `texts` to go on with."""
 
     model: str
     conversations: tuple[tuple[dict[str, str], ...], ...] = ()

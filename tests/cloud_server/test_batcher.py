@@ -157,10 +157,10 @@ def test_cancelled_work_leaves_the_queue_and_the_memory(lm: LanguageModel, batch
 
 
 async def used(batcher: Batcher) -> int:
-    """Pages in use, seen from the model's thread after all that was asked before."""
+    """Blocks in use, seen from the model's thread after all that was asked before."""
 
     def look() -> Steps[int]:
-        return batcher.scheduler._pages.used
+        return batcher.scheduler._block_manager.used
         yield
 
     return (await batcher.run(PooledPrefix(batcher.scheduler), look()))[0]

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from hedge.v1 import hedge_pb2 as pb
 
-from cloud_server.opening import VERIFICATIONS, server_info
+from cloud_server.opening import server_info
 from cloud_server.session import MAX_DRAFTS, VerifierSession
 from cloud_server.steps import alone
+from cloud_server.verification import RULES
 from common import codec
 from common.distribution import Quantised
 from common.errors import BadInput, Incompatible, NotFinite
@@ -301,7 +302,7 @@ class BrokenCache:
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("verification", list(VERIFICATIONS))
+@pytest.mark.parametrize("verification", list(RULES))
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_numbers_that_are_none_end_the_session(
     number: float, verification: "pb.Verification.ValueType", temperature: float, lm: LanguageModel

@@ -1,6 +1,6 @@
 """The seam of verification: how a draft is drawn, what is sent of it, what a verdict means (docs/algorithms.md, section 3).
 
-One file per way, and nothing else asks which one runs. The cloud's half of each is in `cloud_server/verify.py`.
+Nothing else asks which way runs. The cloud's half of each is in the file of the same name in `cloud_server/verification/`.
 """
 
 from abc import ABC, abstractmethod

@@ -7,7 +7,7 @@ from common.distribution import Quantised
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What the cloud is told of a draft besides its id: the payload (None where the id is enough).
+    """A draft and what the cloud is told of it besides its id: the payload (None where the id is enough).
 
     `probs` is x_hat, the distribution that the draft is tested against, where the payload speaks of one; `entries` how many of
     x the payload names.

@@ -1,0 +1,27 @@
+"""`coupled`: the LLM's own token under the shared noise, whatever was drafted; a draft stays iff it is that token."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cloud_server.verification.base import ClaimedDraft, Outcome, Rule
+from common.coupling import coupled_draw
+
+
+class Coupled(Rule):
+    """Also what draws the tokens of the llm system, so that the two give the same answer."""
+
+    draws_by_position = True
+
+    def read(self, tokens: Sequence[int], payloads: Sequence[bytes], vocab_size: int) -> list[ClaimedDraft]:  # noqa: ARG002
+        return [ClaimedDraft(token) for token in tokens]
+
+    def claimed(self, token: int, payload: bytes, vocab_size: int) -> ClaimedDraft:  # noqa: ARG002
+        return ClaimedDraft(token)
+
+    def test(self, step: int, at: int, index: int, draft: ClaimedDraft, target: np.ndarray) -> Outcome | None:
+        own = self.bonus(step, at, target)
+        return None if own == draft.token else Outcome(index, correction=own)
+
+    def bonus(self, step: int, at: int, target: np.ndarray) -> int:  # noqa: ARG002
+        return coupled_draw(self.noise, at, target)
