@@ -5,20 +5,20 @@ from collections.abc import Callable
 from hedge.v1 import hedge_pb2 as pb
 
 from cloud_server.verification.base import Rule
-from cloud_server.verification.coupled import Coupled
-from cloud_server.verification.resampled import Resampled
-from cloud_server.verification.split import Split
+from cloud_server.verification.coupled import CoupledRule
+from cloud_server.verification.resampled import ResampledRule
+from cloud_server.verification.split import SplitRule
 from common.noise import Noise
 
 __all__ = ["RULES", "Rule", "rule_of"]
 
 # By their numbers in the wire contract.
 RULES: "dict[pb.Verification.ValueType, Callable[[pb.Open, Noise], Rule]]" = {
-    pb.VERIFICATION_FULL: lambda _, noise: Resampled(noise),
-    pb.VERIFICATION_SPARSE: lambda _, noise: Resampled(noise),
-    pb.VERIFICATION_STREAM: lambda _, noise: Coupled(noise),
-    pb.VERIFICATION_SPLIT: lambda request, noise: Split(noise, request.bits),
-    pb.VERIFICATION_COUPLED: lambda _, noise: Coupled(noise),
+    pb.VERIFICATION_FULL: lambda _, noise: ResampledRule(noise),
+    pb.VERIFICATION_SPARSE: lambda _, noise: ResampledRule(noise),
+    pb.VERIFICATION_STREAM: lambda _, noise: CoupledRule(noise),
+    pb.VERIFICATION_SPLIT: lambda request, noise: SplitRule(noise, request.bits),
+    pb.VERIFICATION_COUPLED: lambda _, noise: CoupledRule(noise),
 }
 
 

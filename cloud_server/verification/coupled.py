@@ -8,7 +8,7 @@ from cloud_server.verification.base import ClaimedDraft, Outcome, Rule
 from common.coupling import coupled_draw
 
 
-class Coupled(Rule):
+class CoupledRule(Rule):
     """Also what draws the tokens of the llm system, so that the two give the same answer."""
 
     draws_by_position = True

@@ -8,7 +8,7 @@ from common.noise import Purpose
 from common.sampling import accepts, draw, residual
 
 
-class Resampled(Rule):
+class ResampledRule(Rule):
     """The whole x_hat comes with each draft."""
 
     def claimed(self, token: int, payload: bytes, vocab_size: int) -> ClaimedDraft:

@@ -3,14 +3,14 @@
 import numpy as np
 
 from cloud_server.verification.base import ClaimedDraft, Outcome
-from cloud_server.verification.resampled import Resampled
+from cloud_server.verification.resampled import ResampledRule
 from common.distribution import MAX_BITS
 from common.errors import BadInput
 from common.noise import Noise
 from common.split import decode_share
 
 
-class Split(Resampled):
+class SplitRule(ResampledRule):
     """The test of `full` and `sparse`."""
 
     client_draws = True

@@ -5,9 +5,9 @@ import pytest
 from scipy.stats import chisquare
 
 from cloud_server.verification.base import ClaimedDraft, audit_byte, verify_block
-from cloud_server.verification.coupled import Coupled
-from cloud_server.verification.resampled import Resampled
-from cloud_server.verification.split import Split
+from cloud_server.verification.coupled import CoupledRule
+from cloud_server.verification.resampled import ResampledRule
+from cloud_server.verification.split import SplitRule
 from common.coupling import coupled_draw
 from common.distribution import Quantised
 from common.noise import Noise, Purpose
@@ -32,7 +32,7 @@ def emitted(noise: Noise, t: int, sent: Quantised, y: np.ndarray) -> int:
     """One position, asked, drawn from what is sent."""
     bucket, within = noise.uniforms(Purpose.DRAFT, t, count=2)
     proposal = told(sent.draw(bucket, within), sent)
-    outcome = verify_block(Resampled(noise), 0, t, [proposal], [y])
+    outcome = verify_block(ResampledRule(noise), 0, t, [proposal], [y])
     return proposal.token if outcome.correction is None else outcome.correction
 
 
@@ -64,7 +64,7 @@ def test_drawing_from_the_full_distribution_but_testing_the_truncated_one_is_not
     counts = np.zeros(6)
     for t in range(DRAWS):
         token = draw(STEEP, noise.uniform(Purpose.DRAFT, t))
-        outcome = verify_block(Resampled(noise), 0, t, [told(token, sent)], [RISING + 0.0])
+        outcome = verify_block(ResampledRule(noise), 0, t, [told(token, sent)], [RISING + 0.0])
         counts[token if outcome.correction is None else outcome.correction] += 1
     assert chisquare(counts[1:], counts.sum() * RISING[1:] / RISING[1:].sum()).pvalue < 1e-12
 
@@ -76,7 +76,7 @@ def test_split_draws_the_residual_at_the_device(x: np.ndarray, y: np.ndarray) ->
     for t in range(DRAWS):
         bucket, within = noise.uniforms(Purpose.DRAFT, t, count=2)
         token = sent.draw(bucket, within)
-        rule = Split(noise, 5)
+        rule = SplitRule(noise, 5)
         outcome = verify_block(rule, 0, t, rule.read([token], [encode_share(share_of(sent, token))], 6), [y])
         if outcome.probs is not None:
             token = draw(residual(outcome.probs, sent.dense()), noise.uniform(Purpose.RESIDUAL, t))
@@ -91,7 +91,7 @@ def test_coupled_tokens_are_the_llms_and_agree_as_often_as_promised(x: np.ndarra
     noise, counts, agreed = Noise(7, [1]), np.zeros(6), 0
     for t in range(DRAWS):
         token = coupled_draw(noise, t, x)
-        outcome = verify_block(Coupled(noise), 0, t, [ClaimedDraft(token)], [y])
+        outcome = verify_block(CoupledRule(noise), 0, t, [ClaimedDraft(token)], [y])
         agreed += outcome.accepted
         counts[token if outcome.correction is None else outcome.correction] += 1
     assert not counts[y == 0].any()
@@ -106,9 +106,9 @@ def test_a_coupled_bonus_is_an_early_verdict() -> None:
     """The bonus after a block is what the next block's test would have said."""
     noise = Noise(8, [1])
     for t in range(200):
-        early = verify_block(Coupled(noise), 0, t, [ClaimedDraft(coupled_draw(noise, t, FLAT))], [FLAT, RISING])
+        early = verify_block(CoupledRule(noise), 0, t, [ClaimedDraft(coupled_draw(noise, t, FLAT))], [FLAT, RISING])
         assert early.bonus == coupled_draw(noise, t + 1, RISING)
-        late = verify_block(Coupled(noise), 0, t + 1, [ClaimedDraft(early.bonus)], [RISING])
+        late = verify_block(CoupledRule(noise), 0, t + 1, [ClaimedDraft(early.bonus)], [RISING])
         assert late.accepted == 1
 
 
@@ -121,7 +121,7 @@ def test_blocks_with_a_bonus_follow_the_targets_jointly() -> None:
     for t in range(10_000):
         noise = Noise(t, [9])
         proposals = [told(q.draw(*noise.uniforms(Purpose.DRAFT, i, count=2)), q) for i, q in enumerate(sent)]
-        outcome = verify_block(Resampled(noise), 0, 0, proposals, targets)
+        outcome = verify_block(ResampledRule(noise), 0, 0, proposals, targets)
         first[outcome.correction if outcome.accepted == 0 else proposals[0].token] += 1  # type: ignore[index]
         if outcome.bonus is not None:
             assert outcome.accepted == 2
@@ -136,28 +136,28 @@ def test_greedy_accepts_the_argmax_and_corrects_everything_else() -> None:
     y, noise = Warp(0.0)(z), Noise(0, [1])
     for token in range(3):
         x = np.eye(3)[token]
-        outcome = verify_block(Resampled(noise), 0, 0, [told(token, truncate(x, None, 8))], [y])
+        outcome = verify_block(ResampledRule(noise), 0, 0, [told(token, truncate(x, None, 8))], [y])
         assert (outcome.accepted, outcome.correction) == ((1, None) if token == 1 else (0, 1))
 
 
 def test_an_accepted_end_token_ends_the_block_without_bonus() -> None:
     y = np.array([0.0, 1.0, 0.0])
     probs = Quantised(3, 1, np.array([1]), np.array([2]))
-    outcome = verify_block(Resampled(Noise(0, [1])), 0, 0, [told(1, probs), told(1, probs)], [y, y, y], frozenset({1}))
+    outcome = verify_block(ResampledRule(Noise(0, [1])), 0, 0, [told(1, probs), told(1, probs)], [y, y, y], frozenset({1}))
     assert (outcome.accepted, outcome.correction, outcome.bonus) == (1, None, None)
 
 
 def test_an_end_token_is_not_accepted_by_force() -> None:
     y = np.array([1.0, 0.0, 0.0])
     probs = Quantised(3, 1, np.array([1]), np.array([2]))
-    outcome = verify_block(Resampled(Noise(0, [1])), 0, 0, [told(1, probs)], [y], frozenset({1}))
+    outcome = verify_block(ResampledRule(Noise(0, [1])), 0, 0, [told(1, probs)], [y], frozenset({1}))
     assert (outcome.accepted, outcome.correction) == (0, 0)
 
 
 def test_a_token_the_proposal_could_not_draw_stays_iff_the_target_has_it() -> None:
     probs = Quantised(3, 1, np.array([1]), np.array([2]))
-    assert verify_block(Resampled(Noise(0, [1])), 0, 0, [told(0, probs)], [np.array([0.1, 0.9, 0])]).accepted == 1
-    assert verify_block(Resampled(Noise(0, [1])), 0, 0, [told(2, probs)], [np.array([0.1, 0.9, 0])]).accepted == 0
+    assert verify_block(ResampledRule(Noise(0, [1])), 0, 0, [told(0, probs)], [np.array([0.1, 0.9, 0])]).accepted == 1
+    assert verify_block(ResampledRule(Noise(0, [1])), 0, 0, [told(2, probs)], [np.array([0.1, 0.9, 0])]).accepted == 0
 
 
 def test_audit_bytes() -> None:
