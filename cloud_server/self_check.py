@@ -16,10 +16,10 @@ from cloud_server.scheduler import BlockTable, ScheduledChunk, Scheduler, Work
 from common.errors import HedgeError, Incompatible
 from common.model import LanguageModel, first_line
 
-# Ids of the text, and of a shorter one where a pass over one id takes longer than so many seconds.
-IDS, FEW, SLOW = 16, 6, 0.2
-# No further way is tried after so many seconds.
-SECONDS = 1.5
+# Ids of the text: fewer where a pass over one id is slow.
+IDS, FEW = 16, 3
+# No further way is tried after so many seconds, and of the ids as many as can be fed twice meanwhile.
+SECONDS = 2.0
 # Rounding moves a row by a few hundredths of its standard deviation, another session's words by all of it.
 ROUNDING = 0.25
 
@@ -78,15 +78,13 @@ def self_check(engine: Engine, lm: LanguageModel, positions: int = 256) -> Exact
     """By passes of at most `positions` ids. Incompatible for a model whose rows depend on company by more than rounding."""
     trial = _Trial(engine, lm, positions)
     expected = trial.reference()
-    worst, compared, started = 0.0, 0, time.perf_counter()
+    worst, compared = 0.0, 0
     with closing(trial.ways()) as ways:
         for way, start, rows in ways:
             apart = _apart(rows, expected[start : start + len(rows)])
             if apart is None:
                 raise Incompatible(f"{lm.name} cannot verify: the logits of a position change by more than rounding {way}")
             worst, compared = max(worst, apart), compared + int(np.isfinite(rows).all(axis=1).sum())
-            if time.perf_counter() - started > SECONDS:
-                break
     return Exactness(worst, compared)
 
 
@@ -97,44 +95,55 @@ class _Trial:
         self._size = min(IDS, engine.block_manager.capacity, lm.context)
         texts = np.random.default_rng(0).integers(0, lm.vocab_size, (3, self._size))
         self._text, self._other, self._wrong = (row.tolist() for row in texts)
+        self._started = time.perf_counter()
         # The first pass of a process is slower than all others.
-        if self._size > FEW and min(self._seconds() for _ in range(2)) > SLOW:
-            self._size = FEW
+        self._first, seconds = min((self._block(1) for _ in range(2)), key=lambda timed: timed[1])
+        self._size = min(self._size, max(FEW, int(SECONDS / (2 * seconds))))
 
-    def _seconds(self) -> float:
-        """Of a pass over one id."""
+    def _block(self, count: int) -> tuple[np.ndarray, float]:
+        """The first ids of the text as one block, alone, and the seconds it took."""
         table, started = BlockTable(), time.perf_counter()
-        self._run(Ask(table, self._text, 1, 1))
+        rows = self._run(Ask(table, self._text, count, count))
         self._scheduler.release(table)
-        return time.perf_counter() - started
+        return rows, time.perf_counter() - started
 
     def reference(self) -> np.ndarray:
-        """float32 [ids, vocab_size]: the text as one block, alone."""
-        table = BlockTable()
-        rows = self._run(Ask(table, self._text, self._size, self._size))
-        self._scheduler.release(table)
-        return rows
+        """float32 [ids, vocab_size]: all of the text as one block, alone."""
+        return self._block(self._size)[0]
+
+    @property
+    def _is_late(self) -> bool:
+        return time.perf_counter() - self._started > SECONDS
 
     def ways(self) -> Generator[tuple[str, int, np.ndarray]]:
         """How, from which id on, and the rows. What tells most comes first."""
         one, two, beside = BlockTable(), BlockTable(), BlockTable()
-        text, size, third = self._text, self._size, self._size // 3
+        text, size, third = self._text, self._size, max(2, self._size // 3)
         # With fewer there are no parts to feed apart.
         if size < FEW:
             return
         try:
-            asks = [Ask(one, text, third, third), Ask(beside, self._other, third + 1, 1), Ask(two, text, third + 2, 0)]
+            asks = [Ask(one, text, third, third), Ask(beside, self._other, third + 1, 1), Ask(two, text, third - 1, 0)]
             yield "beside other sessions", 0, self._run(*asks)
-            yield "when it is judged alone", third + 2, self._run(Ask(two, text, third + 3, 1))
+            yield "when it is judged alone", 0, self._first
+            if self._is_late:
+                return
+            yield "when it is judged alone", third - 1, self._run(Ask(two, text, third, 1))
+            if self._is_late or size < 2 * FEW:
+                return
             self._run(Ask(one, [*text[:third], *self._wrong[:4]], third + min(4, size - third), 1))
             self._scheduler.shrink(one, min(one.length, third))
             asks = [Ask(one, text, size - 2, size - 2 - third), Ask(beside, self._other, size, 2)]
             yield "after a rollback", third, self._run(*asks)
+            if self._is_late:
+                return
             self._scheduler.release(two)
             self._run(Ask(two, text, 2 * third, 0), Ask(one, text, size, 0))
             yield "after an eviction", 2 * third, self._run(Ask(two, text, size, size - 2 * third))
             self._scheduler.shrink(one, min(one.length, 2 * third))
             for end in range(2 * third + 1, size + 1):
+                if self._is_late:
+                    return
                 yield "one by one", end - 1, self._run(Ask(one, text, end, 1))
         finally:
             for table in (one, two, beside):

@@ -165,14 +165,14 @@ def test_little_memory_short_passes_and_short_contexts_can_be_checked(
     lm = make_lm()
     assert self_check(engine_of(lm, 2 * BLOCK_SIZE * lm.token_bytes), lm).rows > 10
     assert self_check(engine_of(lm, 20 * BLOCK_SIZE * lm.token_bytes, 8), lm, 8).rows > 10
-    short = make_lm(context=4)
+    short = make_lm(context=2)
     with monkeypatch.context() as hurried:
         hurried.setattr("cloud_server.self_check.SECONDS", -1)
         engine = engine_of(lm, 20 * BLOCK_SIZE * lm.token_bytes)
         assert 0 < self_check(engine, lm).rows < 10
         assert engine.block_manager.used == 0
-    monkeypatch.setattr("cloud_server.self_check.SLOW", -1)
-    assert self_check(engine, lm).rows < 10
+    monkeypatch.setattr("cloud_server.self_check.IDS", 3)
+    assert 0 < self_check(engine, lm).rows < 10
     assert self_check(engine_of(short, 20 * BLOCK_SIZE * lm.token_bytes), short).rows == 0
 
 
