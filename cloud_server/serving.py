@@ -25,7 +25,7 @@ from cloud_server.self_check import checked
 from cloud_server.servicer import ErrorInterceptor, Servicer
 from common.command import model_options, say
 from common.errors import HedgeError
-from common.http import serving
+from common.http import check_free, serving
 from common.model import LanguageModel, context_line, load
 from common.rpc import make_server, split_address
 from common.tls import server_credentials
@@ -39,6 +39,8 @@ async def serve_until_stopped(args: argparse.Namespace) -> None:
     """Serves until SIGINT or SIGTERM, then drains."""
     credentials = None if args.insecure else server_credentials(args.tls_cert, args.tls_key, args.client_ca)
     access, metrics = Access(args.tokens), Metrics()
+    for address in filter(None, (args.listen, args.http)):
+        check_free(address)
     # The model's thread comes back to Python between any two products; it should not wait for the event loop each time.
     sys.setswitchinterval(5e-4)
     options = model_options(args, args.llm)

@@ -40,9 +40,8 @@ class HttpServer(uvicorn.Server):
 
 async def serving(app: Any, address: str) -> tuple[HttpServer, "asyncio.Task[None]"]:
     """A server that listens at `address`, and its task; it ends after `should_exit`. HedgeError when it cannot listen."""
-    host, port = split_address(address, lowest_port=0)
     # Bound here: uvicorn would end the program.
-    bound = _bound(host.strip("[]"), port, address)
+    bound = _bound(address)
     server = HttpServer(app)
     task = asyncio.create_task(server.serve(sockets=[bound]))
     # uvicorn tells nobody when it has started.
@@ -51,9 +50,15 @@ async def serving(app: Any, address: str) -> tuple[HttpServer, "asyncio.Task[Non
     return server, task
 
 
-def _bound(host: str, port: int, address: str) -> socket.socket:
+def check_free(address: str) -> None:
+    """HedgeError when nothing can listen at `address` now: said before a model is loaded, which may take minutes."""
+    _bound(address).close()
+
+
+def _bound(address: str) -> socket.socket:
+    host, port = split_address(address, lowest_port=0)
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, *_, where = min(found, key=lambda one: one[0] != socket.AF_INET)
         return socket.create_server(where[:2], family=family, backlog=2048)
     except (OSError, UnicodeError):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from common.command import command_parser, parse, say
 from common.errors import BadInput
-from common.http import serving
+from common.http import check_free, serving
 from common.rpc import LOOPBACK, split_address
 from edge_client.cli.connect import load_slm
 from edge_client.cli.options import add_generation, cloud_config, config_from, sampling_of
@@ -38,6 +38,7 @@ def command(arguments: Sequence[str]) -> None:
         say(f"hedge serve: warning: {host} is not loopback, and without --api-key-file anybody may ask")
     sampling_of(args)
     cloud = cloud_config(args)
+    check_free(args.http)
     slm = load_slm(args)
     slm.warm_up()
     asyncio.run(_serve(args, Service(slm, cloud, lambda system: config_from(args, system), args.calibration), key))
