@@ -38,6 +38,26 @@ def contenders(probs: np.ndarray, integers: np.ndarray, factor: float = 1.0) -> 
     return np.asarray(runners[times <= times.min() * factor])
 
 
+def decided(probs: np.ndarray, integers: np.ndarray) -> tuple[int, float]:
+    """The winner under `probs` [V], and its margin: ln of the runner-up's time over its own, inf where nobody else can win.
+
+    That is by how much ln x[v] + g[v], logits over the temperature with their noise, of the two are apart.
+    """
+    with np.errstate(divide="ignore", over="ignore"):
+        earliest = (1.0 - (integers + 0.5) * 2.0**-52) / probs
+    first = int(earliest.argmin())
+    kept, earliest[first] = earliest[first], np.inf
+    leaders = [first, int(earliest.argmin())]
+    earliest[first] = kept
+    # Nobody whose time is later than both of theirs is one of the two best.
+    bound = race_times(probs[leaders], integers[leaders]).max() * _ROUNDING
+    runners = np.flatnonzero(earliest <= bound)
+    times = race_times(probs[runners], integers[runners])
+    best = np.argsort(times, kind="stable")[:2]
+    margin = float(np.log(times[best[1]] / times[best[0]])) if len(best) > 1 else np.inf
+    return int(runners[best[0]]), margin
+
+
 def coupled_draw(noise: Noise, position: int, probs: np.ndarray) -> int:
     """The token of `probs` [V] at a generated position under the request's shared noise."""
     if probs[sure := int(probs.argmax())] == 1.0:

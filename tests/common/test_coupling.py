@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from common.coupling import coupled_draw, race_times, winner
+from common.coupling import coupled_draw, decided, race_times, winner
 from common.noise import Noise, Purpose
 
 
@@ -46,7 +46,10 @@ def test_skipping_what_cannot_win_changes_nothing(scale: float) -> None:
         probs /= probs.sum()
         probs[rng.random(500) < 0.3] = 0
         integers = noise.integers(Purpose.TARGET, t, 0, 500)
-        assert winner(probs, integers) == int(race_times(probs, integers).argmin())
+        times = race_times(probs, integers)
+        best = np.argsort(times, kind="stable")[:2]
+        assert winner(probs, integers) == best[0]
+        assert decided(probs, integers) == (best[0], pytest.approx(np.log(times[best[1]] / times[best[0]])))
 
 
 def test_extreme_noise_is_finite_and_ties_go_to_the_lowest_id() -> None:
@@ -55,6 +58,8 @@ def test_extreme_noise_is_finite_and_ties_go_to_the_lowest_id() -> None:
     assert (race_times(np.ones(2), ends) > 0).all()
     assert winner(np.array([0.5, 0.5]), np.array([7, 7], np.uint64)) == 0
     assert winner(np.array([0.0, 1.0]), np.array([2**52 - 1, 0], np.uint64)) == 1
+    assert decided(np.array([0.5, 0.5]), np.array([7, 7], np.uint64)) == (0, 0.0)
+    assert decided(np.array([0.0, 1.0]), np.array([2**52 - 1, 0], np.uint64)) == (1, np.inf)
 
 
 def test_the_winner_follows_the_distribution() -> None:
