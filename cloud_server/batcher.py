@@ -40,7 +40,9 @@ class ActiveSteps(Generic[Result]):
     table: BlockTable
     steps: Steps[Result]
     finish: Callable[[Result | None, BaseException | None], None]
-    # Seconds of the passes that they were in.
+    asked: float
+    # Seconds before the model's thread took them up, and of the passes that they were in.
+    late: float = 0.0
     computed: float = 0.0
     rows: list[np.ndarray] = field(default_factory=list)
 
@@ -81,10 +83,10 @@ class Batcher:
         """Bytes of keys and values per token."""
         return self._engine.token_bytes
 
-    async def run(self, prefix: PooledPrefix, steps: Steps[Result]) -> tuple[Result, float]:
-        """The result of `steps`, and the seconds of the passes that they were in."""
+    async def run(self, prefix: PooledPrefix, steps: Steps[Result]) -> tuple[Result, float, float]:
+        """The result of `steps`, the seconds before they began, and those of the passes that they were in."""
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[tuple[Result, float]] = loop.create_future()
+        future: asyncio.Future[tuple[Result, float, float]] = loop.create_future()
 
         def settle(result: Result | None, error: BaseException | None) -> None:
             if future.done():
@@ -92,12 +94,12 @@ class Batcher:
             if error is not None:
                 future.set_exception(error)
             else:
-                future.set_result((result, task.computed))  # type: ignore[arg-type]
+                future.set_result((result, task.late, task.computed))  # type: ignore[arg-type]
 
         def finish(result: Result | None, error: BaseException | None) -> None:
             loop.call_soon_threadsafe(settle, result, error)
 
-        task: ActiveSteps[Result] = ActiveSteps(prefix.table, steps, finish)
+        task: ActiveSteps[Result] = ActiveSteps(prefix.table, steps, finish, time.perf_counter())
         with self._wake:
             self._arrived.append(task)
             self._wake.notify()
@@ -130,6 +132,7 @@ class Batcher:
             for task in arrived:
                 # Work that came after its session's end is left.
                 if task.table not in leaving:
+                    task.late = time.perf_counter() - task.asked
                     self._go_on(task, None)
             if batch := self.scheduler.batch():
                 self._pass(batch)

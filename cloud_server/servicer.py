@@ -193,15 +193,15 @@ class Servicer(HedgeServicer):
     async def _run(self, client: str, prefix: PooledPrefix, session: VerifierSession, steps: Any) -> Any:
         """Runs steps of a session, and lets its client wait when it has used the model more than it may."""
         before = session.spent
-        result, computed = await _within(self._limits.step_s, "the verdict", self._batcher.run(prefix, steps))
+        result, late, computed = await _within(self._limits.step_s, "the verdict", self._batcher.run(prefix, steps))
         grown = len(session.history) - session.counted
         self._quotas.hold(client, grown)
         session.counted += grown
         # A verdict that is told again keeps its times.
         if isinstance(result, pb.Verdict) and computed:
-            timings = result.timings
-            timings.queue_us = max(0, timings.forward_us - round(computed * 1e6))
-            timings.forward_us -= timings.queue_us
+            since_asked, forward = result.timings.forward_us, round(computed * 1e6)
+            result.timings.queue_us = round(late * 1e6) + max(0, since_asked - forward)
+            result.timings.forward_us = min(since_asked, forward)
         if pause := self._quotas.spend(client, session.spent - before):
             await asyncio.sleep(pause)
         return result

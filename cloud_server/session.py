@@ -19,6 +19,8 @@ from common.noise import Noise
 from common.sampling import largest
 
 MAX_DRAFTS = 64
+# A message that follows has a number of 64 bits too.
+STEP_LIMIT = (1 << 64) - 1
 # Distributions of |V| float64 each are held for so many untested positions at a time.
 CHUNK = 64
 
@@ -96,6 +98,8 @@ class VerifierSession:
         step = draft.step_id if draft.HasField("step_id") else self._next_step
         if self._last is not None and step == self._last.step_id:
             return self._repeated(whole=draft.whole_probs)
+        if step >= STEP_LIMIT:
+            raise BadInput(f"step {step} is not below 2^64 - 1")
         if step < self._next_step:
             raise BadInput(f"step {step} after step {self._next_step - 1}")
         seen = self._seen if self._more else self._next_step

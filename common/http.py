@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -41,7 +42,10 @@ class HttpServer(uvicorn.Server):
 async def serving(app: Any, address: str) -> tuple[HttpServer, "asyncio.Task[None]"]:
     """A server that listens at `address`, and its task; it ends after `should_exit`. HedgeError when it cannot listen."""
     # Bound here: uvicorn would end the program.
-    bound = _bound(address)
+    try:
+        bound = _bound(address)
+    except (OSError, UnicodeError):
+        raise _cannot_listen(address) from None
     server = HttpServer(app)
     task = asyncio.create_task(server.serve(sockets=[bound]))
     # uvicorn tells nobody when it has started.
@@ -51,18 +55,26 @@ async def serving(app: Any, address: str) -> tuple[HttpServer, "asyncio.Task[Non
 
 
 def check_free(address: str) -> None:
-    """HedgeError when nothing can listen at `address` now: said before a model is loaded, which may take minutes."""
-    _bound(address).close()
+    """HedgeError when a port is in use: said before a model is loaded, which may take minutes."""
+    try:
+        _bound(address).close()
+    except OSError as error:
+        # Whatever else is wrong is said when the server listens.
+        if error.errno == errno.EADDRINUSE:
+            raise _cannot_listen(address) from None
+    except UnicodeError:
+        pass
 
 
 def _bound(address: str) -> socket.socket:
     host, port = split_address(address, lowest_port=0)
-    try:
-        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, *_, where = min(found, key=lambda one: one[0] != socket.AF_INET)
-        return socket.create_server(where[:2], family=family, backlog=2048)
-    except (OSError, UnicodeError):
-        raise HedgeError(f"cannot listen on {address}: the port is in use or the address is not this machine's") from None
+    found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, *_, where = min(found, key=lambda one: one[0] != socket.AF_INET)
+    return socket.create_server(where[:2], family=family, backlog=2048)
+
+
+def _cannot_listen(address: str) -> HedgeError:
+    return HedgeError(f"cannot listen on {address}: the port is in use or the address is not this machine's")
 
 
 def static(folder: Path, files: Mapping[str, str]) -> list[Route]:

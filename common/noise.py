@@ -26,17 +26,22 @@ class Purpose(IntEnum):
     TARGET = 6
 
 
-# One generator for all: to set its state costs a sixth of what a new one costs.
-_PHILOX = np.random.Philox(0)
-_FRESH = _PHILOX.state
-_LOCK = threading.Lock()
+class _Generator(threading.local):
+    """One for each thread: to set its state costs a sixth of what a new one costs."""
+
+    def __init__(self) -> None:
+        self.philox = np.random.Philox(0)
+        self.fresh = self.philox.state
+
+
+_GENERATOR = _Generator()
 
 
 def _philox(key: np.ndarray, counter: tuple[int, int, int, int], count: int) -> np.ndarray:
     """`count` words (uint64) of Philox 4x64 with `key` (uint64 [2]) behind `counter`, lowest word first."""
-    with _LOCK:
-        _PHILOX.state = {**_FRESH, "state": {"counter": np.array(counter, dtype=np.uint64), "key": key}}
-        return np.asarray(_PHILOX.random_raw(count), dtype=np.uint64)
+    philox = _GENERATOR.philox
+    philox.state = {**_GENERATOR.fresh, "state": {"counter": np.array(counter, dtype=np.uint64), "key": key}}
+    return np.asarray(philox.random_raw(count), dtype=np.uint64)
 
 
 class Noise:

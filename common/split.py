@@ -32,7 +32,7 @@ class Share:
 
 
 def share_of(quantised: Quantised, token: int) -> Share:
-    """What `split` says of a draft from `probs`."""
+    """What `split` says of a draft from `quantised`."""
     at = int(quantised.ids.searchsorted(token))
     if at < len(quantised.ids) and quantised.ids[at] == token:
         return Share(quantised.vocab_size, quantised.bits, int(quantised.counts[at]))

@@ -1,6 +1,7 @@
 """Rows of a batch are what each would be alone: across ragged lengths, chunks, rollbacks and evictions."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from types import SimpleNamespace
 
@@ -11,10 +12,10 @@ from hedge.v1 import hedge_pb2 as pb
 from cloud_server.batcher import Batcher, Pass, PooledPrefix
 from cloud_server.engine import BLOCK_SIZE, Engine
 from cloud_server.limits import Limits
-from cloud_server.scheduler import BlockTable, Scheduler, Work
+from cloud_server.scheduler import BlockTable, ScheduledChunk, Scheduler, Work
 from cloud_server.servicer import Servicer
 from cloud_server.session import VerifierSession
-from cloud_server.steps import Steps
+from cloud_server.steps import Feed, Steps
 from cloud_server.torch_engine import TorchEngine
 from common.errors import BadInput
 from common.model import LanguageModel
@@ -154,6 +155,34 @@ def test_cancelled_work_leaves_the_queue_and_the_memory(lm: LanguageModel, batch
         assert await used(batcher) == 0
 
     asyncio.run(cancelled())
+
+
+def test_waiting_is_told_from_computing(lm: LanguageModel, batcher: Batcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass takes 1 on a clock of its own. Who comes while one runs waits for it, and is then computed."""
+    clock, busy, waiting = SimpleNamespace(now=0.0), threading.Event(), threading.Event()
+    monkeypatch.setattr("cloud_server.batcher.time", SimpleNamespace(perf_counter=lambda: clock.now))
+    plain = TorchEngine.forward
+
+    def forward(engine: TorchEngine, batch: Sequence[ScheduledChunk]) -> list[np.ndarray]:
+        busy.set()
+        assert waiting.wait(60)
+        clock.now += 1.0
+        return plain(engine, batch)
+
+    monkeypatch.setattr(TorchEngine, "forward", forward)
+
+    def fed() -> Steps[int]:
+        return len((yield Feed([1, 2, 3], 1)))
+
+    async def both() -> list[tuple[int, float, float]]:
+        first = asyncio.create_task(batcher.run(batcher.prefix(), fed()))
+        await asyncio.to_thread(busy.wait, 60)
+        second = asyncio.create_task(batcher.run(batcher.prefix(), fed()))
+        await asyncio.sleep(0)
+        waiting.set()
+        return [await first, await second]
+
+    assert asyncio.run(both()) == [(1, 0.0, 1.0), (1, 1.0, 1.0)]
 
 
 async def used(batcher: Batcher) -> int:

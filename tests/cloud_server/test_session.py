@@ -267,6 +267,14 @@ def test_the_llms_own_tokens_end_with_its_context(lm: LanguageModel, codec_of_id
     assert len(session.history) == lm.context + 1
 
 
+def test_a_step_that_has_no_next_is_refused(session: Alone) -> None:
+    with pytest.raises(BadInput, match=f"step {2**64 - 1} is not below"):
+        session.judge(drafting([1], step_id=2**64 - 1))
+    assert session.judge(drafting([1], step_id=2**64 - 2))
+    with pytest.raises(BadInput, match=f"step {2**64 - 1} is not below"):
+        session.judge(drafting([1], verdicts_seen=2**64 - 1))
+
+
 def test_an_old_step_is_refused(session: Alone) -> None:
     session.judge(drafting([1], step_id=5))
     with pytest.raises(BadInput, match="step 2 after step 5"):

@@ -160,5 +160,13 @@ def test_a_token_the_proposal_could_not_draw_stays_iff_the_target_has_it() -> No
     assert verify_block(ResampledRule(Noise(0, [1])), 0, 0, [told(2, probs)], [np.array([0.1, 0.9, 0])]).accepted == 0
 
 
+def test_a_step_has_numbers_of_its_own_where_it_matters() -> None:
+    """Drawn by step, what is tested anew is drawn anew; `coupled` says the same whichever message carried the draft."""
+    noise, draft = Noise(4, [1]), told(0, truncate(np.eye(6)[0] * 0.5 + 0.5 / 6, None, 8))
+    for rule, differs in ((ResampledRule(noise), True), (CoupledRule(noise), False)):
+        outcomes = [[verify_block(rule, step, t, [draft], [FLAT, RISING]) for t in range(100)] for step in (0, 1)]
+        assert (outcomes[0] != outcomes[1]) == differs
+
+
 def test_audit_bytes() -> None:
     assert [audit_byte(p) for p in (1.0, np.exp(-1), 1e-30, 0.0)] == [0, 16, 254, 255]

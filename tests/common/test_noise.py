@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -26,6 +28,16 @@ def test_draws_are_functions_of_their_address_alone() -> None:
     other.uniforms(Purpose.DRAFT, 0, count=9)
     assert one.uniform(Purpose.ACCEPT, 3, 2) == other.uniform(Purpose.ACCEPT, 3, 2)
     assert np.array_equal(one.uniforms(Purpose.GATE, 1, count=40)[:7], one.uniforms(Purpose.GATE, 1, count=7))
+
+
+def test_threads_that_draw_at_once_draw_what_one_alone_does() -> None:
+    noises = [Noise(seed, [5]) for seed in range(2)]
+
+    def drawn(noise: Noise) -> list[float]:
+        return [noise.uniform(Purpose.DRAFT, position) for position in range(5000)]
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(drawn, noises)) == [drawn(noise) for noise in noises]
 
 
 def test_every_part_of_the_address_matters() -> None:
