@@ -16,6 +16,7 @@ from common.model import BUNDLED, LanguageModel, load
 from edge_client.calibrations import Pair
 from edge_client.config import CloudConfig, SamplingParams
 from edge_client.engine.gates.recalibration import Recalibrated, recalibration_of
+from edge_client.engine.gates.survival import Survival
 from edge_client.engine.sequence import Provenance
 from edge_client.engine.session import Emitted, Session
 from edge_client.engine.statistics import Statistics
@@ -66,6 +67,7 @@ class _Asked:
         self._stack = AsyncExitStack()
         self._link: Link | None = None
         self._recalibrated: Recalibrated | None = None
+        self._survival = Survival()
 
     async def _open(self) -> None:
         if self._cloud:
@@ -79,7 +81,9 @@ class _Asked:
         self._recalibrated = self._recalibrated or recalibration_of(config)
         link = self._link if config.needs_cloud else None
         ids = self.slm.encode_chat(messages)
-        return Session(self.slm, ids, config, link, recalibrated=self._recalibrated, notify=self._notify)
+        return Session(
+            self.slm, ids, config, link, recalibrated=self._recalibrated, survival=self._survival, notify=self._notify
+        )
 
 
 class AsyncHedge(_Asked):

@@ -9,9 +9,11 @@ from common.errors import BadInput
 from common.noise import SEED_LIMIT
 from common.sampling import Warp
 
-POLICIES = ("always", "never", "random", "threshold", "adaptive", "gelato")
+POLICIES = ("always", "never", "random", "threshold", "adaptive", "survival", "gelato")
 # Those in which a threshold decides.
 GATED = ("threshold", "adaptive")
+# Policy survival: a block ends with the draft that makes the rejection of one of its drafts likelier than this.
+SURVIVAL_THRESHOLD = 0.4
 DEFAULT_CLOUD = "127.0.0.1:7411"
 # The llm system: the cloud generates alone.
 STREAM = "stream"

@@ -34,6 +34,11 @@ class GenerationConfig:
             raise BadInput(f"verification {verification.kind} does not go with truncation {verification.truncation}")
         if gate.policy == "gelato":
             self._check_gelato()
+        if gate.policy == "survival" and not (verification.exact and verification.coupled):
+            raise BadInput(
+                f"policy survival needs verification coupled and guarantee exact, not verification {verification.kind} and "
+                f"guarantee {'exact' if verification.exact else 'opportunistic'}"
+            )
         if gate.recalibrate is not None and verification.exact:
             raise BadInput("--recalibrate moves a threshold; guarantee exact takes no risk to hold")
         if verification.exact and not (gate.asks and verification.lossless):

@@ -10,6 +10,7 @@ from scipy.stats import chi2, chisquare
 from common.model import LanguageModel
 from common.sampling import Warp
 from edge_client.engine.gates.measures import MEASURES
+from edge_client.engine.gates.survival import Survival
 from edge_client.engine.sequence import Provenance
 from edge_client.systems import GenerationConfig
 from evaluation.local import LocalLink
@@ -73,6 +74,7 @@ WAYS = {
     "sparse": EXACT,
     "split": changed(EXACT, verification="split"),
     "coupled": changed(EXACT, verification="coupled"),
+    "survival": changed(EXACT, verification="coupled", policy="survival"),
 }
 
 
@@ -134,8 +136,13 @@ def test_coupled_answers_do_not_depend_on_the_device(make_lm: Callable[..., Lang
             (changed(coupled, policy="adaptive", threshold=0.95, max_in_flight=2), slms[1], 1),
             (changed(coupled, policy="random", verify_rate=0.2, max_in_flight=64), slms[1], 10**6),
             (changed(coupled, threshold=0.9, measure="perturbation", max_in_flight=3), slms[1], 4),
+            (changed(coupled, policy="survival", threshold=None, max_in_flight=4), slms[1], 3),
         ):
-            assert run_session(slm, PROMPT, changed(settings, seed=seed), LocalLink(llm, lag)).token_ids == plain
+            # Of a model of survival that is wrong on purpose.
+            wrong = Survival(a=-9.0 if seed % 2 else 9.0, b=0.02)
+            assert (
+                run_session(slm, PROMPT, changed(settings, seed=seed), LocalLink(llm, lag), survival=wrong).token_ids == plain
+            )
 
 
 def asked_pvalue(pair: tuple[LanguageModel, LanguageModel], settings: GenerationConfig, runs: int) -> tuple[float, float]:

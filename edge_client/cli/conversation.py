@@ -17,6 +17,7 @@ from edge_client.cli.options import resolved
 from edge_client.cli.prompts import check_messages
 from edge_client.cli.render import STYLES, AnswerView, counts_line, legend, statistics_line
 from edge_client.engine.gates.recalibration import recalibration_of
+from edge_client.engine.gates.survival import Survival
 from edge_client.engine.session import Session
 from edge_client.systems import SYSTEMS, GenerationConfig
 from edge_client.transport.grpc_link import GrpcLink
@@ -42,6 +43,7 @@ class Conversation:
     ) -> None:
         self._args, self._slm, self._link, self._pair, self._console = args, slm, link, pair, console
         self._config = resolved(args, pair)
+        self._survival = Survival()
         self._recalibrated = recalibration_of(self._config)
         self._messages: list[dict[str, str]] = []
         self._answers: list[Session] = []
@@ -178,7 +180,15 @@ class Conversation:
         """Answers one user turn, word by word."""
         messages, ids = self._fitted([*self._messages, {"role": "user", "content": line}])
         answer = AnswerView(self._console)
-        session = Session(self._slm, ids, self._config, self._link, recalibrated=self._recalibrated, notify=answer.note)
+        session = Session(
+            self._slm,
+            ids,
+            self._config,
+            self._link,
+            recalibrated=self._recalibrated,
+            survival=self._survival,
+            notify=answer.note,
+        )
         self._messages = messages
         try:
             async with answer.watching(session):

@@ -17,6 +17,7 @@ from edge_client.cli.options import add_generation, check_connection, needs_clou
 from edge_client.cli.prompts import Prompt, from_text, read_prompts
 from edge_client.cli.render import counts_line, print_piece, statistics_line
 from edge_client.engine.gates.recalibration import recalibration_of
+from edge_client.engine.gates.survival import Survival
 from edge_client.engine.session import Session
 from edge_client.systems import GenerationConfig
 
@@ -46,11 +47,11 @@ async def _generate(args: Any, slm: LanguageModel, prompts: list[Prompt]) -> int
     failed = 0
     async with connected(args, slm) as (link, pair):
         config = resolved(args, pair)
-        recalibrated = recalibration_of(config)
+        recalibrated, survival = recalibration_of(config), Survival()
         for prompt in prompts:
             try:
                 ids = slm.encode_chat(prompt.messages)
-                session = Session(slm, ids, config, link, recalibrated=recalibrated, notify=report_link)
+                session = Session(slm, ids, config, link, recalibrated=recalibrated, survival=survival, notify=report_link)
                 await (_as_json if args.json else _as_text)(prompt, config, session)
             except BadInput as error:
                 # The next prompts may be fine; a dead link would not be.

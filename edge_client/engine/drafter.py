@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -15,6 +15,7 @@ from common.model import LanguageModel
 from common.noise import Noise, Purpose
 from edge_client.engine.gates.measures import DRAWS, MEASURES
 from edge_client.engine.gates.policy import Policy
+from edge_client.engine.gates.survival import Survival
 from edge_client.engine.sequence import Provenance, Sequence, Token
 from edge_client.engine.statistics import Statistics
 from edge_client.engine.verification import Verification
@@ -40,9 +41,11 @@ class Reading:
 
     uncertainty: float
     asks: bool
+    margin: float | None = None
+    survival: float = 1.0
 
 
-_BLIND = Reading(1.0, asks=True)
+_BLIND = Reading(1.0, asks=True, survival=0.0)
 
 
 class Drafter:
@@ -57,12 +60,24 @@ class Drafter:
         noise: Noise,
         statistics: Statistics,
         watch: Watcher | None,
+        survival: Survival,
     ) -> None:
+        self._survival = survival if config.gate.policy == "survival" else None
         self._slm, self._cache = slm, slm.kv_cache()
         self._config, self._policy, self._verification = config, policy, verification
         self._noise, self._statistics, self._watch = noise, statistics, watch
         self._measure = MEASURES[config.gate.measure]
         self._warp = config.sampling.warp
+
+    def judged(self, kept: Iterable[Token], lost: Token | None) -> None:
+        """Learns from a verdict: which drafts stayed, and the one that did not."""
+        if self._survival is None:
+            return
+        for token in kept:
+            if token.margin is not None:
+                self._survival.judged(token.margin, accepted=True)
+        if lost is not None and lost.margin is not None:
+            self._survival.judged(lost.margin, accepted=False)
 
     def roll_back(self, length: int) -> None:
         """Forgets what the cache holds after the first `length` ids."""
@@ -93,15 +108,16 @@ class Drafter:
         self._statistics.slm_s += stepped - started
         self._statistics.gate_s += time.perf_counter() - stepped
         self._statistics.steps += 1
-        token = self._choose(logits, probs, len(sequence), step, blind=blind)
+        before = math.prod(token.survival for token in sequence.block)
+        token = self._choose(logits, probs, len(sequence), step, before, blind=blind)
         self._statistics.asked += token.asked
         return token
 
-    def _choose(self, logits: np.ndarray, probs: np.ndarray, at: int, step: int, *, blind: bool) -> Token:
+    def _choose(self, logits: np.ndarray, probs: np.ndarray, at: int, step: int, before: float, *, blind: bool) -> Token:
         """Exact: draw, then let the gate end the block. Opportunistic: gate, then draw. A blind draft is always asked about."""
         if self._config.verification.exact:
             proposal = self._propose(probs, at, step, None, 0.0)
-            reading = _BLIND if blind else self._read(logits, probs, at, proposal.token)
+            reading = _BLIND if blind else self._read(logits, probs, at, proposal.token, before)
         else:
             early = self._verification.sample(probs, at, step) if self._config.looks_at_draft else None
             reading = _BLIND if blind else self._read(logits, probs, at, early)
@@ -113,22 +129,34 @@ class Drafter:
             self._watch(at, logits, probs, proposal.token)
         if logger.isEnabledFor(logging.INFO) and (line := self._verification.describe(probs, proposal, reading.uncertainty)):
             logger.info("position %d: %s", at, line)
-        return Token(proposal.token, None, float(probs[proposal.token]), reading.asks, proposal, blind)
+        about = (float(probs[proposal.token]), reading.asks, proposal, blind, reading.margin, reading.survival)
+        return Token(proposal.token, None, *about)
 
-    def _read(self, logits: np.ndarray, probs: np.ndarray, at: int, draft: int | None) -> Reading:
+    def _read(self, logits: np.ndarray, probs: np.ndarray, at: int, draft: int | None, before: float = 1.0) -> Reading:
+        """`before`: the probability that the block's drafts before this one are all accepted."""
         started = time.perf_counter()
-        uncertainty = 0.0
-        if self._config.looks_at_draft:
+        uncertainty, margin, survival = 0.0, None, 1.0
+        if self._survival:
+            margin = _gap(logits) if self._warp.greedy else self._verification.margin(probs, at)
+            survival = self._survival.probability(margin)
+            uncertainty = 1.0 - before * survival
+        elif self._config.looks_at_draft:
             assert draft is not None
             uncertainty = self._measure.of(logits, probs, draft, self._noise.uniforms(Purpose.GATE, at, count=2 * DRAWS))
         elif self._config.measures:
             uncertainty = self._measure.of(logits, probs, -1, _NO_COINS)
         asks = self._policy.asks(uncertainty, at)
         self._statistics.gate_s += time.perf_counter() - started
-        return Reading(uncertainty, asks)
+        return Reading(uncertainty, asks, margin, survival)
 
     def _propose(self, probs: np.ndarray, at: int, step: int, early: int | None, uncertainty: float) -> Proposal:
         started = time.perf_counter()
         proposal = self._verification.propose(probs, at, step, early, uncertainty)
         self._statistics.codec_s += time.perf_counter() - started
         return proposal
+
+
+def _gap(logits: np.ndarray) -> float:
+    """By how much the largest logit exceeds the second."""
+    second, first = np.partition(logits, -2)[-2:]
+    return float(first - second)

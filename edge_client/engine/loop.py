@@ -1,6 +1,7 @@
 """One answer under way: draft, send, receive, in the order of the code."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator
 
@@ -103,7 +104,8 @@ class Loop:
             return False
         unverified = sequence.unverified
         asked = sum(token.asked for token in unverified)
-        return self._pace.should_draft(Unverified(flight.messages if flight else 0, asked, len(unverified) - asked))
+        survival = math.prod(token.survival for token in unverified)
+        return self._pace.should_draft(Unverified(flight.messages if flight else 0, asked, len(unverified) - asked, survival))
 
     async def _draft(self) -> None:
         started = time.perf_counter()
@@ -150,6 +152,7 @@ class Loop:
         cloud = (verdict.timings.queue_us + verdict.timings.forward_us) / 1e6
         fired = [token.asked for token in kept]
         self._pace.judged(self._statistics.verdict_s, cloud, fired, None if lost is None else lost.asked)
+        self._drafter.judged(kept, lost)
         self._auditor.take(verdict, sequence.tokens[message.start : wrong + rejected])
         sequence.accept(wrong)
         if lost is not None:

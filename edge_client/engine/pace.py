@@ -19,11 +19,15 @@ _WINDOW = 16
 
 @dataclass(frozen=True, slots=True)
 class Unverified:
-    """What has been drafted and not judged: messages in flight, positions at which the gate fired, and the others."""
+    """What has been drafted and not judged: messages in flight, positions at which the gate fired, and the others.
+
+    `survival` is the probability that all of it is accepted, where the policy has one for each draft.
+    """
 
     messages: int
     asked: int
     others: int
+    survival: float = 1.0
 
 
 class Pace(Protocol):
@@ -132,6 +136,20 @@ class Adaptive:
             return True
         survival = self.asked**unverified.asked * self.others**unverified.others
         return self.most > 1 and survival >= (_SURVIVAL_HELD if self.in_flight == 1 else _SURVIVAL_AHEAD)
+
+
+@dataclass(slots=True)
+class Surviving(Adaptive):
+    """`--policy survival`: the drafts' own probabilities say how far ahead is worth it, and the gate alone ends blocks."""
+
+    def judged(self, seconds: float, cloud: float, kept: list[bool], lost: bool | None) -> None:
+        Adaptive.judged(self, seconds, cloud, kept, lost)
+        self.longest = MAX_BLOCK
+
+    def should_draft(self, unverified: Unverified) -> bool:
+        if not unverified.messages:
+            return True
+        return self.most > 1 and unverified.survival >= (_SURVIVAL_HELD if self.in_flight == 1 else _SURVIVAL_AHEAD)
 
 
 def recent_mean(old: float, new: float) -> float:

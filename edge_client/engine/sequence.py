@@ -31,7 +31,8 @@ class Token:
     """One token. `provenance` is None until it is known who vouches for it.
 
     `prob` is x_d, the SLM's probability of it; `asked` whether the gate fired; `proposal` what the cloud is told of a token
-    that is to be tested; `blind` whether the SLM gave no finite logits, so that it is anybody's guess.
+    that is to be tested; `blind` whether the SLM gave no finite logits, so that it is anybody's guess. `margin` is by how much
+    its draw was decided, and `survival` the probability that it is accepted, where the policy asks for them.
     """
 
     id: int
@@ -40,6 +41,8 @@ class Token:
     asked: bool = False
     proposal: Proposal | None = None
     blind: bool = False
+    margin: float | None = None
+    survival: float = 1.0
 
 
 class Sequence:

@@ -14,6 +14,7 @@ from edge_client.engine.drafter import Drafter, Watcher
 from edge_client.engine.flight import Flight
 from edge_client.engine.gates.policy import pace_of, policy_of
 from edge_client.engine.gates.recalibration import Recalibrated, recalibration_of
+from edge_client.engine.gates.survival import Survival
 from edge_client.engine.loop import Loop
 from edge_client.engine.release import TextRelease
 from edge_client.engine.sequence import Provenance, Token
@@ -47,8 +48,8 @@ def _unheard(line: str) -> None:
 class Session:
     """Generates one answer; `tokens` may be run once.
 
-    `recalibrated` carries a moving threshold from answer to answer; `notify` is told, a line each, when the link dies and
-    when it is back. BadInput for a prompt or a configuration that cannot be answered.
+    `recalibrated` carries a moving threshold from answer to answer, `survival` what verdicts have taught; `notify` is told, a
+    line each, when the link dies and when it is back. BadInput for a prompt or a configuration that cannot be answered.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Session:
         audit: "pb.Audit.ValueType | None" = None,
         watch: Watcher | None = None,
         recalibrated: Recalibrated | None = None,
+        survival: Survival | None = None,
         notify: Notify = _unheard,
     ) -> None:
         self._slm, self._config, self._link = slm, config, link
@@ -93,7 +95,7 @@ class Session:
         self._loop = Loop(
             config,
             self._sequence,
-            Drafter(slm, config, policy, verification, noise, self.statistics, watch),
+            Drafter(slm, config, policy, verification, noise, self.statistics, watch, survival or Survival()),
             verification,
             pace_of(config, policy),
             Flight(self._connection, self._sequence, verification, self.statistics) if self._connection else None,

@@ -17,6 +17,7 @@ from common.model import LanguageModel
 from edge_client.calibrations import Pair
 from edge_client.config import CloudConfig
 from edge_client.engine.gates.recalibration import Recalibrated, recalibration_of
+from edge_client.engine.gates.survival import Survival
 from edge_client.engine.sequence import Provenance
 from edge_client.engine.session import Emitted, Session
 from edge_client.resolve import resolve
@@ -78,6 +79,7 @@ class Service:
         self._link: GrpcLink | None = None
         self._looking: asyncio.Task[None] | None = None
         self._recalibrated: dict[GenerationConfig, Recalibrated | None] = {}
+        self._survival = Survival()
         # Set while the link is not known to be alive.
         self._down = asyncio.Event()
         self._down.set()
@@ -170,4 +172,5 @@ class Service:
             (self._down.clear if line == BACK else self._down.set)()
             notify(line)
 
-        return Reply(Session(self.slm, ids, config, link, recalibrated=recalibrated, notify=note), config, alone)
+        session = Session(self.slm, ids, config, link, recalibrated=recalibrated, survival=self._survival, notify=note)
+        return Reply(session, config, alone)

@@ -1,11 +1,20 @@
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.errors import BadInput
+from common.model import LanguageModel
 from edge_client.engine.gates.survival import LARGEST, LOWEST_B, PRIOR_A, PRIOR_B, Survival
+from evaluation.local import LocalLink
+from tests.configs import changed, config_of
+from tests.conftest import run_session
+
+PROMPT = [1, 2, 3]
+SURVIVAL = config_of(policy="survival", verification="coupled", exact=True, max_new_tokens=30, seed=2)
 
 
 def sigmoid(value: np.ndarray) -> np.ndarray:
@@ -53,3 +62,39 @@ def test_whatever_comes_it_stays_a_probability_that_grows_with_the_margin(judged
     assert all(0 <= p <= 1 for p in found)
     assert found == sorted(found)
     assert model.b >= LOWEST_B
+
+
+class Sure(Survival):
+    """Nine of ten, whatever comes."""
+
+    def probability(self, margin: float) -> float:
+        return 0.9
+
+    def judged(self, margin: float, *, accepted: bool) -> None: ...
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_block_ends_where_a_rejection_has_become_likely(temperature: float, make_lm: Callable[..., LanguageModel]) -> None:
+    """0.9^5 is the first below 0.6: five drafts and a bonus a round, where both models are one."""
+    lm = make_lm(seed=1)
+    session = run_session(lm, PROMPT, changed(SURVIVAL, temperature=temperature), LocalLink(lm), survival=Sure())
+    assert (session.statistics.rounds, session.statistics.steps) == (5, 25)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_verdicts_teach_and_answers_hand_on(temperature: float, make_lm: Callable[..., LanguageModel]) -> None:
+    """A pair that always agrees, and one that hardly does: fewer passes, or fewer steps in vain, the longer it runs."""
+    config = changed(SURVIVAL, temperature=temperature)
+    lm, other = make_lm(seed=1), make_lm(seed=2)
+    alike, apart = Survival(), Survival()
+    agreeing = [run_session(lm, PROMPT, changed(config, seed=n), LocalLink(lm), survival=alike).statistics for n in range(4)]
+    parting = [run_session(lm, PROMPT, changed(config, seed=n), LocalLink(other), survival=apart).statistics for n in range(4)]
+    assert alike.probability(1.0) > 0.9 > 0.6 > apart.probability(1.0)
+    assert agreeing[3].rounds < agreeing[0].rounds
+    assert parting[3].steps < parting[0].steps
+
+
+def test_it_needs_drafts_that_are_all_tested_with_shared_noise() -> None:
+    for options in ({"verification": "sparse", "exact": True, "draft_from": "sent"}, {"verification": "coupled"}):
+        with pytest.raises(BadInput, match="policy survival needs verification coupled"):
+            config_of(policy="survival", **options)
