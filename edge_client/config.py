@@ -171,6 +171,8 @@ class GateConfig:
         limit, rate = self.threshold, self.verify_rate
         if self.gated and not isinstance(limit, ThresholdRule) and (limit is None or not math.isfinite(limit)):
             raise BadInput(f"threshold {limit} is not a finite number")
+        if self.policy == "survival" and limit is not None and not (isinstance(limit, int | float) and 0 <= limit <= 1):
+            raise BadInput(f"threshold {limit} is not in 0..1, the range of policy survival")
         if self.policy == "random" and not isinstance(rate, ThresholdRule) and (rate is None or not 0 <= rate <= 1):
             raise BadInput(f"verify-rate {rate} is not in 0..1")
         if self.recalibrate is not None and self.policy != "threshold":

@@ -102,7 +102,7 @@ class GenerationConfig:
         gate = self.gate
         if gate.policy == "always":
             gate = replace(gate, policy="threshold", threshold=threshold)
-        elif gate.gated:
+        elif gate.gated or gate.policy == "survival":
             gate = replace(gate, threshold=threshold)
         return replace(self, gate=gate)
 

@@ -135,7 +135,7 @@ class Adaptive:
         if not unverified.messages:
             return True
         survival = self.asked**unverified.asked * self.others**unverified.others
-        return self.most > 1 and survival >= (_SURVIVAL_HELD if self.in_flight == 1 else _SURVIVAL_AHEAD)
+        return unverified.messages < self.most and survival >= (_SURVIVAL_HELD if self.in_flight == 1 else _SURVIVAL_AHEAD)
 
 
 @dataclass(slots=True)
@@ -149,7 +149,8 @@ class Surviving(Adaptive):
     def should_draft(self, unverified: Unverified) -> bool:
         if not unverified.messages:
             return True
-        return self.most > 1 and unverified.survival >= (_SURVIVAL_HELD if self.in_flight == 1 else _SURVIVAL_AHEAD)
+        limit = _SURVIVAL_HELD if self.in_flight == 1 else _SURVIVAL_AHEAD
+        return unverified.messages < self.most and unverified.survival >= limit
 
 
 def recent_mean(old: float, new: float) -> float:

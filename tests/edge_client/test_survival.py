@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from common.errors import BadInput
 from common.model import LanguageModel
 from edge_client.engine.gates.survival import LARGEST, LOWEST_B, PRIOR_A, PRIOR_B, Survival
+from edge_client.engine.pace import Adaptive, Surviving, Unverified
 from evaluation.local import LocalLink
 from tests.configs import changed, config_of
 from tests.conftest import run_session
@@ -98,3 +99,13 @@ def test_it_needs_drafts_that_are_all_tested_with_shared_noise() -> None:
     for options in ({"verification": "sparse", "exact": True, "draft_from": "sent"}, {"verification": "coupled"}):
         with pytest.raises(BadInput, match="policy survival needs verification coupled"):
             config_of(policy="survival", **options)
+    for threshold in (-0.1, 1.1, math.nan):
+        with pytest.raises(BadInput, match="the range of policy survival"):
+            changed(SURVIVAL, threshold=threshold)
+    assert SURVIVAL.with_threshold(0.3).gate.threshold == 0.3
+
+
+@pytest.mark.parametrize("pace", [Adaptive, Surviving])
+def test_no_more_messages_are_ahead_than_allowed(pace: type[Adaptive]) -> None:
+    ahead = pace(3)
+    assert [ahead.should_draft(Unverified(messages, 0, messages)) for messages in range(5)] == [True, True, True, False, False]
