@@ -129,8 +129,8 @@ class Drafter:
             self._watch(at, logits, probs, proposal.token)
         if logger.isEnabledFor(logging.INFO) and (line := self._verification.describe(probs, proposal, reading.uncertainty)):
             logger.info("position %d: %s", at, line)
-        about = (float(probs[proposal.token]), reading.asks, proposal, blind, reading.margin, reading.survival)
-        return Token(proposal.token, None, *about)
+        prob = float(probs[proposal.token])
+        return Token(proposal.token, None, prob, reading.asks, proposal, blind, reading.margin, reading.survival)
 
     def _read(self, logits: np.ndarray, probs: np.ndarray, at: int, draft: int | None, before: float = 1.0) -> Reading:
         """`before`: the probability that the block's drafts before this one are all accepted."""

@@ -134,8 +134,12 @@ class Adaptive:
     def should_draft(self, unverified: Unverified) -> bool:
         if not unverified.messages:
             return True
-        survival = self.asked**unverified.asked * self.others**unverified.others
-        return unverified.messages < self.most and survival >= (_SURVIVAL_HELD if self.in_flight == 1 else _SURVIVAL_AHEAD)
+        limit = _SURVIVAL_HELD if self.in_flight == 1 else _SURVIVAL_AHEAD
+        return unverified.messages < self.most and self.survival(unverified) >= limit
+
+    def survival(self, unverified: Unverified) -> float:
+        """The probability that all of it is accepted."""
+        return float(self.asked**unverified.asked * self.others**unverified.others)
 
 
 @dataclass(slots=True)
@@ -146,11 +150,8 @@ class Surviving(Adaptive):
         Adaptive.judged(self, seconds, cloud, kept, lost)
         self.longest = MAX_BLOCK
 
-    def should_draft(self, unverified: Unverified) -> bool:
-        if not unverified.messages:
-            return True
-        limit = _SURVIVAL_HELD if self.in_flight == 1 else _SURVIVAL_AHEAD
-        return unverified.messages < self.most and unverified.survival >= limit
+    def survival(self, unverified: Unverified) -> float:
+        return unverified.survival
 
 
 def recent_mean(old: float, new: float) -> float:

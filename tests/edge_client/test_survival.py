@@ -109,3 +109,9 @@ def test_it_needs_drafts_that_are_all_tested_with_shared_noise() -> None:
 def test_no_more_messages_are_ahead_than_allowed(pace: type[Adaptive]) -> None:
     ahead = pace(3)
     assert [ahead.should_draft(Unverified(messages, 0, messages)) for messages in range(5)] == [True, True, True, False, False]
+
+
+def test_nobody_runs_ahead_of_drafts_that_will_hardly_stay() -> None:
+    ahead = Surviving(8)
+    assert [ahead.should_draft(Unverified(1, 0, 3, survival)) for survival in (0.9, 0.41, 0.39)] == [True, True, False]
+    assert ahead.should_draft(Unverified(0, 0, 3, 0.01))
