@@ -119,6 +119,13 @@ async def _closed(requests: AsyncIterator[pb.ClientMessage]) -> None:
     await asyncio.Event().wait()
 
 
+def part_times(timings: pb.Timings, late: float, computed: float) -> None:
+    """Parts `forward_us`, the time from asking for the model to having logits, into passes and waiting; `late` is waiting too."""
+    since_asked, forward = timings.forward_us, round(computed * 1e6)
+    timings.queue_us = round(late * 1e6) + max(0, since_asked - forward)
+    timings.forward_us = min(since_asked, forward)
+
+
 class Servicer(HedgeServicer):
     """Hedge over one LLM. `draining` refuses new sessions and lets the others finish."""
 
@@ -199,9 +206,7 @@ class Servicer(HedgeServicer):
         session.counted += grown
         # A verdict that is told again keeps its times.
         if isinstance(result, pb.Verdict) and computed:
-            since_asked, forward = result.timings.forward_us, round(computed * 1e6)
-            result.timings.queue_us = round(late * 1e6) + max(0, since_asked - forward)
-            result.timings.forward_us = min(since_asked, forward)
+            part_times(result.timings, late, computed)
         if pause := self._quotas.spend(client, session.spent - before):
             await asyncio.sleep(pause)
         return result

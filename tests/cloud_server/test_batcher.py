@@ -13,7 +13,7 @@ from cloud_server.batcher import Batcher, Pass, PooledPrefix
 from cloud_server.engine import BLOCK_SIZE, Engine
 from cloud_server.limits import Limits
 from cloud_server.scheduler import BlockTable, ScheduledChunk, Scheduler, Work
-from cloud_server.servicer import Servicer
+from cloud_server.servicer import Servicer, part_times
 from cloud_server.session import VerifierSession
 from cloud_server.steps import Feed, Steps
 from cloud_server.torch_engine import TorchEngine
@@ -183,6 +183,15 @@ def test_waiting_is_told_from_computing(lm: LanguageModel, batcher: Batcher, mon
         return [await first, await second]
 
     assert asyncio.run(both()) == [(1, 0.0, 1.0), (1, 1.0, 1.0)]
+
+
+def test_the_times_of_a_verdict_add_up_to_what_it_took() -> None:
+    """1 s before it began, 3 s until it had its logits, 2 of them in passes; and a clock that is read a little apart."""
+    for since_asked, queue, forward in ((3_000_000, 2_000_000, 2_000_000), (1_999_990, 1_000_000, 1_999_990)):
+        timings = pb.Timings(forward_us=since_asked)
+        part_times(timings, 1.0, 2.0)
+        assert (timings.queue_us, timings.forward_us) == (queue, forward)
+        assert timings.queue_us + timings.forward_us == since_asked + 1_000_000
 
 
 async def used(batcher: Batcher) -> int:

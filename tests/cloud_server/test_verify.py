@@ -165,7 +165,11 @@ def test_a_step_has_numbers_of_its_own_where_it_matters() -> None:
     noise, draft = Noise(4, [1]), told(0, truncate(np.eye(6)[0] * 0.5 + 0.5 / 6, None, 8))
     for rule, differs in ((ResampledRule(noise), True), (CoupledRule(noise), False)):
         outcomes = [[verify_block(rule, step, t, [draft], [FLAT, RISING]) for t in range(100)] for step in (0, 1)]
-        assert (outcomes[0] != outcomes[1]) == differs
+        accepted = [[outcome.accepted for outcome in of_step] for of_step in outcomes]
+        assert (accepted[0] != accepted[1]) == differs
+        corrected = [(a.correction, b.correction) for a, b in zip(*outcomes, strict=True) if a.accepted == b.accepted == 0]
+        assert corrected
+        assert any(a != b for a, b in corrected) == differs
 
 
 def test_audit_bytes() -> None:
