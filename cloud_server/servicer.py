@@ -120,7 +120,7 @@ async def _closed(requests: AsyncIterator[pb.ClientMessage]) -> None:
 
 
 def part_times(timings: pb.Timings, late: float, computed: float) -> None:
-    """Parts `forward_us`, the time from asking for the model to having logits, into passes and waiting; `late` is waiting too."""
+    """Parts `forward_us`, from asking for the model to having logits, into passes and waiting. `late` was waiting too."""
     since_asked, forward = timings.forward_us, round(computed * 1e6)
     timings.queue_us = round(late * 1e6) + max(0, since_asked - forward)
     timings.forward_us = min(since_asked, forward)
