@@ -56,6 +56,13 @@ def _check_ways(request: pb.Open, lm: LanguageModel) -> None:
         raise Incompatible(f"id codecs {list(request.id_codecs)}, the server reads {list(ids.versions(lm.primer))}")
     if request.audit not in pb.Audit.values() or request.guarantee not in pb.Guarantee.values():
         raise Incompatible(f"audit {request.audit} or guarantee {request.guarantee} is not known to this server")
+    if request.bonus_ahead and not (
+        request.verification == pb.VERIFICATION_COUPLED
+        and request.guarantee == pb.GUARANTEE_EXACT
+        and request.audit == pb.AUDIT_NONE
+        and request.bonus
+    ):
+        raise BadInput("bonus_ahead goes only with verification coupled, guarantee exact, bonus, and no audit")
     if request.law_entries and request.guarantee == pb.GUARANTEE_EXACT:
         raise BadInput(f"distributions cut to {request.law_entries} entries in a session whose guarantee is exact")
 

@@ -43,7 +43,7 @@ class VerifierSession:
         self.streams = request.verification == pb.VERIFICATION_STREAM
         self._exact = request.guarantee == pb.GUARANTEE_EXACT
         self._law_entries = request.law_entries
-        self._bonus = request.bonus
+        self._bonus, self._ahead = request.bonus, request.bonus_ahead
         self._end_ids = frozenset([*request.end_ids, *lm.end_ids])
         self._max_new_tokens = request.max_new_tokens
         self._history = list(request.prompt_ids)
@@ -56,8 +56,11 @@ class VerifierSession:
         # The distribution in it, whole.
         self._probs: np.ndarray | None = None
         self._next_step = 0
-        self._seen, self._more = 0, False
+        # Whether the client may have sent more before it saw the last verdict.
+        self._seen, self._more = 0, self._ahead
         self._correction_step = -1
+        # The bonus that the next Draft begins with.
+        self._told: int | None = None
         self.cost = Cost()
         # Positions through the model so far; tested and untested ids of the last Draft.
         self.spent = 0
@@ -106,13 +109,21 @@ class VerifierSession:
         if draft.HasField("verdicts_seen"):
             seen = draft.verdicts_seen
         if seen <= self._correction_step:
-            self._next_step, self._more = step + 1, draft.more
+            self._next_step, self._more = step + 1, self._ahead or draft.more
             return None
         position, untested, proposals = self._read(draft)
-        self._next_step, self._seen, self._more = step + 1, seen, draft.more
+        self._next_step, self._seen, self._more = step + 1, seen, self._ahead or draft.more
+        self.judged = (len(proposals), len(untested))
+        known = self._told is not None and position == self._generated - 1
+        if known and not (proposals and proposals[0].token == self._told):
+            # What was drafted there is not the LLM's token; the client will hear of it.
+            assert self._last
+            self._correction_step = self._last.step_id
+            return None
+        if known:
+            position, proposals = position + 1, proposals[1:]
         self._roll_back(self._prompt + position)
         first = position + len(untested)
-        self.judged = (len(proposals), len(untested))
         self.cost = Cost()
         shares: list[float] = []
         while len(untested) > CHUNK:
@@ -122,11 +133,13 @@ class VerifierSession:
             shares += _of(head, Targets(self._warp, (yield from self._rows([], CHUNK, bonus=False)), at))
         self._history += untested
         # A message without ids asks for the LLM's own next token.
-        bonus = self._bonus and not draft.more and (bool(proposals) or not self.judged[1])
+        bonus = self._bonus and not draft.more and (self.judged[0] > 0 or not self.judged[1])
         rows = yield from self._rows(proposals, len(untested), bonus=bonus)
         targets = Targets(self._warp, rows, first - len(untested))
         outcome = verify_block(self._rule, step, first, proposals, targets[len(untested) :], self._end_ids)
         self._last = self._answer(step, outcome, untested, proposals, targets, shares)
+        self._last.accepted += known
+        self._told = outcome.bonus if self._ahead else None
         tested = outcome.accepted + any(own is not None for own in (outcome.correction, outcome.bonus, outcome.probs))
         judged = slice(len(untested), len(untested) + tested)
         self._last.near_ties = self._near_ties(first, rows[judged], targets[judged])
@@ -147,7 +160,8 @@ class VerifierSession:
         """Position, untested ids and proposals of a message, every number checked."""
         if self.streams:
             raise BadInput("a draft in a session that streams")
-        position = draft.position if draft.HasField("position") else self._generated
+        held = self._generated - (self._told is not None)
+        position = draft.position if draft.HasField("position") else held
         if position > self._generated:
             raise BadInput(f"position {position} after {self._generated} generated tokens")
         start = self._prompt + position

@@ -11,7 +11,7 @@ import grpc.aio
 
 from common.errors import BadInput
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 MAX_MESSAGE_BYTES = 4 << 20
 _LIMITS = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.max_send_message_length", MAX_MESSAGE_BYTES)]

@@ -12,8 +12,6 @@ from common.sampling import Warp
 POLICIES = ("always", "never", "random", "threshold", "adaptive", "survival", "gelato")
 # Those in which a threshold decides.
 GATED = ("threshold", "adaptive")
-# Policy survival: a block ends with the draft that makes the rejection of one of its drafts likelier than this.
-SURVIVAL_THRESHOLD = 0.4
 DEFAULT_CLOUD = "127.0.0.1:7411"
 # The llm system: the cloud generates alone.
 STREAM = "stream"
@@ -22,6 +20,8 @@ TRUNCATIONS = ("none", "fixed", "offline", "online")
 DRAFT_FROM = ("sent", "full")
 GUARANTEES = ("exact", "opportunistic")
 ON_DISCONNECT = ("continue", "wait", "fail")
+# What policy survival spends least of: time, the LLM's passes, or passes as long as that costs little time.
+PREFERENCES = ("speed", "balanced", "cloud")
 RULES = ("risk-averse", "risk-prone", "max-risk", "quantile")
 MAX_NEW_TOKENS = 1 << 20
 MAX_IN_FLIGHT = 64
@@ -155,7 +155,7 @@ class GateConfig:
     """When a position is uncertain.
 
     `threshold` and `verify_rate` are numbers, or the rule by which a calibration sets them (`edge_client/resolve.py`).
-    `recalibrate` is the joint risk that a moving threshold holds.
+    `recalibrate` is the joint risk that a moving threshold holds. `prefer`: what policy survival spends least of.
     """
 
     policy: str = "always"
@@ -164,9 +164,11 @@ class GateConfig:
     verify_rate: float | ThresholdRule | None = None
     recalibrate: float | None = None
     gelato: GelatoConfig = field(default_factory=GelatoConfig)
+    prefer: str = "balanced"
 
     def __post_init__(self) -> None:
         _check_choice("policy", self.policy, (*POLICIES, STREAM))
+        _check_choice("prefer", self.prefer, PREFERENCES)
         _check_choice("measure", self.measure, MEASURES)
         limit, rate = self.threshold, self.verify_rate
         if self.gated and not isinstance(limit, ThresholdRule) and (limit is None or not math.isfinite(limit)):

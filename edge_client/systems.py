@@ -98,12 +98,11 @@ class GenerationConfig:
         return by_default if self.link.patience is None else self.link.patience
 
     def with_threshold(self, threshold: float) -> Self:
-        """Asks above it; a system that always asks becomes one with a gate."""
+        """Asks above it; a system without a threshold becomes one with a gate."""
         gate = self.gate
-        if gate.policy == "always":
-            gate = replace(gate, policy="threshold", threshold=threshold)
-        elif gate.gated or gate.policy == "survival":
-            gate = replace(gate, threshold=threshold)
+        policy = {"always": "threshold", "survival": "adaptive"}.get(gate.policy, gate.policy)
+        if gate.gated or policy != gate.policy:
+            gate = replace(gate, policy=policy, threshold=threshold)
         return replace(self, gate=gate)
 
     def to_json(self) -> dict[str, Any]:
@@ -136,7 +135,7 @@ SYSTEMS: dict[str, GenerationConfig] = {
         ),
         GenerationConfig(
             "hedge",
-            gate=GateConfig("adaptive", "expected_perturbation", ThresholdRule("quantile", skip_rate=0.85)),
+            gate=GateConfig("survival", "expected_perturbation"),
             verification=VerificationConfig("coupled", exact=True),
             link=LinkConfig(max_in_flight=8),
         ),

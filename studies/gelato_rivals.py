@@ -8,7 +8,7 @@ from typing import Protocol
 from common.codec import paper_bits
 from edge_client.config import GelatoConfig
 from edge_client.engine.gates.gelato import Gelato
-from edge_client.engine.pace import Adaptive, recent_mean
+from edge_client.engine.pace import Adaptive, RoundTrip, recent_mean
 
 VOCAB, PROBABILITY_BITS = 151_936, 16
 
@@ -80,7 +80,7 @@ class Published:
             self.gelato.upload_s = recent_mean(self.gelato.upload_s, upload / sent)
             self.seconds_per_bit = recent_mean(self.seconds_per_bit, upload / sum(self.bits[:sent]))
         self.bits.clear()
-        self.gelato.judged(upload + pass_s, pass_s, [True] * accepted, True if accepted < sent else None)
+        self.gelato.judged(RoundTrip(upload + pass_s, 0.0, pass_s), [True] * accepted, True if accepted < sent else None)
 
 
 @dataclass(slots=True)
@@ -102,7 +102,7 @@ class HedgeRival:
 
     def judged(self, upload: float, pass_s: float, sent: int, accepted: int) -> None:
         lost = self.fired[accepted] if accepted < sent else None
-        self.pace.judged(upload + pass_s, pass_s, self.fired[:accepted], lost)
+        self.pace.judged(RoundTrip(upload + pass_s, 0.0, pass_s), self.fired[:accepted], lost)
         self.fired.clear()
 
 

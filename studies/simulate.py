@@ -5,6 +5,7 @@ replayed over SNR x bandwidth.
 """
 
 import argparse
+import importlib
 import json
 import re
 import sys
@@ -46,19 +47,20 @@ DEFAULT_SYSTEMS = (
     "cu-hlm:truncation=online",
     "hedge:max-in-flight=1",
 )
+# Each with a command line of its own.
+STUDIES = {"gelato": "studies.gelato", "links": "studies.links"}
 POINT = ("run", "bandwidth_hz", "snr_db", "fading", "coherence_s", "outage", "account", "vocab")
 TAUS = ("tau_slm", "tau_llm", "tau_llm_position")
 EXAMPLES = """  hedge simulate --questions 200 --temperature 0 --snr -10 0 10 --bandwidth 1e6 10e6
   hedge simulate --systems hlm cu-hlm:measure=margin,threshold-rule=quantile,skip-rate=0.76 --fading token --out runs/a
   hedge simulate gelato --out runs/gelato                 (energy-controlled block lengths; its own --help)
+  hedge simulate links --out runs/links                   (links of every length on a virtual clock; its own --help)
   hedge simulate --slm ./small --llm ./large --prompts mine.jsonl --calibration mine.json --tau-slm 0.02 --tau-llm 0.1"""
 
 
 def command(arguments: Sequence[str]) -> None:
-    if list(arguments[:1]) == ["gelato"]:
-        from studies.gelato import command as of_gelato
-
-        of_gelato(arguments[1:])
+    if arguments and arguments[0] in STUDIES:
+        importlib.import_module(STUDIES[arguments[0]]).command(arguments[1:])
         return
     parser = command_parser("hedge simulate", "Token throughput of whole systems on the channel of the papers.", EXAMPLES)
     add_slm(parser)

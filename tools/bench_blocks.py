@@ -1,49 +1,27 @@
-"""python -m tools.bench_blocks [PAIR TASKS]: how long blocks are, replayed over the real pair's answers.
+"""python -m tools.bench_blocks [PAIR TASKS]: how long blocks are, and what they bring, replayed over the real pair's answers.
 
 With PAIR and TASKS the traces are made: the LLM's answers are those of docs/results/exact.jsonl (bfloat16), and q05.gguf reads
-them, one thread, minutes. They are kept in docs/results/traces.jsonl. Without, the table alone is made anew from there.
+them, one thread, minutes. They are kept in docs/results/traces.jsonl. Without, the tables alone are made anew from there.
 """
 
 import argparse
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from common.coupling import decided
-from common.model import LanguageModel, load
+from common.model import load
 from common.model_options import ModelOptions
-from common.noise import Noise, Purpose
 from common.sampling import Warp
-from edge_client.engine.gates.survival import Survival
+from edge_client.config import PREFERENCES
+from evaluation.profile import Profile, read_profile
 from evaluation.record import Journal, read_journal
-from evaluation.replay import SurvivalRule, Trace, foresight, over
+from evaluation.replay import Trace, foresight, replayed
+from studies.links import preferring, traced, traces_of
 from tools.bench_exact import OUT as ANSWERS
 from tools.bench_real import SEED, TEMPERATURES, questions
 
 OUT = ANSWERS.parent / "traces.jsonl"
-ROWS = 64
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6)
-
-
-def traced(slm: LanguageModel, prompt: list[int], answer: list[int], warp: Warp) -> dict[str, Any]:
-    """What the SLM makes of the LLM's answer."""
-    noise, cache, fed = Noise(SEED, prompt), slm.kv_cache(), [*prompt, *answer[:-1]]
-    cache.forward(fed[: len(prompt) - 1], 0)
-    accepted: list[int] = []
-    margins: list[float] = []
-    for first in range(0, len(answer), ROWS):
-        rows = cache.forward(fed[len(prompt) - 1 + first : len(prompt) - 1 + first + ROWS])
-        for position, logits in enumerate(rows, first):
-            if warp.greedy:
-                second, largest = np.partition(logits, -2)[-2:]
-                draft, margin = int(logits.argmax()), float(largest - second)
-            else:
-                draft, margin = decided(warp(logits), noise.integers(Purpose.TARGET, position, 0, len(logits)))
-            accepted.append(int(draft == answer[position]))
-            margins.append(round(min(margin, 50.0), 3))
-    return {"accepted": accepted, "margin": margins}
+PROFILES, ROUND_TRIPS = ("phone", "laptop"), (0.005, 0.05, 0.1)
 
 
 def record(pair: Path, tasks: Path) -> None:
@@ -55,29 +33,47 @@ def record(pair: Path, tasks: Path) -> None:
         key = (entry["temperature"], entry["question"])
         if (entry["system"], entry["dtype"]) == ("llm", "bfloat16") and key not in done:
             prompt = slm.encode_chat(asked[entry["question"]].messages)
-            trace = traced(slm, prompt, entry["token_ids"], Warp(entry["temperature"]))
+            trace = traced(slm, prompt, entry["token_ids"], Warp(entry["temperature"]), SEED)
             journal.append({"temperature": key[0], "question": key[1]} | trace)
 
 
-def fresh(threshold: float) -> SurvivalRule:
-    return SurvivalRule(Survival(), threshold)
+def table(*columns: str) -> None:
+    print(f"| {' | '.join(columns)} |\n|{'---:|' * len(columns)}")
+
+
+def line(*cells: Any) -> None:
+    print(f"| {' | '.join(f'{cell:.3f}' if isinstance(cell, float) else str(cell) for cell in cells)} |")
+
+
+def waiting(traces: list[Trace], temperature: float) -> None:
+    """One message at a time: no network, and nothing drafted meanwhile."""
+    here = Profile("here", slm_s=0.02, llm_s=0.04)
+    for threshold in THRESHOLDS:
+        config = preferring("balanced", threshold, max_in_flight=1)
+        counts = replayed(traces, config, here, 0.0).per_token()
+        line(f"{temperature:g}", f"{threshold:g}", *counts, replayed(traces, config, here, 0.0, carried=False).per_token()[0])
+    line(f"{temperature:g}", "perfect foresight", foresight(traces), "", "", "")
+
+
+def over_links(traces: list[Trace], temperature: float) -> None:
+    for profile in map(read_profile, PROFILES):
+        for round_trip in ROUND_TRIPS:
+            for prefer in PREFERENCES:
+                counts = replayed(traces, preferring(prefer), profile, round_trip)
+                line(f"{temperature:g}", profile.name, f"{1e3 * round_trip:g} ms", prefer, counts.speed, *counts.per_token())
 
 
 def report() -> None:
     entries = read_journal(OUT, "traces")[1]
-    print("| temperature | threshold | passes/token | SLM steps/token | LLM positions/token | nothing carried, passes/token |")
-    print("|---:|---:|---:|---:|---:|---:|")
-    for temperature in TEMPERATURES:
-        mine = [
-            Trace(tuple(map(bool, e["accepted"])), tuple(e["margin"]))
-            for e in sorted(entries, key=lambda e: int(e["question"]))
-            if e["temperature"] == temperature
-        ]
-        for threshold in THRESHOLDS:
-            rule = partial(fresh, threshold)
-            numbers = (*over(mine, rule).per_token(), over(mine, rule, carried=False).per_token()[0])
-            print(f"| {temperature:g} | {threshold:g} | {' | '.join(f'{number:.3f}' for number in numbers)} |")
-        print(f"| {temperature:g} | perfect foresight | {foresight(mine):.3f} | | | |")
+    every = {temperature: traces_of(entries, temperature) for temperature in TEMPERATURES}
+    per_token = ("passes/token", "SLM steps/token", "LLM positions/token")
+    table("temperature", "threshold", *per_token, "nothing carried, passes/token")
+    for temperature, traces in every.items():
+        waiting(traces, temperature)
+    print()
+    table("temperature", "device", "round trip", "prefer", "over the LLM streaming", *per_token)
+    for temperature, traces in every.items():
+        over_links(traces, temperature)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from edge_client.config import (
     MEASURES,
     ON_DISCONNECT,
     POLICIES,
+    PREFERENCES,
     RULES,
     STREAM,
     TRUNCATIONS,
@@ -33,6 +34,11 @@ from edge_client.config import (
 )
 from edge_client.resolve import resolve
 from edge_client.systems import SYSTEMS, GenerationConfig
+
+# What only a gate with a threshold has: given to `hedge`, which needs none, it has one.
+OF_A_GATE = ("measure", "threshold", "calibration", "threshold_rule", "skip_rate")
+# And then by this rule, where none is given.
+RULE_OF_BLOCKS = ThresholdRule("quantile", skip_rate=0.85)
 
 
 def add_slm(parser: Parser) -> None:
@@ -78,8 +84,15 @@ def add_system(parser: Parser) -> None:
         "--system", choices=tuple(SYSTEMS), default="hedge", help="a whole system; options below override it (default hedge)"
     )
     group.add_argument("--policy", choices=POLICIES)
+    group.add_argument(
+        "--prefer",
+        choices=PREFERENCES,
+        help="policy survival: what to save, time, the LLM's passes, or passes where they cost little time (default: balanced)",
+    )
     group.add_argument("--measure", choices=MEASURES)
-    group.add_argument("--threshold", type=float, help="ask iff the uncertainty is above this")
+    group.add_argument(
+        "--threshold", type=float, help="ask iff the uncertainty is above this; --policy survival: the risk of the block, 0..1"
+    )
     group.add_argument("--calibration", type=Path, metavar="FILE", help="thresholds from hedge calibrate")
     group.add_argument("--threshold-rule", choices=RULES)
     group.add_argument(
@@ -87,7 +100,9 @@ def add_system(parser: Parser) -> None:
     )
     group.add_argument("--delta", type=float, default=0.1, metavar="D", help="rule max-risk: at level 1 - D (default 0.1)")
     group.add_argument("--recalibrate", action="store_true", help="move the threshold by the audit so that --max-risk is held")
-    group.add_argument("--skip-rate", type=float, metavar="Q", help="rule quantile: share to skip (default 0.5; hedge 0.85)")
+    group.add_argument(
+        "--skip-rate", type=float, metavar="Q", help="rule quantile: share to skip (default 0.5; policy adaptive 0.85)"
+    )
     group.add_argument("--verify-rate", type=float, metavar="P", help="policy random: share to ask")
     group.add_argument("--verification", choices=KINDS)
     group.add_argument("--truncation", choices=TRUNCATIONS)
@@ -183,8 +198,10 @@ def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
 
 
 def _gate(args: argparse.Namespace, preset: GateConfig) -> GateConfig:
-    rule = _rule(args, preset)
     policy = args.policy or preset.policy
+    if policy == "survival" and not args.policy and _given(args, *OF_A_GATE):
+        policy = "adaptive"
+    rule = _rule(args, preset)
     if args.threshold is not None and args.policy is None and policy == "always":
         policy = "threshold"
     recalibrate = args.max_risk if args.recalibrate else None
@@ -192,6 +209,8 @@ def _gate(args: argparse.Namespace, preset: GateConfig) -> GateConfig:
         return GateConfig(policy, recalibrate=recalibrate)
     if args.gelato and policy != "gelato":
         raise BadInput(f"--gelato {' '.join(args.gelato)} is for policy gelato, not {policy}")
+    if args.prefer and policy != "survival":
+        raise BadInput(f"--prefer {args.prefer} is for policy survival, not {policy}")
     return GateConfig(
         policy,
         args.measure or preset.measure,
@@ -199,12 +218,13 @@ def _gate(args: argparse.Namespace, preset: GateConfig) -> GateConfig:
         args.verify_rate if args.verify_rate is not None else ThresholdRule() if policy == "random" else None,
         recalibrate,
         gelato_config(args.gelato),
+        args.prefer or preset.prefer,
     )
 
 
 def _rule(args: argparse.Namespace, preset: GateConfig) -> ThresholdRule:
     """How the threshold is set where none was given. BadInput for a risk, level or share that is none."""
-    rule = preset.threshold if isinstance(preset.threshold, ThresholdRule) else ThresholdRule()
+    rule = RULE_OF_BLOCKS if preset.policy == "survival" else ThresholdRule()
     changes = _given(args, "max_risk", "delta", "skip_rate")
     return replace(rule, rule=args.threshold_rule or rule.rule, **changes)
 

@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from hedge.v1 import hedge_pb2 as pb
@@ -12,6 +13,9 @@ from edge_client.engine.sequence import Sequence, Token
 from edge_client.engine.statistics import Statistics
 from edge_client.engine.verification import Verification
 from edge_client.transport.connection import Connection
+
+# Seconds of any origin.
+Clock = Callable[[], float]
 
 
 @dataclass(slots=True)
@@ -45,7 +49,10 @@ class Expected:
 class Flight:
     """Carries the tokens of one sequence to the cloud, and its verdicts back."""
 
-    def __init__(self, connection: Connection, sequence: Sequence, verification: Verification, statistics: Statistics) -> None:
+    def __init__(
+        self, connection: Connection, sequence: Sequence, verification: Verification, statistics: Statistics, clock: Clock
+    ) -> None:
+        self._clock = clock
         self.connection = connection
         self._sequence, self._verification, self._statistics = sequence, verification, statistics
         self._messages: deque[Message] = deque()
@@ -59,14 +66,25 @@ class Flight:
         return len(self._messages)
 
     @property
+    def waited(self) -> float:
+        """Seconds since the oldest of them left."""
+        return self._clock() - self._messages[0].sent_at if self._messages else 0.0
+
+    @property
+    def bonus_ahead(self) -> bool:
+        """Whether every whole block brings a bonus, however many messages follow it."""
+        return self.connection.request.bonus_ahead
+
+    @property
     def awaits_bonus(self) -> bool:
         """Whether the newest message may bring the token after it."""
         return bool(self._messages) and not self._messages[-1].more
 
     @property
     def is_full(self) -> bool:
-        """Whether no new message may be sent before a verdict."""
-        return bool(self._messages) and (self.awaits_bonus or self._is_behind or self.connection.is_lost)
+        """Whether no new message may be sent before a verdict. On a new stream one alone is: what is written to a call that
+        fails hides why it fails."""
+        return bool(self._messages) and (self.awaits_bonus or self._is_behind or not self.connection.is_heard)
 
     @property
     def _is_behind(self) -> bool:
@@ -74,9 +92,8 @@ class Flight:
 
     @property
     def may_catch_up(self) -> bool:
-        """Whether a message is to be sent again now. After a fault one at a time, until a verdict is in: what is written to a
-        call that fails hides why it fails."""
-        return self._is_behind and not (self.connection.is_lost and self._transmitted)
+        """Whether a message is to be sent again now."""
+        return self._is_behind and (self.connection.is_heard or not self._transmitted)
 
     def arrived(self) -> bool:
         """Whether a verdict can be read at once."""
@@ -103,11 +120,11 @@ class Flight:
             ids=self.connection.ids.encode(self._sequence.ids_before(message.start), ids),
             untested=message.tested - message.start,
             proposals=[t.proposal.payload for t in self._tested(message) if t.proposal and t.proposal.payload],
-            more=message.more,
+            more=message.more and not self.bonus_ahead,
         )
         self._statistics.codec_s += time.perf_counter() - started
         self._statistics.uplink_codec_bytes += len(draft.ids) + sum(map(len, draft.proposals))
-        message.sent_at = time.perf_counter()
+        message.sent_at = self._clock()
         self._expected = Expected(message.step + 1)
         self._transmitted += 1
         await self._write(draft)
@@ -126,7 +143,7 @@ class Flight:
             verdict = await self._with_residual(message, verdict)
         self._messages.popleft()
         self._transmitted -= 1
-        self._statistics.verdict_s = time.perf_counter() - message.sent_at
+        self._statistics.verdict_s = self._clock() - message.sent_at
         return message, verdict
 
     async def _read(self, message: Message) -> pb.Verdict:
@@ -163,6 +180,11 @@ class Flight:
         Steps, positions and noise are the same, so a verdict is the one that was lost.
         """
         self._expected, self._transmitted = Expected(), 0
+        if self.bonus_ahead:
+            known = self._sequence.settle()
+            if self._messages and self._messages[0].start < known:
+                self._messages[0].start = known
+                self._messages[0].tested = max(known, self._messages[0].tested)
         await self.connection.open(self._sequence.ids_before(self._sequence.judged), self._sequence.judged)
 
     async def catch_up(self) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import time
 from collections.abc import AsyncGenerator
 
 from hedge.v1 import hedge_pb2 as pb
@@ -10,8 +9,8 @@ from hedge.v1 import hedge_pb2 as pb
 from common.errors import Disconnected, NotFinite, Unreachable
 from edge_client.engine.audit import Auditor
 from edge_client.engine.drafter import Drafter
-from edge_client.engine.flight import Flight, Message
-from edge_client.engine.pace import MAX_BLOCK, Pace, Unverified
+from edge_client.engine.flight import Clock, Flight, Message
+from edge_client.engine.pace import MAX_BLOCK, Pace, RoundTrip, Unverified
 from edge_client.engine.sequence import Sequence, Token
 from edge_client.engine.statistics import Statistics
 from edge_client.engine.verification import Verification
@@ -34,7 +33,9 @@ class Loop:
         flight: Flight | None,
         auditor: Auditor,
         statistics: Statistics,
+        clock: Clock,
     ) -> None:
+        self._clock = clock
         self._config, self._sequence, self._drafter = config, sequence, drafter
         self._verification, self._pace, self._flight = verification, pace, flight
         self._auditor, self._statistics = auditor, statistics
@@ -105,12 +106,13 @@ class Loop:
         unverified = sequence.unverified
         asked = sum(token.asked for token in unverified)
         survival = math.prod(token.survival for token in unverified)
-        return self._pace.should_draft(Unverified(flight.messages if flight else 0, asked, len(unverified) - asked, survival))
+        messages, waited = (flight.messages, flight.waited) if flight else (0, 0.0)
+        return self._pace.should_draft(Unverified(messages, asked, len(unverified) - asked, survival, waited))
 
     async def _draft(self) -> None:
-        started = time.perf_counter()
+        started = self._clock()
         token = await self._drafter.draft(self._sequence, self._step)
-        self._pace.drafted(time.perf_counter() - started)
+        self._pace.drafted(self._clock() - started)
         if token.blind:
             self._tell_blind(len(self._sequence))
         alone = not self._linked and self._config.gate.asks
@@ -137,7 +139,7 @@ class Loop:
         whole = sequence.block[: len(sequence.block) - held]
         sequence.send(len(whole))
         tested = sum(token.proposal is not None for token in whole)
-        more = self._pace.in_flight > 1 and not sequence.ended
+        more = flight.bonus_ahead or (self._pace.in_flight > 1 and not sequence.ended)
         step, self._step = self._step, self._step + 1
         await flight.send(Message(step, start, sequence.sent - tested, sequence.sent, more))
 
@@ -146,19 +148,22 @@ class Loop:
         message, verdict = await flight.receive()
         sequence, rejected = self._sequence, verdict.accepted < message.drafts
         wrong = message.tested + verdict.accepted
-        kept, lost = sequence.tokens[message.tested : wrong], sequence.tokens[wrong] if rejected else None
+        # A draft that a bonus confirmed ahead of its test teaches nothing a second time.
+        kept = [token for token in sequence.tokens[message.tested : wrong] if not token.provenance]
+        lost = sequence.tokens[wrong] if rejected else None
         tested = sequence.tokens[message.tested : message.end]
         self._statistics.record(verdict, sum(token.proposal.entries for token in tested if token.proposal))
-        cloud = (verdict.timings.queue_us + verdict.timings.forward_us) / 1e6
-        fired = [token.asked for token in kept]
-        self._pace.judged(self._statistics.verdict_s, cloud, fired, None if lost is None else lost.asked)
-        self._drafter.judged(kept, lost)
         self._auditor.take(verdict, sequence.tokens[message.start : wrong + rejected])
         sequence.accept(wrong)
         if lost is not None:
             self._correct(flight, message, verdict, lost, wrong)
         elif verdict.HasField("bonus") or message.start == message.end:
-            self._take_bonus(message, verdict)
+            drafted, stays = self._take_bonus(flight, message, verdict)
+            kept, lost = [*kept, *([drafted] if drafted and stays else [])], None if stays else drafted
+        timings = verdict.timings
+        trip = RoundTrip(self._statistics.verdict_s, timings.queue_us / 1e6, timings.forward_us / 1e6)
+        self._pace.judged(trip, [token.asked for token in kept], None if lost is None else lost.asked)
+        self._drafter.judged(kept, lost)
 
     def _correct(self, flight: Flight, message: Message, verdict: pb.Verdict, wrong: Token, position: int) -> None:
         """Puts the LLM's token in the place of the rejected draft; what was sent after it is void."""
@@ -168,25 +173,32 @@ class Loop:
         self._replace(position, correction.token, known=correction.known)
         flight.void(message)
 
-    def _take_bonus(self, message: Message, verdict: pb.Verdict) -> None:
-        """The LLM's token after a whole block: new, or the verdict on a position that was drafted meanwhile."""
+    def _take_bonus(self, flight: Flight, message: Message, verdict: pb.Verdict) -> tuple[Token | None, bool]:
+        """The LLM's token after a whole block: new, or the verdict on a position that was drafted meanwhile.
+
+        Returns the draft that was there, and whether it stays.
+        """
         sequence = self._sequence
         token = token_of(verdict, "bonus", self._verification.vocab_size)
-        if message.more or not self._exact:
+        if not self._exact or (message.more and not flight.bonus_ahead):
             raise Unreachable(f"the server's verdict on step {verdict.step_id} has a bonus that was not wanted")
-        if sequence.block and sequence.block[0].id == token:
-            sequence.accept_next()
-        elif sequence.block:
-            self._replace(sequence.sent, token, known=True)
+        drafted = sequence.tokens[sequence.judged] if sequence.judged < len(sequence) else None
+        if drafted and drafted.id == token:
+            sequence.confirm(as_draft=flight.bonus_ahead)
+        elif drafted:
+            self._replace(sequence.judged, token, known=True, as_draft=flight.bonus_ahead)
+            if flight.messages:
+                flight.void(message)
         elif not sequence.ended:
-            sequence.append_bonus(token)
+            sequence.append_bonus(token, as_draft=flight.bonus_ahead)
+        return drafted, not drafted or drafted.id == token
 
-    def _replace(self, position: int, token: int, *, known: bool) -> None:
+    def _replace(self, position: int, token: int, *, known: bool, as_draft: bool = False) -> None:
         """Rolls back to a draft that was wrong, and goes on from the LLM's token."""
         if self._sequence.block and not self._verification.draws_by_position:
             # Draws of the discarded block must not be used again.
             self._step += 1
-        self._statistics.rolled_back += self._sequence.correct(position, token, known=known)
+        self._statistics.rolled_back += self._sequence.correct(position, token, known=known, as_draft=as_draft)
         self._drafter.roll_back(self._sequence.prompt + position)
 
     async def _disconnected(self, error: Disconnected) -> None:
@@ -211,5 +223,5 @@ class Loop:
             raise NotFinite(blind, "the device's model")
         if self._sequence.keep_offline() and self._exact and self._flight:
             request = self._flight.connection.request
-            request.guarantee, request.audit = pb.GUARANTEE_OPPORTUNISTIC, pb.AUDIT_BYTE
+            request.guarantee, request.audit, request.bonus_ahead = pb.GUARANTEE_OPPORTUNISTIC, pb.AUDIT_BYTE, False
             self._auditor.form = pb.AUDIT_BYTE

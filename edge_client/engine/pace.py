@@ -21,13 +21,28 @@ _WINDOW = 16
 class Unverified:
     """What has been drafted and not judged: messages in flight, positions at which the gate fired, and the others.
 
-    `survival` is the probability that all of it is accepted, where the policy has one for each draft.
+    `survival` is the probability that all of it is accepted, where the policy has one for each draft. `waited`: seconds since
+    the oldest message left.
     """
 
     messages: int
     asked: int
     others: int
     survival: float = 1.0
+    waited: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTrip:
+    """Seconds from a message to its verdict, and how many of them it waited in the cloud and was in the LLM's pass."""
+
+    seconds: float
+    queue: float
+    forward: float
+
+    @property
+    def network(self) -> float:
+        return max(0.0, self.seconds - self.queue - self.forward)
 
 
 class Pace(Protocol):
@@ -35,11 +50,8 @@ class Pace(Protocol):
 
     def drafted(self, seconds: float) -> None: ...
 
-    def judged(self, seconds: float, cloud: float, kept: list[bool], lost: bool | None) -> None:
-        """A verdict came `seconds` after its message was sent, `cloud` of them spent in the cloud.
-
-        `kept` says of every accepted draft whether the gate had fired there, `lost` of the rejected one.
-        """
+    def judged(self, trip: RoundTrip, kept: list[bool], lost: bool | None) -> None:
+        """A verdict came. `kept` says of every accepted draft whether the gate had fired there, `lost` of the rejected one."""
         ...
 
     @property
@@ -78,7 +90,7 @@ class Steady:
 
     def drafted(self, seconds: float) -> None: ...
 
-    def judged(self, seconds: float, cloud: float, kept: list[bool], lost: bool | None) -> None: ...
+    def judged(self, trip: RoundTrip, kept: list[bool], lost: bool | None) -> None: ...
 
     def should_draft(self, unverified: Unverified) -> bool:
         return unverified.messages < self.in_flight
@@ -109,9 +121,9 @@ class Adaptive:
     def drafted(self, seconds: float) -> None:
         self.step_s = recent_mean(self.step_s, seconds)
 
-    def judged(self, seconds: float, cloud: float, kept: list[bool], lost: bool | None) -> None:
-        self.cloud_s = recent_mean(self.cloud_s, cloud)
-        self.networks.append(max(0.0, seconds - cloud))
+    def judged(self, trip: RoundTrip, kept: list[bool], lost: bool | None) -> None:
+        self.cloud_s = recent_mean(self.cloud_s, trip.queue + trip.forward)
+        self.networks.append(trip.network)
         for asked, accepted in [*((asked, 1.0) for asked in kept), *([] if lost is None else [(lost, 0.0)])]:
             self.acceptance += _RECENT / 4 * (accepted - self.acceptance)
             if asked:
@@ -135,23 +147,8 @@ class Adaptive:
         if not unverified.messages:
             return True
         limit = _SURVIVAL_HELD if self.in_flight == 1 else _SURVIVAL_AHEAD
-        return unverified.messages < self.most and self.survival(unverified) >= limit
-
-    def survival(self, unverified: Unverified) -> float:
-        """The probability that all of it is accepted."""
-        return float(self.asked**unverified.asked * self.others**unverified.others)
-
-
-@dataclass(slots=True)
-class Surviving(Adaptive):
-    """`--policy survival`: the drafts' own probabilities say how far ahead is worth it, and the gate alone ends blocks."""
-
-    def judged(self, seconds: float, cloud: float, kept: list[bool], lost: bool | None) -> None:
-        Adaptive.judged(self, seconds, cloud, kept, lost)
-        self.longest = MAX_BLOCK
-
-    def survival(self, unverified: Unverified) -> float:
-        return unverified.survival
+        survival = self.asked**unverified.asked * self.others**unverified.others
+        return unverified.messages < self.most and survival >= limit
 
 
 def recent_mean(old: float, new: float) -> float:

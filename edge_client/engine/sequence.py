@@ -130,29 +130,39 @@ class Sequence:
             token.provenance = token.provenance or Provenance.ACCEPTED
         self.judged = until
 
-    def append_bonus(self, token: int) -> None:
-        """A token of the cloud's, on top of all that it has judged."""
+    def append_bonus(self, token: int, *, as_draft: bool = False) -> None:
+        """A token of the cloud's, on top of all that it has judged. `as_draft`: the next message begins with it."""
         assert self.judged == self.sent == len(self.tokens)
-        self.draft(Token(token, Provenance.BONUS))
-        self.judged = self.sent = len(self.tokens)
+        self.draft(Token(token, Provenance.BONUS, proposal=Proposal(token) if as_draft else None))
+        if not as_draft:
+            self.judged = self.sent = len(self.tokens)
 
-    def accept_next(self) -> None:
-        """A bonus is the token that was drafted meanwhile."""
-        assert self.judged == self.sent < len(self.tokens)
-        self.tokens[self.sent].provenance = Provenance.ACCEPTED
-        self.judged = self.sent = self.sent + 1
+    def confirm(self, *, as_draft: bool = False) -> None:
+        """A bonus is the token that was drafted meanwhile. `as_draft`: a message has it, or will have it."""
+        assert self.judged < len(self.tokens)
+        self.tokens[self.judged].provenance = Provenance.ACCEPTED
+        if not as_draft:
+            assert self.judged == self.sent
+            self.judged = self.sent = self.sent + 1
 
-    def correct(self, position: int, token: int, *, known: bool) -> int:
+    def settle(self) -> int:
+        """What is final counts as judged: a server that is asked anew is told so. Returns how much that is."""
+        self.judged = self.final
+        self.sent = max(self.sent, self.judged)
+        return self.judged
+
+    def correct(self, position: int, token: int, *, known: bool, as_draft: bool = False) -> int:
         """The LLM's token takes the place of the draft at `position`, and all after it is void.
 
-        `known`: the cloud knows the token, because it drew it. Returns how many tokens were dropped, the wrong one apart.
+        `known`: the cloud knows the token, because it drew it. `as_draft`: the next message begins with it all the same.
+        Returns how many tokens were dropped, the wrong one apart.
         """
         assert self.final <= position < len(self.tokens)
         dropped = len(self.tokens) - position - 1
         del self.tokens[position:]
         del self.ids[self.prompt + position :]
-        self.draft(Token(token, Provenance.CORRECTED))
-        self.judged = self.sent = position + known
+        self.draft(Token(token, Provenance.CORRECTED, proposal=Proposal(token) if as_draft else None))
+        self.judged = self.sent = position + (known and not as_draft)
         return dropped
 
     def keep_offline(self) -> list[Token]:
@@ -160,5 +170,7 @@ class Sequence:
         self.sent = self.judged
         kept = [token for token in self.tokens[self.sent :] if token.provenance is None]
         for token in kept:
-            token.provenance, token.proposal = Provenance.OFFLINE, None
+            token.provenance = Provenance.OFFLINE
+        for token in self.tokens[self.sent :]:
+            token.proposal = None
         return kept

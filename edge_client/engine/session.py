@@ -11,7 +11,7 @@ from common.model import LanguageModel
 from common.noise import Noise
 from edge_client.engine.audit import Auditor
 from edge_client.engine.drafter import Drafter, Watcher
-from edge_client.engine.flight import Flight
+from edge_client.engine.flight import Clock, Flight
 from edge_client.engine.gates.policy import pace_of, policy_of
 from edge_client.engine.gates.recalibration import Recalibrated, recalibration_of
 from edge_client.engine.gates.survival import Survival
@@ -64,6 +64,7 @@ class Session:
         recalibrated: Recalibrated | None = None,
         survival: Survival | None = None,
         notify: Notify = _unheard,
+        clock: Clock = time.perf_counter,
     ) -> None:
         self._slm, self._config, self._link = slm, config, link
         self.context = min(slm.context, link.info.context_limit) if link else slm.context
@@ -90,6 +91,7 @@ class Session:
                 request.verification, request.max_new_tokens = pb.VERIFICATION_STREAM, self._limit
             else:
                 verification.announce(request)
+                request.bonus_ahead = config.gate.policy == "survival" and form == pb.AUDIT_NONE
             self._connection = Connection(link, slm, request, config.patience, self.statistics, notify)
         policy = recalibrated or policy_of(config.gate, noise, slm.vocab_size)
         self._loop = Loop(
@@ -98,9 +100,10 @@ class Session:
             Drafter(slm, config, policy, verification, noise, self.statistics, watch, survival or Survival()),
             verification,
             pace_of(config, policy),
-            Flight(self._connection, self._sequence, verification, self.statistics) if self._connection else None,
+            Flight(self._connection, self._sequence, verification, self.statistics, clock) if self._connection else None,
             self._auditor,
             self.statistics,
+            clock,
         )
 
     @property

@@ -51,9 +51,9 @@ class Connection:
         return self._stream is not None
 
     @property
-    def is_lost(self) -> bool:
-        """Whether no verdict has come since a fault."""
-        return self._attempts > 0
+    def is_heard(self) -> bool:
+        """Whether a verdict has come on this stream."""
+        return self._heard
 
     async def open(self, held: Sequence[int], generated: int) -> None:
         """A session over the `held` ids, the last `generated` of them the answer's; the server's reply is not waited for."""

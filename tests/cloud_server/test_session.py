@@ -153,6 +153,74 @@ def test_after_a_draft_without_more_everything_has_been_seen(lm: LanguageModel, 
     assert follow.step_id == 1
 
 
+def coupled(ids: Sequence[int], **fields: object) -> pb.Draft:
+    return pb.Draft(ids=FixedIds(12).encode([], ids), **fields)  # type: ignore[arg-type]
+
+
+AHEAD = {
+    "warp": pb.Warp(temperature=0, top_p=1),
+    "verification": pb.VERIFICATION_COUPLED,
+    "guarantee": pb.GUARANTEE_EXACT,
+    "audit": pb.AUDIT_NONE,
+    "bonus_ahead": True,
+}
+
+
+def own(lm: LanguageModel, count: int) -> list[int]:
+    """The LLM's own answer, none of whose ids may be an end."""
+    ids = list(PROMPT)
+    for _ in range(count):
+        ids.append(greedy(lm, ids))
+    assert 11 not in ids
+    return ids[len(PROMPT) :]
+
+
+def test_the_next_draft_begins_with_the_bonus_which_is_not_judged_again(lm: LanguageModel) -> None:
+    session, answer = Alone(lm, opening(lm, **AHEAD)), own(lm, 8)
+    session.opened()
+    for step, (first, last) in enumerate([(0, 2), (2, 4), (4, 5), (5, 7)]):
+        verdict = session.judge(coupled(answer[first:last]))
+        assert verdict is not None
+        assert (verdict.step_id, verdict.accepted, verdict.bonus) == (step, last - first, answer[last])
+        # Each pass is over what the one before it was not: the first has the prompt's last id besides.
+        assert verdict.timings.positions == last - first + (step == 0)
+
+
+def test_a_draft_that_contradicts_the_bonus_is_dropped_with_all_behind_it(lm: LanguageModel) -> None:
+    session, answer = Alone(lm, opening(lm, **AHEAD)), own(lm, 6)
+    wrong = (answer[2] + 1) % 11
+    session.opened()
+    first = session.judge(coupled(answer[:2]))
+    assert first is not None
+    assert first.bonus == answer[2]
+    assert session.judge(coupled([wrong, 5])) is None
+    assert session.judge(coupled([5, 5])) is None
+    verdict = session.judge(coupled(answer[2:4], verdicts_seen=1))
+    assert verdict is not None
+    assert (verdict.step_id, verdict.accepted, verdict.bonus) == (3, 2, answer[4])
+    # A rejection is one as ever, and what has not seen it is dropped.
+    rejecting = session.judge(coupled([answer[4], (answer[5] + 1) % 11]))
+    assert rejecting is not None
+    assert (rejecting.accepted, rejecting.correction) == (1, answer[5])
+    assert session.judge(coupled([5])) is None
+    # A repeated step has its verdict again, and changes nothing.
+    assert session.judge(coupled([5], step_id=4)) is rejecting
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"verification": pb.VERIFICATION_SPLIT},
+        {"guarantee": pb.GUARANTEE_OPPORTUNISTIC},
+        {"audit": pb.AUDIT_BYTE},
+        {"bonus": False},
+    ],
+)
+def test_a_bonus_ahead_is_for_exact_coupled_sessions(lm: LanguageModel, changes: dict[str, object]) -> None:
+    with pytest.raises(BadInput, match="bonus_ahead goes only with verification coupled"):
+        Alone(lm, opening(lm, **AHEAD | changes))
+
+
 def test_position_rolls_the_history_back(lm: LanguageModel, session: Alone) -> None:
     session.judge(drafting([], [4, 4, 4, 4]))
     verdict = session.judge(drafting([0], [7], position=1))

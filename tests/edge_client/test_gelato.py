@@ -12,6 +12,7 @@ from common.sampling import Warp
 from edge_client.cli.options import gelato_config
 from edge_client.config import GelatoConfig
 from edge_client.engine.gates.gelato import Gelato, best_length, expected_tokens
+from edge_client.engine.pace import RoundTrip
 from edge_client.engine.session import Session
 from edge_client.engine.statistics import Provenance
 from edge_client.systems import GenerationConfig
@@ -53,7 +54,7 @@ def test_the_bucket_fills_with_what_is_above_its_level() -> None:
     # 0.5 - 0.301 = 0.199; 0.1 takes it to 0; 0.6 - 0.301 = 0.299; 0.4 takes it to 0.398, over.
     assert [gelato.asks(entropy, 0) for entropy in (0.5, 0.1, 0.6, 0.4)] == [False, False, False, True]
     assert gelato.overflow == pytest.approx(0.5 * 0 + 0.6 + 0.4 - 2 * options.level)
-    gelato.judged(0.1, 0.1, [False, False, False, True], None)
+    gelato.judged(RoundTrip(0.1, 0.0, 0.1), [False, False, False, True], None)
     assert (gelato.overflow, gelato.drafts) == (0.0, 0)
 
 
@@ -67,10 +68,10 @@ def test_the_queue_takes_what_was_spent_over_the_budget(variant: str, queue: flo
     for position in range(2):
         gelato.drafted(0.1)
         gelato.asks(0.0, position)
-    gelato.judged(1.1, 0.1, [], True)
+    gelato.judged(RoundTrip(1.1, 0.0, 0.1), [], True)
     assert gelato.queue == pytest.approx(queue)
     assert gelato.round_s == pytest.approx(0.1)
-    gelato.judged(0.1, 0.1, [], None)
+    gelato.judged(RoundTrip(0.1, 0.0, 0.1), [], None)
     assert gelato.queue == pytest.approx(queue - 1.2)
     assert gelato.trace == pytest.approx([queue, queue - 1.2])
 
@@ -80,7 +81,7 @@ def test_marginal_allows_its_budget_for_every_token() -> None:
     for position in range(2):
         gelato.drafted(0.1)
         gelato.asks(0.0, position)
-    gelato.judged(0.1, 0.1, [True, True], None)
+    gelato.judged(RoundTrip(0.1, 0.0, 0.1), [True, True], None)
     assert gelato.queue == pytest.approx(2.4 - 3 * 0.5)
 
 
@@ -90,7 +91,7 @@ def test_what_is_kept_back_is_not_uploaded() -> None:
     # -ln(0.9) / 0.35 x 2.2 = 0.66 nats fill the bucket.
     assert gelato.asks(0.7, 0)
     assert gelato.holds_last
-    gelato.judged(0.1, 0.1, [], None)
+    gelato.judged(RoundTrip(0.1, 0.0, 0.1), [], None)
     assert gelato.queue == pytest.approx(1.2)
     assert gelato.round_s == pytest.approx(0.1)
 
@@ -100,7 +101,7 @@ def test_drafts_that_nobody_is_asked_about_are_no_round() -> None:
     for _ in range(31):
         gelato.asks(0.0, 0)
         gelato.drafted(0.1)
-    gelato.judged(0.1, 0.1, [True], None)
+    gelato.judged(RoundTrip(0.1, 0.0, 0.1), [True], None)
     # Not 31 steps: the one after the last three.
     assert gelato.queue == pytest.approx(12 * 0.1)
 
@@ -143,11 +144,11 @@ def test_marginal_drafts_nothing_where_not_even_one_pays_but_not_for_ever() -> N
     # 0.9 tokens could be gained in the time of 1.2.
     for _ in range(3):
         assert gelato.requests_token
-        gelato.judged(0.1, 0.1, [], None)
+        gelato.judged(RoundTrip(0.1, 0.0, 0.1), [], None)
         gelato.throughput = 10.0
     assert not gelato.requests_token
     gelato.asks(0.0, 0)
-    gelato.judged(0.2, 0.1, [True], None)
+    gelato.judged(RoundTrip(0.2, 0.0, 0.1), [True], None)
     gelato.throughput = 10.0
     assert gelato.requests_token
     # An upload of 0.05 s leaves 0.9 in the time of 0.7: what a round costs anyway is not its draft's.

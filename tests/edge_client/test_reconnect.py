@@ -117,7 +117,9 @@ EXACT = config_of(
 SENT = changed(EXACT, verification="sparse", draft_from="sent", k=3, bits=6)
 WAYS = {
     "llm": config_of(policy="stream", max_new_tokens=24, on_disconnect="wait"),
-    "hedge": changed(EXACT, policy="adaptive", max_in_flight=4),
+    "hedge": changed(EXACT, policy="survival", max_in_flight=4),
+    "hedge, waiting": changed(EXACT, policy="survival"),
+    "adaptive": changed(EXACT, policy="adaptive", max_in_flight=4),
     "coupled": EXACT,
     "coupled, pipelined": changed(EXACT, max_in_flight=3),
     "sparse": SENT,

@@ -55,7 +55,7 @@ class AgainstPlainLists(RuleBasedStateMachine):
     @precondition(lambda self: self.judged == self.sent < len(self.tokens))
     @rule()
     def early(self) -> None:
-        self.sequence.accept_next()
+        self.sequence.confirm()
         self.tokens[self.sent] = (self.tokens[self.sent][0], Provenance.ACCEPTED)
         self.judged = self.sent = self.sent + 1
 

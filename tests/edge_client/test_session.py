@@ -14,10 +14,10 @@ from common.errors import BadInput, Incompatible, Unreachable
 from common.ids import ADAPTIVE, FIXED, AdaptiveIds
 from common.model import LanguageModel
 from common.noise import Noise, Purpose
-from edge_client.engine.flight import Message
+from edge_client.engine.flight import Flight, Message
 from edge_client.engine.loop import Loop
 from edge_client.engine.pace import Adaptive
-from edge_client.engine.sequence import Provenance
+from edge_client.engine.sequence import Provenance, Token
 from edge_client.engine.session import Session
 from edge_client.systems import GenerationConfig
 from evaluation.local import LocalLink, LocalStream
@@ -171,27 +171,31 @@ def test_a_server_that_reads_another_codec_than_agreed_is_named(pair: tuple[Lang
         run_session(pair[0], PROMPT, EXACT, Turncoat(pair[1]))
 
 
+@pytest.mark.parametrize("policy", ["adaptive", "survival"])
 def test_a_bonus_for_a_position_drafted_meanwhile_is_its_early_verdict(
-    pair: tuple[LanguageModel, LanguageModel], monkeypatch: pytest.MonkeyPatch
+    policy: str, pair: tuple[LanguageModel, LanguageModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Held blocks: the bonus confirms the first draft of the next block or takes its place, and the tokens stay the LLM's."""
+    """It confirms the first draft of the next block or takes its place, sent or not, and the tokens stay the LLM's."""
     monkeypatch.setattr(Adaptive, "in_flight", 1)
-    met: list[bool] = []
+    met: list[tuple[bool, bool]] = []
     plain = Loop._take_bonus
 
-    def spied(loop: Loop, message: Message, verdict: pb.Verdict) -> None:
-        if block := loop._sequence.block:
-            met.append(block[0].id == verdict.bonus)
-        plain(loop, message, verdict)
+    def spied(loop: Loop, flight: Flight, message: Message, verdict: pb.Verdict) -> tuple[Token | None, bool]:
+        drafted, stays = plain(loop, flight, message, verdict)
+        if drafted:
+            met.append((stays, flight.messages > 0))
+        return drafted, stays
 
     monkeypatch.setattr(Loop, "_take_bonus", spied)
-    settings = changed(EXACT, policy="adaptive", max_in_flight=2, max_new_tokens=40)
+    threshold = 0.3 if policy == "survival" else 0.9
+    settings = changed(EXACT, policy=policy, threshold=threshold, max_in_flight=3, max_new_tokens=40)
     for seed in range(20):
         alone = run_session(
             pair[0], PROMPT, config_of(policy="stream", max_new_tokens=40, seed=seed), LocalLink(pair[1])
         ).token_ids
         assert run_session(pair[0], PROMPT, changed(settings, seed=seed), LocalLink(pair[1], 3)).token_ids == alone
-    assert set(met) == {True, False}
+    # A wrong draft that was sent leaves no message in flight.
+    assert set(met) == {(True, False), (False, False), *([(True, True)] if policy == "survival" else [])}
 
 
 def test_two_turns_with_one_seed_do_not_share_their_noise(pair: tuple[LanguageModel, LanguageModel]) -> None:

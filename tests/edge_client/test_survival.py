@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from common.errors import BadInput
 from common.model import LanguageModel
 from edge_client.engine.gates.survival import LARGEST, LOWEST_B, PRIOR_A, PRIOR_B, Survival
-from edge_client.engine.pace import Adaptive, Surviving, Unverified
+from edge_client.engine.gates.survival_pace import MOST_RISK, SurvivalPace
+from edge_client.engine.pace import RoundTrip, Unverified
 from evaluation.local import LocalLink
 from tests.configs import changed, config_of
 from tests.conftest import run_session
@@ -78,7 +79,8 @@ class Sure(Survival):
 def test_a_block_ends_where_a_rejection_has_become_likely(temperature: float, make_lm: Callable[..., LanguageModel]) -> None:
     """0.9^5 is the first below 0.6: five drafts and a bonus a round, where both models are one."""
     lm = make_lm(seed=1)
-    session = run_session(lm, PROMPT, changed(SURVIVAL, temperature=temperature), LocalLink(lm), survival=Sure())
+    config = changed(SURVIVAL, temperature=temperature, threshold=0.4)
+    session = run_session(lm, PROMPT, config, LocalLink(lm), survival=Sure())
     assert (session.statistics.rounds, session.statistics.steps) == (5, 25)
 
 
@@ -102,16 +104,56 @@ def test_it_needs_drafts_that_are_all_tested_with_shared_noise() -> None:
     for threshold in (-0.1, 1.1, math.nan):
         with pytest.raises(BadInput, match="the range of policy survival"):
             changed(SURVIVAL, threshold=threshold)
-    assert SURVIVAL.with_threshold(0.3).gate.threshold == 0.3
+    gate = SURVIVAL.with_threshold(0.3).gate
+    assert (gate.policy, gate.threshold) == ("adaptive", 0.3)
 
 
-@pytest.mark.parametrize("pace", [Adaptive, Surviving])
-def test_no_more_messages_are_ahead_than_allowed(pace: type[Adaptive]) -> None:
-    ahead = pace(3)
+def paced(prefer: str = "balanced", *, step: float = 0.02, network: float = 0.05, queue: float = 0.0) -> SurvivalPace:
+    """One that has measured this, of a cloud whose pass takes 40 ms and that rejects one draft in ten."""
+    pace = SurvivalPace(prefer)
+    for n in range(400):
+        pace.drafted(step)
+        pace.judged(RoundTrip(network + queue + 0.04, queue, 0.04), [False], True if n % 10 == 0 else None)
+    return pace
+
+
+def test_blocks_are_longer_the_less_holding_back_costs() -> None:
+    """A slow network, a fast device and a preference for few passes each make them longer; never beyond the most."""
+    risks = [paced(prefer).risk for prefer in ("speed", "balanced", "cloud")]
+    assert risks == sorted(risks)
+    assert risks[2] == MOST_RISK
+    assert paced(network=0.005).risk < paced(network=0.05).risk < paced(network=0.1).risk
+    assert paced(step=0.04).risk < paced(step=0.02).risk
+    assert paced(queue=0.03).risk > paced().risk
+    assert SurvivalPace().risk == MOST_RISK
+    assert SurvivalPace(threshold=0.1).risk == 0.1
+
+
+def test_nobody_runs_ahead_of_a_cloud_that_is_short_of_passes() -> None:
+    """Messages wait longer there than they are computed: as if few passes were preferred."""
+    likely = Unverified(1, 0, 3, survival=0.5)
+    assert paced(queue=0.03).should_draft(likely)
+    assert not paced(queue=0.05).should_draft(likely)
+    assert paced("speed", queue=0.05).risk == paced("cloud").risk
+
+
+def test_no_more_messages_are_ahead_than_allowed() -> None:
+    ahead = SurvivalPace(most=3)
     assert [ahead.should_draft(Unverified(messages, 0, messages)) for messages in range(5)] == [True, True, True, False, False]
 
 
 def test_nobody_runs_ahead_of_drafts_that_will_hardly_stay() -> None:
-    ahead = Surviving(8)
-    assert [ahead.should_draft(Unverified(1, 0, 3, survival)) for survival in (0.9, 0.41, 0.39)] == [True, True, False]
-    assert ahead.should_draft(Unverified(0, 0, 3, 0.01))
+    for prefer, least in (("speed", 0.05), ("balanced", 0.2), ("cloud", 0.6)):
+        ahead = SurvivalPace(prefer)
+        found = [ahead.should_draft(Unverified(1, 0, 3, survival)) for survival in (1.0, least + 0.01, least - 0.01)]
+        assert found == [True, True, False]
+        assert ahead.should_draft(Unverified(0, 0, 3, 0.01))
+
+
+def test_a_step_that_a_verdict_on_its_way_will_make_vain_is_not_begun() -> None:
+    """A verdict comes after 90 ms, a step takes 20: with even odds none is begun in the last 10 ms, and one that is late is
+    not waited for."""
+    pace = paced()
+    found = [pace.should_draft(Unverified(1, 0, 3, 0.5, waited)) for waited in (0.0, 0.079, 0.081, 0.089, 0.091, 5.0)]
+    assert found == [True, True, False, False, True, True]
+    assert pace.should_draft(Unverified(1, 0, 3, 1.0, 0.089))

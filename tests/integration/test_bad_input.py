@@ -72,7 +72,9 @@ CU = ("--system", "cu-hlm")
         (["--system", "gelato", "--gelato", "longest=0"], "gelato longest 0"),
         (["--system", "gelato", "--gelato", "longest=1.5"], "gelato longest '1.5' is not a whole number"),
         (["--policy", "gelato"], "which --system gelato sets"),
-        (["--gelato", "weight=1"], "is for policy gelato, not adaptive"),
+        (["--gelato", "weight=1"], "is for policy gelato, not survival"),
+        (["--prefer", "money"], "--prefer"),
+        (["--prefer", "cloud", "--threshold", "0.2"], "--prefer cloud is for policy survival, not adaptive"),
         (["--prompt", "word " * 2000], "context of 1024"),
     ],
 )

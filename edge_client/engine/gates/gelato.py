@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from edge_client.config import GelatoConfig
-from edge_client.engine.pace import Unverified, recent_mean
+from edge_client.engine.pace import RoundTrip, Unverified, recent_mean
 
 
 def expected_tokens(rho: float, drafts: int) -> float:
@@ -104,7 +104,7 @@ class Gelato:
         self.step_s = recent_mean(self.step_s, seconds)
         self.computed_s += seconds
 
-    def judged(self, seconds: float, cloud: float, kept: list[bool], lost: bool | None) -> None:  # noqa: ARG002
+    def judged(self, trip: RoundTrip, kept: list[bool], lost: bool | None) -> None:  # noqa: ARG002
         """A round is over: Q <- max(0, Q + E - E_bar), with `marginal` max(0, Q + E - e_bar N)."""
         uploaded = self.drafts - self.holds_last
         self.passed = 0 if self.drafts else self.passed + 1
@@ -112,8 +112,8 @@ class Gelato:
         allowed = self.options.budget * ((len(kept) + 1) if self.options.variant == "marginal" else 1)
         self.queue = max(0.0, self.queue + spent - allowed)
         self.trace.append(self.queue)
-        self.round_s = recent_mean(self.round_s, max(0.0, seconds - uploaded * self.upload_s))
-        self.throughput = recent_mean(self.throughput, (len(kept) + 1) / max(self.computed_s + seconds, 1e-9))
+        self.round_s = recent_mean(self.round_s, max(0.0, trip.seconds - uploaded * self.upload_s))
+        self.throughput = recent_mean(self.throughput, (len(kept) + 1) / max(self.computed_s + trip.seconds, 1e-9))
         self._begin()
 
     def _begin(self) -> None:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from common.noise import Noise, Purpose
-from edge_client.config import STREAM, SURVIVAL_THRESHOLD, GateConfig, known
+from edge_client.config import STREAM, GateConfig, known
 from edge_client.engine.gates.gelato import Gelato
-from edge_client.engine.pace import Adaptive, Pace, Steady, Surviving
+from edge_client.engine.gates.survival_pace import SurvivalPace
+from edge_client.engine.pace import Adaptive, Pace, Steady
 from edge_client.systems import GenerationConfig
 
 # A coded id, with its share of the message around it.
@@ -63,8 +64,7 @@ POLICIES: dict[str, Callable[[GateConfig, Noise, int], Policy]] = {
     "random": lambda config, noise, _: Random(known(config.verify_rate), noise),
     "threshold": lambda config, *_: Threshold(known(config.threshold)),
     "adaptive": lambda config, *_: Threshold(known(config.threshold)),
-    # Of all drafts of the block together.
-    "survival": lambda config, *_: Threshold(SURVIVAL_THRESHOLD if config.threshold is None else known(config.threshold)),
+    "survival": lambda config, *_: SurvivalPace(config.prefer, None if config.threshold is None else known(config.threshold)),
     "gelato": _gelato,
     # Nothing is drafted.
     STREAM: lambda *_: Constant(False),
@@ -79,5 +79,7 @@ def policy_of(config: GateConfig, noise: Noise, vocab_size: int) -> Policy:
 def pace_of(config: GenerationConfig, policy: Policy) -> Pace:
     if isinstance(policy, Gelato):
         return policy
-    paces: dict[str, type[Adaptive] | type[Steady]] = {"adaptive": Adaptive, "survival": Surviving}
-    return paces.get(config.gate.policy, Steady)(config.link.max_in_flight)
+    if isinstance(policy, SurvivalPace):
+        policy.most = config.link.max_in_flight
+        return policy
+    return (Adaptive if config.gate.policy == "adaptive" else Steady)(config.link.max_in_flight)

@@ -307,6 +307,7 @@ class Open(_message.Message):
     BITS_FIELD_NUMBER: _builtins.int
     LAW_ENTRIES_FIELD_NUMBER: _builtins.int
     BONUS_FIELD_NUMBER: _builtins.int
+    BONUS_AHEAD_FIELD_NUMBER: _builtins.int
     MAX_NEW_TOKENS_FIELD_NUMBER: _builtins.int
     END_IDS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
@@ -329,6 +330,10 @@ class Open(_message.Message):
     """VERIFICATION_SPLIT only: most entries of a distribution, the largest ones; 0 for all. Not with GUARANTEE_EXACT."""
     bonus: _builtins.bool
     """Whether bonus tokens are wanted."""
+    bonus_ahead: _builtins.bool
+    """COUPLED with GUARANTEE_EXACT and `bonus`, no audit: more Drafts may follow before a verdict, and a bonus comes all the same. The next Draft begins
+    at the position of the bonus: it is void unless its first id is that token, and that id is not tested again.
+    """
     max_new_tokens: _builtins.int
     """VERIFICATION_STREAM only: most tokens to stream."""
     @_builtins.property
@@ -371,12 +376,13 @@ class Open(_message.Message):
         bits: _builtins.int = ...,
         law_entries: _builtins.int = ...,
         bonus: _builtins.bool = ...,
+        bonus_ahead: _builtins.bool = ...,
         max_new_tokens: _builtins.int = ...,
         end_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["warp", b"warp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "bits", b"bits", "bonus", b"bonus", "codecs", b"codecs", "end_ids", b"end_ids", "guarantee", b"guarantee", "id_codecs", b"id_codecs", "id_primer", b"id_primer", "law_entries", b"law_entries", "max_new_tokens", b"max_new_tokens", "prompt_ids", b"prompt_ids", "protocol_version", b"protocol_version", "resume_position", b"resume_position", "seed", b"seed", "session_id", b"session_id", "tokenizer_fingerprint", b"tokenizer_fingerprint", "verification", b"verification", "vocab_size", b"vocab_size", "warp", b"warp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "bits", b"bits", "bonus", b"bonus", "bonus_ahead", b"bonus_ahead", "codecs", b"codecs", "end_ids", b"end_ids", "guarantee", b"guarantee", "id_codecs", b"id_codecs", "id_primer", b"id_primer", "law_entries", b"law_entries", "max_new_tokens", b"max_new_tokens", "prompt_ids", b"prompt_ids", "protocol_version", b"protocol_version", "resume_position", b"resume_position", "seed", b"seed", "session_id", b"session_id", "tokenizer_fingerprint", b"tokenizer_fingerprint", "verification", b"verification", "vocab_size", b"vocab_size", "warp", b"warp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
