@@ -58,6 +58,13 @@ def decided(probs: np.ndarray, integers: np.ndarray) -> tuple[int, float]:
     return int(runners[best[0]]), margin
 
 
+def coupled_decision(noise: Noise, position: int, probs: np.ndarray) -> tuple[int, float]:
+    """`decided` at a generated position under the request's shared noise."""
+    if probs[sure := int(probs.argmax())] == 1.0:
+        return sure, np.inf
+    return decided(probs, noise.integers(Purpose.TARGET, position, 0, len(probs)))
+
+
 def coupled_draw(noise: Noise, position: int, probs: np.ndarray) -> int:
     """The token of `probs` [V] at a generated position under the request's shared noise."""
     if probs[sure := int(probs.argmax())] == 1.0:

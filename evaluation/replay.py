@@ -1,15 +1,17 @@
-"""Recorded answers replayed over a link, on a virtual clock: the device's own loop and the cloud's own verifier, no model.
+"""Recorded answers replayed over links, on virtual time: the device's own loop and the cloud's own verifier, no model.
 
 A trace is the LLM's own answer as the SLM sees it: for every position whether the draft that the SLM makes behind the LLM's
 tokens is the LLM's token, and the noised log margin of that draft. In coupled mode that is all that an exact answer depends on.
 Two models of four ids say it again: at temperature 0 a row whose two best are the margin apart. Behind a rejected draft, where
-the SLM would go another way, the trace's own positions stand for it.
+the SLM would go another way, the trace's own positions stand for it. Any number of devices may share one LLM.
 """
 
 import asyncio
+import selectors
 from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 from hedge.v1 import hedge_pb2 as pb
@@ -19,15 +21,15 @@ from edge_client.config import SamplingParams
 from edge_client.engine.gates.survival import Survival
 from edge_client.engine.session import Session
 from edge_client.systems import GenerationConfig
-from evaluation.link import Pipe
 from evaluation.local import LocalLink, LocalStream
 from evaluation.profile import Profile
 
+Result = TypeVar("Result")
 # The ids of a replay: what ends answers and never comes, the LLM's token, another one, and the prompt.
 _END, RIGHT, WRONG, _PROMPT = range(4)
 _NEVER = -100.0
-# What a message weighs on the wire, either way.
-MESSAGE_BYTES = 60
+# Positions in a pass, as in the cloud.
+MOST_POSITIONS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +40,57 @@ class Trace:
     margin: tuple[float, ...]
 
 
-@dataclass(slots=True)
-class VirtualClock:
-    """Seconds that pass only where something is said to take some."""
+class _Skipping(selectors.DefaultSelector):
+    """Waits for nobody: the time until the next timer has passed at once."""
 
-    now: float = 0.0
+    passed = 0.0
 
-    def __call__(self) -> float:
-        return self.now
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if found := super().select(0):
+            return found
+        assert timeout is not None, "everybody waits for everybody"
+        self.passed += max(0.0, timeout)
+        return []
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time passes only where somebody sleeps."""
+
+    def __init__(self) -> None:
+        self._skipping = _Skipping()
+        super().__init__(self._skipping)
+
+    def time(self) -> float:
+        return self._skipping.passed
+
+
+def on_virtual_time(main: Coroutine[Any, Any, Result]) -> Result:
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(main)
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualMachine:
+    """A device whose step takes `step_s`, and `position_s` for every id but the first."""
+
+    step_s: float
+    position_s: float = 0.0
+
+    def now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def run(self, step: Callable[[], Result], slm: LanguageModel, ids: int) -> Result:  # noqa: ARG002
+        result = step()
+        await asyncio.sleep(self.step_s + self.position_s * (ids - 1))
+        return result
 
 
 class TraceModel(LanguageModel):
-    """Says at every position of an answer what a trace says, in `step_s` virtual seconds a forward pass."""
+    """Says at every position of an answer what `rows` say."""
 
-    def __init__(self, rows: np.ndarray, clock: VirtualClock, step_s: float) -> None:
+    def __init__(self, rows: np.ndarray) -> None:
         super().__init__(Identity("trace", "trace", "trace", 4, len(rows) + 1, len(rows) + 1, (_END,)))
-        self.rows, self.clock, self.step_s = rows, clock, step_s
+        self.rows = rows
 
     def kv_cache(self) -> "TraceCache":
         return TraceCache(self)
@@ -76,7 +113,6 @@ class TraceCache:
         self._lm, self.length = lm, 0
 
     def forward(self, ids: Sequence[int], rows: int | None = None) -> np.ndarray:
-        self._lm.clock.now += self._lm.step_s
         self.length += len(ids)
         return self._lm.rows[self.length - (len(ids) if rows is None else rows) : self.length]
 
@@ -95,63 +131,91 @@ def drafting(trace: Trace) -> np.ndarray:
 
 @dataclass(slots=True)
 class Cloud:
-    """One LLM: a pass takes llm_s + llm_position_s x positions. Counts what it was asked."""
+    """One LLM whose pass takes llm_s + llm_position_s x positions: all that has come when it begins, in order of arrival."""
 
     profile: Profile
     passes: int = 0
     positions: int = 0
-    free_at: float = 0.0
+    waiting: deque[tuple[float, int, "asyncio.Future[tuple[float, float]]"]] = field(default_factory=deque)
+    busy: bool = False
 
-    def computed(self, arrived: float, positions: int) -> tuple[float, float]:
-        """When the pass of a message is over, and how long it took."""
-        seconds = self.profile.llm_s + self.profile.llm_position_s * positions
-        self.free_at = max(arrived, self.free_at) + seconds
-        self.passes, self.positions = self.passes + 1, self.positions + positions
-        return self.free_at, seconds
+    async def compute(self, positions: int) -> tuple[float, float]:
+        """Seconds that so many positions waited, and that the pass took which they were in."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[tuple[float, float]] = loop.create_future()
+        self.waiting.append((loop.time(), positions, done))
+        if not self.busy:
+            self.busy = True
+            # Whoever comes at the same instant is in the pass too.
+            loop.call_soon(self._begin)
+        return await done
+
+    def _begin(self) -> None:
+        loop, total = asyncio.get_running_loop(), 0
+        chosen: list[tuple[float, asyncio.Future[tuple[float, float]]]] = []
+        while self.waiting and (not chosen or total + self.waiting[0][1] <= MOST_POSITIONS):
+            came, positions, done = self.waiting.popleft()
+            chosen.append((loop.time() - came, done))
+            total += positions
+        seconds = self.profile.llm_s + self.profile.llm_position_s * total
+        self.passes, self.positions = self.passes + 1, self.positions + total
+        loop.call_later(seconds, self._end, chosen, seconds)
+
+    def _end(self, chosen: list[tuple[float, "asyncio.Future[tuple[float, float]]"]], seconds: float) -> None:
+        for waited, done in chosen:
+            if not done.done():
+                done.set_result((waited, seconds))
+        self.busy = bool(self.waiting)
+        if self.busy:
+            self._begin()
 
 
 class VirtualLink(LocalLink):
-    """The verifier of this process, as far away as `up` and `down` say."""
+    """The verifier of this process, half a round trip away each way. A prompt is `prompt` positions."""
 
-    def __init__(self, lm: LanguageModel, clock: VirtualClock, cloud: Cloud, round_trip: float) -> None:
+    def __init__(self, lm: LanguageModel, cloud: Cloud, round_trip: float, prompt: int = 0) -> None:
         super().__init__(lm)
-        self.clock, self.cloud = clock, cloud
-        self.up, self.down = Pipe(0.0, round_trip / 2), Pipe(0.0, round_trip / 2)
+        self.cloud, self.way, self.prompt = cloud, round_trip / 2, prompt
+        self.messages = self.positions = 0
 
     async def open(self, request: pb.Open) -> LocalStream:
-        stream = await LocalLink.open(self, request)
-        return VirtualStream(stream, self)
+        return VirtualStream(await LocalLink.open(self, request), self)
 
 
 class VirtualStream(LocalStream):
-    """A message is answered when it is sent, and the verdict comes when the clock says so."""
+    """One session of a cloud: its messages are judged one after the other, those that are void in no time."""
 
     def __init__(self, stream: LocalStream, link: VirtualLink) -> None:
         self._stream, self._link = stream, link
         self.opened = stream.opened
-        self._coming: deque[tuple[float, pb.Verdict]] = deque()
+        self._drafts: asyncio.Queue[pb.Draft] = asyncio.Queue()
+        self._verdicts: asyncio.Queue[pb.Verdict] = asyncio.Queue()
+        self._judging = asyncio.create_task(self._judge())
 
     async def send(self, draft: pb.Draft) -> None:
-        link = self._link
-        arrived = link.up.arrival(MESSAGE_BYTES, link.clock.now)
-        await self._stream.send(draft)
-        if (verdict := await self._stream.receive()) is not None:
-            done, seconds = link.cloud.computed(arrived, verdict.timings.positions)
-            verdict.timings.queue_us, verdict.timings.forward_us = 0, round(seconds * 1e6)
-            self._coming.append((link.down.arrival(MESSAGE_BYTES, done), verdict))
+        asyncio.get_running_loop().call_later(self._link.way, self._drafts.put_nowait, draft)
+
+    async def _judge(self) -> None:
+        link, loop = self._link, asyncio.get_running_loop()
+        await asyncio.sleep(link.way)
+        if link.prompt:
+            await link.cloud.compute(link.prompt)
+        while True:
+            await self._stream.send(await self._drafts.get())
+            if (verdict := await self._stream.receive()) is not None:
+                waited, seconds = await link.cloud.compute(verdict.timings.positions)
+                link.messages, link.positions = link.messages + 1, link.positions + verdict.timings.positions
+                verdict.timings.queue_us, verdict.timings.forward_us = round(1e6 * waited), round(1e6 * seconds)
+                loop.call_later(link.way, self._verdicts.put_nowait, verdict)
 
     async def receive(self) -> pb.Verdict | None:
-        if not self._coming:
-            return None
-        arrives, verdict = self._coming.popleft()
-        self._link.clock.now = max(self._link.clock.now, arrives)
-        return verdict
+        return await self._verdicts.get()
 
     def arrived(self) -> bool:
-        return bool(self._coming) and self._coming[0][0] <= self._link.clock.now
+        return not self._verdicts.empty()
 
     async def close(self) -> None:
-        self._coming.clear()
+        self._judging.cancel()
 
 
 @dataclass(slots=True)
@@ -185,27 +249,35 @@ def replayed(
     counts, survival = Counts(), Survival()
     for trace in traces:
         survival = survival if carried else Survival()
-        asyncio.run(_replay(trace, config, profile, round_trip, survival, counts))
+        on_virtual_time(answered(trace, config, Cloud(profile), round_trip, survival, counts))
     return counts
 
 
-async def _replay(
-    trace: Trace, config: GenerationConfig, profile: Profile, round_trip: float, survival: Survival, counts: Counts
+async def answered(
+    trace: Trace,
+    config: GenerationConfig,
+    cloud: Cloud,
+    round_trip: float,
+    survival: Survival,
+    counts: Counts,
+    prompt: int = 0,
+    watch: Callable[[], None] = lambda: None,
 ) -> None:
-    tokens, clock, cloud = len(trace.accepted), VirtualClock(), Cloud(profile)
-    slm = TraceModel(drafting(trace), clock, profile.slm_s)
-    llm = TraceModel(drafting(Trace((True,) * tokens, (1.0,) * tokens)), VirtualClock(), 0.0)
+    """One answer, added to `counts`; `watch` is called at every token."""
+    tokens, profile, loop = len(trace.accepted), cloud.profile, asyncio.get_running_loop()
+    slm, llm = TraceModel(drafting(trace)), TraceModel(drafting(Trace((True,) * tokens, (1.0,) * tokens)))
     config = replace(config, sampling=SamplingParams(temperature=0.0, max_new_tokens=tokens))
-    link = VirtualLink(llm, clock, cloud, round_trip)
-    session = Session(slm, [_PROMPT], config, link, survival=survival, clock=clock)
+    link, began = VirtualLink(llm, cloud, round_trip, prompt), loop.time()
+    machine = VirtualMachine(profile.slm_s, profile.slm_position_s)
+    session = Session(slm, [_PROMPT], config, link, survival=survival, machine=machine)
     async for _ in session.tokens():
-        pass
+        watch()
     assert session.token_ids == [RIGHT] * tokens
     counts.tokens += tokens
-    counts.passes += cloud.passes
-    counts.positions += cloud.positions
+    counts.passes += link.messages
+    counts.positions += link.positions
     counts.steps += session.statistics.steps
-    counts.seconds += clock.now
+    counts.seconds += loop.time() - began
     counts.streamed_s += round_trip + tokens * (profile.llm_s + profile.llm_position_s)
 
 

@@ -24,6 +24,7 @@ from edge_client.engine.sequence import Provenance
 from edge_client.engine.session import Session
 from edge_client.engine.verification import WAYS
 from edge_client.engine.verification.coupled import Coupled
+from edge_client.engine.verification.proposal import Proposal
 from edge_client.transport.link import Link
 from evaluation.local import LocalLink
 from tests.cloud_server.test_session import PROMPT as OPENED
@@ -42,6 +43,9 @@ class Stubborn(Coupled):
 
     def sample(self, probs: np.ndarray, position: int, step: int) -> int:
         return int(probs.argmax())
+
+    def propose(self, probs: np.ndarray, position: int, step: int, drawn: int | None, uncertainty: float) -> Proposal:
+        return Proposal(self.sample(probs, position, step))
 
     def announce(self, request: pb.Open) -> None:
         request.verification = NUMBER  # type: ignore[assignment]

@@ -1,13 +1,10 @@
 """One draft: SLM step, probabilities, gate and draw. Knows nothing of messages and verdicts."""
 
-import asyncio
 import logging
 import math
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -16,6 +13,7 @@ from common.noise import Noise, Purpose
 from edge_client.engine.gates.measures import DRAWS, MEASURES
 from edge_client.engine.gates.policy import Policy
 from edge_client.engine.gates.survival import Survival
+from edge_client.engine.machine import Machine
 from edge_client.engine.sequence import Provenance, Sequence, Token
 from edge_client.engine.statistics import Statistics
 from edge_client.engine.verification import Verification
@@ -27,12 +25,6 @@ logger = logging.getLogger(__name__)
 # Called with (position, raw logits, x, draft) of every asked position.
 Watcher = Callable[[int, np.ndarray, np.ndarray, int], None]
 _NO_COINS = np.empty(0)
-# The steps of all answers, one after the other: they share the device, and the event loop stays free.
-_STEPS = ThreadPoolExecutor(1, "slm-step")
-# Seconds. To hand over a shorter step would take as long as the step.
-_SHORT = 0.005
-# Seconds an id, in the newest step of each model.
-_per_id: WeakKeyDictionary[LanguageModel, float] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +53,9 @@ class Drafter:
         statistics: Statistics,
         watch: Watcher | None,
         survival: Survival,
+        machine: Machine,
     ) -> None:
+        self._machine = machine
         self._survival = survival if config.gate.policy == "survival" else None
         self._slm, self._cache = slm, slm.kv_cache()
         self._config, self._policy, self._verification = config, policy, verification
@@ -86,18 +80,13 @@ class Drafter:
     async def draft(self, sequence: Sequence, step: int) -> Token:
         """The token after the sequence; `step` names the message it will travel in."""
         fed = len(sequence.ids) - self._cache.length
-        if fed * _per_id.get(self._slm, math.inf) < _SHORT:
-            # An answer that needs no cloud can be cancelled only here, and verdicts come in.
-            await asyncio.sleep(0)
-            return self._draft(sequence, step)
-        return await asyncio.get_running_loop().run_in_executor(_STEPS, self._draft, sequence, step)
+        return await self._machine.run(lambda: self._draft(sequence, step), self._slm, fed)
 
     def _draft(self, sequence: Sequence, step: int) -> Token:
         started = time.perf_counter()
         fed = sequence.ids[self._cache.length :]
         logits = self._cache.forward(fed, 1)[0]
         stepped = time.perf_counter()
-        _per_id[self._slm] = (stepped - started) / len(fed)
         if blind := not np.isfinite(logits).all():
             logits = np.zeros_like(logits)
         probs = self._warp(logits)
@@ -117,7 +106,7 @@ class Drafter:
         """Exact: draw, then let the gate end the block. Opportunistic: gate, then draw. A blind draft is always asked about."""
         if self._config.verification.exact:
             proposal = self._propose(probs, at, step, None, 0.0)
-            reading = _BLIND if blind else self._read(logits, probs, at, proposal.token, before)
+            reading = _BLIND if blind else self._read(logits, probs, at, proposal.token, before, proposal.margin)
         else:
             early = self._verification.sample(probs, at, step) if self._config.looks_at_draft else None
             reading = _BLIND if blind else self._read(logits, probs, at, early)
@@ -132,12 +121,14 @@ class Drafter:
         prob = float(probs[proposal.token])
         return Token(proposal.token, None, prob, reading.asks, proposal, blind, reading.margin, reading.survival)
 
-    def _read(self, logits: np.ndarray, probs: np.ndarray, at: int, draft: int | None, before: float = 1.0) -> Reading:
-        """`before`: the probability that the block's drafts before this one are all accepted."""
+    def _read(
+        self, logits: np.ndarray, probs: np.ndarray, at: int, draft: int | None, before: float = 1.0, decided: float = math.inf
+    ) -> Reading:
+        """`before`: the probability that the block's drafts before this one are all accepted; `decided`: the draft's margin."""
         started = time.perf_counter()
         uncertainty, margin, survival = 0.0, None, 1.0
         if self._survival:
-            margin = _gap(logits) if self._warp.greedy else self._verification.margin(probs, at)
+            margin = _gap(logits) if self._warp.greedy else decided
             survival = self._survival.probability(margin)
             uncertainty = 1.0 - before * survival
         elif self._config.looks_at_draft:
@@ -158,5 +149,6 @@ class Drafter:
 
 def _gap(logits: np.ndarray) -> float:
     """By how much the largest logit exceeds the second."""
-    second, first = np.partition(logits, -2)[-2:]
-    return float(first - second)
+    first = int(logits.argmax())
+    others = [part.max() for part in (logits[:first], logits[first + 1 :]) if len(part)]
+    return float(logits[first] - max(others)) if others else math.inf

@@ -2,20 +2,17 @@
 
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from hedge.v1 import hedge_pb2 as pb
 
 from common import codec
 from common.errors import Unreachable
+from edge_client.engine.machine import Machine
 from edge_client.engine.sequence import Sequence, Token
 from edge_client.engine.statistics import Statistics
 from edge_client.engine.verification import Verification
 from edge_client.transport.connection import Connection
-
-# Seconds of any origin.
-Clock = Callable[[], float]
 
 
 @dataclass(slots=True)
@@ -50,9 +47,9 @@ class Flight:
     """Carries the tokens of one sequence to the cloud, and its verdicts back."""
 
     def __init__(
-        self, connection: Connection, sequence: Sequence, verification: Verification, statistics: Statistics, clock: Clock
+        self, connection: Connection, sequence: Sequence, verification: Verification, statistics: Statistics, machine: Machine
     ) -> None:
-        self._clock = clock
+        self._machine = machine
         self.connection = connection
         self._sequence, self._verification, self._statistics = sequence, verification, statistics
         self._messages: deque[Message] = deque()
@@ -68,7 +65,7 @@ class Flight:
     @property
     def waited(self) -> float:
         """Seconds since the oldest of them left."""
-        return self._clock() - self._messages[0].sent_at if self._messages else 0.0
+        return self._machine.now() - self._messages[0].sent_at if self._messages else 0.0
 
     @property
     def bonus_ahead(self) -> bool:
@@ -124,7 +121,7 @@ class Flight:
         )
         self._statistics.codec_s += time.perf_counter() - started
         self._statistics.uplink_codec_bytes += len(draft.ids) + sum(map(len, draft.proposals))
-        message.sent_at = self._clock()
+        message.sent_at = self._machine.now()
         self._expected = Expected(message.step + 1)
         self._transmitted += 1
         await self._write(draft)
@@ -143,7 +140,7 @@ class Flight:
             verdict = await self._with_residual(message, verdict)
         self._messages.popleft()
         self._transmitted -= 1
-        self._statistics.verdict_s = self._clock() - message.sent_at
+        self._statistics.verdict_s = self._machine.now() - message.sent_at
         return message, verdict
 
     async def _read(self, message: Message) -> pb.Verdict:

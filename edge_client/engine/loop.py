@@ -9,7 +9,8 @@ from hedge.v1 import hedge_pb2 as pb
 from common.errors import Disconnected, NotFinite, Unreachable
 from edge_client.engine.audit import Auditor
 from edge_client.engine.drafter import Drafter
-from edge_client.engine.flight import Clock, Flight, Message
+from edge_client.engine.flight import Flight, Message
+from edge_client.engine.machine import Machine
 from edge_client.engine.pace import MAX_BLOCK, Pace, RoundTrip, Unverified
 from edge_client.engine.sequence import Sequence, Token
 from edge_client.engine.statistics import Statistics
@@ -33,9 +34,9 @@ class Loop:
         flight: Flight | None,
         auditor: Auditor,
         statistics: Statistics,
-        clock: Clock,
+        machine: Machine,
     ) -> None:
-        self._clock = clock
+        self._machine = machine
         self._config, self._sequence, self._drafter = config, sequence, drafter
         self._verification, self._pace, self._flight = verification, pace, flight
         self._auditor, self._statistics = auditor, statistics
@@ -110,9 +111,9 @@ class Loop:
         return self._pace.should_draft(Unverified(messages, asked, len(unverified) - asked, survival, waited))
 
     async def _draft(self) -> None:
-        started = self._clock()
+        started = self._machine.now()
         token = await self._drafter.draft(self._sequence, self._step)
-        self._pace.drafted(self._clock() - started)
+        self._pace.drafted(self._machine.now() - started)
         if token.blind:
             self._tell_blind(len(self._sequence))
         alone = not self._linked and self._config.gate.asks

@@ -11,11 +11,12 @@ from common.model import LanguageModel
 from common.noise import Noise
 from edge_client.engine.audit import Auditor
 from edge_client.engine.drafter import Drafter, Watcher
-from edge_client.engine.flight import Clock, Flight
+from edge_client.engine.flight import Flight
 from edge_client.engine.gates.policy import pace_of, policy_of
 from edge_client.engine.gates.recalibration import Recalibrated, recalibration_of
 from edge_client.engine.gates.survival import Survival
 from edge_client.engine.loop import Loop
+from edge_client.engine.machine import Machine, ThisMachine
 from edge_client.engine.release import TextRelease
 from edge_client.engine.sequence import Provenance, Token
 from edge_client.engine.sequence import Sequence as TokenSequence
@@ -64,9 +65,10 @@ class Session:
         recalibrated: Recalibrated | None = None,
         survival: Survival | None = None,
         notify: Notify = _unheard,
-        clock: Clock = time.perf_counter,
+        machine: Machine | None = None,
     ) -> None:
         self._slm, self._config, self._link = slm, config, link
+        machine = machine or ThisMachine()
         self.context = min(slm.context, link.info.context_limit) if link else slm.context
         self._check(prompt_ids)
         # The LLM's own files may know ends that the SLM's lack.
@@ -97,13 +99,13 @@ class Session:
         self._loop = Loop(
             config,
             self._sequence,
-            Drafter(slm, config, policy, verification, noise, self.statistics, watch, survival or Survival()),
+            Drafter(slm, config, policy, verification, noise, self.statistics, watch, survival or Survival(), machine),
             verification,
             pace_of(config, policy),
-            Flight(self._connection, self._sequence, verification, self.statistics, clock) if self._connection else None,
+            Flight(self._connection, self._sequence, verification, self.statistics, machine) if self._connection else None,
             self._auditor,
             self.statistics,
-            clock,
+            machine,
         )
 
     @property

@@ -3,7 +3,6 @@
 Nothing else asks which way runs. The cloud's half of each is in the file of the same name in `cloud_server/verification/`.
 """
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -46,10 +45,6 @@ class Verification(ABC):
     @abstractmethod
     def propose(self, probs: np.ndarray, position: int, step: int, drawn: int | None, uncertainty: float) -> Proposal:
         """A token that is tested; `drawn` is the token of `sample` where the gate had to look at it."""
-
-    def margin(self, probs: np.ndarray, position: int) -> float:  # noqa: ARG002
-        """By how much the draw at a position was decided (`common.coupling.decided`), inf where that is not known."""
-        return math.inf
 
     @abstractmethod
     def announce(self, request: pb.Open) -> None:

@@ -3,8 +3,8 @@
 import numpy as np
 from hedge.v1 import hedge_pb2 as pb
 
-from common.coupling import coupled_draw, decided
-from common.noise import Noise, Purpose
+from common.coupling import coupled_decision, coupled_draw
+from common.noise import Noise
 from edge_client.config import VerificationConfig
 from edge_client.engine.verification.base import Verification
 from edge_client.engine.verification.proposal import Proposal
@@ -23,10 +23,10 @@ class Coupled(Verification):
         return coupled_draw(self._noise, position, probs)
 
     def propose(self, probs: np.ndarray, position: int, step: int, drawn: int | None, uncertainty: float) -> Proposal:  # noqa: ARG002
-        return Proposal(self.sample(probs, position, step) if drawn is None else drawn)
-
-    def margin(self, probs: np.ndarray, position: int) -> float:
-        return decided(probs, self._noise.integers(Purpose.TARGET, position, 0, len(probs)))[1]
+        if drawn is not None:
+            return Proposal(drawn)
+        token, margin = coupled_decision(self._noise, position, probs)
+        return Proposal(token, margin=margin)
 
     def announce(self, request: pb.Open) -> None:
         request.verification = pb.VERIFICATION_COUPLED
