@@ -2,13 +2,16 @@
 
 Work is served in order of arrival, a chunk at a time: work that is longer than a chunk goes back to the end of the queue, so
 that it delays nobody by more than one chunk.
+
+With `sharing`, block tables of texts that begin alike have the same blocks there: an empty one takes the blocks that hold the
+beginning of its work, and a block that has become full gives way to an equal one.
 """
 
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from cloud_server.block_manager import BlockManager
+from cloud_server.block_manager import NOBODYS, BlockManager
 
 CHUNK = 64
 
@@ -36,22 +39,34 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class ScheduledChunk:
-    """The part of some work that is in a pass: the ids from `start` to `end`, and how many of its last rows are wanted."""
+    """The part of some work that is in a pass: the ids from `start` to `end`, and how many of its last rows are wanted.
+
+    `found`: how many of the ids before it were in memory already, computed for another session or before an eviction.
+    """
 
     work: Work
     start: int
     end: int
+    found: int = 0
 
     @property
     def rows(self) -> int:
         return min(self.end - self.start, max(0, self.work.rows - (len(self.work.ids) - self.end)))
 
+    @property
+    def is_first(self) -> bool:
+        """Whether no row before it is wanted. Rows that came nevertheless are from before an eviction."""
+        return self.start <= len(self.work.ids) - self.work.rows
+
 
 class Scheduler:
     """Queue and memory. `positions` is the most that go through a pass, `most_sessions` the most that are in memory."""
 
-    def __init__(self, block_manager: BlockManager, positions: int = 256, most_sessions: int | None = None) -> None:
+    def __init__(
+        self, block_manager: BlockManager, positions: int = 256, most_sessions: int | None = None, *, sharing: bool = False
+    ) -> None:
         self._block_manager, self._positions, self._most_sessions = block_manager, positions, most_sessions
+        self._sharing = sharing
         self._queue: deque[Work] = deque()
         # From the least to the most recently used.
         self._holders: OrderedDict[int, BlockTable] = OrderedDict()
@@ -78,9 +93,12 @@ class Scheduler:
         self._holders.pop(id(table), None)
 
     def shrink(self, table: BlockTable, length: int) -> None:
-        """Rolls a session back to its first `length` tokens."""
+        """Rolls a session back to its first `length` tokens, or to the end of a block before: others may use what is cut."""
         if not 0 <= length <= table.length:
             raise ValueError(f"cannot roll {table.length} tokens back to {length}")
+        whole, rest = divmod(length, self._block_manager.size)
+        if rest and not self._block_manager.own(table.blocks[whole]):
+            length -= rest
         keep = self._block_manager.needed(length)
         self._block_manager.free(table.blocks[keep:])
         del table.blocks[keep:]
@@ -93,11 +111,14 @@ class Scheduler:
         left = self._positions
         while self._queue and left:
             work = self._queue.popleft()
+            table, found = work.table, self._find(work)
             count = min(work.remaining, CHUNK, left)
-            if not self._reserve(work.table, work.table.length + count, chosen):
+            if not self._reserve(table, table.length + count, chosen):
+                if found:
+                    self.release(table)
                 passed.append(work)
                 continue
-            chosen.append(ScheduledChunk(work, work.table.length, work.table.length + count))
+            chosen.append(ScheduledChunk(work, table.length, table.length + count, found))
             left -= count
         self._queue = passed + self._queue
         return chosen
@@ -105,11 +126,30 @@ class Scheduler:
     def done(self, chunk: ScheduledChunk) -> bool:
         """The chunk has been computed. Whether all of its work has; otherwise the rest queues again."""
         chunk.work.table.length = chunk.end
+        if self._sharing:
+            self._share(chunk)
         if chunk.work.remaining:
             # What only the pass cut short has not had its turn.
             whole = chunk.end - chunk.start == CHUNK
             (self._queue.append if whole else self._queue.appendleft)(chunk.work)
         return not chunk.work.remaining
+
+    def _find(self, work: Work) -> int:
+        """Gives an empty table what is in memory of the beginning of its work: so many tokens."""
+        if not self._sharing or work.table.blocks:
+            return 0
+        # The rows that are wanted have to be computed, and one id at least.
+        work.table.blocks = self._block_manager.find(work.ids[: len(work.ids) - max(1, work.rows)])
+        work.table.length = len(work.table.blocks) * self._block_manager.size
+        return work.table.length
+
+    def _share(self, chunk: ScheduledChunk) -> None:
+        """Lets others find the blocks that a chunk has filled."""
+        size, blocks = self._block_manager.size, chunk.work.table.blocks
+        for number in range(chunk.start // size, chunk.end // size):
+            before = blocks[number - 1] if number else NOBODYS
+            ids = chunk.work.ids[number * size : (number + 1) * size]
+            blocks[number] = self._block_manager.share(before, blocks[number], ids)
 
     def _reserve(self, table: BlockTable, length: int, chosen: Sequence[ScheduledChunk]) -> bool:
         """Blocks for `length` tokens, if need be those of the session that was used longest ago."""

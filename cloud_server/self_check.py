@@ -91,6 +91,7 @@ def self_check(engine: Engine, lm: LanguageModel, positions: int = 256) -> Exact
 class _Trial:
     def __init__(self, engine: Engine, lm: LanguageModel, positions: int) -> None:
         self._engine, self._name = engine, lm.name
+        # Without sharing: what it compares has to be computed each time.
         self._scheduler = Scheduler(engine.block_manager, positions, engine.most_sessions)
         self._size = min(IDS, engine.block_manager.capacity, lm.context)
         texts = np.random.default_rng(0).integers(0, lm.vocab_size, (3, self._size))
@@ -157,8 +158,7 @@ class _Trial:
             self._scheduler.add(work)
         while batch := self._scheduler.batch():
             for chunk, rows in zip(batch, self._forward(batch), strict=True):
-                # Evicted in between, it begins again.
-                kept = logits.get(id(chunk.work), []) if chunk.start else []
+                kept = [] if chunk.is_first else logits[id(chunk.work)]
                 logits[id(chunk.work)] = [*kept, rows]
                 self._scheduler.done(chunk)
         return np.concatenate(logits[id(works[0])])
