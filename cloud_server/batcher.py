@@ -49,11 +49,12 @@ class ActiveSteps(Generic[Result]):
 
 @dataclass(slots=True)
 class Pass:
-    """One forward pass, for whoever watches: sessions and positions in it, seconds."""
+    """One forward pass, for whoever watches: sessions and positions in it, seconds, and tokens found instead of computed."""
 
     sessions: int
     positions: int
     seconds: float
+    found: int
 
 
 class Batcher:
@@ -61,7 +62,7 @@ class Batcher:
 
     def __init__(self, engine: Engine, positions: int = 256, watch: Callable[[Pass], None] = lambda _: None) -> None:
         self._engine, self._watch = engine, watch
-        self.scheduler = Scheduler(engine.block_manager, positions, engine.most_sessions)
+        self.scheduler = Scheduler(engine.block_manager, positions, engine.most_sessions, sharing=engine.prefix_sharing)
         self._arrived: deque[ActiveSteps[Any]] = deque()
         self._leaving: deque[BlockTable] = deque()
         self._tasks: dict[Work, ActiveSteps[Any]] = {}
@@ -153,12 +154,12 @@ class Batcher:
                 self.scheduler.release(chunk.work.table)
             return
         seconds = time.perf_counter() - started
-        self._watch(Pass(len(batch), sum(chunk.end - chunk.start for chunk in batch), seconds))
+        positions, found = sum(chunk.end - chunk.start for chunk in batch), sum(chunk.found for chunk in batch)
+        self._watch(Pass(len(batch), positions, seconds, found))
         for chunk, rows in zip(batch, logits, strict=True):
             task = self._tasks[chunk.work]
             task.computed += seconds
-            # Evicted in between, it begins again.
-            task.rows = [rows] if chunk.start == 0 else [*task.rows, rows]
+            task.rows = [rows] if chunk.is_first else [*task.rows, rows]
             if self.scheduler.done(chunk):
                 del self._tasks[chunk.work]
                 rows, task.rows = np.concatenate(task.rows), []

@@ -37,6 +37,12 @@ def add_model(parser: Parser) -> None:
         action=argparse.BooleanOptionalAction,
         help="rows whose bits do not depend on what else is in a pass (default: with --dtype bfloat16 and float16)",
     )
+    group.add_argument(
+        "--prefix-sharing",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="sessions whose texts begin alike share memory and work; model folders only (default: on)",
+    )
     group = parser.add_argument_group("limits (0 is none)")
     for name, meaning in LIMITS.items():
         usual = getattr(Limits(), name)

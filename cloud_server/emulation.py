@@ -20,6 +20,7 @@ class Emulated:
             engine.most_sessions,
             engine.token_bytes,
         )
+        self.prefix_sharing = engine.prefix_sharing
 
     def forward(self, batch: Sequence[ScheduledChunk]) -> list[np.ndarray]:
         started = time.perf_counter()

@@ -36,15 +36,23 @@ class Engine(Protocol):
         """Bytes of keys and values per token."""
         ...
 
+    @property
+    def prefix_sharing(self) -> bool:
+        """Whether several sessions may read one block."""
+        ...
+
     def forward(self, batch: Sequence[ScheduledChunk]) -> list[np.ndarray]:
         """Feeds every chunk; float32 [chunk.rows, vocab_size] each: the raw logits after the last of its ids."""
         ...
 
 
-def engine_of(lm: LanguageModel, kv_bytes: int, positions: int = 256, reproducible: bool | None = None) -> Engine:
+def engine_of(
+    lm: LanguageModel, kv_bytes: int, positions: int = 256, reproducible: bool | None = None, *, prefix_sharing: bool = True
+) -> Engine:
     """The engine of a model's runtime. A pass has at most `positions` ids.
 
     `reproducible`: whether the bits of a row may not depend on its company; None where that is cheap, in bfloat16 and float16.
+    `prefix_sharing`: whether sessions share blocks where the runtime can.
     BadInput when `kv_bytes` hold nothing, and when the runtime cannot do what is asked for.
     """
     from common.llama_model import LlamaModel
@@ -59,7 +67,8 @@ def engine_of(lm: LanguageModel, kv_bytes: int, positions: int = 256, reproducib
     from common.torch_model import TorchModel
 
     assert isinstance(lm, TorchModel)
-    return TorchEngine(lm, kv_bytes, reproducible=lm.model.dtype.itemsize < 4 if reproducible is None else reproducible)
+    wanted = lm.model.dtype.itemsize < 4 if reproducible is None else reproducible
+    return TorchEngine(lm, kv_bytes, reproducible=wanted, prefix_sharing=prefix_sharing)
 
 
 def blocks_within(kv_bytes: int, token_bytes: int, context: int) -> BlockManager:

@@ -14,7 +14,7 @@ class LlamaEngine:
     """Its memory is one pool of cells for all sequences: `block_manager` counts them, and a session's may lie anywhere."""
 
     def __init__(self, lm: LlamaModel, kv_bytes: int, positions: int) -> None:
-        self.token_bytes = lm.token_bytes
+        self.token_bytes, self.prefix_sharing = lm.token_bytes, False
         self.block_manager = blocks_within(kv_bytes, lm.token_bytes, lm.context)
         # Each holds a block at least.
         self.most_sessions = min(int(llama_cpp().llama_max_parallel_sequences()), self.block_manager.total - 1)

@@ -26,6 +26,7 @@ class Metrics:
         self._batch = Histogram("hedge_batch_sessions", "Sessions in a forward pass", buckets=SIZES, registry=registry)
         self._forward = Histogram("hedge_forward_seconds", "A forward pass", buckets=SECONDS, registry=registry)
         self._positions = Counter("hedge_positions", "Positions through the model", registry=registry)
+        self._found = Counter("hedge_found_tokens", "Tokens found in memory instead of computed", registry=registry)
         self._verdict = Histogram("hedge_verdict_seconds", "From a draft to its verdict", buckets=SECONDS, registry=registry)
         self._tokens = Counter("hedge_tokens", "Tokens by what became of them", ["outcome"], registry=registry)
         self._near_ties = Counter("hedge_near_ties", "Judged positions that rounding could decide", registry=registry)
@@ -36,6 +37,7 @@ class Metrics:
         self._batch.observe(one.sessions)
         self._forward.observe(one.seconds)
         self._positions.inc(one.positions)
+        self._found.inc(one.found)
 
     def judged(self, verdict: pb.Verdict, tested: int, untested: int, seconds: float) -> None:
         """A draft of `tested` and `untested` ids has its verdict."""

@@ -36,6 +36,7 @@ class Verifier:
         kv_bytes: int,
         positions: int,
         reproducible: bool | None,
+        prefix_sharing: bool,
         limits: Limits,
         tokens: Path | None,
     ) -> None:
@@ -46,7 +47,7 @@ class Verifier:
         from common.model import load
 
         lm = load(llm, "llm", options)
-        engine = engine_of(lm, kv_bytes, positions, reproducible)
+        engine = engine_of(lm, kv_bytes, positions, reproducible, prefix_sharing=prefix_sharing)
         exactness = checked(engine, lm, positions, reproducible)
         self._servicer = Servicer(lm, Batcher(engine, positions), limits, Access(tokens), exactness=exactness)
 
@@ -104,6 +105,7 @@ def deploy(args: argparse.Namespace, limits: Limits) -> None:
                 args.kv_bytes,
                 args.batch_positions,
                 args.reproducible,
+                args.prefix_sharing,
                 limits,
                 args.tokens and args.tokens.resolve(),
             ),

@@ -47,7 +47,7 @@ async def serve_until_stopped(args: argparse.Namespace) -> None:
     lm = load(args.llm, "llm", options)
     if line := context_line(lm, options):
         say(f"hedge-cloud: {line}")
-    engine = engine_of(lm, args.kv_bytes, args.batch_positions, args.reproducible)
+    engine = engine_of(lm, args.kv_bytes, args.batch_positions, args.reproducible, prefix_sharing=args.prefix_sharing)
     # It is the model's first pass, too, which is slower than all others.
     exactness = checked(engine, lm, args.batch_positions, args.reproducible)
     engine = _emulated(args, engine, lm)

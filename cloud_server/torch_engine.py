@@ -171,9 +171,9 @@ class TorchEngine:
     `sizes` that agree, filled up with rows for nobody, and attention is computed in blocks of one shape.
     """
 
-    def __init__(self, lm: TorchModel, kv_bytes: int, *, reproducible: bool = False) -> None:
+    def __init__(self, lm: TorchModel, kv_bytes: int, *, reproducible: bool = False, prefix_sharing: bool = True) -> None:
         check_rotary(lm)
-        self._lm = lm
+        self._lm, self.prefix_sharing = lm, prefix_sharing
         self.token_bytes, self.most_sessions = lm.token_bytes, None
         self.block_manager = blocks_within(kv_bytes, lm.token_bytes, lm.context)
         layers = [PagedLayer(self.block_manager.total * BLOCK_SIZE) for _ in DynamicCache(config=lm.model.config).layers]

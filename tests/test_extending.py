@@ -169,7 +169,7 @@ def test_a_model_runtime() -> None:
 class Recounting:
     """An engine: no memory of its own, every chunk is fed from its beginning."""
 
-    most_sessions, token_bytes = None, 1
+    most_sessions, token_bytes, prefix_sharing = None, 1, False
 
     def __init__(self, lm: LanguageModel) -> None:
         self._lm, self.block_manager = lm, BlockManager(20, BLOCK_SIZE)

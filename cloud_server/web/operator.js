@@ -51,6 +51,7 @@ function show() {
     "waiting for a pass": now.hedge_queue_length,
     "sessions a pass": passes ? (grown("hedge_batch_sessions_sum") / passes).toFixed(1) : "-",
     "positions/s": rate("hedge_positions_total").toFixed(0),
+    "found instead": `${now.hedge_found_tokens_total} tokens`,
     "verdict, median": milliseconds(quantile(now, minute, 0.5)),
     "verdict, 99 %": milliseconds(quantile(now, minute, 0.99)),
     "KV memory": `${(100 * now.hedge_kv_bytes / now.hedge_kv_budget_bytes).toFixed(1)} % of ${(now.hedge_kv_budget_bytes / 2 ** 20).toFixed(0)} MiB`,

@@ -31,6 +31,8 @@ def ragged(lm: LanguageModel, engine: Engine, scheduler: Scheduler, ids: range) 
     """Six sessions grow, roll back and are evicted at random; how far a row is from a fresh forward's, and of how many."""
     rng = np.random.default_rng(1)
     texts = [[int(token) for token in rng.integers(ids.start, ids.stop, 60)] for _ in range(6)]
+    for text in texts[1::2]:
+        text[:40] = texts[1][:40]
     tables = [BlockTable() for _ in texts]
     worst, compared = 0.0, 0
     for _ in range(60):
@@ -50,11 +52,12 @@ def ragged(lm: LanguageModel, engine: Engine, scheduler: Scheduler, ids: range) 
     return worst, compared
 
 
+@pytest.mark.parametrize("sharing", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_ragged_rows_equal_unbatched_ones(kind: str, make_lm: Callable[..., TorchModel]) -> None:
+def test_ragged_rows_equal_unbatched_ones(kind: str, sharing: bool, make_lm: Callable[..., TorchModel]) -> None:
     lm = make_lm(kind=kind, seed=3, padding=4 if kind == "qwen2" else 0)
     engine = TorchEngine(lm, 12 * BLOCK_SIZE * lm.token_bytes)
-    scheduler = Scheduler(engine.block_manager, 64)
+    scheduler = Scheduler(engine.block_manager, 64, sharing=sharing)
     worst, compared = ragged(lm, engine, scheduler, range(12))
     assert worst < TOLERANCE
     assert compared > 200
@@ -115,6 +118,27 @@ def test_many_sessions_at_once_get_the_verdicts_they_would_get_alone(lm: Languag
             assert np.allclose(np.frombuffer(verdict.audit, "<f4"), np.frombuffer(expected.audit, "<f4"), rtol=1e-3)
 
 
+@pytest.mark.parametrize("sharing", [True, False])
+def test_sessions_that_share_a_prompt_get_the_verdicts_they_would_get_alone(lm: TorchModel, sharing: bool) -> None:
+    seen: list[Pass] = []
+    batcher = Batcher(TorchEngine(lm, 1 << 20, prefix_sharing=sharing), watch=seen.append)
+    request, drafts = opening(lm, prompt_ids=[1, 2, 3, 4] * 10), [drafting([5], [4, 7]), drafting([6])]
+    session = Alone(lm, request)
+    session.opened()
+    expected = [verdict for draft in drafts if (verdict := session.judge(draft)) is not None]
+
+    async def in_turn() -> int:
+        for _ in range(3):
+            for verdict, other in zip(await answered(batcher, lm, request, drafts), expected, strict=True):
+                assert (verdict.accepted, verdict.correction) == (other.accepted, other.correction)
+        return await used(batcher)
+
+    assert asyncio.run(in_turn()) == 0
+    batcher.close()
+    # The first one left two full blocks that the others need no row of.
+    assert sum(one.found for one in seen) == (64 if sharing else 0)
+
+
 def test_what_a_session_refuses_is_its_own_affair(lm: LanguageModel, batcher: Batcher) -> None:
     async def both() -> list[list[pb.Verdict] | BaseException]:
         good = answered(batcher, lm, opening(lm), [drafting([1])])
@@ -140,6 +164,37 @@ def test_a_failing_pass_fails_its_sessions_and_the_thread_lives_on(
     with pytest.raises(RuntimeError, match="out of memory"):
         asyncio.run(answered(batcher, lm, opening(lm), [drafting([1])]))
     assert len(asyncio.run(answered(batcher, lm, opening(lm), [drafting([1])]))) == 1
+
+
+def test_a_failing_pass_takes_no_block_from_those_who_share_it(
+    lm: LanguageModel, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request, draft = opening(lm, prompt_ids=[1, 2, 3, 4] * 10), drafting([5])
+    plain = TorchEngine.forward
+
+    def broken(*_: object) -> list[np.ndarray]:
+        monkeypatch.setattr(TorchEngine, "forward", plain)
+        raise RuntimeError("out of memory")
+
+    async def both() -> tuple[pb.Verdict | None, int]:
+        prefix = batcher.prefix()
+        session = VerifierSession(lm, request, prefix)
+        await batcher.run(prefix, session.prefill())
+        before = await used(batcher)
+        monkeypatch.setattr(TorchEngine, "forward", broken)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            await answered(batcher, lm, request, [draft])
+        assert await used(batcher) == before
+        return (await batcher.run(prefix, session.verify(draft)))[0], before
+
+    verdict, before = asyncio.run(both())
+    session = Alone(lm, request)
+    session.opened()
+    expected = session.judge(draft)
+    assert before == 3
+    assert verdict is not None
+    assert expected is not None
+    assert (verdict.accepted, verdict.correction) == (expected.accepted, expected.correction)
 
 
 def test_cancelled_work_leaves_the_queue_and_the_memory(lm: LanguageModel, batcher: Batcher) -> None:
@@ -183,6 +238,42 @@ def test_waiting_is_told_from_computing(lm: LanguageModel, batcher: Batcher, mon
         return [await first, await second]
 
     assert asyncio.run(both()) == [(1, 0.0, 1.0), (1, 1.0, 1.0)]
+
+
+def test_work_that_is_evicted_halfway_gets_every_row_once(
+    make_lm: Callable[..., TorchModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both come while a pass runs. The second makes the first lose its memory, which then finds a block of it again."""
+    lm, seen = make_lm(seed=3, context=128), list[Pass]()
+    batcher = Batcher(TorchEngine(lm, 8 * BLOCK_SIZE * lm.token_bytes), 64, seen.append)
+    ids, busy, arrived = [1, 2, 3, 4, 5] * 20, threading.Event(), threading.Event()
+    plain = TorchEngine.forward
+
+    def forward(engine: TorchEngine, batch: Sequence[ScheduledChunk]) -> list[np.ndarray]:
+        busy.set()
+        assert arrived.wait(60)
+        return plain(engine, batch)
+
+    monkeypatch.setattr(TorchEngine, "forward", forward)
+
+    def fed(ids: list[int], rows: int) -> Steps[np.ndarray]:
+        return (yield Feed(ids, rows))
+
+    async def rows() -> np.ndarray:
+        before = asyncio.create_task(batcher.run(batcher.prefix(), fed([1], 1)))
+        await asyncio.to_thread(busy.wait, 60)
+        works = (ids, 80), ([7] * 64, 1)
+        tasks = [asyncio.create_task(batcher.run(batcher.prefix(), fed(*work))) for work in works]
+        await asyncio.sleep(0)
+        arrived.set()
+        await before
+        return (await asyncio.gather(*tasks))[0][0]
+
+    found = asyncio.run(rows())
+    batcher.close()
+    assert [(one.positions, one.found) for one in seen] == [(1, 0), (64, 0), (64, 0), (64, BLOCK_SIZE), (20, 0)]
+    assert found.shape == (80, lm.vocab_size)
+    assert np.abs(found - lm.kv_cache().forward(ids, 80)).max() < TOLERANCE
 
 
 def test_the_times_of_a_verdict_add_up_to_what_it_took() -> None:

@@ -1,12 +1,15 @@
 """Rows that are the same bit for bit in any company; and the self-check that says whether they are."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from transformers import BloomConfig, BloomForCausalLM, Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from cloud_server.engine import BLOCK_SIZE, engine_of
@@ -114,6 +117,70 @@ def test_a_bucket_that_does_not_agree_is_seen(make_lm: Callable[..., TorchModel]
     assert same == (set(range(1, 8)) <= set(row_sizes(lm.model)))
 
 
+# What some sessions do at once: each rolls back by so many ids, and then says so many times a word.
+Round = dict[int, tuple[int, int, int]]
+ROUND = st.dictionaries(st.integers(0, 3), st.tuples(st.integers(0, 40), st.integers(1, 60), st.integers(0, 1)), min_size=1)
+# The first one is found by two others, of which one rolls back into what it shares; then one by one is evicted.
+SHARING: list[Round] = [{0: (0, 60, 1)}, {1: (0, 60, 1), 2: (0, 80, 1)}, {2: (70, 9, 0)}, {0: (0, 90, 0), 1: (20, 60, 0)}]
+
+
+def played(scheduler: Scheduler, engine: TorchEngine, rounds: Sequence[Round]) -> Iterator[tuple[ScheduledChunk, np.ndarray]]:
+    """Every chunk and its rows."""
+    tables = [BlockTable() for _ in range(4)]
+    texts: list[list[int]] = [[] for _ in tables]
+    for one in rounds:
+        for number, (back, more, word) in one.items():
+            table, kept = tables[number], texts[number][: max(0, len(texts[number]) - back)]
+            texts[number] = [*kept, *[word] * more][:120]
+            scheduler.shrink(table, min(table.length, len(kept)))
+            if (missing := len(texts[number]) - table.length) > 0:
+                scheduler.add(Work(table, texts[number], min(9, missing)))
+        while batch := scheduler.batch():
+            yield from zip(batch, engine.forward(batch), strict=True)
+            for chunk in batch:
+                scheduler.done(chunk)
+    for table in tables:
+        scheduler.release(table)
+
+
+@pytest.fixture(scope="module")
+def sharing(make_lm: Callable[..., TorchModel]) -> tuple[TorchEngine, Callable[[tuple[int, ...]], np.ndarray]]:
+    """An engine whose memory holds two of four sessions, and all rows of a text, from one that shares nothing."""
+    lm = make_lm(seed=3, width=WIDTH, vocab=VOCAB, context=128, dtype="float32")
+    engine, other = (TorchEngine(lm, blocks * BLOCK_SIZE * lm.token_bytes, reproducible=True) for blocks in (14, 9))
+    assert engine.sizes
+
+    @cache
+    def alone(text: tuple[int, ...]) -> np.ndarray:
+        scheduler, table = Scheduler(other.block_manager), BlockTable()
+        scheduler.add(Work(table, text, len(text)))
+        found = []
+        while batch := scheduler.batch():
+            found += other.forward(batch)
+            scheduler.done(batch[0])
+        scheduler.release(table)
+        return np.concatenate(found)
+
+    return engine, alone
+
+
+@settings(max_examples=25)
+@example(SHARING)
+@given(st.lists(ROUND, min_size=2, max_size=8))
+def test_rows_behind_shared_blocks_are_the_same_bits(
+    sharing: tuple[TorchEngine, Callable[[tuple[int, ...]], np.ndarray]], rounds: list[Round]
+) -> None:
+    engine, alone = sharing
+    scheduler = Scheduler(engine.block_manager, 100, sharing=True)
+    found = 0
+    for chunk, rows in played(scheduler, engine, rounds):
+        expected = alone(tuple(chunk.work.ids))
+        assert np.array_equal(rows, expected[chunk.end - chunk.rows : chunk.end])
+        found += chunk.found
+    assert rounds != SHARING or (found >= 2 * 48 and scheduler.evicted)
+    assert engine.block_manager.used == 0
+
+
 @pytest.mark.parametrize("threads", [3, 4])
 def test_rows_are_the_same_bits_with_several_threads(threads: int, tmp_path: Path) -> None:
     """A width that torch cuts between its threads: what is over a whole vector would go through other code."""
@@ -182,6 +249,7 @@ class Meddling:
     def __init__(self, engine: TorchEngine, by: float) -> None:
         self._engine, self._by = engine, by
         self.block_manager, self.most_sessions, self.token_bytes = engine.block_manager, None, engine.token_bytes
+        self.prefix_sharing = engine.prefix_sharing
 
     def forward(self, batch: Sequence[ScheduledChunk]) -> list[np.ndarray]:
         return [rows + np.float32(self._by * (len(batch) - 1)) for rows in self._engine.forward(batch)]

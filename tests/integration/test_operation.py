@@ -343,6 +343,26 @@ def test_health_reflection_metrics_and_a_drain(folders: tuple[str, str], start_c
     assert cloud.process.wait(20) == 0
 
 
+@pytest.mark.parametrize(("options", "found"), [((), 32), (("--no-prefix-sharing",), 0)])
+def test_a_prompt_that_was_seen_is_found_unless_told_otherwise(
+    options: tuple[str, ...], found: int, folders: tuple[str, str], start_cloud: StartCloud
+) -> None:
+    cloud = start_cloud("--llm", folders[1], "--http", "127.0.0.1:0", "--threads", "1", *options)
+    request = pb.ClientMessage(open=opening(load(folders[1], "llm"), prompt_ids=[1, 2, 3, 4] * 10))
+
+    async def opened() -> None:
+        async with grpc.aio.insecure_channel(cloud.address) as channel:
+            stream = HedgeStub(channel).Generate()
+            await stream.write(request)
+            assert (await stream.read()).opened.cached_length == 39
+            await stream.write(pb.ClientMessage(close=pb.Close()))
+            assert await stream.read() is grpc.aio.EOF
+
+    for _ in range(2):
+        asyncio.run(opened())
+    assert f"hedge_found_tokens_total {found:.1f}" in get(f"http://{cloud.http}/metrics")[1].splitlines()
+
+
 def test_a_load_test_tells_latencies_and_batches(start_cloud: StartCloud) -> None:
     cloud = start_cloud("--threads", "1", "--http", "127.0.0.1:0")
     done = hedge(
