@@ -161,7 +161,8 @@ def _cloud(args: argparse.Namespace, profile: Profile | None) -> Iterator[str]:
     if args.cloud:
         yield args.cloud
         return
-    options = ["--llm", args.llm, *runtime_arguments(model_options(args))]
+    # The systems are asked the same questions: none is to find the prompts of another.
+    options = ["--llm", args.llm, "--no-prefix-sharing", *runtime_arguments(model_options(args))]
     if profile:
         options += ["--emulate", f"{profile.llm_s}:{profile.llm_position_s}"]
     with listening("hedge-cloud", "serve", "--insecure", "--listen", "127.0.0.1:0", *options) as address:

@@ -86,7 +86,7 @@ def main() -> None:
     args = parser.parse_args()
     lm = load_folder(BUNDLED, "llm", ModelOptions(threads=1))
     http = f"127.0.0.1:{free_port()}"
-    with local_cloud("--threads", "1", "--http", http) as cloud:
+    with local_cloud("--threads", "1", "--no-prefix-sharing", "--http", http) as cloud:
         run: Callable[[], None] = (
             (lambda: asyncio.run(soak(cloud, http, args.soak))) if args.soak else lambda: bars(cloud, http, lm)
         )

@@ -162,7 +162,7 @@ def main() -> None:
     slm = load(BUNDLED, "slm")
     header = {"kind": "bench-link", "slm": slm.fingerprint, "systems": SYSTEMS, "links": LINKS, "seed": SEED}
     journal = Journal(OUT, header, resume=OUT.exists())
-    with local_cloud("--threads", "1") as cloud:
+    with local_cloud("--threads", "1", "--no-prefix-sharing") as cloud:
         for name, (round_trip, rate, _) in LINKS.items():
             if not round_trip:
                 asyncio.run(run(slm, cloud, name, journal))

@@ -181,7 +181,8 @@ def main() -> None:
         slm = load(str(args.pair / "q05.gguf"), "slm", ModelOptions(threads=1))
         header = {"kind": "real", "slm": slm.fingerprint, "llm": "q15 float32", "tokens": TOKENS, "seed": SEED}
         journal = Journal(OUT, header, resume=OUT.exists())
-        with local_cloud("--llm", str(args.pair / "q15"), "--threads", "1", "--max-step-s", "0") as address:
+        options = ("--threads", "1", "--max-step-s", "0", "--no-prefix-sharing")
+        with local_cloud("--llm", str(args.pair / "q15"), *options) as address:
             asyncio.run(answers(slm, address, questions(args.tasks), journal))
         report(read_journal(OUT, "real")[1])
 

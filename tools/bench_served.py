@@ -39,7 +39,9 @@ def main() -> None:
     args = parser.parse_args()
     profile = read_profile(args.profile)
     pace = f"{profile.llm_s}:{profile.llm_position_s}"
-    options = ("--emulate", pace, "--threads", "1", "--batch-positions", "1024", "--max-streams", "0", "--max-sessions", "0")
+    # The recordings are played again and again: their prompts are not to be found.
+    machine = ("--emulate", pace, "--threads", "1", "--no-prefix-sharing")
+    options = (*machine, "--batch-positions", "1024", "--max-streams", "0", "--max-sessions", "0")
     print(f"| tokens/s each | llm | hedge | ratio |\n|---|---:|---:|---:|  <!-- an LLM of {pace} -->")
     with listening("hedge-cloud", "serve", "--insecure", "--listen", "127.0.0.1:0", *options) as address:
         for rate in RATES:
