@@ -188,6 +188,26 @@ def test_alone_the_device_goes_on_says_so_and_comes_back(exact: bool, make_lm: C
     assert frail.opens[-1].guarantee == pb.GUARANTEE_OPPORTUNISTIC
 
 
+@pytest.mark.parametrize("lag", [0, 2])
+def test_alone_behind_a_bonus_that_is_still_to_be_sent(lag: int, pair: tuple[LanguageModel, LanguageModel]) -> None:
+    """Wherever the link dies, what was final stays, and the cloud is told all of it later, untested."""
+    settings = changed(WAYS["hedge"], on_disconnect="continue", max_new_tokens=40)
+    went_on = 0
+    for dies_at in range(1, 16):
+        for seed in range(4):
+            whole = run_session(pair[0], PROMPT, changed(settings, seed=seed), LocalLink(pair[1], lag))
+            frail = Frail(LocalLink(pair[1], lag), frozenset({dies_at}), away=2)
+            session = run_session(pair[0], PROMPT, changed(settings, seed=seed), frail)
+            until = session.statistics.exact_until
+            assert session.token_ids[:until] == whole.token_ids[:until]
+            if until is None:
+                continue
+            assert session.provenance[until] is Provenance.OFFLINE
+            went_on += any(kind is not Provenance.OFFLINE for kind in session.provenance[until:])
+            assert frail.opens[-1].bonus_ahead is (len(frail.opens) == 1)
+    assert went_on > 5
+
+
 def test_an_answer_whose_link_dies_for_good_is_finished_alone(
     make_lm: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
