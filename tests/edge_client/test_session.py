@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -396,3 +397,26 @@ def test_what_is_drafted_and_not_final_can_be_looked_at(pair: tuple[LanguageMode
     assert any(provisional for _, provisional in seen)
     # The same model on both sides: every draft becomes final.
     assert all(session.text.startswith(text + provisional) for text, provisional in seen)
+
+
+def test_a_new_stream_has_one_message_before_its_first_verdict(
+    pair: tuple[LanguageModel, LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Later ones run ahead: what is written to a call that fails would hide why it fails."""
+    said: list[str] = []
+    send, receive = LocalStream.send, LocalStream.receive
+
+    async def sending(stream: LocalStream, draft: pb.Draft) -> None:
+        said.append("draft")
+        await send(stream, draft)
+
+    async def receiving(stream: LocalStream) -> pb.Verdict | None:
+        said.append("verdict")
+        return await receive(stream)
+
+    monkeypatch.setattr(LocalStream, "send", sending)
+    monkeypatch.setattr(LocalStream, "receive", receiving)
+    settings = changed(EXACT, policy="survival", threshold=0.05, max_in_flight=8, max_new_tokens=40)
+    run_session(pair[0], PROMPT, settings, LocalLink(pair[0], 10**6))
+    assert said[:2] == ["draft", "verdict"]
+    assert ("draft", "draft") in pairwise(said)
