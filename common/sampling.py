@@ -32,6 +32,13 @@ def largest(values: np.ndarray, count: int) -> np.ndarray:
     return np.sort(np.concatenate([chosen, np.flatnonzero(values == bound)[: count - len(chosen)]]))
 
 
+def gap(logits: np.ndarray) -> float:
+    """By how much the largest of [V] exceeds the second; inf where there is one alone."""
+    first = int(logits.argmax())
+    others = [part.max() for part in (logits[:first], logits[first + 1 :]) if len(part)]
+    return float(logits[first] - max(others)) if others else float("inf")
+
+
 @dataclass(frozen=True, slots=True)
 class Warp:
     """W: temperature, then top-k (0 keeps all), then top-p, renormalised. Temperature 0 is the argmax."""

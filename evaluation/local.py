@@ -1,6 +1,8 @@
 """The cloud's verifier in this process, behind the edge's own Link: the same code on both sides, without a network."""
 
 from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
 
 from hedge.v1 import hedge_pb2 as pb
 
@@ -8,6 +10,9 @@ from cloud_server.opening import server_info
 from cloud_server.session import VerifierSession
 from cloud_server.steps import alone
 from common.model import KVCache, LanguageModel
+from edge_client.config import SamplingParams
+from edge_client.engine.session import Session
+from edge_client.systems import SYSTEMS
 
 
 class LocalStream:
@@ -38,6 +43,12 @@ class LocalStream:
 
     async def close(self) -> None:
         self._sent.clear()
+
+
+async def own_answer(slm: LanguageModel, llm: LanguageModel, prompt: Sequence[int], sampling: SamplingParams) -> list[int]:
+    """What the LLM streams."""
+    session = Session(slm, prompt, replace(SYSTEMS["llm"], sampling=sampling), LocalLink(llm))
+    return [emitted.token async for emitted in session.tokens()]
 
 
 class LocalLink:

@@ -134,7 +134,6 @@ class Cloud:
     """One LLM whose pass takes llm_s + llm_position_s x positions: all that has come when it begins, in order of arrival."""
 
     profile: Profile
-    passes: int = 0
     positions: int = 0
     waiting: deque[tuple[float, int, "asyncio.Future[tuple[float, float]]"]] = field(default_factory=deque)
     busy: bool = False
@@ -158,7 +157,7 @@ class Cloud:
             chosen.append((loop.time() - came, done))
             total += positions
         seconds = self.profile.llm_s + self.profile.llm_position_s * total
-        self.passes, self.positions = self.passes + 1, self.positions + total
+        self.positions += total
         loop.call_later(seconds, self._end, chosen, seconds)
 
     def _end(self, chosen: list[tuple[float, "asyncio.Future[tuple[float, float]]"]], seconds: float) -> None:
@@ -209,7 +208,12 @@ class VirtualStream(LocalStream):
                 loop.call_later(link.way, self._verdicts.put_nowait, verdict)
 
     async def receive(self) -> pb.Verdict | None:
-        return await self._verdicts.get()
+        coming = asyncio.ensure_future(self._verdicts.get())
+        await asyncio.wait({coming, self._judging}, return_when=asyncio.FIRST_COMPLETED)
+        if self._judging.done():
+            # A message that was refused.
+            self._judging.result()
+        return coming.result()
 
     def arrived(self) -> bool:
         return not self._verdicts.empty()

@@ -11,7 +11,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,7 @@ from common.torch_model import use_threads
 from edge_client.config import MARGINAL_BUDGET_J, SamplingParams
 from edge_client.engine.gates.calibration import decay_rate
 from edge_client.engine.gates.measures import MEASURES
-from edge_client.engine.session import Session
-from edge_client.systems import SYSTEMS
-from evaluation.local import LocalLink
+from evaluation.local import own_answer
 from evaluation.quality import interval
 from evaluation.record import Journal, only_writer, read_journal
 from evaluation.tables import wide
@@ -83,17 +81,7 @@ class Trace:
 
 def trace_of(slm: LanguageModel, llm: LanguageModel, task: Task, warp: Warp, seed: int) -> Trace:
     prompt = slm.encode_chat(task.prompt.messages)
-    session = Session(
-        slm,
-        prompt,
-        replace(SYSTEMS["llm"], sampling=SamplingParams(warp.temperature, warp.top_k, warp.top_p, seed)),
-        LocalLink(llm),
-    )
-
-    async def whole() -> list[int]:
-        return [emitted.token async for emitted in session.tokens()]
-
-    answer = asyncio.run(whole())
+    answer = asyncio.run(own_answer(slm, llm, prompt, SamplingParams(warp.temperature, warp.top_k, warp.top_p, seed)))
     noise, found = Noise(seed, prompt), Trace(len(prompt))
     rows = [lm.kv_cache().forward([*prompt, *answer][:-1], len(answer)) for lm in (slm, llm)]
     for at, (token, z, z_llm) in enumerate(zip(answer, *rows, strict=True)):

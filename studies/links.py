@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.table import Table
 from tqdm import tqdm
 
@@ -22,17 +21,16 @@ from common.coupling import decided
 from common.errors import BadInput
 from common.model import BUNDLED, LanguageModel, load
 from common.noise import Noise, Purpose
-from common.sampling import Warp
+from common.sampling import Warp, gap
 from edge_client.cli.options import add_slm, add_warp, choose_seed, sampling_of
-from edge_client.config import PREFERENCES, GateConfig, SamplingParams
-from edge_client.engine.session import Session
+from edge_client.config import PREFERENCES, GateConfig
 from edge_client.systems import SYSTEMS, GenerationConfig
-from evaluation.local import LocalLink
+from evaluation.local import own_answer
 from evaluation.profile import named, read_profile
 from evaluation.record import Journal, only_writer, read_journal
 from evaluation.replay import Counts, Trace, replayed
 from evaluation.tables import wide
-from evaluation.tasks import Task, add_tasks, tasks
+from evaluation.tasks import add_tasks, tasks
 
 EXAMPLES = """  hedge simulate links --out runs/links
   hedge simulate links --slm ./small.gguf --llm ./large --prompts mine.jsonl --temperature 0.7 --out runs/mine
@@ -49,6 +47,8 @@ def command(arguments: Sequence[str]) -> None:
             raise BadInput(f"round-trips {seconds:g} is not a number of at least 0")
     if (args.traces is None) == (args.out is None):
         raise BadInput("--out FOLDER records traces, --traces FILE has them: give one of the two")
+    if args.resume and args.seed is None:
+        raise BadInput("--resume goes on with a run of one seed: give its --seed, which it printed")
     entries = read_journal(args.traces, "traces")[1] if args.traces else recorded(args)
     if not entries:
         raise BadInput(f"{args.traces or args.out} holds no traces")
@@ -73,7 +73,8 @@ def _parser() -> Any:
     add_warp(parser)
     group = parser.add_argument_group("answers")
     add_tasks(group, 20)
-    group.add_argument("--out", type=Path, metavar="FOLDER", help="traces.jsonl is made there, or gone on with")
+    group.add_argument("--out", type=Path, metavar="FOLDER", help="traces.jsonl is made there")
+    group.add_argument("--resume", action="store_true", help="go on with what the folder holds, at this or another temperature")
     group.add_argument("--traces", type=Path, metavar="FILE", help="traces that were made before; no model is loaded")
     group = parser.add_argument_group("where")
     names = f"{', '.join(named())}, or TOML"
@@ -98,25 +99,22 @@ def recorded(args: argparse.Namespace) -> list[dict[str, Any]]:
     asked = tasks(args.prompts, args.questions, args.question_seed)
     with only_writer(args.out):
         slm, llm = load(args.slm, "slm", model_options(args)), load(args.llm, "llm", model_options(args))
-        path = args.out / "traces.jsonl"
-        header = {"kind": "traces", "slm": slm.fingerprint, "llm": llm.fingerprint, "seed": args.seed}
-        journal = Journal(path, header, resume=path.exists())
+        journal = Journal(args.out / "traces.jsonl", _header(args, slm, llm), resume=args.resume)
         done = {(entry["temperature"], entry["question"]) for entry in journal.entries}
         for number, task in enumerate(tqdm(asked, desc="recording", unit="answer", disable=None)):
             if (sampling.temperature, number) not in done:
-                prompt, answer = asyncio.run(_answered(slm, LocalLink(llm), task, sampling))
+                prompt = slm.encode_chat(task.prompt.messages)
+                answer = asyncio.run(own_answer(slm, llm, prompt, sampling))
                 where = {"temperature": sampling.temperature, "question": number}
                 journal.append(where | traced(slm, prompt, answer, sampling.warp, sampling.seed))
         return journal.entries
 
 
-async def _answered(slm: LanguageModel, link: LocalLink, task: Task, sampling: SamplingParams) -> tuple[list[int], list[int]]:
-    """The prompt, and the LLM's own answer."""
-    prompt = slm.encode_chat(task.prompt.messages)
-    session = Session(slm, prompt, replace(SYSTEMS["llm"], sampling=sampling), link)
-    async for _ in session.tokens():
-        pass
-    return prompt, session.token_ids
+def _header(args: argparse.Namespace, slm: LanguageModel, llm: LanguageModel) -> dict[str, Any]:
+    """What the traces of a file have in common; their temperatures may differ."""
+    named = ("questions", "question_seed", "seed", "top_k", "top_p", "max_new_tokens")
+    models = {"slm": slm.fingerprint, "llm": llm.fingerprint, "prompts": str(args.prompts or "")}
+    return {"kind": "traces"} | models | {name: getattr(args, name) for name in named}
 
 
 def traced(slm: LanguageModel, prompt: list[int], answer: list[int], warp: Warp, seed: int) -> dict[str, Any]:
@@ -130,8 +128,7 @@ def traced(slm: LanguageModel, prompt: list[int], answer: list[int], warp: Warp,
         rows = cache.forward(fed[len(prompt) - 1 + first : len(prompt) - 1 + first + _ROWS])
         for position, logits in enumerate(rows, first):
             if warp.greedy:
-                second, largest = np.partition(logits, -2)[-2:]
-                draft, margin = int(logits.argmax()), float(largest - second)
+                draft, margin = int(logits.argmax()), gap(logits)
             else:
                 draft, margin = decided(warp(logits), noise.integers(Purpose.TARGET, position, 0, len(logits)))
             accepted.append(int(draft == answer[position]))

@@ -10,6 +10,7 @@ import numpy as np
 
 from common.model import LanguageModel
 from common.noise import Noise, Purpose
+from common.sampling import gap
 from edge_client.engine.gates.measures import DRAWS, MEASURES
 from edge_client.engine.gates.policy import Policy
 from edge_client.engine.gates.survival import Survival
@@ -128,7 +129,7 @@ class Drafter:
         started = time.perf_counter()
         uncertainty, margin, survival = 0.0, None, 1.0
         if self._survival:
-            margin = _gap(logits) if self._warp.greedy else decided
+            margin = gap(logits) if self._warp.greedy else decided
             survival = self._survival.probability(margin)
             uncertainty = 1.0 - before * survival
         elif self._config.looks_at_draft:
@@ -145,10 +146,3 @@ class Drafter:
         proposal = self._verification.propose(probs, at, step, early, uncertainty)
         self._statistics.codec_s += time.perf_counter() - started
         return proposal
-
-
-def _gap(logits: np.ndarray) -> float:
-    """By how much the largest logit exceeds the second."""
-    first = int(logits.argmax())
-    others = [part.max() for part in (logits[:first], logits[first + 1 :]) if len(part)]
-    return float(logits[first] - max(others)) if others else math.inf

@@ -57,7 +57,7 @@ class Pace(Protocol):
     @property
     def longest(self) -> int:
         """Drafts in a block."""
-        ...
+        return MAX_BLOCK
 
     @property
     def in_flight(self) -> int:
@@ -67,12 +67,12 @@ class Pace(Protocol):
     @property
     def holds_last(self) -> bool:
         """Whether the last draft of the block that is to be sent is kept back."""
-        ...
+        return False
 
     @property
     def requests_token(self) -> bool:
         """Whether, with nothing drafted, the LLM's own next token is asked for instead."""
-        ...
+        return False
 
     def should_draft(self, unverified: Unverified) -> bool:
         """Whether to draft one more position on top of these."""
@@ -80,13 +80,10 @@ class Pace(Protocol):
 
 
 @dataclass(slots=True)
-class Steady:
+class Steady(Pace):
     """Blocks as long as the gate makes them, and as many in flight as allowed."""
 
     in_flight: int
-    longest: int = MAX_BLOCK
-    holds_last: bool = False
-    requests_token: bool = False
 
     def drafted(self, seconds: float) -> None: ...
 
@@ -97,7 +94,7 @@ class Steady:
 
 
 @dataclass(slots=True)
-class Adaptive:
+class Adaptive(Pace):
     """`--policy adaptive`: estimates are exponentially weighted means over steps, cloud times and judged positions.
 
     A block of n drafts brings E[N] = (1 - rho^(n+1)) / (1 - rho) tokens (algorithms.md, section 4) in n steps and one round
@@ -115,8 +112,6 @@ class Adaptive:
     others: float = 0.97
     acceptance: float = 0.9
     longest: int = MAX_BLOCK
-    holds_last: bool = False
-    requests_token: bool = False
 
     def drafted(self, seconds: float) -> None:
         self.step_s = recent_mean(self.step_s, seconds)

@@ -1,4 +1,5 @@
 import math
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -6,11 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.coupling import decided
 from common.errors import BadInput
 from common.model import LanguageModel
+from common.noise import Noise, Purpose
 from edge_client.engine.gates.survival import LARGEST, LOWEST_B, PRIOR_A, PRIOR_B, Survival
 from edge_client.engine.gates.survival_pace import MOST_RISK, SurvivalPace
 from edge_client.engine.pace import RoundTrip, Unverified
+from edge_client.engine.sequence import Provenance
+from edge_client.engine.verification.coupled import Coupled
 from evaluation.local import LocalLink
 from tests.configs import changed, config_of
 from tests.conftest import run_session
@@ -97,6 +102,39 @@ def test_verdicts_teach_and_answers_hand_on(temperature: float, make_lm: Callabl
     assert parting[3].steps < parting[0].steps
 
 
+class Counting(Survival):
+    """Of what it was told, by outcome."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told = {True: 0, False: 0}
+
+    def judged(self, margin: float, *, accepted: bool) -> None:
+        self.told[accepted] += 1
+
+
+@pytest.mark.parametrize("lag", [0, 3])
+def test_every_draft_that_was_judged_teaches_once(lag: int, make_lm: Callable[..., LanguageModel]) -> None:
+    """One that a bonus confirmed has its test too, later; one that a bonus replaced has none."""
+    slm, llm, kinds = make_lm(seed=1), make_lm(seed=2), Counter[Provenance]()
+    counting = Counting()
+    for seed in range(20):
+        config = changed(SURVIVAL, threshold=0.05, max_in_flight=4, seed=seed)
+        session = run_session(slm, PROMPT, config, LocalLink(llm, lag), survival=counting)
+        kinds.update(session.provenance)
+    assert counting.told == {True: kinds[Provenance.ACCEPTED], False: kinds[Provenance.CORRECTED]}
+    assert min(counting.told.values()) > 50
+
+
+def test_the_margin_is_that_of_the_draw_itself() -> None:
+    noise, rng = Noise(3, PROMPT), np.random.default_rng(0)
+    verification = Coupled(SURVIVAL.verification, noise, 50)
+    for position in range(50):
+        probs = rng.dirichlet(np.full(50, 0.3))
+        drawn = verification.propose(probs, position, 0, None, 0.0)
+        assert (drawn.token, drawn.margin) == decided(probs, noise.integers(Purpose.TARGET, position, 0, 50))
+
+
 def test_it_needs_drafts_that_are_all_tested_with_shared_noise() -> None:
     for options in ({"verification": "sparse", "exact": True, "draft_from": "sent"}, {"verification": "coupled"}):
         with pytest.raises(BadInput, match="policy survival needs verification coupled"):
@@ -138,7 +176,7 @@ def test_nobody_runs_ahead_of_a_cloud_that_is_short_of_passes() -> None:
 
 
 def test_no_more_messages_are_ahead_than_allowed() -> None:
-    ahead = SurvivalPace(most=3)
+    ahead = SurvivalPace(in_flight=3)
     assert [ahead.should_draft(Unverified(messages, 0, messages)) for messages in range(5)] == [True, True, True, False, False]
 
 

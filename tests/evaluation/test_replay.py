@@ -1,11 +1,17 @@
+import asyncio
 from dataclasses import replace
 
 import pytest
+from hedge.v1 import hedge_pb2 as pb
 
+from common.errors import BadInput
+from common.ids import FIXED
 from edge_client.config import PREFERENCES
+from edge_client.transport.messages import opening
 from evaluation.profile import Profile
-from evaluation.replay import Counts, Trace, foresight, replayed
+from evaluation.replay import Cloud, Counts, Trace, TraceModel, VirtualLink, drafting, foresight, on_virtual_time, replayed
 from studies.links import preferring
+from tests.configs import config_of
 
 TRACE = Trace((True, True, False, True, True, True, False), (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0))
 HERE = Profile("here", slm_s=0.02, llm_s=0.04, llm_position_s=0.001)
@@ -56,6 +62,48 @@ def test_what_is_preferred_is_what_is_saved() -> None:
     assert max(seconds[:2]) < seconds[2]
     assert passes == sorted(passes, reverse=True)
     assert found[2].steps < found[0].steps
+
+
+def test_a_pass_takes_what_has_come_in_order_and_has_an_end() -> None:
+    """600, 500 and 100 positions come at once: 1,024 go into a pass."""
+    cloud = Cloud(HERE)
+
+    async def main() -> list[tuple[float, float]]:
+        return await asyncio.gather(*(cloud.compute(positions) for positions in (600, 500, 100)))
+
+    first, second = 0.04 + 0.6, 0.04 + 0.6
+    found = on_virtual_time(main())
+    assert found == [pytest.approx(pair) for pair in ((0.0, first), (first, second), (first, second))]
+    assert cloud.positions == 1200
+
+
+def test_a_verdict_comes_when_its_way_and_its_pass_are_over_and_says_how_long_that_was() -> None:
+    """Behind a pass of 100 positions, and a prompt of 10."""
+    lm = TraceModel(drafting(TRACE))
+
+    async def main() -> tuple[float, pb.Verdict | None]:
+        cloud = Cloud(HERE)
+        link, loop = VirtualLink(lm, cloud, 0.1, prompt=10), asyncio.get_running_loop()
+        other = asyncio.create_task(cloud.compute(100))
+        request = opening(lm, config_of(temperature=0.0, verification="coupled", exact=True), pb.AUDIT_NONE)
+        request.verification = pb.VERIFICATION_COUPLED
+        request.prompt_ids.append(3)
+        request.id_codecs[:] = [FIXED]
+        stream = await link.open(request)
+        await stream.send(pb.Draft())
+        assert not stream.arrived()
+        verdict, now = await stream.receive(), loop.time()
+        await stream.send(pb.Draft(ids=b"\x09"))
+        with pytest.raises(BadInput, match="id 9"):
+            await stream.receive()
+        await other
+        return now, verdict
+
+    now, verdict = on_virtual_time(main())
+    # 50 ms there; the others' pass ends at 140, the prompt's 50 later, its own 41 after that; 50 back.
+    assert now == pytest.approx(0.140 + 0.050 + 0.041 + 0.050)
+    assert verdict is not None
+    assert (verdict.timings.queue_us, verdict.timings.forward_us) == (0, 41_000)
 
 
 def test_foresight_is_the_fewest_passes() -> None:

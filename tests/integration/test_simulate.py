@@ -99,3 +99,39 @@ def test_only_one_run_writes_to_a_folder(here: Run, tmp_path: Path) -> None:
     with (tmp_path / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         one_line(here("simulate", "--out", str(tmp_path), "--seed", "1"), 1, "another run")
+
+
+def test_links_are_replayed_from_traces_that_are_made_once(here: Run, tmp_path: Path) -> None:
+    folder, cell = tmp_path / "links", "--profiles phone --round-trips 0.05 --json".split()
+    common = ("simulate", "links", "--questions", "3", "--seed", "1", "--max-new-tokens", "40")
+    found = []
+    for options in (["--temperature", "0"], ["--temperature", "1", "--resume"]):
+        done = here(*common, "--out", str(folder), *options, *cell)
+        assert done.returncode == 0, done.stderr
+        found.append([json.loads(line) for line in done.stdout.splitlines()])
+    assert [(row["temperature"], row["prefer"]) for row in found[1]] == [
+        (temperature, prefer) for temperature in (0.0, 1.0) for prefer in ("speed", "balanced", "cloud")
+    ]
+    # On virtual time a run is what it was.
+    assert found[1][:3] == found[0]
+    again = here("simulate", "links", "--traces", str(folder / "traces.jsonl"), *cell)
+    assert [json.loads(line) for line in again.stdout.splitlines()] == found[1]
+    for row in found[1]:
+        assert 0 < row["passes"] < 1 <= row["positions"]
+    shown = here("simulate", "links", "--traces", str(folder / "traces.jsonl"))
+    assert "over llm" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--round-trips", "-1", "--out", "x"], "round-trips -1"),
+        ([], "give one of the two"),
+        (["--traces", "/nowhere.jsonl"], "/nowhere.jsonl"),
+        (["--out", "x", "--resume"], "give its --seed"),
+        (["--out", "x", "--profiles", "watch"], "watch"),
+        (["--out", "x", "--prefer", "money"], "money"),
+    ],
+)
+def test_links_that_are_none_are_named(arguments: list[str], words: str, here: Run) -> None:
+    one_line(here("simulate", "links", *arguments), 2, words)

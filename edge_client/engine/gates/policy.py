@@ -80,6 +80,6 @@ def pace_of(config: GenerationConfig, policy: Policy) -> Pace:
     if isinstance(policy, Gelato):
         return policy
     if isinstance(policy, SurvivalPace):
-        policy.most = config.link.max_in_flight
+        policy.in_flight = config.link.max_in_flight
         return policy
     return (Adaptive if config.gate.policy == "adaptive" else Steady)(config.link.max_in_flight)

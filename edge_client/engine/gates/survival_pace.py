@@ -8,7 +8,7 @@ vain when one of their drafts is rejected.
 from collections import deque
 from dataclasses import dataclass, field
 
-from edge_client.engine.pace import MAX_BLOCK, RoundTrip, Unverified, recent_mean
+from edge_client.engine.pace import Pace, RoundTrip, Unverified, recent_mean
 
 # The block's risk, as a share of (seconds a token) / (seconds a step), at which it ends; found by replay: `balanced` takes the
 # fewest passes within 5 % of the best speed.
@@ -25,25 +25,22 @@ _RECENT_TOKEN = 0.02
 
 
 @dataclass(slots=True)
-class SurvivalPace:
+class SurvivalPace(Pace):
     """`threshold` fixes the risk at which a block ends; None: by the costs. Policy and Pace in one."""
 
     prefer: str = "balanced"
     threshold: float | None = None
-    most: int = 8
+    in_flight: int = 8
     steps: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
     networks: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
     pass_s: float = 0.0
     queue_s: float = 0.0
     verdict_s: float = 0.0
     rejected: float = _REJECTED
-    longest: int = MAX_BLOCK
-    holds_last: bool = False
-    requests_token: bool = False
 
     @property
-    def in_flight(self) -> int:
-        return self.most
+    def step_s(self) -> float:
+        return min(self.steps, default=0.0)
 
     def asks(self, uncertainty: float, position: int) -> bool:  # noqa: ARG002
         """`uncertainty`: the probability that one of the block's drafts is rejected."""
@@ -54,11 +51,10 @@ class SurvivalPace:
         """At which a block ends."""
         if self.threshold is not None:
             return self.threshold
-        step_s = min(self.steps, default=0.0)
-        if not step_s or not self.networks:
+        if not self.step_s or not self.networks:
             return MOST_RISK
-        token_s = step_s + self.rejected * (min(self.networks) + self.queue_s + self.pass_s)
-        return min(MOST_RISK, RISK[self._prefers] * token_s / step_s)
+        token_s = self.step_s + self.rejected * (min(self.networks) + self.queue_s + self.pass_s)
+        return min(MOST_RISK, RISK[self._prefers] * token_s / self.step_s)
 
     @property
     def _prefers(self) -> str:
@@ -78,8 +74,8 @@ class SurvivalPace:
     def should_draft(self, unverified: Unverified) -> bool:
         if not unverified.messages:
             return True
-        if unverified.messages >= self.most or unverified.survival < AHEAD[self._prefers]:
+        if unverified.messages >= self.in_flight or unverified.survival < AHEAD[self._prefers]:
             return False
         # A verdict that will come within the step, and make it vain, is waited for.
         left = self.verdict_s - unverified.waited
-        return not 0 < left < (1 - unverified.survival) * min(self.steps, default=0.0)
+        return not 0 < left < (1 - unverified.survival) * self.step_s
