@@ -28,15 +28,16 @@ from evaluation.systems import options_of
 from evaluation.tasks import Task, tasks
 
 OUT = Path(__file__).parent.parent / "docs" / "results" / "link.jsonl"
-RIVAL, WAITING, OURS, DEFAULT = "cu-hlm", "hedge, waiting", "hedge", "hedge, its default gate"
+RIVAL, GATE, WAITING, OURS, CHEAP = "cu-hlm", "hedge, cu-hlm's gate", "hedge, waiting", "hedge", "hedge, prefer cloud"
 SAME = "skip-rate=0.748"
 SYSTEMS = {
     "llm": "llm",
     RIVAL: f"cu-hlm:threshold-rule=quantile,{SAME}",
     "cu-hlm, offline k": f"cu-hlm:threshold-rule=quantile,{SAME},truncation=offline",
-    WAITING: f"hedge:{SAME},max-in-flight=1",
-    OURS: f"hedge:{SAME}",
-    DEFAULT: "hedge",
+    GATE: f"hedge:{SAME}",
+    WAITING: "hedge:max-in-flight=1",
+    OURS: "hedge",
+    CHEAP: "hedge:prefer=cloud",
 }
 # Round trip in seconds, rate up in bit/s, questions; no relay for the first.
 LINKS: dict[str, tuple[float, float, int]] = {
@@ -152,7 +153,7 @@ def report(entries: Sequence[dict[str, Any]]) -> None:
                     f"{same} of {len(rows)}",
                 )
                 print(f"| {' | '.join(cells)} |")
-            pairs = ((OURS, WAITING), (OURS, RIVAL), (OURS, "llm"), (DEFAULT, WAITING), (DEFAULT, RIVAL), (DEFAULT, "llm"))
+            pairs = ((OURS, WAITING), (OURS, GATE), (OURS, RIVAL), (OURS, "llm"), (CHEAP, RIVAL), (CHEAP, "llm"))
             ratios = "; ".join(f"{a} over {b} {ratio(mine, a, b):.2f}" for a, b in pairs)
             print(f"\ntokens/s, median of pairs: {ratios}\n")
 
