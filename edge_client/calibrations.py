@@ -7,6 +7,7 @@ from pathlib import Path
 from hedge.v1 import hedge_pb2 as pb
 
 from common.errors import BadInput, HedgeError, Incompatible
+from common.files import write_whole
 from common.model import LanguageModel, bundled_folder
 from common.sampling import Warp
 from edge_client.engine.gates.calibration import Calibration
@@ -22,12 +23,9 @@ class Pair:
 
 def save_calibration(calibration: Calibration, path: Path, summary: object = None) -> None:
     """Writes the file whole or not at all; `summary` is for readers and not read back."""
-    temporary = path.with_name(f".{path.name}.partial")
     try:
-        temporary.write_text(json.dumps({"summary": summary, **calibration.to_json()}, indent=1) + "\n", "utf-8")
-        temporary.replace(path)
+        write_whole(path, json.dumps({"summary": summary, **calibration.to_json()}, indent=1) + "\n")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise HedgeError(f"cannot write {path}: {error.strerror}") from None
 
 

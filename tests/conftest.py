@@ -1,7 +1,9 @@
 """Tiny random models of every supported architecture, as real folders on disk."""
 
 import asyncio
+import os
 import signal
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -28,6 +30,8 @@ from edge_client.engine.session import Session
 from edge_client.systems import GenerationConfig
 from edge_client.transport.link import Link
 
+# What commands remember stays here, and starts from nothing.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp()
 # A shell that starts the tests in the background has it ignored, and whatever they start would ignore it too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)

@@ -53,10 +53,12 @@ async def setup_bytes(slm: LanguageModel, prompt: Sequence[int], config: Generat
     """Bytes both ways of a session that is opened and closed without a draft."""
     before = link.socket_bytes()
     request = opening(slm, config, pb.AUDIT_NONE)
+    request.verification = pb.VERIFICATION_COUPLED
     request.prompt_ids.extend(prompt)
     stream = await link.open(request)
     while stream.opened is None:
-        stream.arrived()
+        if stream.arrived():
+            await stream.receive()
         await asyncio.sleep(0.001)
     await stream.close()
     after = link.socket_bytes()

@@ -15,7 +15,8 @@ from common.command import command_parser, parse, say
 from common.errors import HedgeError
 from edge_client.cli.connect import connected, load_slm
 from edge_client.cli.conversation import Conversation
-from edge_client.cli.options import add_generation, check_connection, needs_cloud, sampling_of
+from edge_client.cli.options import add_generation, add_memory, check_connection, needs_cloud, sampling_of
+from edge_client.memory import remembered, state_folder
 
 EXAMPLES = """  hedge chat --insecure
   hedge chat --insecure --system u-hlm --temperature 0
@@ -26,9 +27,8 @@ Read = Callable[[], str | None]
 
 
 def history_file() -> Path:
-    """Where questions are remembered, by the XDG convention."""
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(base) / "hedge" / "history"
+    """Where questions are remembered."""
+    return state_folder() / "history"
 
 
 def reader(*, plain: bool) -> Read:
@@ -69,6 +69,7 @@ def _line(prompt: str) -> str | None:
 def command(arguments: Sequence[str]) -> None:
     parser = command_parser("hedge chat", "Chats on the terminal; words are coloured by who vouches for them.", EXAMPLES)
     parser.add_argument("--plain", action="store_true", help="no colours and no line editing (NO_COLOR: no colours)")
+    add_memory(parser)
     add_generation(parser)
     args = parse(parser, arguments)
     sampling_of(args)
@@ -82,7 +83,8 @@ def command(arguments: Sequence[str]) -> None:
         entered = connected(args, slm)
         link, pair = runner.run(entered.__aenter__())
         try:
-            _converse(runner, Conversation(args, slm, link, pair, console), reader(plain=args.plain))
+            with remembered(pair, keep=not args.no_memory) as survival:
+                _converse(runner, Conversation(args, slm, link, pair, console, survival), reader(plain=args.plain))
         finally:
             runner.run(entered.__aexit__(None, None, None))
 

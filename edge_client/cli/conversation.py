@@ -39,11 +39,17 @@ class Conversation:
     """The turns so far and the settings they run with."""
 
     def __init__(
-        self, args: argparse.Namespace, slm: LanguageModel, link: GrpcLink | None, pair: Pair, console: Console
+        self,
+        args: argparse.Namespace,
+        slm: LanguageModel,
+        link: GrpcLink | None,
+        pair: Pair,
+        console: Console,
+        survival: Survival,
     ) -> None:
         self._args, self._slm, self._link, self._pair, self._console = args, slm, link, pair, console
         self._config = resolved(args, pair)
-        self._survival = Survival()
+        self._survival = survival
         self._recalibrated = recalibration_of(self._config)
         self._messages: list[dict[str, str]] = []
         self._answers: list[Session] = []

@@ -13,12 +13,12 @@ from common.command import command_parser, parse
 from common.errors import BadInput, HedgeError
 from common.model import LanguageModel
 from edge_client.cli.connect import connected, load_slm
-from edge_client.cli.options import add_generation, check_connection, needs_cloud, resolved, sampling_of
+from edge_client.cli.options import add_generation, add_memory, check_connection, needs_cloud, resolved, sampling_of
 from edge_client.cli.prompts import Prompt, from_text, read_prompts
 from edge_client.cli.render import counts_line, print_piece, statistics_line
 from edge_client.engine.gates.recalibration import recalibration_of
-from edge_client.engine.gates.survival import Survival
 from edge_client.engine.session import Session
+from edge_client.memory import remembered
 from edge_client.systems import GenerationConfig
 
 EXAMPLES = """  hedge generate --insecure --prompt "What is 47 + 38?"
@@ -32,6 +32,7 @@ def command(arguments: Sequence[str]) -> None:
     source.add_argument("--prompt", metavar="TEXT")
     source.add_argument("--prompts", type=Path, metavar="FILE", help="JSONL: prompt or messages per line")
     parser.add_argument("--json", action="store_true", help="one JSON object per prompt on stdout")
+    add_memory(parser)
     add_generation(parser)
     args = parse(parser, arguments)
     prompts = read_prompts(args.prompts) if args.prompts else [from_text(args.prompt)]
@@ -47,18 +48,19 @@ async def _generate(args: Any, slm: LanguageModel, prompts: list[Prompt]) -> int
     failed = 0
     async with connected(args, slm) as (link, pair):
         config = resolved(args, pair)
-        recalibrated, survival = recalibration_of(config), Survival()
-        for prompt in prompts:
-            try:
-                ids = slm.encode_chat(prompt.messages)
-                session = Session(slm, ids, config, link, recalibrated=recalibrated, survival=survival, notify=report_link)
-                await (_as_json if args.json else _as_text)(prompt, config, session)
-            except BadInput as error:
-                # The next prompts may be fine; a dead link would not be.
-                failed += 1
-                if len(prompts) == 1:
-                    raise
-                _report_error(prompt, config, error, as_json=args.json)
+        recalibrated = recalibration_of(config)
+        with remembered(pair, keep=not args.no_memory) as survival:
+            for prompt in prompts:
+                try:
+                    ids = slm.encode_chat(prompt.messages)
+                    session = Session(slm, ids, config, link, recalibrated=recalibrated, survival=survival, notify=report_link)
+                    await (_as_json if args.json else _as_text)(prompt, config, session)
+                except BadInput as error:
+                    # The next prompts may be fine; a dead link would not be.
+                    failed += 1
+                    if len(prompts) == 1:
+                        raise
+                    _report_error(prompt, config, error, as_json=args.json)
     return failed
 
 

@@ -78,6 +78,13 @@ def add_generation(parser: Parser) -> None:
     add_warp(parser)
 
 
+def add_memory(parser: Parser) -> None:
+    """Of the commands that keep what verdicts teach."""
+    parser.add_argument(
+        "--no-memory", action="store_true", help="policy survival: neither read nor keep what verdicts of this pair have taught"
+    )
+
+
 def add_system(parser: Parser) -> None:
     group = parser.add_argument_group("what goes to the cloud")
     group.add_argument(

@@ -11,7 +11,7 @@ from common.errors import BadInput
 from common.http import check_free, serving
 from common.rpc import LOOPBACK, split_address
 from edge_client.cli.connect import load_slm
-from edge_client.cli.options import add_generation, cloud_config, config_from, sampling_of
+from edge_client.cli.options import add_generation, add_memory, cloud_config, config_from, sampling_of
 from edge_client.http.api import Api
 from edge_client.http.page import Page
 from edge_client.http.service import Service
@@ -28,6 +28,7 @@ def command(arguments: Sequence[str]) -> None:
     parser.add_argument("--cors", nargs="+", default=[], metavar="ORIGIN", help="web pages that may ask (default: none)")
     parser.add_argument("--link-control", metavar="HOST:PORT", help="of `hedge link --control`: the page can cut and slow it")
     parser.add_argument("--max-requests", type=int, default=64, metavar="N", help="at once (default 64)")
+    add_memory(parser)
     add_generation(parser)
     args = parse(parser, arguments)
     host, _ = split_address(args.http, lowest_port=0)
@@ -41,7 +42,8 @@ def command(arguments: Sequence[str]) -> None:
     check_free(args.http)
     slm = load_slm(args)
     slm.warm_up()
-    asyncio.run(_serve(args, Service(slm, cloud, lambda system: config_from(args, system), args.calibration), key))
+    service = Service(slm, cloud, lambda system: config_from(args, system), args.calibration, remembers=not args.no_memory)
+    asyncio.run(_serve(args, service, key))
 
 
 def read_key(path: Path | None) -> str | None:

@@ -20,6 +20,7 @@ from edge_client.engine.gates.recalibration import Recalibrated, recalibration_o
 from edge_client.engine.gates.survival import Survival
 from edge_client.engine.sequence import Provenance
 from edge_client.engine.session import Emitted, Session
+from edge_client.memory import remembered
 from edge_client.resolve import resolve
 from edge_client.systems import GenerationConfig
 from edge_client.transport.connect import reached
@@ -64,7 +65,8 @@ class Reply:
 class Service:
     """Makes sessions; use as an async context manager. Without a cloud it goes on looking for one.
 
-    `configure` gives the configuration of a system, `calibration` its file where it is not a bundled one.
+    `configure` gives the configuration of a system, `calibration` its file where it is not a bundled one. One that `remembers`
+    begins with what verdicts of its pair have taught, and leaves what it has learned.
     """
 
     def __init__(
@@ -73,13 +75,15 @@ class Service:
         cloud: CloudConfig,
         configure: Callable[[str], GenerationConfig],
         calibration: Path | None = None,
+        *,
+        remembers: bool = False,
     ) -> None:
         self.slm, self._cloud, self._configure, self._calibration = slm, cloud, configure, calibration
         self._stack = AsyncExitStack()
         self._link: GrpcLink | None = None
         self._looking: asyncio.Task[None] | None = None
         self._recalibrated: dict[GenerationConfig, Recalibrated | None] = {}
-        self._survival = Survival()
+        self._survival, self._remembers = Survival(), remembers
         # Set while the link is not known to be alive.
         self._down = asyncio.Event()
         self._down.set()
@@ -103,6 +107,7 @@ class Service:
             logger.info("%s", error)
             return False
         self._link = link
+        self._survival = self._stack.enter_context(remembered(Pair(self.slm, link.info), keep=self._remembers))
         self._down.clear()
         return True
 

@@ -57,6 +57,22 @@ def test_the_default_is_lossless_and_saves_round_trips(cloud: Cloud, here: Run, 
             assert sum(s["uplink_codec_bytes"] for s in stats) < 2.5 * sum(s["tokens"] for s in stats)
 
 
+def test_what_verdicts_taught_is_kept_unless_it_is_not_to_be(
+    cloud: Cloud, here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+
+    def kept(*arguments: str) -> list[str]:
+        asked(cloud, "--prompt", QUESTION, *arguments, run=here)
+        return [path.read_text("utf-8") for path in (tmp_path / "hedge" / "survival").rglob("*.json")]
+
+    assert kept("--no-memory") == []
+    (first,) = kept()
+    (second,) = kept()
+    assert second != first
+    assert kept("--no-memory") == [second]
+
+
 def test_every_system_answers_a_file_of_prompts(cloud: Cloud, here: Run, tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     questions = held_out_set(4)
