@@ -41,7 +41,7 @@ SYSTEMS = {
 }
 # Round trip in seconds, rate up in bit/s, questions; no relay for the first.
 LINKS: dict[str, tuple[float, float, int]] = {
-    "direct": (0.0, 0.0, 200),
+    "direct": (0.0, 0.0, 100),
     "5 ms, 1 Mbit/s": (0.005, 1e6, 48),
     "100 ms, 1 Mbit/s": (0.1, 1e6, 48),
 }
