@@ -5,25 +5,24 @@ import math
 import numpy as np
 
 from common.coupling import contenders
-from common.noise import Noise, Purpose
 from common.sampling import Warp
 
 # Beyond this e^x is no float64.
 COLD = 700.0
 
 
-def near_tie(logits: np.ndarray, probs: np.ndarray, warp: Warp, difference: float, noise: Noise | None, position: int) -> bool:
+def near_tie(logits: np.ndarray, probs: np.ndarray, warp: Warp, difference: float, integers: np.ndarray | None) -> bool:
     """Whether the runner-up of a position is within `difference`, in logits, of the winner.
 
-    At temperature 0 by the raw `logits` [V]; else by the coupled draw from `probs` [V], which is W(logits), the noise included.
-    A token that top-k or top-p keeps or drops by less than that counts too. Without noise there is no winner: False.
+    At temperature 0 by the raw `logits` [V]; else by the coupled draw from `probs` [V], which is W(logits), with its noise, the
+    `integers` [V]. A token that top-k or top-p keeps or drops by less than that counts too. Without noise there is no winner:
+    False.
     """
     # So cold that the runner-up's probability may be less than a number can be.
     if warp.greedy or difference / warp.temperature > COLD:
         return int(np.count_nonzero(logits >= logits.max() - difference)) > 1
-    if noise is None:
+    if integers is None:
         return False
-    integers = noise.integers(Purpose.TARGET, position, 0, len(probs))
     factor = math.exp(difference / warp.temperature)
     kept = probs > 0
     if not warp.cuts or kept.all():

@@ -8,11 +8,12 @@ from hedge.v1 import hedge_pb2 as pb
 
 from cloud_server.near_ties import near_tie
 from cloud_server.opening import check_open, id_codecs
-from cloud_server.steps import Cost, Feed, Prefix, Steps
+from cloud_server.steps import Cost, Draws, Feed, Prefix, Rows, Steps
 from cloud_server.targets import Targets
 from cloud_server.verification import rule_of
-from cloud_server.verification.base import ClaimedDraft, Outcome, audit_byte, verify_block
+from cloud_server.verification.base import ClaimedDraft, Drawn, Outcome, Target, audit_byte, verify_block
 from common import codec, ids
+from common.coupling import race_noise
 from common.errors import BadInput
 from common.model import LanguageModel
 from common.noise import Noise
@@ -85,16 +86,17 @@ class VerifierSession:
         yield from self._forward(self._history[:-1], 0)
         return pb.Opened(cached_length=self._prefix.length, codec=codec.VERSION, id_codec=self._id_version)
 
-    def _forward(self, ids: list[int], rows: int) -> Steps[np.ndarray]:
-        """The logits after each of the last `rows` of `ids`, all of which the cache holds then."""
+    def _forward(self, ids: list[int], rows: int) -> Steps[Rows]:
+        """The logits after each of the last `rows` of `ids`, all of which the cache holds then, or what is drawn from them."""
         started, before = time.perf_counter(), self._prefix.length
         if before >= len(ids):
             return np.empty((0, self._lm.vocab_size), np.float32)
-        logits = yield Feed(ids, rows)
+        draws = Draws(self._warp, self._rule.noise, len(ids) - rows + 1 - self._prompt)
+        found = yield Feed(ids, rows, draws if self._rule.draws_by_position and not self._audit else None)
         self.cost.seconds += time.perf_counter() - started
         self.cost.positions += len(ids) - before
         self.spent += len(ids) - before
-        return logits
+        return found
 
     def verify(self, draft: pb.Draft) -> Steps[pb.Verdict | None]:
         """The verdict on `draft`: the cached one for a repeated step, None for a draft that missed a correction."""
@@ -130,12 +132,12 @@ class VerifierSession:
             head, untested = untested[:CHUNK], untested[CHUNK:]
             self._history += head
             at = len(self._history) - CHUNK - self._prompt
-            shares += _of(head, Targets(self._warp, (yield from self._rows([], CHUNK, bonus=False)), at))
+            shares += self._shares(head, self._targets((yield from self._rows([], CHUNK, bonus=False)), at))
         self._history += untested
         # A message without ids asks for the LLM's own next token.
         bonus = self._bonus and not draft.more and (self.judged[0] > 0 or not self.judged[1])
         rows = yield from self._rows(proposals, len(untested), bonus=bonus)
-        targets = Targets(self._warp, rows, first - len(untested))
+        targets = self._targets(rows, first - len(untested))
         outcome = verify_block(self._rule, step, first, proposals, targets[len(untested) :], self._end_ids)
         self._last = self._answer(step, outcome, untested, proposals, targets, shares)
         self._last.accepted += known
@@ -181,15 +183,25 @@ class VerifierSession:
         del self._history[length:]
         self._prefix.rollback(min(self._prefix.length, length - 1))
 
-    def _near_ties(self, position: int, rows: np.ndarray, targets: Sequence[np.ndarray]) -> int:
+    def _targets(self, rows: Rows, position: int) -> Sequence[Target]:
+        return rows if isinstance(rows, list) else Targets(self._warp, rows, position)
+
+    def _near_ties(self, position: int, rows: Rows, targets: Sequence[Target]) -> int:
         """How many of the positions from `position` on rounding could decide."""
         if not self._difference:
             return 0
-        noise = self._rule.noise if self._rule.draws_by_position else None
-        pairs = enumerate(zip(rows, targets, strict=False), position)
-        return sum(near_tie(row, probs, self._warp, self._difference, noise, at) for at, (row, probs) in pairs)
+        return sum(
+            self._near_tie(at, row, target) for at, (row, target) in enumerate(zip(rows, targets, strict=False), position)
+        )
 
-    def _rows(self, proposals: list[ClaimedDraft], untested: int, *, bonus: bool) -> Steps[np.ndarray]:
+    def _near_tie(self, position: int, row: Target, target: Target) -> bool:
+        if isinstance(row, Drawn) or isinstance(target, Drawn):
+            return isinstance(target, Drawn) and target.near_tie
+        drawn = self._rule.draws_by_position and not self._warp.greedy
+        integers = race_noise(self._rule.noise, position, len(target)) if drawn else None
+        return near_tie(row, target, self._warp, self._difference, integers)
+
+    def _rows(self, proposals: list[ClaimedDraft], untested: int, *, bonus: bool) -> Steps[Rows]:
         """Logits of every untested position, every drafted one, and the one after them if a bonus is wanted; one forward."""
         ahead = [*self._history, *(proposal.token for proposal in proposals)]
         wanted = untested + len(proposals) + bonus
@@ -203,7 +215,7 @@ class VerifierSession:
         outcome: Outcome,
         untested: list[int],
         proposals: list[ClaimedDraft],
-        targets: Sequence[np.ndarray],
+        targets: Sequence[Target],
         shares: list[float],
     ) -> pb.Verdict:
         kept = [proposal.token for proposal in proposals[: outcome.accepted]]
@@ -214,7 +226,8 @@ class VerifierSession:
         self._prefix.rollback(min(self._prefix.length, context + len(kept), len(self._history) - 1))
         rejected = outcome.correction is not None or outcome.probs is not None
         self._probs = outcome.probs
-        shares += _of([*untested, *(proposal.token for proposal in proposals[: outcome.accepted + rejected])], targets)
+        read = [*untested, *(proposal.token for proposal in proposals[: outcome.accepted + rejected])]
+        shares += self._shares(read, targets)
         return pb.Verdict(
             step_id=step,
             accepted=outcome.accepted,
@@ -224,6 +237,13 @@ class VerifierSession:
             timings=pb.Timings(forward_us=round(self.cost.seconds * 1e6), positions=self.cost.positions),
             probs=None if outcome.probs is None else _probs(outcome.probs, self._law_entries),
         )
+
+    def _shares(self, tokens: list[int], targets: Sequence[Target]) -> list[float]:
+        """y_d of each token, for the audit."""
+        if not self._audit:
+            return []
+        known = [target for target in targets[: len(tokens)] if not isinstance(target, Drawn)]
+        return [float(probs[token]) for token, probs in zip(tokens, known, strict=False)]
 
     def _audit_of(self, probabilities: list[float]) -> bytes:
         if self._audit == pb.AUDIT_BYTE:
@@ -240,17 +260,12 @@ class VerifierSession:
             return None
         self.cost = Cost()
         rows = yield from self._forward(self._history, 1)
-        probs = Targets(self._warp, rows, generated)[0]
-        token = self._rule.bonus(generated, generated, probs)
+        target = self._targets(rows, generated)[0]
+        token = self._rule.bonus(generated, generated, target)
         self._history.append(token)
         timings = pb.Timings(forward_us=round(self.cost.seconds * 1e6), positions=self.cost.positions)
-        near_ties = self._near_ties(generated, rows, [probs])
+        near_ties = self._near_ties(generated, rows, [target])
         return pb.Verdict(step_id=generated, bonus=token, timings=timings, near_ties=near_ties)
-
-
-def _of(tokens: list[int], targets: Sequence[np.ndarray]) -> list[float]:
-    """y_d of each token."""
-    return [float(probs[token]) for token, probs in zip(tokens, targets, strict=False)]
 
 
 def _probs(probs: np.ndarray, entries: int) -> pb.Probs:

@@ -6,21 +6,38 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
+from cloud_server.verification.base import Drawn
 from common.model import KVCache
+from common.noise import Noise
+from common.sampling import Warp
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
+class Draws:
+    """How tokens are drawn from rows: by `warp` and `noise`, the first one at the generated position `position`."""
+
+    warp: Warp
+    noise: Noise
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
 class Feed:
-    """What a session wants of the model: all of `ids` in its cache, and the logits after the last `rows` of them."""
+    """What a session wants of the model: all of `ids` in its cache, and the logits after the last `rows` of them.
+
+    With `draws` the tokens that these draw are enough, and may be sent in place of the logits.
+    """
 
     ids: list[int]
     rows: int
+    draws: Draws | None = None
 
 
-# It is sent float32 [rows, vocab_size].
-Steps = Generator[Feed, np.ndarray, Result]
+# float32 [rows, vocab_size], or what was drawn from each.
+Rows = np.ndarray | list[Drawn]
+Steps = Generator[Feed, Rows, Result]
 
 
 class Prefix(Protocol):

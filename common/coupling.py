@@ -58,15 +58,20 @@ def decided(probs: np.ndarray, integers: np.ndarray) -> tuple[int, float]:
     return int(runners[best[0]]), margin
 
 
+def race_noise(noise: Noise, position: int, count: int) -> np.ndarray:
+    """uint64 [count], below 2^52: the noise of every token at a generated position."""
+    return noise.integers(Purpose.TARGET, position, 0, count)
+
+
 def coupled_decision(noise: Noise, position: int, probs: np.ndarray) -> tuple[int, float]:
     """`decided` at a generated position under the request's shared noise."""
     if probs[sure := int(probs.argmax())] == 1.0:
         return sure, np.inf
-    return decided(probs, noise.integers(Purpose.TARGET, position, 0, len(probs)))
+    return decided(probs, race_noise(noise, position, len(probs)))
 
 
 def coupled_draw(noise: Noise, position: int, probs: np.ndarray) -> int:
     """The token of `probs` [V] at a generated position under the request's shared noise."""
     if probs[sure := int(probs.argmax())] == 1.0:
         return sure
-    return winner(probs, noise.integers(Purpose.TARGET, position, 0, len(probs)))
+    return winner(probs, race_noise(noise, position, len(probs)))

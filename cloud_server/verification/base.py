@@ -38,6 +38,24 @@ class Outcome:
     probs: np.ndarray | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """The token that the noise of a position draws from y, where y itself is not known; `near_tie`: rounding could decide."""
+
+    token: int
+    near_tie: bool = False
+
+
+# y of a position, float64 [V], or what was drawn from it.
+Target = np.ndarray | Drawn
+
+
+def whole(target: Target) -> np.ndarray:
+    """y of a position, for a rule that needs all of it: only rules that draw by position are given what was drawn."""
+    assert not isinstance(target, Drawn)
+    return target
+
+
 class Rule(ABC):
     """One way of testing drafts, for one session. `step` is the message that the drafts came in."""
 
@@ -59,11 +77,11 @@ class Rule(ABC):
     def claimed(self, token: int, payload: bytes, vocab_size: int) -> ClaimedDraft: ...
 
     @abstractmethod
-    def test(self, step: int, at: int, index: int, draft: ClaimedDraft, target: np.ndarray) -> Outcome | None:
+    def test(self, step: int, at: int, index: int, draft: ClaimedDraft, target: Target) -> Outcome | None:
         """What becomes of the draft at position `at`, number `index` of its block, where y is `target` [V]. None: it stays."""
 
     @abstractmethod
-    def bonus(self, step: int, at: int, target: np.ndarray) -> int:
+    def bonus(self, step: int, at: int, target: Target) -> int:
         """The LLM's own token at `at`."""
 
 
@@ -72,7 +90,7 @@ def verify_block(
     step: int,
     position: int,
     proposals: Sequence[ClaimedDraft],
-    targets: Sequence[np.ndarray],
+    targets: Sequence[Target],
     end_ids: frozenset[int] = frozenset(),
 ) -> Outcome:
     """Judges the drafts at `position`, `position` + 1, ...

@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from cloud_server.verification.base import ClaimedDraft, Outcome, Rule
+from cloud_server.verification.base import ClaimedDraft, Drawn, Outcome, Rule, Target
 from common.coupling import coupled_draw
 
 
@@ -19,9 +17,9 @@ class CoupledRule(Rule):
     def claimed(self, token: int, payload: bytes, vocab_size: int) -> ClaimedDraft:  # noqa: ARG002
         return ClaimedDraft(token)
 
-    def test(self, step: int, at: int, index: int, draft: ClaimedDraft, target: np.ndarray) -> Outcome | None:
+    def test(self, step: int, at: int, index: int, draft: ClaimedDraft, target: Target) -> Outcome | None:
         own = self.bonus(step, at, target)
         return None if own == draft.token else Outcome(index, correction=own)
 
-    def bonus(self, step: int, at: int, target: np.ndarray) -> int:  # noqa: ARG002
-        return coupled_draw(self.noise, at, target)
+    def bonus(self, step: int, at: int, target: Target) -> int:  # noqa: ARG002
+        return target.token if isinstance(target, Drawn) else coupled_draw(self.noise, at, target)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cloud_server.verification.base import ClaimedDraft, Outcome, Rule
+from cloud_server.verification.base import ClaimedDraft, Outcome, Rule, Target, whole
 from common import codec
 from common.noise import Purpose
 from common.sampling import accepts, draw, residual
@@ -15,15 +15,15 @@ class ResampledRule(Rule):
         probs = codec.decode(payload, vocab_size)
         return ClaimedDraft(token, probs.probability(token), probs)
 
-    def test(self, step: int, at: int, index: int, draft: ClaimedDraft, target: np.ndarray) -> Outcome | None:
-        if accepts(draft.proposed, float(target[draft.token]), self.noise.uniform(Purpose.ACCEPT, at, step)):
+    def test(self, step: int, at: int, index: int, draft: ClaimedDraft, target: Target) -> Outcome | None:
+        if accepts(draft.proposed, float(whole(target)[draft.token]), self.noise.uniform(Purpose.ACCEPT, at, step)):
             return None
-        return self.rejected(step, at, index, draft, target)
+        return self.rejected(step, at, index, draft, whole(target))
 
     def rejected(self, step: int, at: int, index: int, draft: ClaimedDraft, target: np.ndarray) -> Outcome:
         assert draft.probs
         weights = residual(target, draft.probs.dense())
         return Outcome(index, correction=draw(weights, self.noise.uniform(Purpose.RESIDUAL, at, step)))
 
-    def bonus(self, step: int, at: int, target: np.ndarray) -> int:
-        return draw(target, self.noise.uniform(Purpose.BONUS, at, step))
+    def bonus(self, step: int, at: int, target: Target) -> int:
+        return draw(whole(target), self.noise.uniform(Purpose.BONUS, at, step))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cloud_server.near_ties import near_tie
 from cloud_server.session import VerifierSession
 from cloud_server.steps import alone
-from common.coupling import coupled_draw
+from common.coupling import coupled_draw, race_noise
 from common.model import LanguageModel
 from common.noise import Noise
 from common.sampling import Warp
@@ -19,6 +19,10 @@ from tests.cloud_server.test_session import drafting, opening
 
 DIFFERENCE = 0.3
 NOISE = Noise(5, [1, 2, 3])
+
+
+def noise_of(position: int) -> np.ndarray:
+    return race_noise(NOISE, position, 12)
 
 
 def token(logits: np.ndarray, warp: Warp, position: int) -> int:
@@ -39,7 +43,7 @@ def test_what_is_no_near_tie_survives_any_rounding(seed: int, warp: Warp, positi
     """Each logit moves by up to half of the difference, so that no two come nearer by more than all of it."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 3, 12).astype(np.float32)
-    if near_tie(logits, warp(logits), warp, DIFFERENCE, NOISE, position):
+    if near_tie(logits, warp(logits), warp, DIFFERENCE, noise_of(position)):
         return
     own = token(logits, warp, position)
     for _ in range(20):
@@ -62,21 +66,21 @@ def test_a_tie_that_rounding_decides_is_counted(temperature: float) -> None:
             low, high = (logits[other], high) if token(logits, warp, position) == first else (low, logits[other])
         for by in (-DIFFERENCE / 2, DIFFERENCE / 2):
             logits[other] = low + by
-            assert near_tie(logits, warp(logits), warp, DIFFERENCE, NOISE, position)
+            assert near_tie(logits, warp(logits), warp, DIFFERENCE, noise_of(position))
 
 
 def test_the_edge_of_top_k_counts() -> None:
     logits = np.array([0.0, 2.0, 1.9, -3.0], np.float32)
-    counted = [near_tie(logits, Warp(1.0, 1)(logits), Warp(1.0, 1), DIFFERENCE, NOISE, at) for at in range(20)]
+    counted = [near_tie(logits, Warp(1.0, 1)(logits), Warp(1.0, 1), DIFFERENCE, race_noise(NOISE, at, 4)) for at in range(20)]
     assert all(counted)
     wide = np.array([0.0, 9.0, 1.9, -3.0], np.float32)
-    assert not any(near_tie(wide, Warp(1.0, 1)(wide), Warp(1.0, 1), DIFFERENCE, NOISE, at) for at in range(20))
+    assert not any(near_tie(wide, Warp(1.0, 1)(wide), Warp(1.0, 1), DIFFERENCE, race_noise(NOISE, at, 4)) for at in range(20))
 
 
 def test_other_verifications_have_no_winner_to_tie_with() -> None:
     logits = np.zeros(4, np.float32)
-    assert not near_tie(logits, Warp(1.0)(logits), Warp(1.0), DIFFERENCE, None, 0)
-    assert near_tie(logits, Warp(0.0)(logits), Warp(0.0), DIFFERENCE, None, 0)
+    assert not near_tie(logits, Warp(1.0)(logits), Warp(1.0), DIFFERENCE, None)
+    assert near_tie(logits, Warp(0.0)(logits), Warp(0.0), DIFFERENCE, None)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

@@ -1,0 +1,113 @@
+"""The coupled draw from a position's likeliest tokens alone, where it can be shown that no other token matters.
+
+The noise of every token is known (`common.coupling`), so that a token outside of them can win only if its own noise beats the
+winner even at the probability of the least likely known one. Likewise top-k and top-p: either the kept tokens are among the
+known ones for certain, or more of them are needed. Pure: no model, no network.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from cloud_server.near_ties import COLD, near_tie
+from cloud_server.verification.base import Drawn
+from common.coupling import contenders, race_times
+from common.sampling import Warp, largest
+
+# Of sums of float32 logprobs, and of times.
+_SLACK = 1e-5
+_COLDEST = 1e-300
+
+
+@dataclass(frozen=True, slots=True)
+class Top:
+    """The likeliest tokens of a position, or all: `ids` ascending, their raw `logprobs` float32, both [K].
+
+    No other token has more than `least`, which is -inf where there is no other.
+    """
+
+    ids: np.ndarray
+    logprobs: np.ndarray
+    least: float = -math.inf
+
+
+def certified(top: Top, warp: Warp, integers: np.ndarray, difference: float = 0.0) -> Drawn | None:
+    """The token that `integers` [V], the position's noise, draw from the warped distribution; None where more must be known.
+
+    `difference`: by how much rounding moves a logit. A near tie that only an unknown token might be is counted as one.
+    """
+    logprobs = top.logprobs.astype(np.float64)
+    if warp.greedy:
+        return _greedy(top, difference)
+    weights = np.exp(_cooled(logprobs - logprobs.max(), warp))
+    kept = _kept(logprobs, weights, warp, top.least, len(integers))
+    if kept is None or (warp.cuts and logprobs[kept].min() <= top.least):
+        return None
+    probs = np.where(kept, weights, 0.0)
+    probs /= probs.sum()
+    own = integers[top.ids]
+    best = int(contenders(probs, own)[0])
+    near = difference > 0 and near_tie(top.logprobs, probs, warp, difference, own)
+    if warp.cuts:
+        near = near or (difference > 0 and logprobs[kept].min() - difference <= top.least)
+    elif top.least > -math.inf:
+        # The most that any of the others can do: the largest noise among them, at the least known probability.
+        others = integers.copy()
+        others[top.ids] = 0
+        likeliest = probs.max() * np.exp(_cooled(np.array([top.least - logprobs.max()]), warp))
+        earliest = race_times(likeliest, others.max(keepdims=True))[0]
+        time = race_times(probs[[best]], own[[best]])[0]
+        if not time * (1 + _SLACK) < earliest:
+            return None
+        near = near or (difference > 0 and bool(earliest <= time * math.exp(min(COLD, difference / warp.temperature))))
+    return Drawn(int(top.ids[best]), near)
+
+
+def _cooled(logprobs: np.ndarray, warp: Warp) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return np.asarray(logprobs / max(warp.temperature, _COLDEST))
+
+
+def _greedy(top: Top, difference: float) -> Drawn | None:
+    best = top.logprobs.max()
+    if best <= top.least:
+        return None
+    near = difference > 0 and int(np.count_nonzero(top.logprobs >= best - difference)) > 1
+    return Drawn(int(top.ids[top.logprobs.argmax()]), near or (difference > 0 and top.least >= best - difference))
+
+
+def _kept(logprobs: np.ndarray, weights: np.ndarray, warp: Warp, least: float, vocab_size: int) -> np.ndarray | None:
+    """bool [K]: what top-k and then top-p keep; None where that depends on the others. Ties go to the lowest id."""
+    whole, count = least == -math.inf, len(weights)
+    kept = np.ones(count, dtype=bool)
+    if warp.top_k:
+        if warp.top_k > count and not whole:
+            return None
+        kept = np.zeros(count, dtype=bool)
+        kept[largest(logprobs, warp.top_k)] = True
+    if warp.top_p == 1:
+        return kept
+    order = np.flatnonzero(kept)[np.argsort(-logprobs[kept], kind="stable")]
+    sums = np.cumsum(weights[order])
+    most = 0.0 if warp.top_k or whole else _rest(logprobs, least, warp, vocab_size)
+    needed = {int(np.searchsorted(sums, warp.top_p * (sums[-1] + rest))) + 1 for rest in (0.0, most)}
+    if len(needed) > 1:
+        return None
+    kept[:] = False
+    kept[order[: max(needed)]] = True
+    return kept
+
+
+def _rest(logprobs: np.ndarray, least: float, warp: Warp, vocab_size: int) -> float:
+    """The most that the weights of all other tokens can sum up to, on the scale of exp((logprobs - max) / temperature).
+
+    Their probabilities p sum up to at most what is left of 1, none is above the least known one, and p^(1/T) is
+    p p^(1/T - 1), which grows with p where T is below 1.
+    """
+    each = float(np.exp(_cooled(np.array([least - logprobs.max()]), warp))[0])
+    most = (vocab_size - len(logprobs)) * each
+    if warp.temperature > 1:
+        return most
+    left = max(0.0, 1 - float(np.exp(logprobs).sum())) + _SLACK
+    return min(most, left * each / math.exp(least))
