@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo demo-web test test-llama test-real bench-real lint proto calibration bench bench-full bench-micro bench-link loadtest soak results results-gelato results-wireless compose-test web-test screenshots test-ray certs clean
+.PHONY: help demo demo-web test test-llama test-real bench-real lint proto calibration bench bench-full bench-micro bench-link loadtest soak results results-gelato results-wireless compose-test web-test screenshots test-ray test-vllm certs clean
 
 help:
 	@echo "make demo [PROMPT=\"...\"] [SLM=... LLM=...]  cloud and edge on this machine: a chat, or one answer"
@@ -16,6 +16,7 @@ help:
 	@echo "make web-test             the page in headless Chromium"
 	@echo "make screenshots          pictures of the pages, in docs/screenshots"
 	@echo "make test-ray             two replicas behind Ray Serve, one killed (installs Ray)"
+	@echo "make test-vllm            the cloud on vLLM (installs it: gigabytes); HEDGE_REAL_PAIR: on a real pair too"
 	@echo "make certs [HOST=...]      a private authority in certs/, with a certificate for the cloud and one for a device"
 	@echo "make bench                every system side by side on emulated links and devices (about an hour)"
 	@echo "make bench-micro          speed, as ratios within one run"
@@ -132,6 +133,14 @@ results-gelato: .venv/.test
 test-ray: .venv/.ray
 	@$(BIN)/python -m pytest -n 0 tests/ray
 
+.venv-vllm/.made: tools/vllm_env.sh tools/vllm-requirements.txt pyproject.toml
+	@echo "preparing vLLM"
+	@sh tools/vllm_env.sh $(PYTHON) "$(CACHE)" .venv-vllm
+	@touch $@
+
+test-vllm: .venv-vllm/.made
+	@.venv-vllm/bin/python -m pytest -n 0 tests/vllm
+
 web-test: .venv/.web
 	@$(BIN)/python -m pytest -n 0 tests/web
 
@@ -150,4 +159,4 @@ compose-test:
 	@$(PYTHON) -m tools.compose_test
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .venv-vllm build *.egg-info

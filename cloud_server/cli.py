@@ -2,18 +2,21 @@
 
 import argparse
 import asyncio
+import json
 import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 from cloud_server.limits import Limits
 from cloud_server.options import LIMITS, limits_of
 from common.command import MODEL_HELP, Parser, add_runtime, command_parser, dispatch, parse, run, say
 from common.errors import BadInput
+from common.model_options import is_gguf
 from common.rpc import LOOPBACK, split_address
 
-DEFAULT_KV_BYTES = 1 << 30
+ENGINES = ("own", "vllm")
 EXAMPLES = """  hedge-cloud serve --insecure
   hedge-cloud serve --llm ./my-llm --listen 127.0.0.1:7000 --insecure
   hedge-cloud serve --listen 0.0.0.0:7411 --tls-cert certs/server.pem --tls-key certs/server.key --tokens tokens.txt"""
@@ -21,13 +24,27 @@ EXAMPLES = """  hedge-cloud serve --insecure
 
 def add_model(parser: Parser) -> None:
     add_runtime(parser)
+    group = parser.add_argument_group("engine")
+    group.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="own",
+        help="own: torch or llama.cpp in this process (default); vllm: vLLM's, for folders and names on the hub",
+    )
+    group.add_argument(
+        "--engine-option",
+        type=engine_option,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="vllm: one of its engine arguments, such as tensor_parallel_size=4 (repeatable)",
+    )
     group = parser.add_argument_group("memory and passes")
     group.add_argument(
         "--kv-bytes",
         type=int,
-        default=DEFAULT_KV_BYTES,
         metavar="N",
-        help="memory for keys and values; the session used longest ago makes room (default 1 GiB)",
+        help="memory for keys and values; the session used longest ago makes room (default 1 GiB; vllm: its own choice)",
     )
     group.add_argument(
         "--batch-positions", type=int, default=256, metavar="N", help="positions of one forward pass at most (default 256)"
@@ -48,6 +65,17 @@ def add_model(parser: Parser) -> None:
         usual = getattr(Limits(), name)
         flag = f"--max-{name.replace('_', '-')}"
         group.add_argument(flag, type=type(usual), default=usual, metavar="N", help=f"{meaning} (default {usual:g})")
+
+
+def engine_option(word: str) -> tuple[str, Any]:
+    """NAME=VALUE; the value is JSON where it can be, otherwise a word."""
+    name, equals, value = word.partition("=")
+    if not (equals and name.isidentifier()):
+        raise argparse.ArgumentTypeError(f"{word!r} is not NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def _parser() -> Parser:
@@ -108,8 +136,21 @@ def check(args: argparse.Namespace) -> str:
         raise BadInput(f"tokens would be readable on the way to {host}: --tokens needs --tls-cert and --tls-key")
     if not 0 <= args.drain < float("inf"):
         raise BadInput(f"drain {args.drain:g} is not a number of at least 0")
+    check_engine(args)
     limits_of(args)
     return host
+
+
+def check_engine(args: argparse.Namespace) -> None:
+    """BadInput for options of another engine than the one that is asked for."""
+    if args.engine == "vllm":
+        if is_gguf(args.llm):
+            raise BadInput(f"--engine vllm is for model folders and names on the hub: {args.llm} runs in llama.cpp")
+        for name in ("reproducible", "emulate"):
+            if getattr(args, name, None) is not None:
+                raise BadInput(f"--{name} is not for --engine vllm")
+    elif args.engine_option:
+        raise BadInput(f"--engine-option {args.engine_option[0][0]} is for --engine vllm")
 
 
 def token(arguments: Sequence[str]) -> None:
@@ -137,6 +178,7 @@ def deploy(arguments: Sequence[str]) -> None:
     parser.add_argument("--port", type=int, default=9000, help="of Ray's gRPC proxy, on every machine (default 9000)")
     parser.add_argument("--http-port", type=int, default=8000, help="of Ray's HTTP proxy, which serves nothing (default 8000)")
     parser.add_argument("--cpus", type=float, default=1.0, help="CPUs of a replica, as Ray counts them (default 1)")
+    parser.add_argument("--gpus", type=float, help="GPUs of a replica (default: 1 with --device or --gpu-layers, otherwise 0)")
     parser.add_argument("--insecure", action="store_true", help="Ray's proxy has no TLS: terminate it in front")
     parser.add_argument("--tokens", type=Path, metavar="FILE", help="as for serve; the file has to be on every machine")
     add_model(parser)
@@ -147,6 +189,7 @@ def deploy(arguments: Sequence[str]) -> None:
         raise BadInput(f"replicas {args.replicas} and max-replicas {args.max_replicas} are not in order within 1..1000")
     if args.streams_per_replica < 1:
         raise BadInput(f"streams-per-replica {args.streams_per_replica} is not at least 1")
+    check_engine(args)
     limits = limits_of(args)
     from cloud_server.ray_serve import deploy as body
 

@@ -10,6 +10,7 @@ from cloud_server.scheduler import ScheduledChunk
 from common.errors import BadInput
 from common.model import LanguageModel
 
+DEFAULT_KV_BYTES = 1 << 30
 # Tokens of a block.
 BLOCK_SIZE = 16
 # A pool is not made for more contexts than this.

@@ -1,12 +1,27 @@
 """What the server does, as Prometheus counts it."""
 
+from collections.abc import Iterator
+
 from hedge.v1 import hedge_pb2 as pb
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from cloud_server.batcher import Pass
+from cloud_server.scoring import Counts
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class _Theirs(Collector):
+    """Part of the registry of the process."""
+
+    def __init__(self, names: str) -> None:
+        self._names = names
+
+    def collect(self) -> Iterator[Metric]:
+        return (family for family in REGISTRY.collect() if family.name.startswith(self._names))
 
 
 class Metrics:
@@ -38,6 +53,18 @@ class Metrics:
         self._forward.observe(one.seconds)
         self._positions.inc(one.positions)
         self._found.inc(one.found)
+
+    def scored(self, counts: Counts) -> None:
+        """The server asks an engine that tells the likeliest tokens."""
+        for name, what, value in (
+            ("hedge_certified_positions", "Positions decided from the likeliest tokens, so far", lambda: counts.positions),
+            ("hedge_second_questions", "Positions that had to be asked about again, so far", lambda: counts.again),
+        ):
+            Gauge(name, what, registry=self.registry).set_function(value)
+
+    def include(self, names: str) -> None:
+        """Passes on what an engine in this process counts by itself, in families whose names begin with `names`."""
+        self.registry.register(_Theirs(names))
 
     def judged(self, verdict: pb.Verdict, tested: int, untested: int, seconds: float) -> None:
         """A draft of `tested` and `untested` ids has its verdict."""

@@ -4,20 +4,20 @@ A stream stays on the replica it began on, so a session stays where its keys and
 """
 
 import argparse
+import asyncio
 import os
 import signal
 import threading
 from collections.abc import AsyncIterator
-from pathlib import Path
+from contextlib import AsyncExitStack
 from typing import Any
 
 from hedge.v1 import hedge_pb2 as pb
 
 from cloud_server.access import Access
 from cloud_server.limits import Limits
-from common.command import model_options, say
+from common.command import say
 from common.errors import BadInput
-from common.model_options import ModelOptions
 
 # Ray would send usage reports, and its workers' lines would stand between ours.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -27,29 +27,23 @@ APPLICATION = "hedge"
 
 
 class Verifier:
-    """A replica: a model, a pool, and the servicer over them. Errors become gRPC statuses here: Ray knows no interceptors."""
+    """A replica: the LLM, and the servicer over it. Errors become gRPC statuses here: Ray knows no interceptors."""
 
-    def __init__(
-        self,
-        llm: str,
-        options: ModelOptions,
-        kv_bytes: int,
-        positions: int,
-        reproducible: bool | None,
-        prefix_sharing: bool,
-        limits: Limits,
-        tokens: Path | None,
-    ) -> None:
-        from cloud_server.batcher import Batcher
-        from cloud_server.engine import engine_of
-        from cloud_server.self_check import checked
+    # Ray awaits it.
+    async def __init__(self, args: argparse.Namespace, limits: Limits) -> None:  # type: ignore[misc]
+        from cloud_server.metrics import Metrics
+        from cloud_server.openings import opening
         from cloud_server.servicer import Servicer
-        from common.model import load
 
-        lm = load(llm, "llm", options)
-        engine = engine_of(lm, kv_bytes, positions, reproducible, prefix_sharing=prefix_sharing)
-        exactness = checked(engine, lm, positions, reproducible)
-        self._servicer = Servicer(lm, Batcher(engine, positions), limits, Access(tokens), exactness=exactness)
+        self._stack, metrics = AsyncExitStack(), Metrics()
+        opened = await self._stack.enter_async_context(opening(args, metrics))
+        self._failed = asyncio.ensure_future(opened.failed())
+        self._servicer = Servicer(opened.lm, opened.runner, limits, Access(args.tokens), metrics, opened.exactness)
+
+    def check_health(self) -> None:
+        """Ray starts another replica in the place of one whose engine has died."""
+        if self._failed.done():
+            raise RuntimeError("the engine has died")
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, grpc_context: Any) -> pb.ServerInfo:  # noqa: N802
         try:
@@ -83,6 +77,7 @@ def deploy(args: argparse.Namespace, limits: Limits) -> None:
         from ray.serve.config import HTTPOptions, gRPCOptions
     except ImportError:
         raise BadInput("Ray is not installed: pip install 'hedge-hlm[ray]'") from None
+    args.tokens = args.tokens and args.tokens.resolve()
     ray.init(address=os.environ.get("RAY_ADDRESS"), include_dashboard=False, log_to_driver=False, configure_logging=False)
     try:
         serve.start(
@@ -95,22 +90,10 @@ def deploy(args: argparse.Namespace, limits: Limits) -> None:
             Verifier,
             name="verifier",
             max_ongoing_requests=limits.sessions or 10**6,
-            ray_actor_options={"num_gpus": int((args.device or "cpu") != "cpu" or args.gpu_layers > 0), "num_cpus": args.cpus},
+            ray_actor_options={"num_gpus": _gpus(args), "num_cpus": args.cpus},
             **_scale(args),
         )
-        serve.run(
-            deployment.bind(
-                args.llm,
-                model_options(args, args.llm),
-                args.kv_bytes,
-                args.batch_positions,
-                args.reproducible,
-                args.prefix_sharing,
-                limits,
-                args.tokens and args.tokens.resolve(),
-            ),
-            name=APPLICATION,
-        )
+        serve.run(deployment.bind(args, limits), name=APPLICATION)
         say(f"hedge-cloud: {args.replicas} replicas, listening on 127.0.0.1:{args.port}")
         stopped = threading.Event()
         for name in (signal.SIGINT, signal.SIGTERM):
@@ -119,6 +102,13 @@ def deploy(args: argparse.Namespace, limits: Limits) -> None:
         serve.shutdown()
     finally:
         ray.shutdown()
+
+
+def _gpus(args: argparse.Namespace) -> float:
+    """Of a replica, by what its engine is asked for."""
+    if args.gpus is not None:
+        return float(args.gpus)
+    return float((args.device or "cpu") != "cpu" or args.gpu_layers > 0)
 
 
 def _scale(args: argparse.Namespace) -> dict[str, Any]:

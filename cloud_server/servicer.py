@@ -15,12 +15,13 @@ from hedge.v1 import hedge_pb2 as pb
 from hedge.v1.hedge_pb2_grpc import HedgeServicer
 
 from cloud_server.access import Access
-from cloud_server.batcher import Batcher, PooledPrefix
 from cloud_server.limits import Limits, Quotas
 from cloud_server.metrics import Metrics
 from cloud_server.opening import server_info
+from cloud_server.runner import Runner
 from cloud_server.self_check import Exactness
 from cloud_server.session import VerifierSession
+from cloud_server.steps import Prefix
 from common.errors import BadInput, Busy, Denied, HedgeError, Incompatible, Unreachable
 from common.model import LanguageModel, first_line
 
@@ -132,16 +133,16 @@ class Servicer(HedgeServicer):
     def __init__(
         self,
         lm: LanguageModel,
-        batcher: Batcher,
+        runner: Runner[Any],
         limits: Limits,
         access: Access | None = None,
         metrics: Metrics | None = None,
         exactness: Exactness | None = None,
     ) -> None:
-        self._lm, self._batcher, self._limits = lm, batcher, limits
+        self._lm, self._runner, self._limits = lm, runner, limits
         self._access, self._metrics = access or Access(), metrics or Metrics()
-        self._quotas = Quotas(limits, time.monotonic, batcher.token_bytes)
-        self._context = min(lm.context, batcher.capacity)
+        self._quotas = Quotas(limits, time.monotonic, runner.token_bytes)
+        self._context = min(lm.context, runner.capacity)
         self._exactness = pb.Exactness(difference=exactness.difference) if exactness and exactness.rows else None
         self._sessions: set[VerifierSession] = set()
         self.draining = False
@@ -163,7 +164,7 @@ class Servicer(HedgeServicer):
         self._metrics.received(first)
         if first.WhichOneof("kind") != "open":
             raise BadInput(f"a stream begins with open, not {first.WhichOneof('kind')}")
-        prefix = self._batcher.prefix()
+        prefix = self._runner.prefix()
         difference = self._exactness.difference if self._exactness else 0.0
         session = VerifierSession(self._lm, first.open, prefix, self._context, difference)
         try:
@@ -188,7 +189,7 @@ class Servicer(HedgeServicer):
                 if time.monotonic() > deadline:
                     raise Unreachable(f"the session took longer than {self._limits.session_s:g} s")
         finally:
-            self._batcher.leave(prefix)
+            self._runner.leave(prefix)
             self._sessions.discard(session)
             self._quotas.leave(client, session.counted)
             logger.info("session=%s closed", name)
@@ -197,10 +198,10 @@ class Servicer(HedgeServicer):
         self._metrics.sent(message)
         return message
 
-    async def _run(self, client: str, prefix: PooledPrefix, session: VerifierSession, steps: Any) -> Any:
+    async def _run(self, client: str, prefix: Prefix, session: VerifierSession, steps: Any) -> Any:
         """Runs steps of a session, and lets its client wait when it has used the model more than it may."""
         before = session.spent
-        result, late, computed = await _within(self._limits.step_s, "the verdict", self._batcher.run(prefix, steps))
+        result, late, computed = await _within(self._limits.step_s, "the verdict", self._runner.run(prefix, steps))
         grown = len(session.history) - session.counted
         self._quotas.hold(client, grown)
         session.counted += grown
@@ -212,7 +213,7 @@ class Servicer(HedgeServicer):
         return result
 
     async def _stream(
-        self, client: str, session: VerifierSession, prefix: PooledPrefix, requests: AsyncIterator[pb.ClientMessage]
+        self, client: str, session: VerifierSession, prefix: Prefix, requests: AsyncIterator[pb.ClientMessage]
     ) -> AsyncIterator[pb.Verdict]:
         closing = asyncio.create_task(_closed(requests))
         try:
@@ -225,7 +226,7 @@ class Servicer(HedgeServicer):
             closing.cancel()
 
     async def _verify(
-        self, client: str, session: VerifierSession, prefix: PooledPrefix, requests: AsyncIterator[pb.ClientMessage]
+        self, client: str, session: VerifierSession, prefix: Prefix, requests: AsyncIterator[pb.ClientMessage]
     ) -> AsyncIterator[pb.Verdict]:
         while message := await _within(self._limits.idle_s, "the next message", anext(requests, None)):
             self._metrics.received(message)

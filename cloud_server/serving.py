@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import logging
 import signal
-import sys
+from collections.abc import Awaitable, Callable
 
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
@@ -15,18 +15,14 @@ from hedge.v1 import hedge_pb2
 from hedge.v1.hedge_pb2_grpc import add_HedgeServicer_to_server
 
 from cloud_server.access import Access
-from cloud_server.batcher import Batcher
-from cloud_server.emulation import Emulated, parse_pace
-from cloud_server.engine import BLOCK_SIZE, Engine, engine_of
 from cloud_server.http import operator_app
 from cloud_server.metrics import Metrics
+from cloud_server.openings import Opened, opening
 from cloud_server.options import limits_of
-from cloud_server.self_check import checked
 from cloud_server.servicer import ErrorInterceptor, Servicer
-from common.command import model_options, say
-from common.errors import HedgeError
+from common.command import say
+from common.errors import HedgeError, Unreachable
 from common.http import check_free, serving
-from common.model import LanguageModel, context_line, load
 from common.rpc import make_server, split_address
 from common.tls import server_credentials
 
@@ -41,23 +37,16 @@ async def serve_until_stopped(args: argparse.Namespace) -> None:
     access, metrics = Access(args.tokens), Metrics()
     for address in filter(None, (args.listen, args.http)):
         check_free(address)
-    # The model's thread comes back to Python between any two products; it should not wait for the event loop each time.
-    sys.setswitchinterval(5e-4)
-    options = model_options(args, args.llm)
-    lm = load(args.llm, "llm", options)
-    if line := context_line(lm, options):
-        say(f"hedge-cloud: {line}")
-    engine = engine_of(lm, args.kv_bytes, args.batch_positions, args.reproducible, prefix_sharing=args.prefix_sharing)
-    # It is the model's first pass, too, which is slower than all others.
-    exactness = checked(engine, lm, args.batch_positions, args.reproducible)
-    engine = _emulated(args, engine, lm)
-    batcher = Batcher(engine, args.batch_positions, metrics.passed)
-    metrics.queue.set_function(lambda: len(batcher.scheduler))
-    metrics.evictions.set_function(lambda: batcher.scheduler.evicted)
-    metrics.kv_bytes.set_function(lambda: engine.block_manager.used * BLOCK_SIZE * engine.token_bytes)
+    async with opening(args, metrics) as opened:
+        await _serve(args, opened, credentials, access, metrics)
+
+
+async def _serve(
+    args: argparse.Namespace, opened: Opened, credentials: "grpc.ServerCredentials | None", access: Access, metrics: Metrics
+) -> None:
+    lm, exactness = opened.lm, opened.exactness
     metrics.difference.set(exactness.difference)
-    metrics.kv_budget.set(engine.block_manager.capacity * engine.token_bytes)
-    servicer = Servicer(lm, batcher, limits_of(args), access, metrics, exactness)
+    servicer = Servicer(lm, opened.runner, limits_of(args), access, metrics, exactness)
     health = HealthServicer()
 
     def register(made: grpc.aio.Server) -> None:
@@ -75,23 +64,16 @@ async def serve_until_stopped(args: argparse.Namespace) -> None:
     operator = f", HTTP on {split_address(args.http, lowest_port=0)[0]}:{http[0].port}" if http else ""
     say(f"hedge-cloud: {exactness}")
     say(f"hedge-cloud: {lm.name}{operator}, listening on {host}:{port}")
-    await _signalled(access)
+    failed = await _ended(access, opened.failed)
     servicer.draining = True
     await health.enter_graceful_shutdown()
     logger.info("draining for up to %g s", args.drain)
-    await server.stop(grace=args.drain)
+    await server.stop(grace=1.0 if failed else args.drain)
     if http:
         http[0].should_exit = True
         await http[1]
-    batcher.close()
-
-
-def _emulated(args: argparse.Namespace, engine: Engine, lm: LanguageModel) -> Engine:
-    if args.emulate is None:
-        return engine
-    pace = parse_pace(args.emulate)
-    lm.name += f", emulated at {pace[0]:g} s + {pace[1]:g} s a position"
-    return Emulated(engine, *pace)
+    if failed:
+        raise Unreachable(f"the engine of {lm.name} has died; its sessions can go on at a server that is started again")
 
 
 def _listen(server: grpc.aio.Server, address: str, credentials: "grpc.ServerCredentials | None") -> int:
@@ -104,11 +86,15 @@ def _listen(server: grpc.aio.Server, address: str, credentials: "grpc.ServerCred
         raise HedgeError(f"cannot listen on {address}: the port is in use or the address is not this machine's") from None
 
 
-async def _signalled(access: Access) -> None:
-    """Returns at SIGINT or SIGTERM; SIGHUP reads the tokens again."""
+async def _ended(access: Access, failed: Callable[[], Awaitable[object]]) -> bool:
+    """Returns at SIGINT or SIGTERM, or when the engine has failed, which it tells; SIGHUP reads the tokens again."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, stopped.set)
     loop.add_signal_handler(signal.SIGHUP, access.reload)
-    await stopped.wait()
+    waiting = [asyncio.ensure_future(stopped.wait()), asyncio.ensure_future(failed())]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
+    return not stopped.is_set()

@@ -86,13 +86,13 @@ class VerifierSession:
         yield from self._forward(self._history[:-1], 0)
         return pb.Opened(cached_length=self._prefix.length, codec=codec.VERSION, id_codec=self._id_version)
 
-    def _forward(self, ids: list[int], rows: int) -> Steps[Rows]:
+    def _forward(self, ids: list[int], rows: int, *, drawn: bool = False, stream: int = 0) -> Steps[Rows]:
         """The logits after each of the last `rows` of `ids`, all of which the cache holds then, or what is drawn from them."""
         started, before = time.perf_counter(), self._prefix.length
         if before >= len(ids):
             return np.empty((0, self._lm.vocab_size), np.float32)
-        draws = Draws(self._warp, self._rule.noise, len(ids) - rows + 1 - self._prompt)
-        found = yield Feed(ids, rows, draws if self._rule.draws_by_position and not self._audit else None)
+        draws = Draws(self._warp, self._rule.noise, len(ids) - rows + 1 - self._prompt) if drawn else None
+        found = yield Feed(ids, rows, draws, stream)
         self.cost.seconds += time.perf_counter() - started
         self.cost.positions += len(ids) - before
         self.spent += len(ids) - before
@@ -207,7 +207,9 @@ class VerifierSession:
         wanted = untested + len(proposals) + bonus
         if not wanted:
             return np.empty((0, self._lm.vocab_size), np.float32)
-        return (yield from self._forward(ahead[: len(ahead) - (not bonus)], wanted))
+        # Nothing else than tokens is wanted of them.
+        drawn = self._rule.draws_by_position and not self._audit and not untested
+        return (yield from self._forward(ahead[: len(ahead) - (not bonus)], wanted, drawn=drawn))
 
     def _answer(
         self,
@@ -259,7 +261,8 @@ class VerifierSession:
         if ended or generated >= self._max_new_tokens or len(self._history) >= self._context:
             return None
         self.cost = Cost()
-        rows = yield from self._forward(self._history, 1)
+        left = min(self._max_new_tokens - generated, self._context - len(self._history))
+        rows = yield from self._forward(self._history, 1, drawn=True, stream=left)
         target = self._targets(rows, generated)[0]
         token = self._rule.bonus(generated, generated, target)
         self._history.append(token)

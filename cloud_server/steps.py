@@ -27,12 +27,15 @@ class Draws:
 class Feed:
     """What a session wants of the model: all of `ids` in its cache, and the logits after the last `rows` of them.
 
-    With `draws` the tokens that these draw are enough, and may be sent in place of the logits.
+    With `draws` the tokens that these draw are enough, and may be sent in place of the logits: up to the first one that is not
+    the id that follows, behind which nothing will be looked at. `stream`: so many tokens the session will go on to draw, this
+    one included, each behind the one before.
     """
 
     ids: list[int]
     rows: int
     draws: Draws | None = None
+    stream: int = 0
 
 
 # float32 [rows, vocab_size], or what was drawn from each.

@@ -58,6 +58,18 @@ class Noise:
         digest = hashlib.blake2b(message, digest_size=16, person=b"hedge.noise.v1").digest()
         self._key = np.frombuffer(digest, dtype="<u8").astype(np.uint64)
 
+    @classmethod
+    def of_key(cls, key: Sequence[int]) -> "Noise":
+        """The noise of another Noise's `key`."""
+        noise = cls.__new__(cls)
+        noise._key = np.array(key, dtype=np.uint64)
+        return noise
+
+    @property
+    def key(self) -> tuple[int, ...]:
+        """Two numbers below 2^64 that all of it comes from."""
+        return tuple(int(part) for part in self._key)
+
     def uniforms(self, purpose: Purpose, position: int, step: int = 0, count: int = 1) -> np.ndarray:
         """`count` numbers in [0, 1), float64, multiples of 2^-53."""
         return (_philox(self._key, (0, position, step, purpose), count) >> np.uint64(11)) * 2.0**-53

@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 from jinja2 import TemplateError
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.cache_utils import DynamicLayer
 from transformers.utils import logging as transformers_logging
 
@@ -34,17 +42,14 @@ _SAMPLE = 1 << 16
 _SAMPLES = 64
 
 
-class TorchModel(LanguageModel):
-    """A model and tokenizer of transformers."""
+class TokenizerModel(LanguageModel):
+    """The tokenizer of a model folder, for whatever runs the model."""
 
-    def __init__(self, identity: Identity, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, identity: Identity, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__(identity)
-        self.model, self.tokenizer = model, tokenizer
+        self.tokenizer = tokenizer
         self.chat_template = str(tokenizer.chat_template or "")
         self.specials = {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-
-    def kv_cache(self) -> "TorchCache":
-        return TorchCache(self)
 
     def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
         if not self.tokenizer.chat_template:
@@ -67,6 +72,17 @@ class TorchModel(LanguageModel):
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+class TorchModel(TokenizerModel):
+    """A model and tokenizer of transformers."""
+
+    def __init__(self, identity: Identity, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__(identity, tokenizer)
+        self.model = model
+
+    def kv_cache(self) -> "TorchCache":
+        return TorchCache(self)
 
     def describe(self) -> str:
         dtype = str(self.model.dtype).removeprefix("torch.")
@@ -119,7 +135,7 @@ def load_folder(where: str, side: str, options: ModelOptions, name: str | None =
         )
     use_threads(options.threads)
     folder = bundled_folder() / side if where == BUNDLED else Path(where)
-    _check_folder(folder, side)
+    check_folder(folder, side)
     source = str(folder)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -148,9 +164,9 @@ def load_folder(where: str, side: str, options: ModelOptions, name: str | None =
         fingerprint=weights_fingerprint(model),
         tokenizer_fingerprint=tokenizer_fingerprint,
         vocab_size=vocab_size,
-        context=fitting_context(_context(model), token_bytes(model), options.context, where),
-        trained_context=_context(model),
-        end_ids=tuple(token for token in _end_ids(model, tokenizer) if token < vocab_size),
+        context=fitting_context(trained_context(model.config), token_bytes(model), options.context, where),
+        trained_context=trained_context(model.config),
+        end_ids=tuple(token for token in end_ids_of(model.generation_config, tokenizer) if token < vocab_size),
         begin_id=tokenizer.bos_token_id,
     )
     return TorchModel(identity, model, tokenizer)
@@ -158,13 +174,18 @@ def load_folder(where: str, side: str, options: ModelOptions, name: str | None =
 
 def token_bytes(model: PreTrainedModel) -> int:
     """Bytes of keys and values per token."""
-    config: Any = model.config.get_text_config()
+    return cached_bytes(model.config, model.dtype.itemsize)
+
+
+def cached_bytes(model_config: PreTrainedConfig, itemsize: int) -> int:
+    """Bytes of keys and values per token, of numbers of `itemsize` bytes."""
+    config: Any = model_config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * int(config.num_hidden_layers) * int(heads) * int(size) * model.dtype.itemsize
+    return 2 * int(config.num_hidden_layers) * int(heads) * int(size) * itemsize
 
 
-def _check_folder(folder: Path, side: str) -> None:
+def check_folder(folder: Path, side: str) -> None:
     if not folder.is_dir():
         raise BadInput(f"no {side} folder at {folder}")
     if not (folder / "config.json").is_file():
@@ -199,13 +220,15 @@ def _check_cache(model: PreTrainedModel, where: str) -> None:
         raise Incompatible(f"the cache of {where} cannot be rolled back: it holds {named}")
 
 
-def _context(model: PreTrainedModel) -> int:
-    config = model.config.get_text_config()
+def trained_context(model_config: PreTrainedConfig) -> int:
+    """Tokens that the model knows."""
+    config = model_config.get_text_config()
     return int(getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or 2048)
 
 
-def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    configured: Any = model.generation_config.eos_token_id if model.generation_config else None
+def end_ids_of(generation: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """What ends an answer, by the files of the model."""
+    configured: Any = generation.eos_token_id if generation else None
     ids = configured if isinstance(configured, list) else [configured, tokenizer.eos_token_id]
     return tuple(sorted({int(token) for token in ids if token is not None}))
 

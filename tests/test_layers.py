@@ -32,7 +32,7 @@ def imported(file: Path) -> set[str]:
     return {name.split(".")[0] for name in names}
 
 
-RUNTIMES = {"torch", "transformers", "llama_cpp", "tokenizers", "safetensors"}
+RUNTIMES = {"torch", "transformers", "llama_cpp", "tokenizers", "safetensors", "vllm"}
 # Behind the seams, and what measures or studies a runtime itself.
 WITH_RUNTIME = {
     "common/torch_model.py",
@@ -40,6 +40,8 @@ WITH_RUNTIME = {
     "common/llama_model.py",
     "cloud_server/torch_engine.py",
     "cloud_server/llama_engine.py",
+    "cloud_server/vllm_draw.py",
+    "cloud_server/vllm_engine.py",
     "cloud_server/row_sizes.py",
     "evaluation/assisted.py",
     "evaluation/bare.py",

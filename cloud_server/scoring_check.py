@@ -1,0 +1,47 @@
+"""Whether an engine that scores prompts gives a position the same logprobs in whatever company it is scored."""
+
+import asyncio
+from collections.abc import Sequence
+
+import numpy as np
+
+from cloud_server.certificate import Top
+from cloud_server.scoring import Scorer
+from cloud_server.self_check import ROUNDING, Exactness
+from common.errors import Incompatible
+from common.model import LanguageModel
+
+# Ids of the text, longer than a block of the engine's cache where that is short, and how many of its rows are compared.
+IDS, ROWS, COUNT = 72, 8, 64
+
+
+async def checked_scorer(scorer: Scorer, lm: LanguageModel) -> Exactness:
+    """Scores one text in several ways. Incompatible for an engine whose rows change by more than rounding."""
+    size = min(IDS, lm.context - 1)
+    count, rows = min(COUNT, lm.vocab_size), min(ROWS, size)
+    texts = np.random.default_rng(0).integers(0, lm.vocab_size, (4, size)).tolist()
+    text = texts[0]
+    expected = (await scorer.score(text, rows, count)).tops
+    ways: list[tuple[str, Sequence[Top | None]]] = []
+    alone = [(await scorer.score(text[: size - rows + number + 1], 1, count)).tops[0] for number in range(rows)]
+    ways.append(("when it is judged alone", alone))
+    beside = await asyncio.gather(*(scorer.score(one, rows, count) for one in (*texts[1:], text)))
+    ways.append(("beside other sessions", beside[-1].tops))
+    worst, compared = 0.0, 0
+    for way, tops in ways:
+        for one, other in zip(expected, tops, strict=True):
+            if one is None or other is None:
+                continue
+            apart, spread = _apart(one, other)
+            if apart > ROUNDING * spread:
+                raise Incompatible(f"{lm.name} cannot verify: the logprobs of a position change by more than rounding {way}")
+            worst, compared = max(worst, apart), compared + 1
+    return Exactness(worst, compared)
+
+
+def _apart(one: Top, other: Top) -> tuple[float, float]:
+    """The largest difference of a logprob that both tell, and how much logprobs differ among themselves."""
+    _, mine, theirs = np.intersect1d(one.ids, other.ids, return_indices=True)
+    if not len(mine):
+        return float("inf"), 0.0
+    return float(np.abs(one.logprobs[mine] - other.logprobs[theirs]).max()), float(one.logprobs.std())

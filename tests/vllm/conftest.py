@@ -1,0 +1,31 @@
+"""The cloud on vLLM, as its own processes. HEDGE_REAL_PAIR names the folder of a real pair."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import Cloud, StartCloud, start_cloud
+
+pytest.importorskip("vllm", reason="vLLM is missing: make test-vllm")
+__all__ = ["start_cloud"]
+# On a CPU a block has to be a multiple of 32 tokens, and compiled passes take minutes to make.
+CPU = ("--engine", "vllm", "--engine-option", "block_size=32", "--engine-option", "enforce_eager=true", "--dtype", "float32")
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+
+
+@pytest.fixture(scope="session")
+def vllm(start_cloud: StartCloud) -> Iterator[Cloud]:
+    """The bundled LLM on vLLM."""
+    return start_cloud(*CPU, "--http", "127.0.0.1:0")
+
+
+@pytest.fixture(scope="session")
+def real() -> Path:
+    """A real pair."""
+    folder = os.environ.get("HEDGE_REAL_PAIR")
+    if not folder:
+        pytest.skip("HEDGE_REAL_PAIR names no folder with q05 and q15")
+    return Path(folder)

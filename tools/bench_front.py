@@ -1,0 +1,136 @@
+"""python -m tools.bench_front: verdicts/s of the cloud's gRPC front alone, one core, over an engine that computes nothing.
+
+64 streams in a process of their own send blocks of 6 ids, each when the verdict on the one before is in. The engine finds
+every draft likely, and tells as many of the likeliest tokens as it is asked for.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+import time
+from collections.abc import AsyncGenerator, Sequence
+
+import grpc.aio
+import numpy as np
+from hedge.v1 import hedge_pb2 as pb
+from hedge.v1.hedge_pb2_grpc import HedgeStub, add_HedgeServicer_to_server
+
+from cloud_server.certificate import Top
+from cloud_server.limits import Limits
+from cloud_server.metrics import Metrics
+from cloud_server.scoring import Scored, ScoringRunner
+from cloud_server.servicer import ErrorInterceptor, Servicer
+from cloud_server.steps import Draws
+from common import codec
+from common.ids import FIXED, FixedIds
+from common.model import BUNDLED, LanguageModel, load
+from common.rpc import PROTOCOL_VERSION, make_server
+
+STREAMS, BLOCK, SECONDS, PROMPT = 64, 6, 10.0, 20
+# A session ends before its context does.
+MESSAGES = 100
+
+
+class Nothing:
+    """A Scorer without a model: the id that follows is the likeliest token, with logprobs that fall by 1."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self._vocab_size = vocab_size
+
+    def _top(self, token: int, count: int) -> Top:
+        ids = np.sort((token + np.arange(count)) % self._vocab_size)
+        ranks = (ids - token) % self._vocab_size
+        logprobs = (-0.1 - 3.0 * ranks).astype(np.float32)
+        return Top(ids, logprobs, float(logprobs.min()))
+
+    async def score(self, ids: Sequence[int], rows: int, count: int | None) -> Scored:
+        wanted = count or self._vocab_size
+        return Scored([self._top(token, wanted) for token in [*ids[len(ids) - rows + 1 :], 7][-rows:]] if rows else [])
+
+    def stream(self, ids: Sequence[int], draws: Draws, limit: int, count: int) -> AsyncGenerator[tuple[int, Top], None]:
+        raise NotImplementedError(f"{limit} tokens behind {len(ids)}, {count} by {draws}")
+
+
+async def serve(lm: LanguageModel, report: "asyncio.Future[str]") -> None:
+    servicer = Servicer(lm, ScoringRunner(Nothing(lm.vocab_size), lm.vocab_size, lm.context - 1, 1), Limits())
+    server = make_server(lambda made: add_HedgeServicer_to_server(servicer, made), [ErrorInterceptor(Metrics())])
+    report.set_result(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
+    await server.start()
+    await server.wait_for_termination()
+
+
+def opening(lm: LanguageModel, temperature: float) -> pb.Open:
+    return pb.Open(
+        protocol_version=PROTOCOL_VERSION,
+        prompt_ids=range(PROMPT),
+        warp=pb.Warp(temperature=temperature, top_p=1.0),
+        seed=1,
+        verification=pb.VERIFICATION_COUPLED,
+        guarantee=pb.GUARANTEE_EXACT,
+        tokenizer_fingerprint=lm.tokenizer_fingerprint,
+        vocab_size=lm.vocab_size,
+        codecs=codec.VERSIONS,
+        id_codecs=[FIXED],
+        bonus=True,
+    )
+
+
+async def ask(address: str, temperature: float) -> None:
+    """The clients: counts verdicts for a while."""
+    lm = load(BUNDLED, "slm")
+    ids = FixedIds(lm.vocab_size).encode([], [7] * BLOCK)
+    done, until = 0, time.perf_counter() + SECONDS
+
+    async def one(channel: grpc.aio.Channel) -> None:
+        nonlocal done
+        while time.perf_counter() < until:
+            call = HedgeStub(channel).Generate()
+            await call.write(pb.ClientMessage(open=opening(lm, temperature)))
+            await call.read()
+            for _ in range(MESSAGES):
+                await call.write(pb.ClientMessage(draft=pb.Draft(ids=ids)))
+                await call.read()
+                done += 1
+                if time.perf_counter() > until:
+                    break
+            await call.done_writing()
+            await call.read()
+
+    async with grpc.aio.insecure_channel(address) as channel:
+        started = time.perf_counter()
+        await asyncio.gather(*(one(channel) for _ in range(STREAMS)))
+        sys.stdout.write(f"| {temperature:g} | {done / (time.perf_counter() - started):.0f} |\n")
+        sys.stdout.flush()
+
+
+async def measure() -> None:
+    lm = load(BUNDLED, "llm")
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {0})
+    report: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    serving = asyncio.create_task(serve(lm, report))
+    address = await report
+    sys.stdout.write("| temperature | verdicts/s |\n|---:|---:|\n")
+    sys.stdout.flush()
+    for temperature in ("0", "1"):
+        command = [sys.executable, "-m", "tools.bench_front", "--ask", address, "--temperature", temperature]
+        client = await asyncio.create_subprocess_exec(*command)
+        await client.wait()
+    serving.cancel()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ask", help=argparse.SUPPRESS)
+    parser.add_argument("--temperature", type=float, default=0.0, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.ask:
+        os.sched_setaffinity(0, set(range(os.cpu_count() or 1)) - {0} or {0})
+        asyncio.run(ask(args.ask, args.temperature))
+    else:
+        asyncio.run(measure())
+
+
+if __name__ == "__main__":
+    main()
