@@ -13,8 +13,7 @@ from collections.abc import AsyncGenerator, Sequence
 
 import grpc.aio
 import numpy as np
-from hedge.v1 import hedge_pb2 as pb
-from hedge.v1.hedge_pb2_grpc import HedgeStub, add_HedgeServicer_to_server
+from hedge.v1.hedge_pb2_grpc import add_HedgeServicer_to_server
 
 from cloud_server.certificate import Top
 from cloud_server.limits import Limits
@@ -22,10 +21,9 @@ from cloud_server.metrics import Metrics
 from cloud_server.scoring import Scored, ScoringRunner
 from cloud_server.servicer import ErrorInterceptor, Servicer
 from cloud_server.steps import Draws
-from common import codec
-from common.ids import FIXED, FixedIds
 from common.model import BUNDLED, LanguageModel, load
-from common.rpc import PROTOCOL_VERSION, make_server
+from common.rpc import make_server
+from tools.raw_session import RawSession
 
 STREAMS, BLOCK, SECONDS, PROMPT = 64, 6, 10.0, 20
 # A session ends before its context does.
@@ -60,42 +58,22 @@ async def serve(lm: LanguageModel, report: "asyncio.Future[str]") -> None:
     await server.wait_for_termination()
 
 
-def opening(lm: LanguageModel, temperature: float) -> pb.Open:
-    return pb.Open(
-        protocol_version=PROTOCOL_VERSION,
-        prompt_ids=range(PROMPT),
-        warp=pb.Warp(temperature=temperature, top_p=1.0),
-        seed=1,
-        verification=pb.VERIFICATION_COUPLED,
-        guarantee=pb.GUARANTEE_EXACT,
-        tokenizer_fingerprint=lm.tokenizer_fingerprint,
-        vocab_size=lm.vocab_size,
-        codecs=codec.VERSIONS,
-        id_codecs=[FIXED],
-        bonus=True,
-    )
-
-
 async def ask(address: str, temperature: float) -> None:
     """The clients: counts verdicts for a while."""
     lm = load(BUNDLED, "slm")
-    ids = FixedIds(lm.vocab_size).encode([], [7] * BLOCK)
     done, until = 0, time.perf_counter() + SECONDS
 
     async def one(channel: grpc.aio.Channel) -> None:
         nonlocal done
         while time.perf_counter() < until:
-            call = HedgeStub(channel).Generate()
-            await call.write(pb.ClientMessage(open=opening(lm, temperature)))
-            await call.read()
+            session = RawSession(channel, lm)
+            await session.open(range(PROMPT), temperature)
             for _ in range(MESSAGES):
-                await call.write(pb.ClientMessage(draft=pb.Draft(ids=ids)))
-                await call.read()
+                await session.draft([7] * BLOCK)
                 done += 1
                 if time.perf_counter() > until:
                     break
-            await call.done_writing()
-            await call.read()
+            await session.close()
 
     async with grpc.aio.insecure_channel(address) as channel:
         started = time.perf_counter()

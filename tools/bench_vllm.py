@@ -1,0 +1,112 @@
+"""python -m tools.bench_vllm PAIR TASKS: the real pair, the SLM in torch on the device, the LLM in vLLM on the CPU in float32.
+
+PAIR holds q05 and q15 as safetensors; TASKS holds gsm8k-dev.jsonl and humaneval-dev.jsonl. What a verdict costs beside a step
+of the same engine, what eight sessions at once get, then whether `hedge` gives token for token what `llm` streams. Answers are
+kept in docs/results/vllm.jsonl, where it goes on. In the environment of `make test-vllm`.
+"""
+
+import argparse
+import asyncio
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from statistics import median
+
+import grpc.aio
+
+from common.model import LanguageModel, load
+from common.model_options import ModelOptions
+from evaluation.processes import free_port, local_cloud
+from evaluation.record import Journal
+from tools.bench_real import QUESTIONS, SEED, answers, questions, report
+from tools.raw_session import RawSession
+
+OUT = Path(__file__).parents[1] / "docs" / "results" / "vllm.jsonl"
+CPU = ("--engine", "vllm", "--engine-option", "block_size=32", "--engine-option", "enforce_eager=true", "--dtype", "float32")
+HISTORY, DRAFTS, ROUNDS, TOKENS = 1000, 8, 12, 96
+TOGETHER = 8
+SYSTEMS = (("llm", 10), ("hedge", 2))
+
+
+def text_of(slm: LanguageModel, tasks: Path) -> list[int]:
+    """Ids of all questions in a row."""
+    return [token for prompt in questions(tasks) for token in slm.encode_text(prompt.text)]
+
+
+async def verdicts(slm: LanguageModel, address: str, ids: list[int], start: int, temperature: float) -> list[float]:
+    """Seconds of verdicts on drafts that are the text's own next ids, behind a history of `start` ids."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        times = []
+        for number in range(ROUNDS):
+            # Behind each another text, so that no draft has been scored before.
+            session = RawSession(channel, slm)
+            await session.open(ids[:start], temperature)
+            begun = time.perf_counter()
+            await session.draft(ids[start + 7 * number : start + 7 * number + DRAFTS])
+            times.append(time.perf_counter() - begun)
+            await session.close()
+        return times[2:]
+
+
+async def steps(slm: LanguageModel, address: str, ids: list[int]) -> list[float]:
+    """Seconds of the engine's own next tokens behind as many ids."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        session, times = RawSession(channel, slm), []
+        await session.open(ids[:HISTORY], 0.0, stream=ROUNDS)
+        for _ in range(ROUNDS):
+            begun = time.perf_counter()
+            await session.verdict()
+            times.append(time.perf_counter() - begun)
+        await session.close()
+        return times[2:]
+
+
+async def costs(slm: LanguageModel, address: str, ids: list[int]) -> None:
+    step = median(await steps(slm, address, ids))
+    print("| temperature | a step of the engine, s | a verdict on 8 drafts, s | ratio |\n|---:|---:|---:|---:|")
+    for temperature in (0.0, 0.7, 1.0):
+        verdict = median(await verdicts(slm, address, ids, HISTORY, temperature))
+        print(f"| {temperature:g} | {step:.3f} | {verdict:.3f} | {verdict / step:.2f} |")
+    rates = []
+    for together in (1, TOGETHER):
+        begun = time.perf_counter()
+        done = await asyncio.gather(*(verdicts(slm, address, ids[100 * n :], 60, 0.7) for n in range(together)))
+        rates.append(sum(len(times) + 2 for times in done) / (time.perf_counter() - begun))
+    print(f"\nverdicts/s, one session {rates[0]:.2f}, {TOGETHER} at once {rates[1]:.2f}: {rates[1] / rates[0]:.2f} times\n")
+
+
+def counted(http: str, name: str) -> float:
+    with urllib.request.urlopen(f"http://{http}/metrics") as response:
+        lines = response.read().decode().splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pair", type=Path)
+    parser.add_argument("tasks", type=Path)
+    parser.add_argument("--only", choices=("costs", "answers"))
+    args = parser.parse_args()
+    slm = load(str(args.pair / "q05"), "slm", ModelOptions(threads=1))
+    asked = questions(args.tasks)
+    http = f"127.0.0.1:{free_port()}"
+    with local_cloud(*CPU, "--llm", str(args.pair / "q15"), "--context", "2048", "--http", http) as cloud:
+        if args.only != "answers":
+            asyncio.run(costs(slm, cloud, text_of(slm, args.tasks)))
+        if args.only == "costs":
+            return
+        header = {"kind": "bench-vllm", "questions": QUESTIONS, "tokens": TOKENS, "seed": SEED}
+        journal = Journal(OUT, header, resume=OUT.exists())
+        before = [counted(http, name) for name in ("hedge_second_questions", "hedge_certified_positions")]
+        asyncio.run(answers(slm, cloud, asked, journal, TOKENS, SYSTEMS))
+        again, positions = (
+            counted(http, name) - old
+            for name, old in zip(("hedge_second_questions", "hedge_certified_positions"), before, strict=True)
+        )
+        report(journal.entries)
+        sys.stdout.write(f"\nsecond questions in this run: {again:.0f} of {positions:.0f} positions\n")
+
+
+if __name__ == "__main__":
+    main()
