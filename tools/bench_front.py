@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 
 import grpc.aio
 import numpy as np
@@ -50,12 +51,17 @@ class Nothing:
         raise NotImplementedError(f"{limit} tokens behind {len(ids)}, {count} by {draws}")
 
 
-async def serve(lm: LanguageModel, report: "asyncio.Future[str]") -> None:
+@asynccontextmanager
+async def served(lm: LanguageModel) -> AsyncGenerator[str]:
+    """Yields HOST:PORT."""
     servicer = Servicer(lm, ScoringRunner(Nothing(lm.vocab_size), lm.vocab_size, lm.context - 1, 1), Limits())
     server = make_server(lambda made: add_HedgeServicer_to_server(servicer, made), [ErrorInterceptor(Metrics())])
-    report.set_result(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
+    port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    await server.wait_for_termination()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(grace=None)
 
 
 async def ask(address: str, temperature: float) -> None:
@@ -86,16 +92,13 @@ async def measure() -> None:
     lm = load(BUNDLED, "llm")
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {0})
-    report: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    serving = asyncio.create_task(serve(lm, report))
-    address = await report
     sys.stdout.write("| temperature | verdicts/s |\n|---:|---:|\n")
     sys.stdout.flush()
-    for temperature in ("0", "1"):
-        command = [sys.executable, "-m", "tools.bench_front", "--ask", address, "--temperature", temperature]
-        client = await asyncio.create_subprocess_exec(*command)
-        await client.wait()
-    serving.cancel()
+    async with served(lm) as address:
+        for temperature in ("0", "1"):
+            command = [sys.executable, "-m", "tools.bench_front", "--ask", address, "--temperature", temperature]
+            client = await asyncio.create_subprocess_exec(*command)
+            await client.wait()
 
 
 def main() -> None:

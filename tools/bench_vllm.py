@@ -23,7 +23,7 @@ from tools.bench_real import QUESTIONS, SEED, answers, questions, report
 from tools.raw_session import RawSession
 
 OUT = Path(__file__).parents[1] / "docs" / "results" / "vllm.jsonl"
-CPU = ("--engine", "vllm", "--engine-option", "block_size=32", "--engine-option", "enforce_eager=true", "--dtype", "float32")
+CPU = ("--engine", "vllm", "--engine-option", "enforce_eager=true", "--dtype", "float32")
 HISTORY, DRAFTS, ROUNDS, TOKENS = 1000, 8, 12, 96
 TOGETHER = 8
 SYSTEMS = (("llm", 10), ("hedge", 2))

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import Cloud, StartCloud, start_cloud
+from tests.integration.conftest import ENVIRONMENT, Cloud, StartCloud, here, start_cloud
 
 pytest.importorskip("vllm", reason="vLLM is missing: make test-vllm")
-__all__ = ["start_cloud"]
-# On a CPU a block has to be a multiple of 32 tokens, and compiled passes take minutes to make.
-CPU = ("--engine", "vllm", "--engine-option", "block_size=32", "--engine-option", "enforce_eager=true", "--dtype", "float32")
-os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+__all__ = ["here", "start_cloud"]
+# Compiled passes take minutes to make.
+CPU = ("--engine", "vllm", "--engine-option", "enforce_eager=true", "--dtype", "float32", "--kv-bytes", "500000000")
+ENVIRONMENT.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 
 @pytest.fixture(scope="session")

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from evaluation.questions import held_out_set
-from tests.integration.conftest import BIN, ENVIRONMENT, Cloud, StartCloud, hedge, one_line
+from tests.integration.conftest import BIN, ENVIRONMENT, Cloud, Run, StartCloud, hedge, one_line
 from tests.vllm.conftest import CPU
 
 pytestmark = pytest.mark.timeout(900)
 WARPS = {"0": (), "0.7": (), "1": (), "0.9": ("--top-k", "20"), "0.8": ("--top-p", "0.9")}
 
 
-def asked(cloud: Cloud, *arguments: str) -> list[dict[str, Any]]:
-    done = hedge("generate", "--cloud", cloud.address, "--insecure", "--threads", "1", "--json", "--seed", "5", *arguments)
+def asked(run: Run, cloud: Cloud, *arguments: str) -> list[dict[str, Any]]:
+    done = run("generate", "--cloud", cloud.address, "--insecure", "--threads", "1", "--json", "--seed", "5", *arguments)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -33,43 +33,43 @@ def metric(cloud: Cloud, name: str) -> float:
 @pytest.fixture(scope="module")
 def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("vllm") / "p.jsonl"
-    path.write_text("".join(json.dumps({"prompt": q.text}) + "\n" for q in held_out_set(6, seed=3)))
+    path.write_text("".join(json.dumps({"prompt": q.text}) + "\n" for q in held_out_set(4, seed=3)))
     return path
 
 
 @pytest.mark.parametrize("temperature", WARPS)
-def test_hedge_gives_the_tokens_that_llm_streams(vllm: Cloud, questions: Path, temperature: str) -> None:
+def test_hedge_gives_the_tokens_that_llm_streams(here: Run, vllm: Cloud, questions: Path, temperature: str) -> None:
     """Twice: the second time every draft is in the prefix cache, whose rows hold anything."""
     options = ("--prompts", str(questions), "--temperature", temperature, *WARPS[temperature])
-    alone = asked(vllm, "--system", "llm", *options)
+    alone = asked(here, vllm, "--system", "llm", *options)
     for _ in range(2):
-        found = asked(vllm, *options)
+        found = asked(here, vllm, *options)
         for one, other in zip(alone, found, strict=True):
             assert one["token_ids"] == other["token_ids"] or one["stats"]["near_ties"] + other["stats"]["near_ties"]
-        assert sum(one["token_ids"] == other["token_ids"] for one, other in zip(alone, found, strict=True)) >= 5
+        assert sum(one["token_ids"] == other["token_ids"] for one, other in zip(alone, found, strict=True)) >= 3
         stats = [record["stats"] for record in found]
         assert sum(s["rounds"] for s in stats) < 0.6 * sum(s["tokens"] for s in stats)
 
 
-def test_the_answers_are_those_of_the_own_engine(vllm: Cloud, start_cloud: StartCloud, questions: Path) -> None:
+def test_the_answers_are_those_of_the_own_engine(here: Run, vllm: Cloud, start_cloud: StartCloud, questions: Path) -> None:
     own = start_cloud("--threads", "1")
     for temperature in ("0", "1"):
         options = ("--prompts", str(questions), "--temperature", temperature)
-        pairs = list(zip(asked(own, *options), asked(vllm, *options), strict=True))
-        assert sum(one["token_ids"] == other["token_ids"] for one, other in pairs) >= 5
+        pairs = list(zip(asked(here, own, *options), asked(here, vllm, *options), strict=True))
+        assert sum(one["token_ids"] == other["token_ids"] for one, other in pairs) >= 3
 
 
 @pytest.mark.parametrize("system", ["hlm", "u-hlm", "cu-hlm"])
-def test_systems_that_need_whole_distributions_are_served(vllm: Cloud, system: str) -> None:
-    (found,) = asked(vllm, "--prompt", "What is 47 + 38?", "--temperature", "0", "--system", system, "--threshold", "0.1")
+def test_systems_that_need_whole_distributions_are_served(here: Run, vllm: Cloud, system: str) -> None:
+    (found,) = asked(here, vllm, "--prompt", "What is 47 + 38?", "--temperature", "0", "--system", system, "--threshold", "0.1")
     assert found["text"].endswith("85")
 
 
-def test_long_prompts_and_full_contexts(vllm: Cloud) -> None:
-    (found,) = asked(vllm, "--prompt", "word " * 480, "--max-new-tokens", "600", "--temperature", "0")
-    (own,) = asked(vllm, "--prompt", "word " * 480, "--max-new-tokens", "600", "--temperature", "0", "--system", "llm")
+def test_long_prompts_and_full_contexts(here: Run, vllm: Cloud) -> None:
+    (found,) = asked(here, vllm, "--prompt", "word " * 480, "--max-new-tokens", "600", "--temperature", "0")
+    (own,) = asked(here, vllm, "--prompt", "word " * 480, "--max-new-tokens", "600", "--temperature", "0", "--system", "llm")
     assert found["token_ids"] == own["token_ids"]
-    (short,) = asked(vllm, "--prompt", "a", "--max-new-tokens", "2")
+    (short,) = asked(here, vllm, "--prompt", "a", "--max-new-tokens", "2")
     assert short["token_ids"]
 
 
