@@ -12,7 +12,7 @@ import numpy as np
 
 from cloud_server.near_ties import COLD, near_tie
 from cloud_server.verification.base import Drawn
-from common.coupling import contenders, race_times
+from common.coupling import race_times
 from common.sampling import Warp, largest
 
 # Of sums of float32 logprobs, and of times.
@@ -47,7 +47,8 @@ def certified(top: Top, warp: Warp, integers: np.ndarray, difference: float = 0.
     probs = np.where(kept, weights, 0.0)
     probs /= probs.sum()
     own = integers[top.ids]
-    best = int(contenders(probs, own)[0])
+    times = race_times(probs, own)
+    best = int(times.argmin())
     near = difference > 0 and near_tie(top.logprobs, probs, warp, difference, own)
     if warp.cuts:
         near = near or (difference > 0 and logprobs[kept].min() - difference <= top.least)
@@ -55,18 +56,21 @@ def certified(top: Top, warp: Warp, integers: np.ndarray, difference: float = 0.
         # The most that any of the others can do: the largest noise among them, at the least known probability.
         others = integers.copy()
         others[top.ids] = 0
-        likeliest = probs.max() * np.exp(_cooled(np.array([top.least - logprobs.max()]), warp))
-        earliest = race_times(likeliest, others.max(keepdims=True))[0]
-        time = race_times(probs[[best]], own[[best]])[0]
-        if not time * (1 + _SLACK) < earliest:
+        likeliest = float(probs.max()) * _cooled_weight(top.least - float(logprobs.max()), warp)
+        earliest = math.inf if likeliest == 0 else -math.log((int(others.max()) + 0.5) * 2.0**-52) / likeliest
+        if not times[best] * (1 + _SLACK) < earliest:
             return None
-        near = near or (difference > 0 and bool(earliest <= time * math.exp(min(COLD, difference / warp.temperature))))
+        near = near or (difference > 0 and bool(earliest <= times[best] * math.exp(min(COLD, difference / warp.temperature))))
     return Drawn(int(top.ids[best]), near)
 
 
 def _cooled(logprobs: np.ndarray, warp: Warp) -> np.ndarray:
     with np.errstate(over="ignore"):
         return np.asarray(logprobs / max(warp.temperature, _COLDEST))
+
+
+def _cooled_weight(logprob: float, warp: Warp) -> float:
+    return math.exp(max(-COLD, logprob / max(warp.temperature, _COLDEST)))
 
 
 def _greedy(top: Top, difference: float) -> Drawn | None:
@@ -105,7 +109,7 @@ def _rest(logprobs: np.ndarray, least: float, warp: Warp, vocab_size: int) -> fl
     Their probabilities p sum up to at most what is left of 1, none is above the least known one, and p^(1/T) is
     p p^(1/T - 1), which grows with p where T is below 1.
     """
-    each = float(np.exp(_cooled(np.array([least - logprobs.max()]), warp))[0])
+    each = _cooled_weight(least - float(logprobs.max()), warp)
     most = (vocab_size - len(logprobs)) * each
     if warp.temperature > 1:
         return most

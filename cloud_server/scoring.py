@@ -24,6 +24,7 @@ _JUDGED = 256
 _MANY, _FEW = 0.005, 0.0005
 _GREEDY, _COOL, _WARM = 8, 64, 256
 _WARM_FROM = 0.85
+_NO_NOISE = np.empty(0, np.uint64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +182,7 @@ class ScoringRunner:
 
     def _noise(self, draws: Draws, position: int) -> np.ndarray:
         """Of every token; none where the likeliest one wins."""
-        return race_noise(draws.noise, position, 0 if draws.warp.greedy else self._vocab_size)
+        return _NO_NOISE if draws.warp.greedy else race_noise(draws.noise, position, self._vocab_size)
 
     async def _streamed(self, feed: Feed, prefix: ScoredPrefix) -> tuple[Rows, float, float]:
         """The next token of a session that only wants the LLM's own ones: the engine goes on drawing them by itself."""
