@@ -25,7 +25,7 @@ from tools.raw_session import RawSession
 OUT = Path(__file__).parents[1] / "docs" / "results" / "vllm.jsonl"
 CPU = ("--engine", "vllm", "--engine-option", "enforce_eager=true", "--dtype", "float32")
 HISTORY, DRAFTS, ROUNDS, TOKENS = 1000, 8, 12, 96
-TOGETHER = 8
+TOGETHER, VERDICTS = 8, 6
 SYSTEMS = (("llm", 10), ("hedge", 2))
 
 
@@ -49,6 +49,25 @@ async def verdicts(slm: LanguageModel, address: str, ids: list[int], start: int,
         return times[2:]
 
 
+async def rate(slm: LanguageModel, address: str, ids: list[int], together: int) -> float:
+    """Verdicts/s of sessions that are open, each on 8 drafts at a time, the next when the one before is judged."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        sessions = [RawSession(channel, slm) for _ in range(together)]
+        for number, session in enumerate(sessions):
+            await session.open(ids[100 * number : 100 * number + 60], 0.7)
+
+        async def drafting(number: int) -> None:
+            for sent in range(100 * number + 60, 100 * number + 60 + DRAFTS * VERDICTS, DRAFTS):
+                await sessions[number].draft(ids[sent : sent + DRAFTS])
+
+        begun = time.perf_counter()
+        await asyncio.gather(*(drafting(number) for number in range(together)))
+        seconds = time.perf_counter() - begun
+        for session in sessions:
+            await session.close()
+        return together * VERDICTS / seconds
+
+
 async def steps(slm: LanguageModel, address: str, ids: list[int]) -> list[float]:
     """Seconds of the engine's own next tokens behind as many ids."""
     async with grpc.aio.insecure_channel(address) as channel:
@@ -68,11 +87,7 @@ async def costs(slm: LanguageModel, address: str, ids: list[int]) -> None:
     for temperature in (0.0, 0.7, 1.0):
         verdict = median(await verdicts(slm, address, ids, HISTORY, temperature))
         print(f"| {temperature:g} | {step:.3f} | {verdict:.3f} | {verdict / step:.2f} |")
-    rates = []
-    for together in (1, TOGETHER):
-        begun = time.perf_counter()
-        done = await asyncio.gather(*(verdicts(slm, address, ids[100 * n :], 60, 0.7) for n in range(together)))
-        rates.append(sum(len(times) + 2 for times in done) / (time.perf_counter() - begun))
+    rates = [await rate(slm, address, ids, together) for together in (1, TOGETHER)]
     print(f"\nverdicts/s, one session {rates[0]:.2f}, {TOGETHER} at once {rates[1]:.2f}: {rates[1] / rates[0]:.2f} times\n")
 
 
