@@ -149,6 +149,8 @@ def check_engine(args: argparse.Namespace) -> None:
         for name in ("reproducible", "emulate"):
             if getattr(args, name, None) is not None:
                 raise BadInput(f"--{name} is not for --engine vllm")
+        if not args.prefix_sharing:
+            raise BadInput("--no-prefix-sharing is not for --engine vllm: --engine-option enable_prefix_caching=false")
     elif args.engine_option:
         raise BadInput(f"--engine-option {args.engine_option[0][0]} is for --engine vllm")
 

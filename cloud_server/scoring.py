@@ -23,6 +23,8 @@ _MOST = 1024
 _JUDGED = 256
 _MANY, _FEW = 0.005, 0.0005
 _GREEDY, _COOL, _WARM = 8, 64, 256
+# Numbers of a prompt's positions that an engine may hand over at once: it makes objects of them.
+_ENTRIES = 1 << 18
 _WARM_FROM = 0.85
 _NO_NOISE = np.empty(0, np.uint64)
 
@@ -138,11 +140,9 @@ class ScoringRunner:
     async def _rows(self, feed: Feed, prefix: ScoredPrefix) -> tuple[Rows, float, float]:
         if feed.stream:
             return await self._streamed(feed, prefix)
-        count = self.counts.of(feed.draws.warp) if feed.draws else None
-        scored = await self._scorer.score(feed.ids, feed.rows, count)
         if feed.draws is None:
-            tops = [await self._known(feed, number, top) for number, top in enumerate(scored.tops)]
-            return np.array([top.logprobs for top in tops]).reshape(-1, self._vocab_size), scored.queued_s, scored.computed_s
+            return await self._whole(feed)
+        scored = await self._scored(feed, self.counts.of(feed.draws.warp))
         drawn: list[Drawn] = []
         for number, top in enumerate(scored.tops):
             drawn.append(await self._drawn(feed, feed.draws, number, top))
@@ -152,9 +152,24 @@ class ScoringRunner:
                 break
         return drawn, scored.queued_s, scored.computed_s
 
-    async def _known(self, feed: Feed, number: int, top: Top | None) -> Top:
-        """All tokens of a row."""
-        return top or await self._again(feed, number, None)
+    async def _scored(self, feed: Feed, count: int) -> Scored:
+        """The rows at once, or where an engine would hand over too much of the prompt as well, each as a last one."""
+        if feed.rows < 2 or len(feed.ids) * count <= _ENTRIES:
+            return await self._scorer.score(feed.ids, feed.rows, count)
+        prompts = [feed.ids[: len(feed.ids) - feed.rows + number + 1] for number in range(feed.rows)]
+        parts = await asyncio.gather(*(self._scorer.score(ids, 1, count) for ids in prompts))
+        queued, computed = max(part.queued_s for part in parts), max(part.computed_s for part in parts)
+        return Scored([part.tops[0] for part in parts], queued, computed)
+
+    async def _whole(self, feed: Feed) -> tuple[Rows, float, float]:
+        """All tokens of every row, a row at a time: a hundred thousand numbers each, one by one."""
+        rows = np.empty((feed.rows, self._vocab_size), np.float32)
+        started = time.perf_counter()
+        if not feed.rows:
+            await self._scorer.score(feed.ids, 0, None)
+        for number in range(feed.rows):
+            rows[number] = (await self._again(feed, number, None)).logprobs
+        return rows, 0.0, time.perf_counter() - started
 
     async def _again(self, feed: Feed, number: int, count: int | None) -> Top:
         """A row as the last one of a shorter prompt, where it is always computed."""

@@ -134,6 +134,26 @@ def test_rules_that_need_all_of_y_are_given_it(pair: tuple[LanguageModel, Langua
     assert asyncio.run(run()).token_ids == asyncio.run(plain(slm, llm, config))
 
 
+def test_a_long_prompt_is_not_handed_over_whole(
+    pair: tuple[LanguageModel, LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each row is then the last one of a prompt of its own."""
+    monkeypatch.setattr("cloud_server.scoring._ENTRIES", 0)
+    slm, llm = pair
+    config = config_of("hedge", Warp(0.7), 5)
+
+    class Narrow(TorchScorer):
+        async def score(self, ids: Sequence[int], rows: int, count: int | None) -> Scored:
+            assert rows < 2
+            return await super().score(ids, rows, count)
+
+    async def run() -> Session:
+        async with serving(Servicer(llm, runner_of(Narrow(llm)), Limits())) as address:
+            return await answer(address, slm, config)
+
+    assert asyncio.run(run()).token_ids == asyncio.run(plain(slm, llm, config_of("llm", Warp(0.7), 5)))
+
+
 def test_what_is_not_enough_is_asked_again(pair: tuple[LanguageModel, LanguageModel], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cloud_server.scoring._WARM", 2)
     slm, llm = pair

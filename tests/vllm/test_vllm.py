@@ -93,6 +93,7 @@ def test_many_sessions_at_once(vllm: Cloud, questions: Path) -> None:
         (("--engine-option", "model=x"), "engine-option model is Hedge's own"),
         (("--context", "9999"), "context 9999 is more than the 1024"),
         (("--reproducible",), "--reproducible is not for --engine vllm"),
+        (("--no-prefix-sharing",), "--no-prefix-sharing is not for --engine vllm"),
         (("--threads", "1"), "give --engine-option"),
         (("--llm", "/nowhere"), "no llm folder at /nowhere"),
     ],
