@@ -164,6 +164,8 @@ def sharing(make_lm: Callable[..., TorchModel]) -> tuple[TorchEngine, Callable[[
     return engine, alone
 
 
+# A minute by itself; beside other work it has taken five.
+@pytest.mark.timeout(900)
 @settings(max_examples=25)
 @example(SHARING)
 @given(st.lists(ROUND, min_size=2, max_size=8))
