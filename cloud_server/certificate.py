@@ -40,18 +40,15 @@ def certified(top: Top, warp: Warp, integers: np.ndarray, difference: float = 0.
     logprobs = top.logprobs.astype(np.float64)
     if warp.greedy:
         return _greedy(top, difference)
-    weights = np.exp(_cooled(logprobs - logprobs.max(), warp))
-    kept = _kept(logprobs, weights, warp, top.least, len(integers))
-    if kept is None or (warp.cuts and logprobs[kept].min() <= top.least):
+    probs = warp(top.logprobs) if top.least == -math.inf else _warped(logprobs, warp, top.least, len(integers))
+    if probs is None:
         return None
-    probs = np.where(kept, weights, 0.0)
-    probs /= probs.sum()
     own = integers[top.ids]
     times = race_times(probs, own)
     best = int(times.argmin())
     near = difference > 0 and near_tie(top.logprobs, probs, warp, difference, own)
     if warp.cuts:
-        near = near or (difference > 0 and logprobs[kept].min() - difference <= top.least)
+        near = near or (difference > 0 and logprobs[probs > 0].min() - difference <= top.least)
     elif top.least > -math.inf:
         # The most that any of the others can do: the largest noise among them, at the least known probability.
         others = integers.copy()
@@ -62,6 +59,16 @@ def certified(top: Top, warp: Warp, integers: np.ndarray, difference: float = 0.
             return None
         near = near or (difference > 0 and bool(earliest <= times[best] * math.exp(min(COLD, difference / warp.temperature))))
     return Drawn(int(top.ids[best]), near)
+
+
+def _warped(logprobs: np.ndarray, warp: Warp, least: float, vocab_size: int) -> np.ndarray | None:
+    """The warped distribution over the known tokens, [K]; None where top-k or top-p depend on the others."""
+    weights = np.exp(_cooled(logprobs - logprobs.max(), warp))
+    kept = _kept(logprobs, weights, warp, least, vocab_size)
+    if kept is None or (warp.cuts and logprobs[kept].min() <= least):
+        return None
+    probs = np.where(kept, weights, 0.0)
+    return np.asarray(probs / probs.sum())
 
 
 def _cooled(logprobs: np.ndarray, warp: Warp) -> np.ndarray:
@@ -83,10 +90,10 @@ def _greedy(top: Top, difference: float) -> Drawn | None:
 
 def _kept(logprobs: np.ndarray, weights: np.ndarray, warp: Warp, least: float, vocab_size: int) -> np.ndarray | None:
     """bool [K]: what top-k and then top-p keep; None where that depends on the others. Ties go to the lowest id."""
-    whole, count = least == -math.inf, len(weights)
+    count = len(weights)
     kept = np.ones(count, dtype=bool)
     if warp.top_k:
-        if warp.top_k > count and not whole:
+        if warp.top_k > count:
             return None
         kept = np.zeros(count, dtype=bool)
         kept[largest(logprobs, warp.top_k)] = True
@@ -94,8 +101,10 @@ def _kept(logprobs: np.ndarray, weights: np.ndarray, warp: Warp, least: float, v
         return kept
     order = np.flatnonzero(kept)[np.argsort(-logprobs[kept], kind="stable")]
     sums = np.cumsum(weights[order])
-    most = 0.0 if warp.top_k or whole else _rest(logprobs, least, warp, vocab_size)
-    needed = {int(np.searchsorted(sums, warp.top_p * (sums[-1] + rest))) + 1 for rest in (0.0, most)}
+    most = 0.0 if warp.top_k else _rest(logprobs, least, warp, vocab_size)
+    # The sums of all tokens are rounded in another order.
+    bounds = warp.top_p * sums[-1] * (1 - _SLACK), warp.top_p * (sums[-1] + most) * (1 + _SLACK)
+    needed = {int(np.searchsorted(sums, bound)) + 1 for bound in bounds}
     if len(needed) > 1:
         return None
     kept[:] = False
