@@ -180,7 +180,7 @@ def deploy(arguments: Sequence[str]) -> None:
     parser.add_argument("--port", type=int, default=9000, help="of Ray's gRPC proxy, on every machine (default 9000)")
     parser.add_argument("--http-port", type=int, default=8000, help="of Ray's HTTP proxy, which serves nothing (default 8000)")
     parser.add_argument("--cpus", type=float, default=1.0, help="CPUs of a replica, as Ray counts them (default 1)")
-    parser.add_argument("--gpus", type=float, help="GPUs of a replica (default: 1 with --device or --gpu-layers, otherwise 0)")
+    parser.add_argument("--gpus", type=float, help="GPUs of a replica (default: as its engine is asked for)")
     parser.add_argument("--insecure", action="store_true", help="Ray's proxy has no TLS: terminate it in front")
     parser.add_argument("--tokens", type=Path, metavar="FILE", help="as for serve; the file has to be on every machine")
     add_model(parser)

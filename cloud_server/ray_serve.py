@@ -108,6 +108,9 @@ def _gpus(args: argparse.Namespace) -> float:
     """Of a replica, by what its engine is asked for."""
     if args.gpus is not None:
         return float(args.gpus)
+    if args.engine == "vllm":
+        options = dict(args.engine_option)
+        return float(options.get("tensor_parallel_size", 1) * options.get("pipeline_parallel_size", 1))
     return float((args.device or "cpu") != "cpu" or args.gpu_layers > 0)
 
 

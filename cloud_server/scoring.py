@@ -213,7 +213,7 @@ class ScoringRunner:
         integers = self._noise(feed.draws, position)
         own = certified(top, feed.draws.warp, integers, self.difference)
         # The engine rounds in its own way.
-        near_tie = own is not None and (own.near_tie or own.token != token)
+        near_tie = self.difference > 0 and (own is None or own.near_tie or own.token != token)
         return [Drawn(token, near_tie)], 0.0, time.perf_counter() - started
 
 

@@ -13,6 +13,8 @@ from common.model import LanguageModel
 
 # Ids of the text, longer than a block of the engine's cache where that is short, and how many of its rows are compared.
 IDS, ROWS, COUNT = 72, 8, 64
+# Tokens that the engine streams are drawn from its logits, those of verdicts from logprobs, which float32 rounds once more.
+FLOOR = 1e-5
 
 
 async def checked_scorer(scorer: Scorer, lm: LanguageModel) -> Exactness:
@@ -21,6 +23,8 @@ async def checked_scorer(scorer: Scorer, lm: LanguageModel) -> Exactness:
     count, rows = min(COUNT, lm.vocab_size), min(ROWS, size)
     texts = np.random.default_rng(0).integers(0, lm.vocab_size, (4, size)).tolist()
     text = texts[0]
+    (row,) = (await scorer.score(text, 1, None)).tops
+    spread = float(row.logprobs.std()) if row else 0.0
     expected = (await scorer.score(text, rows, count)).tops
     ways: list[tuple[str, Sequence[Top | None]]] = []
     alone = [(await scorer.score(text[: size - rows + number + 1], 1, count)).tops[0] for number in range(rows)]
@@ -32,16 +36,18 @@ async def checked_scorer(scorer: Scorer, lm: LanguageModel) -> Exactness:
         for one, other in zip(expected, tops, strict=True):
             if one is None or other is None:
                 continue
-            apart, spread = _apart(one, other)
+            apart = _apart(one, other)
+            if np.isnan(apart):
+                continue
             if apart > ROUNDING * spread:
                 raise Incompatible(f"{lm.name} cannot verify: the logprobs of a position change by more than rounding {way}")
             worst, compared = max(worst, apart), compared + 1
-    return Exactness(worst, compared)
+    return Exactness(max(worst, FLOOR), compared)
 
 
-def _apart(one: Top, other: Top) -> tuple[float, float]:
-    """The largest difference of a logprob that both tell, and how much logprobs differ among themselves."""
+def _apart(one: Top, other: Top) -> float:
+    """The largest difference of a logprob that both tell."""
     _, mine, theirs = np.intersect1d(one.ids, other.ids, return_indices=True)
     if not len(mine):
-        return float("inf"), 0.0
-    return float(np.abs(one.logprobs[mine] - other.logprobs[theirs]).max()), float(one.logprobs.std())
+        return float("inf")
+    return float(np.abs(one.logprobs[mine] - other.logprobs[theirs]).max())

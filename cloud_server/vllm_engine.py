@@ -12,7 +12,7 @@ import json
 import logging
 import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from cloud_server.certificate import Top
 from cloud_server.engine import DEFAULT_KV_BYTES
 from cloud_server.scoring import Scored
 from cloud_server.steps import Draws
-from common.errors import BadInput, HedgeError, Unreachable
+from common.errors import BadInput, HedgeError, Incompatible, Unreachable
 from common.hub import fetch, hub_name
 from common.model import BUNDLED, Identity, bundled_folder, first_line, vocabulary
 from common.model_options import ModelOptions
@@ -39,6 +39,18 @@ OWN = (
     "max_model_len",
     "dtype",
     "speculative_config",
+)
+# With these its rows would be others, or none, or it would draft by itself.
+REFUSED = (
+    "speculative_config",
+    "spec_method",
+    "spec_model",
+    "spec_tokens",
+    "watermark_config",
+    "kv_sharing_fast_prefill",
+    "return_sampling_mask",
+    "kv_transfer_config",
+    "disable_log_stats",
 )
 # Seconds between two looks at whether the engine lives.
 _LOOK = 0.5
@@ -116,6 +128,8 @@ def engine_arguments(options: Mapping[str, Any], lm: VllmModel, dtype: str | Non
     for name in options:
         if name in OWN:
             raise BadInput(f"engine-option {name} is Hedge's own: see --llm, --context and --dtype")
+        if name in REFUSED:
+            raise BadInput(f"engine-option {name} does not go with verifying")
         if name not in known:
             raise BadInput(f"engine-option {name} is none of vLLM's engine arguments")
     own = {"model": str(lm.folder), "max_logprobs": -1, "max_model_len": lm.context, "dtype": dtype or "auto"}
@@ -134,6 +148,8 @@ async def vllm_scorer(
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     logging.getLogger("vllm").setLevel(logging.ERROR)
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # Its newer runner takes other logits processors, and tells rows of what it computed alone.
+    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     # A forked process would have gRPC's threads in an unknown state.
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     try:
@@ -167,7 +183,8 @@ class VllmScorer:
     async def score(self, ids: Sequence[int], rows: int, count: int | None) -> Scored:
         wanted = -1 if count is None else count
         asked = _params(1, wanted if rows else None, wanted if rows > 1 else None)
-        out = [one async for one in self._generate(ids, asked)][-1]
+        async with aclosing(self._generate(ids, asked)) as found:
+            out = [one async for one in found][-1]
         times = out.metrics
         queued = max(0.0, times.scheduled_ts - times.queued_ts) if times else 0.0
         computed = max(0.0, times.last_token_ts - times.scheduled_ts) if times else 0.0
@@ -175,19 +192,20 @@ class VllmScorer:
             return Scored([], queued, computed)
         # A row is that of the token before it.
         first, cached = len(ids) - rows + 1, out.num_cached_tokens or 0
-        tops = [
-            self._top(out.prompt_logprobs, at, whole=count is None) if at > cached else None for at in range(first, len(ids))
-        ]
-        return Scored([*tops, self._top(out.outputs[0].logprobs, 0, whole=count is None)], queued, computed)
+        # Begun again after a preemption, it may have found more than it says.
+        whole = rows > 1 and len(out.prompt_logprobs) == len(ids) and not (times and times.num_preemptions)
+        tops = [self._top(out.prompt_logprobs, at, count) if whole and at > cached else None for at in range(first, len(ids))]
+        return Scored([*tops, self._top(out.outputs[0].logprobs, 0, count)], queued, computed)
 
     async def stream(self, ids: Sequence[int], draws: Draws, limit: int, count: int) -> AsyncGenerator[tuple[int, Top], None]:
         from cloud_server.vllm_draw import arguments
 
         params = _params(limit, count, None, extra_args=arguments(draws, self._vocab_size))
-        async for out in self._generate(ids, params):
-            (sequence,) = out.outputs
-            for number, token in enumerate(sequence.token_ids):
-                yield token, self._top(sequence.logprobs, number, whole=count >= self._vocab_size)
+        async with aclosing(self._generate(ids, params)) as found:
+            async for out in found:
+                (sequence,) = out.outputs
+                for number, token in enumerate(sequence.token_ids):
+                    yield token, self._top(sequence.logprobs, number, count)
 
     async def _generate(self, ids: Sequence[int], params: Any) -> AsyncGenerator[Any, None]:
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -198,12 +216,19 @@ class VllmScorer:
                 yield out
         except EngineDeadError:
             raise Unreachable("vLLM's engine has died") from None
+        except ValueError as error:
+            raise Incompatible(f"vLLM refuses: {first_line(error)}") from None
 
-    def _top(self, found: Any, position: int, *, whole: bool) -> Top:
-        """The likeliest tokens of a position of FlatLogprobs, whose first entry is the token that stands there."""
-        start, end = found.start_indices[position] + 1, found.end_indices[position]
+    def _top(self, found: Any, position: int, count: int | None) -> Top:
+        """The `count` likeliest tokens of a position of FlatLogprobs, None: all.
+
+        Before them comes the token that stands there, unless outputs were merged: then only one that is not among them.
+        """
+        start, end = found.start_indices[position], found.end_indices[position]
+        if count is None or end - start > count:
+            start += 1
         ids, logprobs = np.array(found.token_ids[start:end]), np.array(found.logprobs[start:end], np.float32)
-        least = -np.inf if whole else float(logprobs.min())
+        least = -np.inf if count is None else float(logprobs.min())
         # Rows beyond the tokenizer's ids are padding.
         order = np.argsort(ids, kind="stable")
         order = order[ids[order] < self._vocab_size]

@@ -91,6 +91,7 @@ def test_many_sessions_at_once(vllm: Cloud, questions: Path) -> None:
         (("--llm", "m.gguf"), "m.gguf runs in llama.cpp"),
         (("--engine-option", "nonsense=1"), "engine-option nonsense is none of vLLM's"),
         (("--engine-option", "model=x"), "engine-option model is Hedge's own"),
+        (("--engine-option", "speculative_config={}"), "speculative_config does not go with verifying"),
         (("--context", "9999"), "context 9999 is more than the 1024"),
         (("--reproducible",), "--reproducible is not for --engine vllm"),
         (("--no-prefix-sharing",), "--no-prefix-sharing is not for --engine vllm"),
