@@ -77,7 +77,8 @@ def deploy(args: argparse.Namespace, limits: Limits) -> None:
         from ray.serve.config import HTTPOptions, gRPCOptions
     except ImportError:
         raise BadInput("Ray is not installed: pip install 'hedge-hlm[ray]'") from None
-    args.tokens = args.tokens and args.tokens.resolve()
+    # A replica computes at its own pace.
+    args.emulate, args.tokens = None, args.tokens and args.tokens.resolve()
     ray.init(address=os.environ.get("RAY_ADDRESS"), include_dashboard=False, log_to_driver=False, configure_logging=False)
     try:
         serve.start(

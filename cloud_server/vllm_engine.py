@@ -30,16 +30,7 @@ from common.model_options import ModelOptions
 from common.torch_model import TokenizerModel, cached_bytes, check_folder, end_ids_of, trained_context
 
 # Set here, or on Hedge's own command line.
-OWN = (
-    "model",
-    "tokenizer",
-    "max_logprobs",
-    "logprobs_mode",
-    "logits_processors",
-    "max_model_len",
-    "dtype",
-    "speculative_config",
-)
+OWN = ("model", "tokenizer", "max_logprobs", "logprobs_mode", "logits_processors", "max_model_len", "dtype")
 # With these its rows would be others, or none, or it would draft by itself.
 REFUSED = (
     "speculative_config",
