@@ -164,7 +164,7 @@ def sharing(make_lm: Callable[..., TorchModel]) -> tuple[TorchEngine, Callable[[
     return engine, alone
 
 
-# A minute by itself; beside other work it has taken five.
+# Minutes: on a slow machine, beside other work, more than the five that other tests have.
 @pytest.mark.timeout(900)
 @settings(max_examples=25)
 @example(SHARING)
