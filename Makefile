@@ -16,7 +16,7 @@ help:
 	@echo "make web-test             the page in headless Chromium"
 	@echo "make screenshots          pictures of the pages, in docs/screenshots"
 	@echo "make test-ray             two replicas behind Ray Serve, one killed (installs Ray)"
-	@echo "make test-vllm            the cloud on vLLM (installs it: gigabytes); HEDGE_REAL_PAIR: on a real pair too"
+	@echo "make test-vllm            the cloud on vLLM (installs it: gigabytes)"
 	@echo "make certs [HOST=...]      a private authority in certs/, with a certificate for the cloud and one for a device"
 	@echo "make bench                every system side by side on emulated links and devices (about an hour)"
 	@echo "make bench-micro          speed, as ratios within one run"

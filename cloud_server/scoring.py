@@ -122,9 +122,6 @@ class ScoringRunner:
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
-    def close(self) -> None:
-        """The engine is closed by whoever opened it."""
-
     async def run(self, prefix: ScoredPrefix, steps: Steps[Result]) -> tuple[Result, float, float]:
         late = computed = 0.0
         try:

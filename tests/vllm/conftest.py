@@ -1,8 +1,4 @@
-"""The cloud on vLLM, as its own processes. HEDGE_REAL_PAIR names the folder of a real pair."""
-
-import os
-from collections.abc import Iterator
-from pathlib import Path
+"""The cloud on vLLM, as its own processes."""
 
 import pytest
 
@@ -16,15 +12,6 @@ ENVIRONMENT.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 
 @pytest.fixture(scope="session")
-def vllm(start_cloud: StartCloud) -> Iterator[Cloud]:
+def vllm(start_cloud: StartCloud) -> Cloud:
     """The bundled LLM on vLLM."""
     return start_cloud(*CPU, "--http", "127.0.0.1:0")
-
-
-@pytest.fixture(scope="session")
-def real() -> Path:
-    """A real pair."""
-    folder = os.environ.get("HEDGE_REAL_PAIR")
-    if not folder:
-        pytest.skip("HEDGE_REAL_PAIR names no folder with q05 and q15")
-    return Path(folder)
