@@ -38,6 +38,7 @@ class TorchScorer:
         self.cached: set[tuple[int, ...]] = set()
         self.garbage = self.streams = self.closed = self.asked = 0
         self.noise = 0.0
+        self.held: list[AsyncGenerator[tuple[int, Top], None]] = []
 
     def _row(self, ids: Sequence[int], count: int | None) -> Top:
         logits = self.lm.kv_cache().forward(ids, 1)[0].astype(np.float64)
@@ -57,7 +58,12 @@ class TorchScorer:
         self.garbage += sum(end <= found for end in ends)
         return Scored([None if end <= found else self._row(ids[:end], count) for end in ends])
 
-    async def stream(self, ids: Sequence[int], draws: Draws, limit: int, count: int) -> AsyncGenerator[tuple[int, Top], None]:
+    def stream(self, ids: Sequence[int], draws: Draws, limit: int, count: int) -> AsyncGenerator[tuple[int, Top], None]:
+        # Held here, so that only its runner can close it.
+        self.held.append(self._stream(ids, draws, limit, count))
+        return self.held[-1]
+
+    async def _stream(self, ids: Sequence[int], draws: Draws, limit: int, count: int) -> AsyncGenerator[tuple[int, Top], None]:
         self.streams += 1
         try:
             read = list(ids)
@@ -206,6 +212,8 @@ def test_near_ties_are_counted_and_numbers_that_are_none_end_the_answer(pair: tu
     async def run() -> Session:
         async with serving(Servicer(llm, runner, Limits(), exactness=Exactness(1e3, 10))) as address:
             told = await answer(address, slm, config_of("hedge", Warp(0.7), 1))
+            streamed = await answer(address, slm, config_of("llm", Warp(0.7), 1))
+            assert streamed.statistics.near_ties >= 24
             scorer.noise = float("nan")
             with pytest.raises(HedgeError, match="finite"):
                 await answer(address, slm, config_of("hedge", Warp(0.7), 1))
