@@ -14,8 +14,8 @@ from transformers.pytorch_utils import Conv1D
 # 32 rows, a call of 32 costs little more than one of 1, and a long pass is few calls.
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 32, 48, 64)
 ANCHOR = 32
-# Rows compared at least.
-ROWS = 8
+# Rows compared at least: of few, rounded to 16 bits, too many sums come out the same.
+ROWS = 16
 # torch gives a thread so many elements at least; what a thread has over a multiple of two vectors is computed by other code.
 GRAIN, VECTORS = 32768, 64
 
@@ -27,22 +27,29 @@ def row_sizes(model: PreTrainedModel) -> tuple[int, ...]:
     on_cpu = model.device.type == "cpu"
     widths = {size for layer in layers for size in _shape(layer)} | {_head_size(model)}
     usable = [size for size in SIZES if not on_cpu or all(_whole(size * width) for width in widths)]
-    anchor = max((size for size in usable if size <= ANCHOR), default=None)
-    if anchor is None:
-        return ()
     generator = torch.Generator().manual_seed(0)
+    found: dict[int, list[torch.Tensor]] = {size: [] for size in usable}
     for layer in layers:
-        rows = torch.randn(2 * ANCHOR, _shape(layer)[0], generator=generator).to(model.device, model.dtype)
-        expected = _in_calls(layer, rows, anchor, len(rows))
-        usable = [size for size in usable if _agrees(_in_calls(layer, rows, size, ROWS), expected)]
-    return tuple(usable)
+        rows = torch.randn(SIZES[-1], _shape(layer)[0], generator=generator).to(model.device, model.dtype)
+        for size in list(found):
+            calls = rows[: max(size, ROWS // size * size)].unflatten(0, (-1, size))
+            out, turned = _each(layer, calls), _each(layer, calls.flip(1)).flip(1)
+            # The last rows of a call may be summed by other code than the first ones.
+            if torch.equal(out, turned):
+                found[size].append(out.flatten(0, 1))
+            else:
+                del found[size]
+    anchor = max((size for size in found if size <= ANCHOR), default=None)
+    return () if anchor is None else tuple(size for size in found if all(map(_agree, found[size], found[anchor])))
 
 
 def _layers(model: PreTrainedModel) -> Sequence[torch.nn.Module]:
-    """One for each shape. The head has many columns and the kernels of the others."""
+    """One for each kind and shape. The head has many columns, and the kernels of the others of its kind."""
     head = model.get_output_embeddings()
     layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear | Conv1D) and layer is not head]
-    return list({(_shape(layer), layer.bias is None): layer for layer in layers}.values())
+    if isinstance(head, torch.nn.Linear | Conv1D) and type(head) not in map(type, layers):
+        layers.append(head)
+    return list({(type(layer), _shape(layer), layer.bias is None): layer for layer in layers}.values())
 
 
 def _shape(layer: torch.nn.Module) -> tuple[int, int]:
@@ -64,10 +71,11 @@ def _whole(elements: int) -> bool:
     return -(-elements // threads) % VECTORS == 0
 
 
-def _in_calls(layer: torch.nn.Module, rows: torch.Tensor, size: int, least: int) -> torch.Tensor:
-    count = max(size, least // size * size)
-    return torch.cat([layer(rows[None, start : start + size])[0] for start in range(0, count, size)])
+def _each(layer: torch.nn.Module, calls: torch.Tensor) -> torch.Tensor:
+    """[calls, size, columns], a call at a time."""
+    return torch.cat([layer(call[None].contiguous()) for call in calls])
 
 
-def _agrees(rows: torch.Tensor, expected: torch.Tensor) -> bool:
-    return torch.equal(rows, expected[: len(rows)])
+def _agree(rows: torch.Tensor, others: torch.Tensor) -> bool:
+    count = min(len(rows), len(others))
+    return torch.equal(rows[:count], others[:count])
