@@ -65,8 +65,9 @@ async def _vllm(args: argparse.Namespace, metrics: Metrics) -> AsyncGenerator[Op
     from cloud_server.scoring_check import checked_scorer
     from cloud_server.vllm_engine import load_vllm, vllm_scorer
 
-    lm = load_vllm(args.llm, model_options(args, args.llm))
-    async with vllm_scorer(lm, dict(args.engine_option), args.dtype, args.kv_bytes) as scorer:
+    options = dict(args.engine_option)
+    lm = load_vllm(args.llm, model_options(args, args.llm), options)
+    async with vllm_scorer(lm, options, args.dtype, args.kv_bytes) as scorer:
         # Behind the longest prompt there is one token.
         runner = ScoringRunner(scorer, lm.vocab_size, lm.context - 1, lm.token_bytes)
         exactness = await checked_scorer(scorer, lm)

@@ -40,6 +40,10 @@ class Verifier:
         self._failed = asyncio.ensure_future(opened.failed())
         self._servicer = Servicer(opened.lm, opened.runner, limits, Access(args.tokens), metrics, opened.exactness)
 
+    async def __del__(self) -> None:
+        """Ray awaits it, once, before a replica's process ends."""
+        await self._stack.aclose()
+
     def check_health(self) -> None:
         """Ray starts another replica in the place of one whose engine has died."""
         if self._failed.done():

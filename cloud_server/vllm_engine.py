@@ -23,14 +23,28 @@ from cloud_server.certificate import Top
 from cloud_server.engine import DEFAULT_KV_BYTES
 from cloud_server.scoring import Scored
 from cloud_server.steps import Draws
-from common.errors import BadInput, HedgeError, Incompatible, Unreachable
+from common.errors import BadInput, Busy, HedgeError, Incompatible, Unreachable
 from common.hub import fetch, hub_name
-from common.model import BUNDLED, Identity, bundled_folder, first_line, vocabulary
+from common.model import BUNDLED, Identity, bundled_folder, digest, first_line, vocabulary
 from common.model_options import ModelOptions
 from common.torch_model import TokenizerModel, cached_bytes, check_folder, end_ids_of, trained_context
 
 # Set here, or on Hedge's own command line.
-OWN = ("model", "tokenizer", "max_logprobs", "logprobs_mode", "logits_processors", "max_model_len", "dtype")
+OWN = (
+    "model",
+    "model_weights",
+    "hf_config_path",
+    "revision",
+    "code_revision",
+    "tokenizer",
+    "tokenizer_mode",
+    "tokenizer_revision",
+    "max_logprobs",
+    "logprobs_mode",
+    "logits_processors",
+    "max_model_len",
+    "dtype",
+)
 # With these its rows would be others, or none, or it would draft by itself.
 REFUSED = (
     "speculative_config",
@@ -42,6 +56,19 @@ REFUSED = (
     "return_sampling_mask",
     "kv_transfer_config",
     "disable_log_stats",
+)
+# With these the same files are another model.
+CHANGING = (
+    "quantization",
+    "quantization_config",
+    "hf_overrides",
+    "load_format",
+    "model_loader_extra_config",
+    "model_class_overrides",
+    "ignore_patterns",
+    "kv_cache_dtype",
+    "kv_cache_dtype_skip_layers",
+    "disable_sliding_window",
 )
 # Seconds between two looks at whether the engine lives.
 _LOOK = 0.5
@@ -63,7 +90,7 @@ class VllmModel(TokenizerModel):
         return "vLLM"
 
 
-def load_vllm(where: str, options: ModelOptions) -> VllmModel:
+def load_vllm(where: str, options: ModelOptions, engine_options: Mapping[str, Any]) -> VllmModel:
     """Name and tokenizer of a folder, of a name on the hub, or of `bundled`. BadInput when there is none."""
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
@@ -79,15 +106,15 @@ def load_vllm(where: str, options: ModelOptions) -> VllmModel:
             generation = GenerationConfig.from_pretrained(str(folder))
     except Exception as error:
         raise BadInput(f"cannot load the llm from {where}: {first_line(error)}") from None
-    vocab_size, fingerprint = vocabulary(tokenizer.get_vocab())
+    vocab_size, tokenizer_fingerprint = vocabulary(tokenizer.get_vocab())
     known = trained_context(config)
     context = options.context or known
     if context > known:
         raise BadInput(f"context {context} is more than the {known} of {where}")
     identity = Identity(
         name=on_hub.repo if on_hub else f"{BUNDLED} llm" if where == BUNDLED else folder.name,
-        fingerprint=files_fingerprint(folder),
-        tokenizer_fingerprint=fingerprint,
+        fingerprint=fingerprint_of(folder, engine_options, options.dtype),
+        tokenizer_fingerprint=tokenizer_fingerprint,
         vocab_size=vocab_size,
         context=context,
         trained_context=known,
@@ -97,9 +124,16 @@ def load_vllm(where: str, options: ModelOptions) -> VllmModel:
     return VllmModel(identity, tokenizer, folder, cached_bytes(config, 4 if options.dtype == "float32" else 2))
 
 
+def fingerprint_of(folder: Path, engine_options: Mapping[str, Any], dtype: str | None) -> str:
+    """Names the model that a session needs when it goes on elsewhere: its weights, and what the engine makes of them."""
+    changed = {name: engine_options[name] for name in CHANGING if engine_options.get(name) is not None}
+    files = files_fingerprint(folder)
+    return digest(json.dumps([files, dtype, changed], sort_keys=True, default=str).encode()) if changed or dtype else files
+
+
 def files_fingerprint(folder: Path) -> str:
     """Names the weights as they lie on the disk: names, types and shapes of the tensors, and evenly spaced bytes of each."""
-    digest = hashlib.blake2b(digest_size=8)
+    found = hashlib.blake2b(digest_size=8)
     for path in sorted(folder.glob("*.safetensors")):
         data = np.memmap(path, np.uint8, "r")
         header = int.from_bytes(data[:8].tobytes(), "little")
@@ -107,8 +141,8 @@ def files_fingerprint(folder: Path) -> str:
         for name in sorted(set(tensors) - {"__metadata__"}):
             start, end = (8 + header + offset for offset in tensors[name]["data_offsets"])
             sample = data[start : end : max(1, (end - start) // _SAMPLES)].tobytes()
-            digest.update(f"{name} {tensors[name]['dtype']} {tensors[name]['shape']}".encode() + sample)
-    return digest.hexdigest()
+            found.update(f"{name} {tensors[name]['dtype']} {tensors[name]['shape']}".encode() + sample)
+    return found.hexdigest()
 
 
 def engine_arguments(options: Mapping[str, Any], lm: VllmModel, dtype: str | None) -> Any:
@@ -199,6 +233,7 @@ class VllmScorer:
                     yield token, self._top(sequence.logprobs, number, count)
 
     async def _generate(self, ids: Sequence[int], params: Any) -> AsyncGenerator[Any, None]:
+        from vllm.exceptions import MaxQueuedTokensError, QueueOverflowError
         from vllm.v1.engine.exceptions import EngineDeadError
 
         number = str(next(self._numbers))
@@ -207,6 +242,8 @@ class VllmScorer:
                 yield out
         except EngineDeadError:
             raise Unreachable("vLLM's engine has died") from None
+        except (QueueOverflowError, MaxQueuedTokensError):
+            raise Busy("vLLM's queue is full") from None
         except ValueError as error:
             raise Incompatible(f"vLLM refuses: {first_line(error)}") from None
 
