@@ -2,12 +2,12 @@
 
 import asyncio
 import hmac
-import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 from starlette.applications import Starlette
@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from common.errors import HedgeError
 from edge_client.engine.session import Emitted
-from edge_client.http.api_request import ApiError, ApiRequest, parse_request
+from edge_client.http.api_request import ApiError, ApiRequest, openapi, parse_request, read_body
 from edge_client.http.replies import Choice, api_error, choice_json, chunk_json, delta_json, error_response, event, usage_json
 from edge_client.http.service import Service
 from edge_client.systems import SYSTEMS
@@ -43,6 +43,9 @@ class Api:
             Route("/v1/models/{name}", self._guarded(self._model)),
             Route("/v1/chat/completions", self._guarded(self._chat), methods=["POST"]),
             Route("/v1/completions", self._guarded(self._completions), methods=["POST"]),
+            Route("/openapi.json", self._guarded(self._described_whole)),
+            Route("/health", self._guarded(self._health)),
+            Route("/version", self._guarded(self._version)),
         ]
 
     def app(self, more: list[Route] | None = None) -> Starlette:
@@ -84,6 +87,16 @@ class Api:
     def _described(self, name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self._started, "owned_by": "hedge"}
 
+    async def _described_whole(self, request: Request) -> Response:  # noqa: ARG002
+        return JSONResponse(openapi(version("hedge-hlm")))
+
+    async def _health(self, request: Request) -> Response:  # noqa: ARG002
+        """The process answers; whether the cloud does is a part of it, and no reason to be restarted."""
+        return JSONResponse({"status": "ok", "cloud": self._service.up})
+
+    async def _version(self, request: Request) -> Response:  # noqa: ARG002
+        return JSONResponse({"version": version("hedge-hlm")})
+
     async def _chat(self, request: Request) -> Response:
         return await self._answer(request, chat=True)
 
@@ -101,6 +114,7 @@ class Api:
             )
         if self._open >= self._most:
             raise ApiError(429, f"{self._most} requests are being answered, no more are taken", code="rate_limit_exceeded")
+        await self._service.looked()
         choices = self._choices(asked)
         head = {
             "id": ("chatcmpl-" if chat else "cmpl-") + secrets.token_hex(12),
@@ -181,10 +195,7 @@ async def _body(request: Request) -> object:
         data += part
         if len(data) > MAX_BODY:
             raise ApiError(413, f"a body of more than {MAX_BODY} bytes")
-    try:
-        return json.loads(data)
-    except ValueError:
-        raise ApiError(400, "the body is not JSON") from None
+    return read_body(data)
 
 
 async def _drained(choice: Choice, asked: ApiRequest) -> None:
@@ -214,4 +225,6 @@ async def _unless_left(request: Request, work: "asyncio.Future[Any]") -> None:
 async def _not_found(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     message = f"{request.method} {request.url.path} is not served here"
-    return JSONResponse(ApiError(status, message, code="not_found").to_json(), status)
+    code = "method_not_allowed" if status == 405 else "not_found"
+    headers = error.headers if isinstance(error, HTTPException) else None
+    return JSONResponse(ApiError(status, message, code=code).to_json(), status, headers=headers)

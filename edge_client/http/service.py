@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -29,6 +29,9 @@ from edge_client.transport.grpc_link import GrpcLink
 from edge_client.transport.link import Link
 
 logger = logging.getLogger(__name__)
+
+# Seconds that a new answer waits for a cloud that was there before.
+GRACE = 3.0
 
 
 @dataclass(slots=True)
@@ -85,7 +88,7 @@ class Service:
         self._recalibrated: dict[GenerationConfig, Recalibrated | None] = {}
         self._survival, self._remembers = Survival(), remembers
         # Set while the link is not known to be alive.
-        self._down = asyncio.Event()
+        self._down, self._up = asyncio.Event(), asyncio.Event()
         self._down.set()
 
     async def __aenter__(self) -> Self:
@@ -108,7 +111,7 @@ class Service:
             return False
         self._link = link
         self._survival = self._stack.enter_context(remembered(Pair(self.slm, link.info), keep=self._remembers))
-        self._down.clear()
+        self._heard(up=True)
         return True
 
     async def _look(self) -> None:
@@ -130,13 +133,26 @@ class Service:
             # One that is no Hedge cloud, or lets nobody in, may be another tomorrow.
             logger.info("%s", error)
             return False
-        self._down.clear()
+        self._heard(up=True)
         return True
+
+    def _heard(self, *, up: bool) -> None:
+        (self._up if up else self._down).set()
+        (self._down if up else self._up).clear()
+
+    async def looked(self) -> None:
+        """Whether the cloud is there, before a new answer: one that has just been lost may be found by the next look."""
+        if self._link is not None:
+            if not self._link.connected:
+                # Closed while no answer was under way.
+                self._heard(up=False)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._up.wait(), GRACE)
 
     @property
     def up(self) -> bool:
         """Whether the link was alive when it was last heard of."""
-        return not self._down.is_set()
+        return self._up.is_set()
 
     @property
     def link(self) -> GrpcLink | None:
@@ -155,14 +171,14 @@ class Service:
     ) -> Reply:
         """A session of a system over prompt ids, as `changed` says; `notify` hears of the link.
 
-        Disconnected when the system needs a cloud, none has answered yet, and the device is not to go on alone.
+        Disconnected when the system needs a cloud, none answers, and the device is not to go on alone.
         """
         config = changed(self._configure(system))
-        alone = config.needs_cloud and self._link is None
+        alone = config.needs_cloud and not self.up
         if alone:
             if config.link.on_disconnect != "continue":
                 address = ",".join(self._cloud.addresses)
-                raise Disconnected(f"no Hedge cloud answers at {address} yet; model slm needs none", 1.0)
+                raise Disconnected(f"no Hedge cloud answers at {address} now; model slm needs none", 1.0)
             config = changed(self._configure("slm"))
         config = resolve(config, Pair(self.slm, self.cloud), self._calibration, say)
         link: Link | None = self._link if config.needs_cloud else None
@@ -174,7 +190,7 @@ class Service:
             recalibrated = None
 
         def note(line: str) -> None:
-            (self._down.clear if line == BACK else self._down.set)()
+            self._heard(up=line == BACK)
             notify(line)
 
         session = Session(self.slm, ids, config, link, recalibrated=recalibrated, survival=self._survival, notify=note)

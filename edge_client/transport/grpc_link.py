@@ -148,6 +148,11 @@ class GrpcLink:
     def address(self) -> str:
         return self._addresses[self._at]
 
+    @property
+    def connected(self) -> bool:
+        """Whether nobody has closed the connection, as far as this side has heard."""
+        return self._now is not None and self._now.channel.get_state() is grpc.ChannelConnectivity.READY
+
     async def __aenter__(self) -> Self:
         for remaining in reversed(range(len(self._addresses))):
             try:

@@ -8,7 +8,7 @@ import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import openai
@@ -125,8 +125,14 @@ def test_completions_models_and_logprobs(client: openai.OpenAI) -> None:
         ({"stop": ["", "a"]}, openai.BadRequestError, "stop"),
         ({"messages": []}, openai.BadRequestError, "messages"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, openai.BadRequestError, "messages[0]"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, openai.BadRequestError, "not text"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, openai.BadRequestError, "messages[0].content"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, openai.BadRequestError, "tools is not supported"),
+        ({"extra_body": {"top_k": 5}}, openai.BadRequestError, "top_k is not supported"),
+        ({"extra_body": {"guided_json": {}}}, openai.BadRequestError, "guided_json is not supported"),
+        ({"extra_body": {"temprature": 0}}, openai.BadRequestError, "temprature is not supported"),
+        ({"extra_body": {"hedge": {"treshold": 0}}}, openai.BadRequestError, "hedge.treshold is not supported"),
+        ({"messages": [{"role": "user"}]}, openai.BadRequestError, "messages[0].content is missing"),
+        ({"extra_body": {"model": []}}, openai.BadRequestError, "model [] is not the name of a system"),
         ({"frequency_penalty": 1}, openai.BadRequestError, "frequency_penalty is not supported"),
         ({"extra_body": {"echo": True}}, openai.BadRequestError, "echo is not supported"),
         ({"logprobs": True}, openai.BadRequestError, "model slm has its own"),
@@ -218,6 +224,51 @@ def test_a_key_where_one_is_asked_for(cloud: Cloud, tmp_path: Any) -> None:
         )
         with urllib.request.urlopen(asked, timeout=20) as answer:
             assert answer.headers["access-control-allow-origin"] == "http://page.example"
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_cloud_that_went_away_is_not_waited_for(alone: bool, start_cloud: StartCloud) -> None:
+    """Nor is it when it went while nobody asked. A client gives up long before an answer's own patience ends."""
+    port = free_port()
+    asked: dict[str, Any] = {"model": "hedge", "messages": MESSAGES, "temperature": 0, "timeout": 30}
+    cloud = start_cloud("--listen", f"127.0.0.1:{port}", "--threads", "1")
+    options = ("--on-disconnect", "continue") if alone else ()
+    with (
+        serving("--cloud", f"127.0.0.1:{port}", *options) as address,
+        openai.OpenAI(base_url=f"http://{address}/v1", api_key="x", max_retries=0) as client,
+    ):
+        before = client.chat.completions.create(**asked).choices[0].message.content
+        cloud.process.kill()
+        cloud.process.wait()
+        if alone:
+            after: Any = client.chat.completions.create(**asked).choices[0].model_extra
+            assert set(after["hedge"]["provenance"]) == {"offline"}
+        else:
+            for stream in (False, True):
+                with pytest.raises(openai.InternalServerError, match="no Hedge cloud answers") as caught:
+                    client.chat.completions.create(**asked, stream=stream)
+                assert caught.value.status_code == 503
+                assert int(caught.value.response.headers["retry-after"]) >= 1
+            start_cloud("--listen", f"127.0.0.1:{port}", "--threads", "1")
+            while True:
+                with suppress(openai.InternalServerError):
+                    assert client.chat.completions.create(**asked).choices[0].message.content == before
+                    break
+
+
+@pytest.mark.parametrize("path", ["/health", "/version", "/openapi.json"])
+def test_what_a_supervisor_and_a_reader_ask(path: str, address: str) -> None:
+    with urllib.request.urlopen(f"http://{address}{path}", timeout=20) as answer:
+        found = json.loads(answer.read())
+    assert {"/health": "cloud", "/version": "version", "/openapi.json": "paths"}[path] in found
+
+
+def test_a_wrong_method_has_its_own_code(address: str) -> None:
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(f"http://{address}/v1/chat/completions", timeout=20)
+    with caught.value as answer:
+        assert json.loads(answer.read())["error"]["code"] == "method_not_allowed"
+        assert answer.headers["allow"] == "POST"
 
 
 def test_without_a_cloud_it_says_so_or_answers_alone_and_finds_it_later(start_cloud: StartCloud) -> None:
