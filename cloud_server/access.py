@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from common.errors import BadInput, Denied
+from common.files import TEXT
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class Access:
 
 def _read(path: Path) -> dict[str, bytes]:
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text(TEXT).splitlines()
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:

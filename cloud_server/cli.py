@@ -11,7 +11,7 @@ from typing import Any
 
 from cloud_server.limits import Limits
 from cloud_server.options import LIMITS, limits_of
-from common.command import MODEL_HELP, Parser, add_runtime, command_parser, dispatch, parse, run, say
+from common.command import MODEL_HELP, Parser, add_runtime, command_parser, dispatch, parse, run, say, size
 from common.errors import BadInput
 from common.model_options import is_gguf
 from common.rpc import LOOPBACK, split_address
@@ -42,9 +42,9 @@ def add_model(parser: Parser) -> None:
     group = parser.add_argument_group("memory and passes")
     group.add_argument(
         "--kv-bytes",
-        type=int,
-        metavar="N",
-        help="memory for keys and values; the session used longest ago makes room (default 1 GiB; on a GPU vllm's own choice)",
+        type=size,
+        metavar="SIZE",
+        help="for keys and values, such as 4G; the session used longest ago makes room (default 1G; on a GPU vllm's choice)",
     )
     group.add_argument(
         "--batch-positions", type=int, default=256, metavar="N", help="positions of one forward pass at most (default 256)"
@@ -64,7 +64,8 @@ def add_model(parser: Parser) -> None:
     for name, meaning in LIMITS.items():
         usual = getattr(Limits(), name)
         flag = f"--max-{name.replace('_', '-')}"
-        group.add_argument(flag, type=type(usual), default=usual, metavar="N", help=f"{meaning} (default {usual:g})")
+        kind = size if name.endswith("bytes") else type(usual)
+        group.add_argument(flag, type=kind, default=usual, metavar="N", help=f"{meaning} (default {usual:g})")
 
 
 def engine_option(word: str) -> tuple[str, Any]:

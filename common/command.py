@@ -4,16 +4,19 @@ import argparse
 import contextlib
 import logging
 import os
+import re
 import sys
 import tomllib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn, TextIO
 
 from common.errors import BadInput, HedgeError
+from common.files import TEXT
 from common.model_options import DTYPES, ModelOptions, is_gguf
 
 MODEL_HELP = "model folder, .gguf file, hf:OWNER/REPO[/FILE.gguf], or `bundled` (default)"
@@ -23,6 +26,11 @@ FAILURE, BAD_USE, INTERRUPTED = 1, 2, 130
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line with exit status 2."""
+
+    @property
+    def flags(self) -> list[str]:
+        """All of them, in their order."""
+        return [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
 
     @property
     def lists(self) -> frozenset[str]:
@@ -55,7 +63,7 @@ def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
     config = first.parse_known_args(arguments)[0].config or os.environ.get(CONFIG_VARIABLE)
     # A log that cannot be written is lost; a traceback about it would not get there either.
     logging.raiseExceptions = False
-    parsed = parser.parse_args([*(_from_file(Path(config), parser.lists) if config else []), *arguments])
+    parsed = parser.parse_args([*(_from_file(Path(config), parser) if config else []), *arguments])
     logging.basicConfig(
         level=logging.INFO if parsed.verbose else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -64,9 +72,9 @@ def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
     return parsed
 
 
-def _from_file(path: Path, lists: Collection[str]) -> list[str]:
+def _from_file(path: Path, parser: Parser) -> list[str]:
     try:
-        options = tomllib.loads(path.read_text("utf-8"))
+        options = tomllib.loads(path.read_text(TEXT))
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -74,15 +82,26 @@ def _from_file(path: Path, lists: Collection[str]) -> list[str]:
     arguments: list[str] = []
     for name, value in options.items():
         flag = f"--{name.replace('_', '-')}"
+        if flag not in parser.flags:
+            near = get_close_matches(flag, parser.flags, 1)
+            raise BadInput(f"{path}: {parser.prog} has no option {name!r}{f'; is it {near[0][2:]}?' if near else ''}")
         if isinstance(value, dict):
             raise BadInput(f"{path}: [{name}] is a table; options stand at the top level")
         if value is True:
             arguments.append(flag)
-        elif flag in lists:
+        elif flag in parser.lists:
             arguments += [flag, *map(str, value if isinstance(value, list) else [value])]
         elif value is not False:
             arguments += [f"{flag}={item}" for item in (value if isinstance(value, list) else [value])]
     return arguments
+
+
+def size(text: str) -> int:
+    """Bytes of 512M, 1.5G or 1000000: powers of 1,024."""
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?) ?([KMGT]?)(?:i?B)?", text, re.IGNORECASE | re.ASCII)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 512M or 2G")
+    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
 
 
 def add_runtime(parser: Parser) -> None:

@@ -1,7 +1,10 @@
-"""Files that are there whole or not at all."""
+"""Files of people, and files that are there whole or not at all."""
 
 import os
 from pathlib import Path
+
+# Some editors begin a file with a byte order mark.
+TEXT = "utf-8-sig"
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -36,6 +36,8 @@ _SERVER = [
 
 def split_address(address: str, *, lowest_port: int = 1) -> tuple[str, int]:
     """HOST and PORT of HOST:PORT; BadInput when it is not that."""
+    if "://" in address:
+        raise BadInput(f"address {address!r} is a URL; HOST:PORT alone is asked for")
     host, _, port = address.rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or not lowest_port <= int(port) <= 65535:
         raise BadInput(f"address {address!r} is not HOST:PORT with a port in {lowest_port}..65535")

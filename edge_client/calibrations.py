@@ -7,7 +7,7 @@ from pathlib import Path
 from hedge.v1 import hedge_pb2 as pb
 
 from common.errors import BadInput, HedgeError, Incompatible
-from common.files import write_whole
+from common.files import TEXT, write_whole
 from common.model import LanguageModel, bundled_folder
 from common.sampling import Warp
 from edge_client.engine.gates.calibration import Calibration
@@ -32,7 +32,7 @@ def save_calibration(calibration: Calibration, path: Path, summary: object = Non
 def load_calibration(path: Path) -> Calibration:
     """BadInput when the file is not a calibration."""
     try:
-        return Calibration.from_json(json.loads(path.read_text("utf-8")))
+        return Calibration.from_json(json.loads(path.read_text(TEXT)))
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from None
     except (BadInput, ValueError, TypeError, KeyError, AttributeError) as error:

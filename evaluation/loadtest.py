@@ -21,6 +21,7 @@ from hedge.v1.hedge_pb2_grpc import HedgeStub
 from common import codec, ids
 from common.command import command_parser, parse
 from common.errors import BadInput, HedgeError, Unreachable
+from common.files import TEXT
 from common.ids import ADAPTIVE
 from common.rpc import LOOPBACK, PROTOCOL_VERSION, open_channel, split_address
 
@@ -41,7 +42,7 @@ class Recording:
 
 def read_recordings(path: Path) -> list[Recording]:
     try:
-        entries = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+        entries = [json.loads(line) for line in path.read_text(TEXT).splitlines() if line.strip()]
         found = [Recording(tuple(e["prompt"]), tuple(tuple(d) for d in e["drafts"])) for e in entries]
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from None

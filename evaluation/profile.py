@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from common.errors import BadInput
+from common.files import TEXT
 
 FOLDER = Path(__file__).parent / "profiles"
 # The radio and the device of the GELATO study (docs/algorithms.md, section 4).
@@ -53,7 +54,7 @@ def read_profile(where: str | Path) -> Profile:
     path = named().get(str(where), Path(where))
     numbers = [field.name for field in fields(Profile) if field.name not in ("name", "about")]
     try:
-        data = tomllib.loads(path.read_text("utf-8"))
+        data = tomllib.loads(path.read_text(TEXT))
         found = {name: float(data[name]) for name in numbers if name in data}
         if unknown := sorted(set(data) - {*numbers, "about"}):
             raise ValueError(f"unknown {', '.join(unknown)}")

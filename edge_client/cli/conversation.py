@@ -11,6 +11,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from common.errors import BadInput, HedgeError
+from common.files import TEXT
 from common.model import LanguageModel
 from edge_client.calibrations import Pair
 from edge_client.cli.options import resolved
@@ -159,7 +160,7 @@ class Conversation:
 
     def _load(self, path: Path) -> None:
         try:
-            saved = json.loads(path.read_text("utf-8"))
+            saved = json.loads(path.read_text(TEXT))
         except OSError as error:
             raise BadInput(f"cannot read {path}: {error.strerror}") from None
         except ValueError:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import BadInput
+from common.files import TEXT
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ def from_text(text: str) -> Prompt:
 def read_prompts(path: Path) -> list[Prompt]:
     """`{"prompt": str}` or `{"messages": [...]}` per line, `reference` optional. BadInput names the line."""
     try:
-        lines = path.read_text("utf-8").split("\n")
+        lines = path.read_text(TEXT).split("\n")
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:

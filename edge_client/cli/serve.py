@@ -8,6 +8,7 @@ from pathlib import Path
 
 from common.command import command_parser, parse, say
 from common.errors import BadInput
+from common.files import TEXT
 from common.http import check_free, serving
 from common.rpc import LOOPBACK, split_address
 from edge_client.cli.connect import load_slm
@@ -50,7 +51,7 @@ def read_key(path: Path | None) -> str | None:
     if path is None:
         return None
     try:
-        key = path.read_text("utf-8").strip()
+        key = path.read_text(TEXT).strip()
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:

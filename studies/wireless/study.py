@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from common.errors import BadInput
+from common.files import TEXT
 from common.model import BUNDLED, LanguageModel, bundled_folder, load, vocabulary
 from evaluation.pool import shared
 from evaluation.quality import chrf_metric
@@ -198,7 +199,7 @@ def study(args: argparse.Namespace) -> None:
         Qam(order, 2)
     path = args.text or bundled_folder() / "mlm" / "held-out.txt"
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text(TEXT)
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
