@@ -32,6 +32,8 @@ MEASURES = ("perturbation", "expected_perturbation", "entropy", "margin", "top1"
 # Functions of the drawn token too, not of the logits alone.
 LOOK_AT_DRAFT = frozenset({"perturbation"})
 VARIANTS = ("published", "tripping", "marginal")
+# Of whoever answers a person, whatever the way: the likeliest tokens, and the same ones each time.
+TEMPERATURE = 0.0
 BUDGET_J, MARGINAL_BUDGET_J = 1.2, 0.15
 DECAY = 0.35
 
@@ -45,7 +47,7 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 class SamplingParams:
     """How tokens are drawn, and when an answer ends. Temperature 0 is greedy; top-k 0 and top-p 1 keep every token."""
 
-    temperature: float = 1.0
+    temperature: float = TEMPERATURE
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0

@@ -43,7 +43,7 @@ def command(arguments: Sequence[str]) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object per system on stdout")
     parser.add_argument("--answers", type=Path, metavar="FOLDER", help="also write every answer as JSONL")
     parser.add_argument("--resume", action="store_true", help="go on with what the folder of --answers holds")
-    add_generation(parser)
+    add_generation(parser, temperature=1.0)
     args = parse(parser, arguments)
     systems = args.systems.split(",")
     for system in systems:

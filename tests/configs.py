@@ -11,8 +11,9 @@ _PARTS = {"sampling": SamplingParams, "gate": GateConfig, "verification": Verifi
 
 
 def config_of(system: str = "test", **options: Any) -> GenerationConfig:
-    """A dead link fails, unless another way is asked for."""
+    """Sampled at temperature 1, and a dead link fails, unless another way is asked for."""
     found = _split(options)
+    found["sampling"].setdefault("temperature", 1.0)
     found["link"].setdefault("on_disconnect", "fail")
     return GenerationConfig(system, **{name: kind(**found[name]) for name, kind in _PARTS.items()})
 

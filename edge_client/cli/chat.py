@@ -94,6 +94,8 @@ def _converse(runner: asyncio.Runner, conversation: Conversation, read: Read) ->
     while (line := read()) is not None:
         if not line.strip():
             continue
+        if line.strip() in ("exit", "quit"):
+            return
         try:
             if line.startswith("/"):
                 if not runner.run(conversation.run_command(line.strip())):

@@ -3,6 +3,7 @@
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.columns import Columns
@@ -27,13 +28,26 @@ from edge_client.transport.messages import engine_of
 HELP = """/help             this list
 /system [NAME]    show or change the system: {systems}
 /threshold [X]    show or change when the cloud is asked: above X; `calibrated` for the calibration's own
+/temperature [X]  show or change it; /seed [N] and /max-tokens [N] too
+/undo             forget the last question and its answer
 /compare NAME     the last question again, by this system and another one, side by side
 /link             the cloud, and how long the way there takes
 /stats            totals of this conversation
 /save FILE        write the conversation, as JSON
 /load FILE        go on with one that was saved
 /reset            forget the conversation
-/quit             leave (so does Ctrl-D); Ctrl-C stops an answer"""
+/quit             leave (so do exit and Ctrl-D); Ctrl-C stops an answer"""
+
+
+# Characters of a question that is named.
+SHOWN = 60
+# By their commands: what they are called among the options, and what a number for them is.
+NUMBERS: dict[str, tuple[str, Callable[[str], float]]] = {
+    "threshold": ("threshold", float),
+    "temperature": ("temperature", float),
+    "seed": ("seed", int),
+    "max-tokens": ("max_new_tokens", int),
+}
 
 
 class Conversation:
@@ -54,6 +68,8 @@ class Conversation:
         self._recalibrated = recalibration_of(self._config)
         self._messages: list[dict[str, str]] = []
         self._answers: list[Session] = []
+        # The file that a second /save may write over.
+        self._overwritten: Path | None = None
 
     def greet(self) -> None:
         cloud = f", verified by {self._link.info.model_name} at {self._link.address}" if self._link else ", no cloud"
@@ -83,8 +99,14 @@ class Conversation:
                     self.say("forgotten")
                 case "stats", []:
                     self._report()
-                case (("system" | "threshold"), _):
-                    self._show_or_change(name, rest)
+                case "undo", []:
+                    self._undo()
+                case "system", _:
+                    self._change(rest[0]) if rest else self.say(self._described())
+                case _, [] if name in NUMBERS:
+                    self.say(self._shown(name))
+                case _, [word] if name in NUMBERS:
+                    self._set(name, word)
                 case "compare", [system]:
                     await self._compare(system)
                 case "link", []:
@@ -102,13 +124,10 @@ class Conversation:
     def _described(self) -> str:
         return f"system {self._config.system}: {_describe(self._config)}"
 
-    def _show_or_change(self, name: str, rest: list[str]) -> None:
-        if not rest:
-            self.say(_describe(self._config) if name == "threshold" else self._described())
-        elif name == "system":
-            self._change(rest[0])
-        else:
-            self._set_threshold(rest[0])
+    def _shown(self, name: str) -> str:
+        if name == "threshold":
+            return _describe(self._config)
+        return f"{name} {getattr(self._config.sampling, NUMBERS[name][0]):g}"
 
     def _checked(self, system: str) -> None:
         if system not in SYSTEMS:
@@ -123,17 +142,29 @@ class Conversation:
         self._recalibrated = recalibration_of(self._config)
         self.say(self._described())
 
-    def _set_threshold(self, word: str) -> None:
-        before = self._args.threshold
+    def _set(self, name: str, word: str) -> None:
+        option, number = NUMBERS[name]
+        before, free = getattr(self._args, option), name == "threshold"
         try:
-            self._args.threshold = None if word == "calibrated" else float(word)
+            setattr(self._args, option, None if free and word == "calibrated" else number(word))
         except ValueError:
-            raise BadInput(f"threshold {word!r} is not a number, and not `calibrated`") from None
+            kind = "a whole number" if number is int else "a number"
+            raise BadInput(f"{name} {word!r} is not {kind}{', and not `calibrated`' if free else ''}") from None
         try:
-            self._change(self._config.system)
+            self._config = resolved(self._args, self._pair, self._config.system)
         except HedgeError:
-            self._args.threshold = before
+            setattr(self._args, option, before)
             raise
+        self._recalibrated = recalibration_of(self._config)
+        self.say(self._described() if free else self._shown(name))
+
+    def _undo(self) -> None:
+        asked = [number for number, message in enumerate(self._messages) if message["role"] == "user"]
+        if not asked:
+            raise BadInput("nothing has been asked yet")
+        question = " ".join(self._messages[asked[-1]]["content"].split())
+        del self._messages[asked[-1] :]
+        self.say(f"forgotten: {question if len(question) <= SHOWN else question[:SHOWN] + '...'}")
 
     async def _tell_link(self) -> None:
         if self._link is None:
@@ -152,6 +183,9 @@ class Conversation:
         self.say(f"{len(done)} answers, {tokens} tokens, {share} kept on the device, {up} B up, {down} B down")
 
     def _save(self, path: Path) -> None:
+        if path.exists() and path != self._overwritten:
+            self._overwritten = path
+            raise BadInput(f"{path} is there already: the same /save once more writes over it")
         try:
             path.write_text(json.dumps({"messages": self._messages}, ensure_ascii=False, indent=1) + "\n", "utf-8")
         except OSError as error:

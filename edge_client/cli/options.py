@@ -24,6 +24,7 @@ from edge_client.config import (
     PREFERENCES,
     RULES,
     STREAM,
+    TEMPERATURE,
     TRUNCATIONS,
     CloudConfig,
     GateConfig,
@@ -63,19 +64,20 @@ def add_models(parser: Parser) -> None:
     group.add_argument("--token-file", type=Path, metavar="FILE", help="holds the token that the cloud knows this device by")
 
 
-def add_warp(parser: Parser) -> None:
+def add_warp(parser: Parser, temperature: float = 1.0) -> None:
+    """`temperature`: by default. Studies sample as the paper does; who answers a person takes the likeliest tokens."""
     group = parser.add_argument_group("sampling")
-    group.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default 1)")
+    group.add_argument("--temperature", type=float, default=temperature, help=f"0 is greedy (default {temperature:g})")
     group.add_argument("--top-k", type=int, default=0, help="0 is off (default)")
     group.add_argument("--top-p", type=float, default=1.0)
     group.add_argument("--seed", type=int, default=None, help="default: random, printed")
     group.add_argument("--max-new-tokens", type=int, default=256)
 
 
-def add_generation(parser: Parser) -> None:
+def add_generation(parser: Parser, temperature: float = TEMPERATURE) -> None:
     add_models(parser)
     add_system(parser)
-    add_warp(parser)
+    add_warp(parser, temperature)
 
 
 def add_memory(parser: Parser) -> None:
