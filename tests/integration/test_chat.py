@@ -60,7 +60,19 @@ def test_a_conversation_with_commands(child: Any, tmp_path: Path) -> None:
         ("/system hedge", "guarantee exact"),
         ("/compare best", "no system 'best'"),
         ("/compare slm", "tokens/s.*tokens/s"),
+        ("/temperature", "temperature 0"),
+        ("/temperature hot", "temperature 'hot' is not a number"),
+        ("/temperature -1", "temperature -1"),
+        ("/temperature 0.5", "temperature 0.5"),
+        ("/seed 1.5", "seed '1.5' is not a whole number"),
+        ("/seed 7", "seed 7"),
+        ("/max-tokens 0", "max-new-tokens 0"),
+        ("/max-tokens", "max-tokens 256"),
         (f"/save {tmp_path / 'talk.json'}", "2 messages in"),
+        (f"/save {tmp_path / 'talk.json'}", "is there already"),
+        (f"/save {tmp_path / 'talk.json'}", "2 messages in"),
+        ("/undo", "forgotten: What is 47 . 38"),
+        ("/undo", "nothing has been asked yet"),
         ("/reset", "forgotten"),
         ("/compare slm", "nothing has been asked yet"),
         ("/load /nowhere", "cannot read /nowhere"),
@@ -72,7 +84,7 @@ def test_a_conversation_with_commands(child: Any, tmp_path: Path) -> None:
         child.expect(f"(?s){words}")
     saved = json.loads((tmp_path / "talk.json").read_text())
     assert [message["role"] for message in saved["messages"]] == ["user", "assistant"]
-    child.sendeof()
+    child.sendline("exit")
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 0
