@@ -21,7 +21,7 @@ from edge_client.calibrations import save_calibration
 from edge_client.cli.connect import connected, load_slm
 from edge_client.cli.options import add_models, add_warp, check_connection, choose_seed, sampling_of
 from edge_client.cli.prompts import Prompt, read_prompts
-from edge_client.config import ETA, THETA, GateConfig, ThresholdRule, VerificationConfig
+from edge_client.config import ETA, TEMPERATURE, THETA, GateConfig, ThresholdRule, VerificationConfig
 from edge_client.engine.gates.calibration import Calibration, fit_measure, with_bound
 from edge_client.engine.gates.measures import DRAWS, MEASURES
 from edge_client.engine.session import Session
@@ -70,7 +70,8 @@ def command(arguments: Sequence[str]) -> None:
     parser.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="JSONL of prompts like those to come")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     add_models(parser)
-    add_warp(parser)
+    # Of a calibration that the other commands use as they are.
+    add_warp(parser, TEMPERATURE)
     parser.add_argument("--max-risk", type=float, default=0.05, metavar="E", help="risk of the threshold that is printed")
     parser.add_argument("--delta", type=float, default=0.1, metavar="D", help="its level is 1 - D")
     parser.add_argument(

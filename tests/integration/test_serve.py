@@ -73,7 +73,8 @@ def test_chat_streamed_and_not(client: openai.OpenAI, cloud: Cloud) -> None:
 
 
 def test_stop_seed_n_and_max_tokens(client: openai.OpenAI) -> None:
-    asked: dict[str, Any] = {"model": "hedge", "messages": [{"role": "user", "content": "Tell me a tale about a king."}]}
+    tale: Any = [{"role": "user", "content": "Tell me a tale about a king."}]
+    asked: dict[str, Any] = {"model": "hedge", "messages": tale, "temperature": 1}
     twice = [client.chat.completions.create(**asked, seed=7, n=2, max_tokens=20) for _ in range(2)]
     texts = [[choice.message.content for choice in one.choices] for one in twice]
     assert texts[0] == texts[1]
@@ -106,7 +107,9 @@ def test_completions_models_and_logprobs(client: openai.OpenAI) -> None:
     assert "".join(one.token for one in known.logprobs.content) == known.message.content
     assert all(-30 < one.logprob <= 0 for one in known.logprobs.content)
     # Completions have a shape of their own.
-    plain = client.completions.create(model="slm", prompt="Once upon", seed=1, logprobs=0, max_tokens=6).choices[0]
+    plain = client.completions.create(model="slm", prompt="Once upon", seed=1, temperature=1, logprobs=0, max_tokens=6).choices[
+        0
+    ]
     assert plain.logprobs
     assert plain.logprobs.tokens
     assert "".join(plain.logprobs.tokens) == plain.text
