@@ -66,7 +66,8 @@ def _encodable(text: str) -> str:
     return text
 
 
-Text = Annotated[str, AfterValidator(_encodable), Field(description="text")]
+Text = Annotated[str, AfterValidator(_encodable)]
+Stop = Annotated[Text, Field(min_length=1)]
 _TOKENS = f"a whole number in 1..{MAX_NEW_TOKENS}"
 _STOPS = f"a string or up to {MAX_STOPS} of them, none of them empty"
 
@@ -102,7 +103,7 @@ class _Body(_Part):
     temperature: float | None = Field(default=None, ge=0, le=2, description="a number in 0..2")
     top_p: float | None = Field(default=None, ge=0, le=1, description="a number in 0..1")
     max_tokens: int | None = Field(default=None, ge=1, le=MAX_NEW_TOKENS, description=_TOKENS)
-    stop: Text | Annotated[list[Text], Field(max_length=MAX_STOPS)] = Field(default=[], description=_STOPS)
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] = Field(default=[], description=_STOPS)
     seed: int | None = Field(default=None, ge=0, lt=SEED_LIMIT, description=f"a whole number in 0..{SEED_LIMIT - 1}")
     n: int = Field(default=1, ge=1, le=MAX_CHOICES, description=f"a whole number in 1..{MAX_CHOICES}")
     stream: bool = Field(default=False, description="true or false")
@@ -121,7 +122,9 @@ class ChatBody(_Body):
 class TextBody(_Body):
     """POST /v1/completions."""
 
-    prompt: Text | list[Text] = Field(max_length=None, description=f"a string or up to {MAX_PROMPTS} of them")
+    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS)] = Field(
+        description=f"a string or up to {MAX_PROMPTS} of them"
+    )
     logprobs: Annotated[int, Field(ge=0, le=0)] | None = Field(default=None, description="0: only the drawn tokens' own")
 
 
@@ -185,33 +188,24 @@ def parse_request(body: object, *, chat: bool) -> ApiRequest:
             raise _unsupported(name)
     if chat:
         found = _checked(ChatBody, given)
-        said = _conversation(found.messages)
+        said = tuple(message.plain() for message in found.messages)
         longest = found.max_tokens if found.max_completion_tokens is None else found.max_completion_tokens
         return _request(found, longest, logprobs=found.logprobs, conversations=(said,))
     completed = _checked(TextBody, given)
     texts = (completed.prompt,) if isinstance(completed.prompt, str) else tuple(completed.prompt)
-    if not 1 <= len(texts) <= MAX_PROMPTS:
-        raise _wrong("prompt", given["prompt"], TextBody.model_fields["prompt"].description)
     return _request(completed, completed.max_tokens, logprobs=completed.logprobs is not None, texts=texts)
-
-
-def _conversation(messages: list[Message]) -> tuple[dict[str, str], ...]:
-    return tuple(message.plain() for message in messages)
 
 
 def _request(body: _Body, max_tokens: int | None, *, logprobs: bool, **asked: Any) -> ApiRequest:
     if body.model not in SYSTEMS:
         known = ", ".join(SYSTEMS)
         raise ApiError(404, f"no model {_shown(body.model)}; there are {known}", param="model", code="model_not_found")
-    stop = [body.stop] if isinstance(body.stop, str) else body.stop
-    if not all(stop):
-        raise _wrong("stop", body.stop, _STOPS)
     return ApiRequest(
         model=body.model,
         temperature=body.temperature,
         top_p=body.top_p,
         max_tokens=max_tokens,
-        stop=tuple(stop),
+        stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop),
         seed=body.seed,
         n=body.n,
         stream=body.stream,
