@@ -60,6 +60,8 @@ class Pass:
 class Batcher:
     """Runs Steps of many sessions; `watch` is told of every pass, in the model's thread."""
 
+    whole_rows = True
+
     def __init__(self, engine: Engine, positions: int = 256, watch: Callable[[Pass], None] = lambda _: None) -> None:
         self._engine, self._watch = engine, watch
         self.scheduler = Scheduler(engine.block_manager, positions, engine.most_sessions, sharing=engine.prefix_sharing)

@@ -98,7 +98,7 @@ def _kept(logprobs: np.ndarray, weights: np.ndarray, warp: Warp, least: float, v
         kept = np.zeros(count, dtype=bool)
         kept[largest(logprobs, warp.top_k)] = True
     if warp.top_p == 1:
-        return kept
+        return _min_p(weights, kept, warp)
     order = np.flatnonzero(kept)[np.argsort(-logprobs[kept], kind="stable")]
     sums = np.cumsum(weights[order])
     most = 0.0 if warp.top_k else _rest(logprobs, least, warp, vocab_size)
@@ -109,7 +109,15 @@ def _kept(logprobs: np.ndarray, weights: np.ndarray, warp: Warp, least: float, v
         return None
     kept[:] = False
     kept[order[: max(needed)]] = True
-    return kept
+    return _min_p(weights, kept, warp)
+
+
+def _min_p(weights: np.ndarray, kept: np.ndarray, warp: Warp) -> np.ndarray | None:
+    """What min-p leaves of what is `kept`; None where rounding decides."""
+    shares = weights[kept] / weights[kept].max()
+    if warp.min_p and (np.abs(shares - warp.min_p) <= _SLACK * warp.min_p).any():
+        return None
+    return np.asarray(kept & (weights >= warp.min_p * weights[kept].max()))
 
 
 def _rest(logprobs: np.ndarray, least: float, warp: Warp, vocab_size: int) -> float:

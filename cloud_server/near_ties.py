@@ -29,6 +29,9 @@ def near_tie(logits: np.ndarray, probs: np.ndarray, warp: Warp, difference: floa
         return len(contenders(probs, integers, factor)) > 1
     lowest, highest = logits[kept].min(), logits[~kept].max()
     doubtful = np.where(kept, logits <= highest + difference, logits >= lowest - difference)
+    if warp.min_p > 0:
+        bound = logits.max() + warp.temperature * math.log(warp.min_p)
+        doubtful |= np.abs(logits - bound) <= 2 * difference
     top = int(probs.argmax())
     with np.errstate(under="ignore"):
         dropped = probs[top] * np.exp((logits.astype(np.float64) - logits[top]) / warp.temperature)

@@ -1,16 +1,20 @@
 """What is checked of an opening, and what a server says of itself before one."""
 
+from collections.abc import Collection
+
 import numpy as np
 from hedge.v1 import hedge_pb2 as pb
 
 from cloud_server.verification import RULES
 from common import codec, ids
 from common.errors import BadInput, Incompatible
+from common.logits import LogitsOptions, LogitsProcessor
 from common.model import LanguageModel
 from common.rpc import MAX_MESSAGE_BYTES, PROTOCOL_VERSION
 from common.sampling import Warp
 
 MAX_END_IDS = 64
+MAX_LOGPROBS = 20
 
 
 def check_open(request: pb.Open, lm: LanguageModel, context: int) -> Warp:
@@ -29,9 +33,26 @@ def check_open(request: pb.Open, lm: LanguageModel, context: int) -> Warp:
         raise BadInput(f"a prompt of {prompt} ids, not 1..{context}")
     if not 0 <= request.resume_position < prompt:
         raise BadInput(f"resume position {request.resume_position} in {prompt} ids")
+    if request.HasField("logprobs") and request.logprobs > MAX_LOGPROBS:
+        raise BadInput(f"log-probabilities of {request.logprobs} tokens, at most {MAX_LOGPROBS}")
     _check_ids(request.prompt_ids, lm.vocab_size)
     _check_ids(request.end_ids, lm.vocab_size)
-    return Warp(request.warp.temperature, request.warp.top_k, request.warp.top_p)
+    warp = request.warp
+    return Warp(warp.temperature, warp.top_k, warp.top_p, warp.min_p)
+
+
+def processor_of(request: pb.Open, lm: LanguageModel, end_ids: Collection[int]) -> LogitsProcessor:
+    """What an opening wants done to logits. BadInput for what cannot be."""
+    asked = request.processors
+    if len(asked.bias_ids) != len(asked.biases):
+        raise BadInput(f"{len(asked.bias_ids)} ids with {len(asked.biases)} biases")
+    options = LogitsOptions()
+    if request.HasField("processors"):
+        bias = tuple(zip(asked.bias_ids, asked.biases, strict=True))
+        options = LogitsOptions(asked.repetition_penalty, asked.presence_penalty, asked.frequency_penalty, bias, asked.grammar)
+    processor = LogitsProcessor(options, lm, len(request.prompt_ids) - request.resume_position, end_ids)
+    processor.check(request.prompt_ids)
+    return processor
 
 
 def id_codecs(request: pb.Open, lm: LanguageModel) -> list[int]:
@@ -73,6 +94,8 @@ def server_info(
     exactness: pb.Exactness | None = None,
     open_sessions: int = 0,
     cached_tokens: int = 0,
+    *,
+    whole_rows: bool = True,
 ) -> pb.ServerInfo:
     """What the server says of itself before a session is opened."""
     return pb.ServerInfo(
@@ -92,4 +115,5 @@ def server_info(
         exactness=exactness,
         end_ids=lm.end_ids,
         chat_fingerprint=lm.chat_fingerprint,
+        whole_rows=whole_rows,
     )

@@ -11,6 +11,11 @@ class Runner(Protocol[Kept]):
     """Runs steps of many sessions, each on a prefix of its own: in passes of its own (`Batcher`), or by asking an engine."""
 
     @property
+    def whole_rows(self) -> bool:
+        """Whether whole rows of logits are at hand, and not only what was drawn from them."""
+        ...
+
+    @property
     def capacity(self) -> int:
         """Tokens that one session may have."""
         ...

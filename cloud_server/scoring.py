@@ -106,6 +106,9 @@ def _first(warp: Warp) -> int:
 class ScoringRunner:
     """A Runner that asks a Scorer. `difference`: by how much rounding moves a logit, for the count of near ties."""
 
+    # There are: a hundred thousand numbers a row, one by one.
+    whole_rows = False
+
     def __init__(self, scorer: Scorer, vocab_size: int, capacity: int, token_bytes: int) -> None:
         self._scorer, self._vocab_size = scorer, vocab_size
         self.capacity, self.token_bytes = capacity, token_bytes

@@ -151,7 +151,8 @@ class Servicer(HedgeServicer):
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Any) -> pb.ServerInfo:  # noqa: N802, ARG002
         self._access.client(context.invocation_metadata() or ())
         cached = sum(session.cached_tokens for session in self._sessions)
-        return server_info(self._lm, self._context, self._exactness, len(self._sessions), cached)
+        rows = self._runner.whole_rows
+        return server_info(self._lm, self._context, self._exactness, len(self._sessions), cached, whole_rows=rows)
 
     async def Generate(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.ClientMessage], context: Any
@@ -167,6 +168,10 @@ class Servicer(HedgeServicer):
         prefix = self._runner.prefix()
         difference = self._exactness.difference if self._exactness else 0.0
         session = VerifierSession(self._lm, first.open, prefix, self._context, difference)
+        if session.wants_rows and not self._runner.whole_rows:
+            raise Incompatible(
+                "the server's engine has no whole rows of logits: no logits processors, and no log-probabilities"
+            )
         try:
             if self.draining:
                 raise Busy("the server is about to stop")

@@ -7,7 +7,7 @@ import numpy as np
 from hedge.v1 import hedge_pb2 as pb
 
 from cloud_server.near_ties import near_tie
-from cloud_server.opening import check_open, id_codecs
+from cloud_server.opening import check_open, id_codecs, processor_of
 from cloud_server.steps import Cost, Draws, Feed, Prefix, Rows, Steps
 from cloud_server.targets import Targets
 from cloud_server.verification import rule_of
@@ -15,6 +15,7 @@ from cloud_server.verification.base import ClaimedDraft, Drawn, Outcome, Target,
 from common import codec, ids
 from common.coupling import race_noise
 from common.errors import BadInput
+from common.logits import logprobs
 from common.model import LanguageModel
 from common.noise import Noise
 from common.sampling import largest
@@ -46,10 +47,16 @@ class VerifierSession:
         self._law_entries = request.law_entries
         self._bonus, self._ahead = request.bonus, request.bonus_ahead
         self._end_ids = frozenset([*request.end_ids, *lm.end_ids])
+        self._processor = processor_of(request, lm, self._end_ids)
+        # Of how many tokens besides each; None where no log-probabilities are wanted.
+        self._logprobs = request.logprobs if request.HasField("logprobs") else None
+        self.wants_rows = bool(self._processor.options) or self._logprobs is not None
         self._max_new_tokens = request.max_new_tokens
         self._history = list(request.prompt_ids)
         self._prompt = len(self._history) - request.resume_position
         self._rule = rule_of(request, Noise(request.seed, self._history[: self._prompt]))
+        # Whether messages come without the ids that the grammar forces.
+        self._leaves_forced = bool(self._processor.options.grammar) and request.verification == pb.VERIFICATION_COUPLED
         self._id_version = id_codecs(request, lm)[0]
         self._ids = ids.id_codec(self._id_version, lm.vocab_size, lm.primer)
         self._prefix = prefix
@@ -132,19 +139,21 @@ class VerifierSession:
             head, untested = untested[:CHUNK], untested[CHUNK:]
             self._history += head
             at = len(self._history) - CHUNK - self._prompt
-            shares += self._shares(head, self._targets((yield from self._rows([], CHUNK, bonus=False)), at))
+            shares += self._shares(head, self._targets((yield from self._rows([], CHUNK, bonus=False)), at, self._history))
         self._history += untested
         # A message without ids asks for the LLM's own next token.
         bonus = self._bonus and not draft.more and (self.judged[0] > 0 or not self.judged[1])
         rows = yield from self._rows(proposals, len(untested), bonus=bonus)
-        targets = self._targets(rows, first - len(untested))
+        ahead = [*self._history, *(proposal.token for proposal in proposals)]
+        targets = self._targets(rows, first - len(untested), ahead)
         outcome = verify_block(self._rule, step, first, proposals, targets[len(untested) :], self._end_ids)
         self._last = self._answer(step, outcome, untested, proposals, targets, shares)
         self._last.accepted += known
         self._told = outcome.bonus if self._ahead else None
         tested = outcome.accepted + any(own is not None for own in (outcome.correction, outcome.bonus, outcome.probs))
         judged = slice(len(untested), len(untested) + tested)
-        self._last.near_ties = self._near_ties(first, rows[judged], targets[judged])
+        self._last.near_ties = self._near_ties(first, targets[judged])
+        self._last.logprobs.extend(self._logprobs_of(targets[judged], self._history[self._prompt + first :]))
         if outcome.correction is not None or outcome.probs is not None:
             self._correction_step = step
         return self._last
@@ -169,7 +178,9 @@ class VerifierSession:
         start = self._prompt + position
         if start > self._context:
             raise BadInput(f"a draft behind {start} ids in a context of {self._context}")
-        tokens = self._ids.decode(self._history[:start], draft.ids, self._context - start)
+        some = bool(draft.ids) or not draft.forced
+        tokens = self._ids.decode(self._history[:start], draft.ids, self._context - start) if some else []
+        tokens = self._with_forced(self._history[:start], tokens, draft.forced)
         if draft.untested > len(tokens):
             raise BadInput(f"{draft.untested} untested ids of {len(tokens)}")
         untested, tested = tokens[: draft.untested], tokens[draft.untested :]
@@ -179,27 +190,63 @@ class VerifierSession:
             raise BadInput(f"{len(untested)} untested ids in a session whose guarantee is exact")
         return position, untested, self._rule.read(tested, draft.proposals, self._lm.vocab_size)
 
+    def _with_forced(self, before: list[int], tokens: list[int], behind: int) -> list[int]:
+        """The ids of a message with those that the grammar forces, `behind` of them after the last."""
+        if not self._leaves_forced:
+            if behind:
+                raise BadInput(f"{behind} forced ids in a session whose drafts have none")
+            return tokens
+        ids = list(before)
+        for token in tokens:
+            while (only := self._forced(ids)) is not None:
+                ids.append(only)
+            ids.append(token)
+        for number in range(behind):
+            if (only := self._forced(ids)) is None:
+                raise BadInput(f"{behind} forced ids, and the grammar forces {number}")
+            ids.append(only)
+        return ids[len(before) :]
+
+    def _forced(self, ids: list[int]) -> int | None:
+        """None behind the end of an answer or of the context, and where the drafts have left the grammar."""
+        if len(ids) >= self._context or (len(ids) > self._prompt and ids[-1] in self._end_ids):
+            return None
+        try:
+            return self._processor.forced(ids)
+        except BadInput:
+            return None
+
     def _roll_back(self, length: int) -> None:
         del self._history[length:]
         self._prefix.rollback(min(self._prefix.length, length - 1))
 
-    def _targets(self, rows: Rows, position: int) -> Sequence[Target]:
-        return rows if isinstance(rows, list) else Targets(self._warp, rows, position)
+    def _targets(self, rows: Rows, position: int, ids: list[int]) -> Sequence[Drawn] | Targets:
+        if isinstance(rows, list):
+            return rows
+        return Targets(self._warp, self._processor, rows, position, ids, self._prompt)
 
-    def _near_ties(self, position: int, rows: Rows, targets: Sequence[Target]) -> int:
+    def _near_ties(self, position: int, targets: Sequence[Drawn] | Targets) -> int:
         """How many of the positions from `position` on rounding could decide."""
         if not self._difference:
             return 0
-        return sum(
-            self._near_tie(at, row, target) for at, (row, target) in enumerate(zip(rows, targets, strict=False), position)
-        )
+        if not isinstance(targets, Targets):
+            return sum(target.near_tie for target in targets)
+        return sum(self._near_tie(position + at, targets, at) for at in range(len(targets)))
 
-    def _near_tie(self, position: int, row: Target, target: Target) -> bool:
-        if isinstance(row, Drawn) or isinstance(target, Drawn):
-            return isinstance(target, Drawn) and target.near_tie
+    def _near_tie(self, position: int, targets: Targets, at: int) -> bool:
         drawn = self._rule.draws_by_position and not self._warp.greedy
-        integers = race_noise(self._rule.noise, position, len(target)) if drawn else None
-        return near_tie(row, target, self._warp, self._difference, integers)
+        integers = race_noise(self._rule.noise, position, len(targets[at])) if drawn else None
+        return near_tie(targets.logits(at), targets[at], self._warp, self._difference, integers)
+
+    def _logprobs_of(self, targets: Sequence[Drawn] | Targets, tokens: list[int]) -> list[pb.Logprobs]:
+        """Of the tokens that the positions came to have, where they are wanted."""
+        if self._logprobs is None or not isinstance(targets, Targets):
+            return []
+        found = [logprobs(targets.raw(at), token, self._logprobs) for at, token in enumerate(tokens[: len(targets)])]
+        return [
+            pb.Logprobs(token=own, ids=[token for token, _ in likeliest], logprobs=[value for _, value in likeliest])
+            for own, likeliest in found
+        ]
 
     def _rows(self, proposals: list[ClaimedDraft], untested: int, *, bonus: bool) -> Steps[Rows]:
         """Logits of every untested position, every drafted one, and the one after them if a bonus is wanted; one forward."""
@@ -208,7 +255,7 @@ class VerifierSession:
         if not wanted:
             return np.empty((0, self._lm.vocab_size), np.float32)
         # Nothing else than tokens is wanted of them.
-        drawn = self._rule.draws_by_position and not self._audit and not untested
+        drawn = self._rule.draws_by_position and not self._audit and not untested and not self.wants_rows
         return (yield from self._forward(ahead[: len(ahead) - (not bonus)], wanted, drawn=drawn))
 
     def _answer(
@@ -260,15 +307,19 @@ class VerifierSession:
         ended = generated > 0 and self._history[-1] in self._end_ids
         if ended or generated >= self._max_new_tokens or len(self._history) >= self._context:
             return None
+        if (only := self._forced(self._history)) is not None and self._logprobs is None:
+            self._history.append(only)
+            return pb.Verdict(step_id=generated, bonus=only)
         self.cost = Cost()
         left = min(self._max_new_tokens - generated, self._context - len(self._history))
-        rows = yield from self._forward(self._history, 1, drawn=True, stream=left)
-        target = self._targets(rows, generated)[0]
+        rows = yield from self._forward(self._history, 1, drawn=not self.wants_rows, stream=0 if self.wants_rows else left)
+        targets = self._targets(rows, generated, self._history)
+        target = targets[0]
         token = self._rule.bonus(generated, generated, target)
         self._history.append(token)
         timings = pb.Timings(forward_us=round(self.cost.seconds * 1e6), positions=self.cost.positions)
-        near_ties = self._near_ties(generated, rows, [target])
-        return pb.Verdict(step_id=generated, bonus=token, timings=timings, near_ties=near_ties)
+        near_ties, logprobs = self._near_ties(generated, targets), self._logprobs_of(targets, [token])
+        return pb.Verdict(step_id=generated, bonus=token, timings=timings, near_ties=near_ties, logprobs=logprobs)
 
 
 def _probs(probs: np.ndarray, entries: int) -> pb.Probs:

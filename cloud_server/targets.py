@@ -7,20 +7,27 @@ from typing import overload
 import numpy as np
 
 from common.errors import NotFinite
+from common.logits import LogitsProcessor
 from common.sampling import Warp
 
 
 class Targets(Sequence[np.ndarray]):
     """y, warped, of some `rows` of logits, the first of which judges `position`; each is made when it is looked at.
 
+    `ids` are the prompt's and the answer's, drafts included: the row that judges a position is processed by what is before it.
+
     What is behind a rejection is never looked at, and may be no number. NotFinite for a row that is looked at and is none.
     """
 
-    def __init__(self, warp: Warp, rows: np.ndarray, position: int) -> None:
-        self._warp, self._rows, self._position = warp, rows, position
+    def __init__(
+        self, warp: Warp, processor: LogitsProcessor, rows: np.ndarray, position: int, ids: Sequence[int], prompt: int
+    ) -> None:
+        self._warp, self._process, self._rows, self._position = warp, processor, rows, position
+        self._ids, self._prompt = ids, prompt
         # The rows that are in this part, and what has been made, of all parts.
         self._part = range(len(rows))
         self._made: dict[int, np.ndarray] = {}
+        self._logits: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self._part)
@@ -38,5 +45,16 @@ class Targets(Sequence[np.ndarray]):
         if number not in self._made:
             if not np.isfinite(self._rows[number]).all():
                 raise NotFinite(self._position + number)
-            self._made[number] = self._warp(self._rows[number])
+            before = self._ids[: self._prompt + self._position + number]
+            self._logits[number] = self._process(self._rows[number], before)
+            self._made[number] = self._warp(self._logits[number])
         return self._made[number]
+
+    def logits(self, index: int) -> np.ndarray:
+        """What the warp was given of a position."""
+        self[index]
+        return self._logits[self._part[index]]
+
+    def raw(self, index: int) -> np.ndarray:
+        """What the model gave of it."""
+        return np.asarray(self._rows[self._part[index]])

@@ -25,7 +25,7 @@ def arguments(draws: Draws, vocab_size: int) -> dict[str, Any]:
         NAME: {
             "key": list(draws.noise.key),
             "position": draws.position,
-            "warp": [warp.temperature, warp.top_k, warp.top_p],
+            "warp": [warp.temperature, warp.top_k, warp.top_p, warp.min_p],
             "vocab_size": vocab_size,
         }
     }

@@ -3,8 +3,20 @@
 import os
 from pathlib import Path
 
+from common.errors import BadInput
+
 # Some editors begin a file with a byte order mark.
 TEXT = "utf-8-sig"
+
+
+def read_text(path: Path) -> str:
+    """BadInput for a file that cannot be read, or is no text."""
+    try:
+        return path.read_text(TEXT)
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"{path} is not text in UTF-8") from None
 
 
 def write_whole(path: Path, text: str) -> None:

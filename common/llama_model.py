@@ -7,7 +7,7 @@ import ctypes
 import os
 import unicodedata
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from common.model_options import ModelOptions
 
 # A cache begins with room for so many ids, and doubles.
 ROOM = 1024
-_CONTROL = 3
+_CONTROL, _USER_DEFINED = 3, 4
 # Tokenizers whose Hugging Face counterpart composes characters first.
 _COMPOSING = frozenset({"qwen2", "qwen35"})
 
@@ -38,7 +38,11 @@ class LlamaModel(LanguageModel):
         self.rows = int(llama.llama_vocab_n_tokens(self._vocab))
         metadata = header.metadata
         words, kinds = metadata["tokenizer.ggml.tokens"], metadata.get("tokenizer.ggml.token_type", ())
-        self._specials = {words[i]: i for i, kind in enumerate(kinds) if kind == _CONTROL and i < self.vocab_size}
+        self.specials = {words[i]: i for i, kind in enumerate(kinds) if kind == _CONTROL and i < self.vocab_size}
+        # llguidance takes these for special tokens in Hugging Face's tokenizers.
+        self.marks = {
+            i for i, kind in enumerate(kinds) if kind == _USER_DEFINED and words[i][:1] == "<" and words[i][-1:] == ">"
+        }
         self._composes = metadata.get("tokenizer.ggml.pre") in _COMPOSING
         self.chat_template = source = str(metadata.get("tokenizer.chat_template") or "")
         begin, end = (
@@ -52,10 +56,19 @@ class LlamaModel(LanguageModel):
     def kv_cache(self) -> "LlamaCache":
         return LlamaCache(self)
 
-    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
+    def encode_chat(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
         if self._template is None:
             return self.encode_text("\n".join(message["content"] for message in messages))
-        return encode_chat(messages, self._specials, self._template.render, self._encode)
+        return encode_chat(messages, self.specials, self._template.render, self._encode, tools)
+
+    def encode_infill(self, before: str, behind: str) -> list[int]:
+        llama = self._llama
+        known = (llama.llama_vocab_fim_pre, llama.llama_vocab_fim_suf, llama.llama_vocab_fim_mid)
+        prefix, suffix, middle = (int(find(self._vocab)) for find in known)
+        if min(prefix, suffix, middle) < 0:
+            return super().encode_infill(before, behind)
+        check_unicode(before + behind)
+        return [prefix, *self._encode(before, False), suffix, *self._encode(behind, False), middle]
 
     def encode_text(self, text: str) -> list[int]:
         check_unicode(text)
@@ -81,6 +94,20 @@ class LlamaModel(LanguageModel):
             room = -size
         return text.raw[:size].decode("utf-8", "replace")
 
+    def _grammar_tokenizer(self) -> Any:
+        from llguidance import LLTokenizer, TokenizerWrapper
+
+        return LLTokenizer(TokenizerWrapper(_Words(self, self._encode)), eos_token=list(self.end_ids))
+
+    def word(self, token: int) -> bytes:
+        """The bytes that an id stands for."""
+        text = ctypes.create_string_buffer(256)
+        size = self._llama.llama_token_to_piece(self._vocab, token, text, len(text), 0, True)
+        if size < 0:
+            text = ctypes.create_string_buffer(-size)
+            size = self._llama.llama_token_to_piece(self._vocab, token, text, len(text), 0, True)
+        return text.raw[:size]
+
     def describe(self) -> str:
         built = self._llama.llama_print_system_info().decode().strip(" |")
         flags = " ".join(word.partition(" = ")[0].rpartition(": ")[2] for word in built.split(" | ") if word.endswith("= 1"))
@@ -98,6 +125,20 @@ class LlamaModel(LanguageModel):
     def give(self, decoder: Decoder) -> None:
         """Takes a decoder back; one is kept."""
         self._idle[:] = [max([*self._idle, decoder], key=lambda one: one.capacity)]
+
+
+class _Words:
+    """What llguidance asks of a tokenizer: special tokens are those whose bytes begin with 0xff."""
+
+    def __init__(self, lm: LlamaModel, encode: Callable[[str, bool], list[int]]) -> None:
+        self._encode = encode
+        self.eos_token_id, self.bos_token_id = lm.end_ids[0], lm.begin_id
+        special = {*lm.specials.values(), *lm.end_ids, *lm.marks}
+        self.tokens = [(b"\xff" if token in special else b"") + lm.word(token) for token in range(lm.vocab_size)]
+        self.special_token_ids = sorted(special)
+
+    def __call__(self, text: str) -> list[int]:
+        return self._encode(text, False)
 
 
 class LlamaCache:

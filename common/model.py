@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -83,15 +83,19 @@ class LanguageModel(ABC):
         """An empty cache."""
 
     @abstractmethod
-    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
+    def encode_chat(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
         """Prompt ids of a conversation, by the tokenizer's chat template, or plain text. BadInput when refused.
 
-        Special tokens that a message spells out stay text.
+        `tools` may be called in the answer. Special tokens that a message or a tool spells out stay text.
         """
 
     @abstractmethod
     def encode_text(self, text: str) -> list[int]:
         """Prompt ids of a text to go on with. Special tokens in it stay text."""
+
+    def encode_infill(self, before: str, behind: str) -> list[int]:  # noqa: ARG002
+        """Prompt ids of what is to be filled in between two texts. BadInput for a tokenizer that has no tokens for that."""
+        raise BadInput(f"the tokenizer of {self.name} has no tokens for filling in the middle")
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
@@ -102,6 +106,20 @@ class LanguageModel(ABC):
         """The runtime, its build and its threads, for people."""
 
     @cached_property
+    def grammar_tokenizer(self) -> Any:
+        """The tokenizer as llguidance knows one. BadInput for a kind it cannot work with."""
+        if not self.end_ids:
+            raise BadInput(f"{self.name} has no id that ends an answer, which a grammar needs")
+        try:
+            return self._grammar_tokenizer()
+        except ValueError as error:
+            raise BadInput(f"no grammar can be followed with the tokenizer of {self.name}: {first_line(error)}") from None
+
+    def _grammar_tokenizer(self) -> Any:
+        """ValueError for one that llguidance cannot work with."""
+        raise ValueError("it is not known there")
+
+    @cached_property
     def chat_fingerprint(self) -> str:
         """Names how a conversation becomes ids; empty when the chat template refuses the shortest one, or writes the date."""
         if "strftime_now" in self.chat_template:
@@ -110,6 +128,15 @@ class LanguageModel(ABC):
             return digest(json.dumps(self.encode_chat([{"role": "user", "content": "Hello"}])).encode())
         except BadInput:
             return ""
+
+    def token_text(self, token: int) -> bytes:
+        """What an id stands for in a text: nothing for special ones, a part of the bytes for a part of a character."""
+        if not self.decode([token]):
+            return b""
+        try:
+            return bytes(self.grammar_tokenizer.decode_bytes([token]))
+        except BadInput:
+            return self.decode([token]).encode()
 
     def warm_up(self) -> None:
         """A pass for nobody: the first one of a process is slower than all others."""
@@ -123,17 +150,23 @@ class WrappedModel(LanguageModel):
         super().__init__(lm.identity)
         self.lm = lm
 
-    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        return self.lm.encode_chat(messages)
+    def encode_chat(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
+        return self.lm.encode_chat(messages, tools)
 
     def encode_text(self, text: str) -> list[int]:
         return self.lm.encode_text(text)
+
+    def encode_infill(self, before: str, behind: str) -> list[int]:
+        return self.lm.encode_infill(before, behind)
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.lm.decode(ids)
 
     def describe(self) -> str:
         return self.lm.describe()
+
+    def _grammar_tokenizer(self) -> Any:
+        return self.lm.grammar_tokenizer
 
 
 def load(where: str, side: str, options: ModelOptions | None = None) -> LanguageModel:

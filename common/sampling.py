@@ -41,11 +41,15 @@ def gap(logits: np.ndarray) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Warp:
-    """W: temperature, then top-k (0 keeps all), then top-p, renormalised. Temperature 0 is the argmax."""
+    """W: temperature, then top-k (0 keeps all), then top-p, then min-p, renormalised. Temperature 0 is the argmax.
+
+    `min_p` leaves out what has less than that share of the largest probability.
+    """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
@@ -54,6 +58,8 @@ class Warp:
             raise BadInput(f"top-k {self.top_k} is not 0 (off) or a positive count")
         if not 0 < self.top_p <= 1:
             raise BadInput(f"top-p {self.top_p:g} is not in (0, 1]")
+        if not 0 <= self.min_p <= 1:
+            raise BadInput(f"min-p {self.min_p:g} is not in 0..1")
 
     @property
     def greedy(self) -> bool:
@@ -63,7 +69,7 @@ class Warp:
     @property
     def cuts(self) -> bool:
         """Whether tokens may be left out."""
-        return self.top_k > 0 or self.top_p < 1
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
 
     def __call__(self, logits: np.ndarray) -> np.ndarray:
         """The sampled distribution of raw logits [V]: float64 [V], summing to 1."""
@@ -80,6 +86,8 @@ class Warp:
             order = descending(logits)
             needed = int(np.searchsorted(np.cumsum(probs[order]), self.top_p)) + 1
             probs = _only(probs, order[:needed])
+        if self.min_p > 0:
+            probs = _only(probs, np.flatnonzero(probs >= self.min_p * probs.max()))
         return probs
 
 

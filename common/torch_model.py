@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jinja2 import TemplateError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -22,7 +21,7 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 from transformers.utils import logging as transformers_logging
 
-from common.chat import Messages, encode_chat, refused
+from common.chat import Messages, Tools, encode_chat, refused
 from common.errors import BadInput, Incompatible
 from common.model import (
     BUNDLED,
@@ -38,6 +37,8 @@ from common.model import (
 from common.model_options import ModelOptions, check_threads
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Before, behind, and where the middle begins, by the names that families have for them.
+INFILL = (("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"), ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"))
 _SAMPLE = 1 << 16
 _SAMPLES = 64
 
@@ -51,20 +52,31 @@ class TokenizerModel(LanguageModel):
         self.chat_template = str(tokenizer.chat_template or "")
         self.specials = {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
 
-    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
+    def encode_chat(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
         if not self.tokenizer.chat_template:
             return self.encode_text("\n".join(message["content"] for message in messages))
-        return encode_chat(messages, self.specials, self._render, self._encode)
+        return encode_chat(messages, self.specials, self._render, self._encode, tools)
 
     def encode_text(self, text: str) -> list[int]:
         check_unicode(text)
         ids = list(self.tokenizer.encode(text, split_special_tokens=True))
         return without_end(ids, self._encode(text, False), {*self.end_ids, self.tokenizer.eos_token_id})
 
-    def _render(self, messages: Messages) -> str:
+    def encode_infill(self, before: str, behind: str) -> list[int]:
+        known = {token.content: number for number, token in self.tokenizer.added_tokens_decoder.items()}
+        for names in INFILL:
+            if all(name in known for name in names):
+                prefix, suffix, middle = (known[name] for name in names)
+                check_unicode(before + behind)
+                return [prefix, *self._encode(before, False), suffix, *self._encode(behind, False), middle]
+        return super().encode_infill(before, behind)
+
+    def _render(self, messages: Messages, tools: Tools) -> str:
+        words: Any = {"tokenize": False, "add_generation_prompt": True, "tools": list(tools) or None}
         try:
-            return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
-        except (TemplateError, ValueError, TypeError) as error:
+            return str(self.tokenizer.apply_chat_template(list(messages), **words))
+        except Exception as error:
+            # A template is a program, and may raise anything.
             raise refused(self.name, error) from None
 
     def _encode(self, text: str, parse: bool) -> list[int]:
@@ -72,6 +84,12 @@ class TokenizerModel(LanguageModel):
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def _grammar_tokenizer(self) -> Any:
+        from llguidance.hf import from_tokenizer
+
+        tokenizer: Any = self.tokenizer
+        return from_tokenizer(tokenizer, eos_token=list(self.end_ids))
 
 
 class TorchModel(TokenizerModel):

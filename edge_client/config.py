@@ -6,6 +6,7 @@ from pathlib import Path
 
 from common.distribution import MAX_BITS
 from common.errors import BadInput
+from common.logits import LogitsOptions
 from common.noise import SEED_LIMIT
 from common.sampling import Warp
 
@@ -25,6 +26,7 @@ PREFERENCES = ("speed", "balanced", "cloud")
 RULES = ("risk-averse", "risk-prone", "max-risk", "quantile")
 MAX_NEW_TOKENS = 1 << 20
 MAX_IN_FLIGHT = 64
+MAX_LOGPROBS = 20
 PATIENCE, SHORT_PATIENCE = 60.0, 5.0
 # Of U_TV: its bound and its sharpness. Ours: the paper's are not known.
 THETA, ETA = 0.1, 1.0
@@ -53,19 +55,25 @@ class SamplingParams:
     seed: int = 0
     max_new_tokens: int = 256
     stop: tuple[str, ...] = ()
+    min_p: float = 0.0
+    logits: LogitsOptions = field(default_factory=LogitsOptions)
+    # Log-probabilities of every token are wanted, and of so many of the likeliest ones besides; None for none.
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
-        Warp(self.temperature, self.top_k, self.top_p)
+        Warp(self.temperature, self.top_k, self.top_p, self.min_p)
         if not 0 <= self.seed < SEED_LIMIT:
             raise BadInput(f"seed {self.seed} is not in 0..2^64-1")
         if not 1 <= self.max_new_tokens <= MAX_NEW_TOKENS:
             raise BadInput(f"max-new-tokens {self.max_new_tokens} is not in 1..{MAX_NEW_TOKENS}")
         if "" in self.stop:
             raise BadInput("a stop string is empty")
+        if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
+            raise BadInput(f"logprobs {self.logprobs} is not in 0..{MAX_LOGPROBS}")
 
     @property
     def warp(self) -> Warp:
-        return Warp(self.temperature, self.top_k, self.top_p)
+        return Warp(self.temperature, self.top_k, self.top_p, self.min_p)
 
 
 @dataclass(frozen=True, slots=True)

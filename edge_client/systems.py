@@ -113,7 +113,7 @@ class GenerationConfig:
         verification = asdict(self.verification)
         verification["verification"] = verification.pop("kind")
         link = asdict(self.link) | {"on_disconnect": self.on_disconnect, "patience": self.patience}
-        warp = {name: sampling.pop(name) for name in ("temperature", "top_k", "top_p")}
+        warp = {name: sampling.pop(name) for name in ("temperature", "top_k", "top_p", "min_p")}
         return {"system": self.system, **gate, **verification, **link, "warp": warp, **sampling}
 
 

@@ -95,7 +95,7 @@ class TraceModel(LanguageModel):
     def kv_cache(self) -> "TraceCache":
         return TraceCache(self)
 
-    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:  # noqa: ARG002
+    def encode_chat(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> list[int]:  # noqa: ARG002
         return [_PROMPT]
 
     def encode_text(self, text: str) -> list[int]:  # noqa: ARG002

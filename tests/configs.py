@@ -26,7 +26,7 @@ def changed(config: GenerationConfig, **options: Any) -> GenerationConfig:
 
 def _split(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
     if isinstance(warp := options.pop("warp", None), Warp):
-        options |= {name: getattr(warp, name) for name in ("temperature", "top_k", "top_p")}
+        options |= {name: getattr(warp, name) for name in ("temperature", "top_k", "top_p", "min_p")}
     if "verification" in options:
         options["kind"] = options.pop("verification")
     found: dict[str, dict[str, Any]] = {}

@@ -7,9 +7,9 @@ kept in docs/results/vllm.jsonl, where it goes on. In the environment of `make t
 
 import argparse
 import asyncio
-import sys
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -17,6 +17,11 @@ import grpc.aio
 
 from common.model import LanguageModel, load
 from common.model_options import ModelOptions
+from edge_client.cli.prompts import Prompt
+from edge_client.config import SamplingParams
+from edge_client.engine.session import Session
+from edge_client.systems import SYSTEMS as KNOWN
+from edge_client.transport.grpc_link import GrpcLink
 from evaluation.processes import free_port, local_cloud
 from evaluation.record import Journal
 from tools.bench_real import QUESTIONS, SEED, answers, questions, report
@@ -27,6 +32,8 @@ CPU = ("--engine", "vllm", "--engine-option", "enforce_eager=true", "--dtype", "
 HISTORY, DRAFTS, ROUNDS, TOKENS = 1000, 8, 12, 96
 TOGETHER, VERDICTS = 8, 6
 SYSTEMS = (("llm", 10), ("hedge", 2))
+SHARES, ASKED = (0.7, 1.0), 10
+COUNTERS = ("hedge_second_questions", "hedge_certified_positions")
 
 
 def text_of(slm: LanguageModel, tasks: Path) -> list[int]:
@@ -97,30 +104,39 @@ def counted(http: str, name: str) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
 
+async def shares(slm: LanguageModel, address: str, http: str, asked: list[Prompt]) -> None:
+    """How often the likeliest tokens of a position were not enough to say what is drawn there."""
+    async with GrpcLink(address) as link:
+        for temperature in SHARES:
+            before = [counted(http, name) for name in COUNTERS]
+            config = replace(KNOWN["hedge"], sampling=SamplingParams(temperature, seed=SEED, max_new_tokens=TOKENS))
+            for prompt in asked[:: len(asked) // ASKED]:
+                async for _ in Session(slm, slm.encode_chat(prompt.messages), config, link).tokens():
+                    pass
+            again, of = (counted(http, name) - old for name, old in zip(COUNTERS, before, strict=True))
+            print(f"temperature {temperature:g}: a second question at {again:.0f} of {of:.0f} positions: {again / of:.2%}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pair", type=Path)
     parser.add_argument("tasks", type=Path)
-    parser.add_argument("--only", choices=("costs", "answers"))
+    parser.add_argument("--only", choices=("costs", "shares", "answers"))
     args = parser.parse_args()
     slm = load(str(args.pair / "q05"), "slm", ModelOptions(threads=1))
     asked = questions(args.tasks)
     http = f"127.0.0.1:{free_port()}"
     with local_cloud(*CPU, "--llm", str(args.pair / "q15"), "--context", "2048", "--http", http) as cloud:
-        if args.only != "answers":
+        if args.only in (None, "costs"):
             asyncio.run(costs(slm, cloud, text_of(slm, args.tasks)))
-        if args.only == "costs":
+        if args.only in (None, "shares"):
+            asyncio.run(shares(slm, cloud, http, asked))
+        if args.only in ("costs", "shares"):
             return
         header = {"kind": "bench-vllm", "questions": QUESTIONS, "tokens": TOKENS, "seed": SEED}
         journal = Journal(OUT, header, resume=OUT.exists())
-        before = [counted(http, name) for name in ("hedge_second_questions", "hedge_certified_positions")]
         asyncio.run(answers(slm, cloud, asked, journal, TOKENS, SYSTEMS))
-        again, positions = (
-            counted(http, name) - old
-            for name, old in zip(("hedge_second_questions", "hedge_certified_positions"), before, strict=True)
-        )
         report(journal.entries)
-        sys.stdout.write(f"\nsecond questions in this run: {again:.0f} of {positions:.0f} positions\n")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from common.command import command_parser, parse, say
 from common.errors import HedgeError
 from edge_client.cli.connect import connected, load_slm
 from edge_client.cli.conversation import Conversation
-from edge_client.cli.options import add_generation, add_memory, check_connection, needs_cloud, sampling_of
+from edge_client.cli.options import add_generation, add_logits, add_memory, check_connection, needs_cloud, sampling_of
 from edge_client.memory import remembered, state_folder
 
 EXAMPLES = """  hedge chat --insecure
@@ -71,6 +71,7 @@ def command(arguments: Sequence[str]) -> None:
     parser.add_argument("--plain", action="store_true", help="no colours and no line editing (NO_COLOR: no colours)")
     add_memory(parser)
     add_generation(parser)
+    add_logits(parser)
     args = parse(parser, arguments)
     sampling_of(args)
     check_connection(args, needs_cloud(args))

@@ -13,7 +13,7 @@ from common.command import command_parser, parse
 from common.errors import BadInput, HedgeError
 from common.model import LanguageModel
 from edge_client.cli.connect import connected, load_slm
-from edge_client.cli.options import add_generation, add_memory, check_connection, needs_cloud, resolved, sampling_of
+from edge_client.cli.options import add_generation, add_logits, add_memory, check_connection, needs_cloud, resolved, sampling_of
 from edge_client.cli.prompts import Prompt, from_text, read_prompts
 from edge_client.cli.render import counts_line, print_piece, statistics_line
 from edge_client.engine.gates.recalibration import recalibration_of
@@ -34,6 +34,7 @@ def command(arguments: Sequence[str]) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object per prompt on stdout")
     add_memory(parser)
     add_generation(parser)
+    add_logits(parser)
     args = parse(parser, arguments)
     prompts = read_prompts(args.prompts) if args.prompts else [from_text(args.prompt)]
     sampling_of(args)

@@ -1,6 +1,7 @@
 """The options that every generating command shares, and how they become a configuration."""
 
 import argparse
+import json
 import secrets
 import sys
 from dataclasses import fields, replace
@@ -9,6 +10,9 @@ from typing import Any
 
 from common.command import MODEL_HELP, Parser, add_runtime, say
 from common.errors import BadInput
+from common.files import read_text
+from common.grammar import of_lark, of_regex, of_schema
+from common.logits import LogitsOptions
 from common.model import BUNDLED
 from edge_client.calibrations import Pair
 from edge_client.config import (
@@ -70,6 +74,9 @@ def add_warp(parser: Parser, temperature: float = 1.0) -> None:
     group.add_argument("--temperature", type=float, default=temperature, help=f"0 is greedy (default {temperature:g})")
     group.add_argument("--top-k", type=int, default=0, help="0 is off (default)")
     group.add_argument("--top-p", type=float, default=1.0)
+    group.add_argument(
+        "--min-p", type=float, default=0.0, help="leaves out what has less than this share of the best (default 0)"
+    )
     group.add_argument("--seed", type=int, default=None, help="default: random, printed")
     group.add_argument("--max-new-tokens", type=int, default=256)
 
@@ -78,6 +85,20 @@ def add_generation(parser: Parser, temperature: float = TEMPERATURE) -> None:
     add_models(parser)
     add_system(parser)
     add_warp(parser, temperature)
+
+
+def add_logits(parser: Parser) -> None:
+    group = parser.add_argument_group("logits")
+    group.add_argument("--repetition-penalty", type=float, metavar="R", help="1 is off (default); of prompt and answer")
+    group.add_argument("--presence-penalty", type=float, metavar="P", help="-2..2, of what the answer has said (default 0)")
+    group.add_argument("--frequency-penalty", type=float, metavar="P", help="-2..2, for each time it was said (default 0)")
+    group.add_argument("--logit-bias", nargs="+", default=[], metavar="ID=B", help="added to the logits of token ids")
+    shape = group.add_mutually_exclusive_group()
+    shape.add_argument("--json-schema", type=Path, metavar="FILE", help="the answer is JSON that this JSON schema allows")
+    shape.add_argument("--regex", metavar="R", help="the whole answer matches this regular expression")
+    shape.add_argument(
+        "--grammar", type=Path, metavar="FILE", help="the answer follows this grammar (Lark, as llguidance has it)"
+    )
 
 
 def add_memory(parser: Parser) -> None:
@@ -174,8 +195,42 @@ def needs_cloud(args: argparse.Namespace) -> bool:
 def sampling_of(args: argparse.Namespace) -> SamplingParams:
     """The sampling that was asked for, its seed 0 while none has been chosen."""
     return SamplingParams(
-        args.temperature, args.top_k, args.top_p, args.seed or 0, args.max_new_tokens, tuple(getattr(args, "stop", ()))
+        args.temperature,
+        args.top_k,
+        args.top_p,
+        args.seed or 0,
+        args.max_new_tokens,
+        tuple(getattr(args, "stop", ())),
+        args.min_p,
+        _logits(args),
     )
+
+
+def _logits(args: argparse.Namespace) -> LogitsOptions:
+    penalties = _given(args, "repetition_penalty", "presence_penalty", "frequency_penalty")
+    return LogitsOptions(**penalties, logit_bias=_biases(getattr(args, "logit_bias", [])), grammar=_grammar(args))
+
+
+def _biases(words: list[str]) -> tuple[tuple[int, float], ...]:
+    """From ID=BIAS each."""
+    try:
+        parts = [word.split("=") for word in words]
+        return tuple((int(token), float(bias)) for token, bias in parts)
+    except ValueError:
+        raise BadInput(f"logit-bias {' '.join(words)} is not ID=BIAS, a token id and a number") from None
+
+
+def _grammar(args: argparse.Namespace) -> str:
+    if (pattern := getattr(args, "regex", None)) is not None:
+        return of_regex(pattern)
+    if path := getattr(args, "grammar", None):
+        return of_lark(read_text(path))
+    if not (path := getattr(args, "json_schema", None)):
+        return ""
+    try:
+        return of_schema(json.loads(read_text(path)))
+    except (ValueError, TypeError, RecursionError):
+        raise BadInput(f"{path} does not hold a JSON schema") from None
 
 
 def choose_seed(args: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from common.files import TEXT
 from common.http import check_free, serving
 from common.rpc import LOOPBACK, split_address
 from edge_client.cli.connect import load_slm
-from edge_client.cli.options import add_generation, add_memory, cloud_config, config_from, sampling_of
+from edge_client.cli.options import add_generation, add_logits, add_memory, cloud_config, config_from, sampling_of
 from edge_client.http.api import Api
 from edge_client.http.page import Page
 from edge_client.http.service import Service
@@ -31,6 +31,7 @@ def command(arguments: Sequence[str]) -> None:
     parser.add_argument("--max-requests", type=int, default=64, metavar="N", help="at once (default 64)")
     add_memory(parser)
     add_generation(parser)
+    add_logits(parser)
     args = parse(parser, arguments)
     host, _ = split_address(args.http, lowest_port=0)
     if args.max_requests < 1:

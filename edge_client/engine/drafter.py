@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.logits import LogitsProcessor, logprobs
 from common.model import LanguageModel
 from common.noise import Noise, Purpose
 from common.sampling import gap
@@ -55,6 +56,7 @@ class Drafter:
         watch: Watcher | None,
         survival: Survival,
         machine: Machine,
+        processor: LogitsProcessor,
     ) -> None:
         self._machine = machine
         self._survival = survival if config.gate.policy == "survival" else None
@@ -62,7 +64,8 @@ class Drafter:
         self._config, self._policy, self._verification = config, policy, verification
         self._noise, self._statistics, self._watch = noise, statistics, watch
         self._measure = MEASURES[config.gate.measure]
-        self._warp = config.sampling.warp
+        self._warp, self._process = config.sampling.warp, processor
+        self._logprobs = config.sampling.logprobs
 
     def judged(self, kept: Iterable[Token], lost: Token | None) -> None:
         """Learns from a verdict: which drafts stayed, and the one that did not."""
@@ -80,6 +83,8 @@ class Drafter:
 
     async def draft(self, sequence: Sequence, step: int) -> Token:
         """The token after the sequence; `step` names the message it will travel in."""
+        if (only := self._process.forced(sequence.ids)) is not None:
+            return self._forced(only, len(sequence), step)
         fed = len(sequence.ids) - self._cache.length
         return await self._machine.run(lambda: self._draft(sequence, step), self._slm, fed)
 
@@ -90,6 +95,7 @@ class Drafter:
         stepped = time.perf_counter()
         if blind := not np.isfinite(logits).all():
             logits = np.zeros_like(logits)
+        raw, logits = logits, self._process(logits, sequence.ids)
         probs = self._warp(logits)
         if blind:
             # A guess of one token is sent exactly, however it is quantised, so that its test is.
@@ -101,7 +107,18 @@ class Drafter:
         before = math.prod(token.survival for token in sequence.block)
         token = self._choose(logits, probs, len(sequence), step, before, blind=blind)
         self._statistics.asked += token.asked
+        if self._logprobs is not None and not blind:
+            token.logprobs = logprobs(raw, token.id, self._logprobs)
         return token
+
+    def _forced(self, only: int, at: int, step: int) -> Token:
+        """The one token that the grammar allows: certain on both sides, and the SLM need not be asked."""
+        known = None if self._logprobs is None else (0.0, [(only, 0.0)][: self._logprobs])
+        if not self._config.verification.exact:
+            return Token(only, Provenance.LOCAL, 1.0, logprobs=known)
+        probs = np.zeros(self._slm.vocab_size)
+        probs[only] = 1.0
+        return Token(only, None, 1.0, proposal=self._propose(probs, at, step, None, 0.0), logprobs=known)
 
     def _choose(self, logits: np.ndarray, probs: np.ndarray, at: int, step: int, before: float, *, blind: bool) -> Token:
         """Exact: draw, then let the gate end the block. Opportunistic: gate, then draw. A blind draft is always asked about."""

@@ -8,6 +8,7 @@ from hedge.v1 import hedge_pb2 as pb
 
 from common import codec
 from common.errors import Unreachable
+from common.logits import LogitsProcessor
 from edge_client.engine.machine import Machine
 from edge_client.engine.sequence import Sequence, Token
 from edge_client.engine.statistics import Statistics
@@ -47,9 +48,15 @@ class Flight:
     """Carries the tokens of one sequence to the cloud, and its verdicts back."""
 
     def __init__(
-        self, connection: Connection, sequence: Sequence, verification: Verification, statistics: Statistics, machine: Machine
+        self,
+        connection: Connection,
+        sequence: Sequence,
+        verification: Verification,
+        statistics: Statistics,
+        machine: Machine,
+        processor: LogitsProcessor,
     ) -> None:
-        self._machine = machine
+        self._machine, self._processor = machine, processor
         self.connection = connection
         self._sequence, self._verification, self._statistics = sequence, verification, statistics
         self._messages: deque[Message] = deque()
@@ -110,14 +117,15 @@ class Flight:
     async def _transmit(self, message: Message) -> None:
         """What an ordered stream lets the server expect is left out."""
         started = time.perf_counter()
-        ids = [token.id for token in self._sequence.tokens[message.start : message.end]]
+        ids, forced = self._ids_of(message)
         draft = pb.Draft(
             step_id=message.step if self._expected.step != message.step else None,
             verdicts_seen=self._expected.correction,
-            ids=self.connection.ids.encode(self._sequence.ids_before(message.start), ids),
+            ids=self.connection.ids.encode(self._sequence.ids_before(message.start), ids) if ids or not forced else b"",
             untested=message.tested - message.start,
             proposals=[t.proposal.payload for t in self._tested(message) if t.proposal and t.proposal.payload],
             more=message.more and not self.bonus_ahead,
+            forced=forced,
         )
         self._statistics.codec_s += time.perf_counter() - started
         self._statistics.uplink_codec_bytes += len(draft.ids) + sum(map(len, draft.proposals))
@@ -125,6 +133,21 @@ class Flight:
         self._expected = Expected(message.step + 1)
         self._transmitted += 1
         await self._write(draft)
+
+    def _ids_of(self, message: Message) -> tuple[list[int], int]:
+        """The ids of a message, without those that a grammar forces where the cloud knows them: so many behind the last one."""
+        tokens, before = self._sequence.tokens[message.start : message.end], self._sequence.ids_before(message.start)
+        if not (self._verification.draws_by_position and self._processor.options.grammar):
+            return [token.id for token in tokens], 0
+        ids, forced = list[int](), 0
+        for token in tokens:
+            if self._processor.forced(before) is None:
+                ids.append(token.id)
+                forced = 0
+            else:
+                forced += 1
+            before.append(token.id)
+        return ids, forced
 
     async def _write(self, draft: pb.Draft) -> None:
         self._statistics.uplink_payload_bytes += pb.ClientMessage(draft=draft).ByteSize()

@@ -161,6 +161,7 @@ class Loop:
         elif verdict.HasField("bonus") or message.start == message.end:
             drafted, stays = self._take_bonus(flight, message, verdict)
             kept, lost = [*kept, *([drafted] if drafted and stays else [])], None if stays else drafted
+        sequence.tell(wrong, verdict)
         timings = verdict.timings
         trip = RoundTrip(self._statistics.verdict_s, timings.queue_us / 1e6, timings.forward_us / 1e6)
         self._pace.judged(trip, [token.asked for token in kept], None if lost is None else lost.asked)

@@ -53,12 +53,12 @@ class TextRelease:
         elif final:
             keep = len(self._held)
         else:
-            keep = len(self._held) - max((_overlap(self._held, stop) for stop in self._stop), default=0)
+            keep = len(self._held) - max((overlap(self._held, stop) for stop in self._stop), default=0)
         released, self._held = self._held[:keep], self._held[keep:]
         self.text += released
         return released
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """Length of the longest end of `text` that begins `stop`."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if stop.startswith(text[-n:])), 0)

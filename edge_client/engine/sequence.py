@@ -5,7 +5,12 @@ from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 from enum import StrEnum
 
+from hedge.v1 import hedge_pb2 as pb
+
 from edge_client.engine.verification.proposal import Proposal
+
+# ln of a token's own probability, and the likeliest ids of its position with theirs, falling.
+Logprobs = tuple[float, list[tuple[int, float]]]
 
 
 class Provenance(StrEnum):
@@ -32,7 +37,8 @@ class Token:
 
     `prob` is x_d, the SLM's probability of it; `asked` whether the gate fired; `proposal` what the cloud is told of a token
     that is to be tested; `blind` whether the SLM gave no finite logits, so that it is anybody's guess. `margin` is by how much
-    its draw was decided, and `survival` the probability that it is accepted, where the policy asks for them.
+    its draw was decided, and `survival` the probability that it is accepted, where the policy asks for them. `logprobs`: by
+    whoever vouches for it, where they are wanted.
     """
 
     id: int
@@ -43,6 +49,7 @@ class Token:
     blind: bool = False
     margin: float | None = None
     survival: float = 1.0
+    logprobs: Logprobs | None = None
 
 
 class Sequence:
@@ -144,6 +151,14 @@ class Sequence:
         if not as_draft:
             assert self.judged == self.sent
             self.judged = self.sent = self.sent + 1
+
+    def tell(self, accepted: int, verdict: pb.Verdict) -> None:
+        """The cloud's log-probabilities, of the last of what it accepted, up to position `accepted`, and of its own token."""
+        own = verdict.HasField("correction") or verdict.HasField("bonus")
+        start = accepted + own - len(verdict.logprobs)
+        for position, told in enumerate(verdict.logprobs, start):
+            if 0 <= position < len(self.tokens):
+                self.tokens[position].logprobs = told.token, list(zip(told.ids, told.logprobs, strict=False))
 
     def settle(self) -> int:
         """What is final counts as judged: a server that is asked anew is told so. Returns how much that is."""

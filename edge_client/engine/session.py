@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from hedge.v1 import hedge_pb2 as pb
 
 from common.errors import BadInput
+from common.logits import LogitsProcessor
 from common.model import LanguageModel
 from common.noise import Noise
 from edge_client.engine.audit import Auditor
@@ -18,28 +19,29 @@ from edge_client.engine.gates.survival import Survival
 from edge_client.engine.loop import Loop
 from edge_client.engine.machine import Machine, ThisMachine
 from edge_client.engine.release import TextRelease
-from edge_client.engine.sequence import Provenance, Token
+from edge_client.engine.sequence import Logprobs, Provenance, Token
 from edge_client.engine.sequence import Sequence as TokenSequence
 from edge_client.engine.statistics import Statistics
 from edge_client.engine.streamed import streamed
-from edge_client.engine.verification import verification_of
+from edge_client.engine.verification import Verification, verification_of
 from edge_client.systems import GenerationConfig
 from edge_client.transport.connection import Connection, Notify
 from edge_client.transport.link import Link
-from edge_client.transport.messages import check_server, opening
+from edge_client.transport.messages import check_rows, check_server, opening
 
 
 @dataclass(frozen=True, slots=True)
 class Emitted:
     """A released token, and the text it released. `prob` is the SLM's own probability of it, 0 where unknown.
 
-    Text that was held back until the end comes with the last token once more.
+    Text that was held back until the end comes with the last token once more, and without `logprobs`.
     """
 
     token: int
     provenance: Provenance
     text: str
     prob: float = 0.0
+    logprobs: Logprobs | None = None
 
 
 def _unheard(line: str) -> None:
@@ -84,6 +86,8 @@ class Session:
         self._sequence = TokenSequence(prompt_ids, self._limit, self._end_ids)
         noise = Noise(config.sampling.seed, self._sequence.ids)
         verification = verification_of(config.verification, noise, slm.vocab_size)
+        processor = LogitsProcessor(config.sampling.logits, slm, len(self._sequence.ids), self._end_ids)
+        processor.check(self._sequence.ids)
         if config.gate.asks:
             verification.check()
         self._connection: Connection | None = None
@@ -99,14 +103,21 @@ class Session:
         self._loop = Loop(
             config,
             self._sequence,
-            Drafter(slm, config, policy, verification, noise, self.statistics, watch, survival or Survival(), machine),
+            Drafter(
+                slm, config, policy, verification, noise, self.statistics, watch, survival or Survival(), machine, processor
+            ),
             verification,
             pace_of(config, policy),
-            Flight(self._connection, self._sequence, verification, self.statistics, machine) if self._connection else None,
+            self._flight(verification, machine, processor),
             self._auditor,
             self.statistics,
             machine,
         )
+
+    def _flight(self, verification: Verification, machine: Machine, processor: LogitsProcessor) -> Flight | None:
+        if self._connection is None:
+            return None
+        return Flight(self._connection, self._sequence, verification, self.statistics, machine, processor)
 
     @property
     def token_ids(self) -> list[int]:
@@ -156,6 +167,7 @@ class Session:
             if self._link is None:
                 raise BadInput(f"system {self._config.system} needs a cloud: give --cloud HOST:PORT")
             check_server(self._link.info, self._slm)
+            check_rows(self._link.info, self._config.sampling)
 
     async def tokens(self) -> AsyncGenerator[Emitted]:
         """The answer, token by token, as it becomes final."""
@@ -190,7 +202,7 @@ class Session:
         if token.provenance is Provenance.OFFLINE and self.exact:
             self.statistics.exact_until = self._sequence.released - 1
         self.statistics.released[token.provenance] += 1
-        return Emitted(token.id, token.provenance, self._release.add(token.id), token.prob)
+        return Emitted(token.id, token.provenance, self._release.add(token.id), token.prob, token.logprobs)
 
     def _ended(self, token: int) -> bool:
         if token in self._end_ids or self._release.stopped:

@@ -27,5 +27,6 @@ async def streamed(
             continue
         statistics.record(verdict, 0)
         sequence.append_bonus(token_of(verdict, "bonus", vocab_size))
+        sequence.tell(len(sequence) - 1, verdict)
         for token in sequence.release():
             yield token

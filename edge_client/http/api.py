@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -18,11 +19,23 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from common.errors import HedgeError
-from edge_client.engine.session import Emitted
+from common.errors import BadInput, HedgeError
+from common.logits import LogitsOptions, LogitsProcessor
+from common.model import LanguageModel
 from edge_client.http.api_request import ApiError, ApiRequest, openapi, parse_request, read_body
-from edge_client.http.replies import Choice, api_error, choice_json, chunk_json, delta_json, error_response, event, usage_json
+from edge_client.http.replies import (
+    Choice,
+    Said,
+    api_error,
+    choice_json,
+    chunk_json,
+    delta_json,
+    error_response,
+    event,
+    usage_json,
+)
 from edge_client.http.service import Service
+from edge_client.http.tools import CallReader, calls_grammar, reader_of
 from edge_client.systems import SYSTEMS
 
 MAX_BODY = 1 << 20
@@ -105,44 +118,77 @@ class Api:
 
     async def _answer(self, request: Request, *, chat: bool) -> Response:
         asked = parse_request(await _body(request), chat=chat)
-        if asked.logprobs and asked.model != "slm":
-            raise ApiError(
-                400,
-                f"logprobs of model {asked.model} are the cloud's, which does not send them; model slm has its own",
-                param="logprobs",
-                code="unsupported_parameter",
-            )
         if self._open >= self._most:
             raise ApiError(429, f"{self._most} requests are being answered, no more are taken", code="rate_limit_exceeded")
         await self._service.looked()
-        choices = self._choices(asked)
+        choices, slm = self._choices(asked), self._service.slm
         head = {
             "id": ("chatcmpl-" if chat else "cmpl-") + secrets.token_hex(12),
             "created": int(time.time()),
             "model": asked.model,
-            "system_fingerprint": self._service.slm.fingerprint,
+            "system_fingerprint": slm.fingerprint,
         }
         if asked.stream:
             events = self._events(asked, choices, head, chat=chat)
             return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
         async with self._counted():
-            await _unless_left(request, asyncio.gather(*(_drained(choice, asked) for choice in choices)))
+            await _unless_left(request, asyncio.gather(*(_drained(choice, slm, asked) for choice in choices)))
         kind = "chat.completion" if chat else "text_completion"
         answered = [choice_json(choice, asked, chat=chat) for choice in choices]
         return JSONResponse({**head, "object": kind, "choices": answered, "usage": usage_json(choices)})
 
     def _choices(self, asked: ApiRequest) -> list[Choice]:
         """A session per choice, all of them checked before any begins."""
-        slm, choices = self._service.slm, list[Choice]()
-        prompts = [slm.encode_chat(list(one)) for one in asked.conversations] + [slm.encode_text(one) for one in asked.texts]
+        choices = list[Choice]()
+        reader = self._reader(asked)
+        if reader and asked.tool_choice != "auto":
+            asked = replace(asked, grammar=self._calls(asked), shaped_by="tools")
+        self._check_grammar(asked)
+        prompts = self._prompts(asked)
         seed = asked.seed if asked.seed is not None else secrets.randbits(32)
         for ids in prompts:
             for _ in range(asked.n):
                 notes: list[str] = []
                 number = (seed + len(choices)) % (1 << 64)
                 reply = self._service.reply(asked.model, ids, partial(asked.applied, seed=number), notes.append)
-                choices.append(Choice(len(choices), reply, len(ids), notes=notes))
+                calls = reader([tool["function"]["name"] for tool in asked.tools]) if reader else None
+                choices.append(Choice(len(choices), reply, len(ids), calls, notes=notes))
         return choices
+
+    def _reader(self, asked: ApiRequest) -> type[CallReader] | None:
+        if not asked.tools:
+            return None
+        try:
+            return reader_of(self._service.slm)
+        except BadInput as error:
+            raise ApiError(400, str(error), param="tools", code="unsupported_parameter") from None
+
+    def _check_grammar(self, asked: ApiRequest) -> None:
+        try:
+            LogitsProcessor(LogitsOptions(grammar=asked.grammar), self._service.slm, 0, self._service.slm.end_ids)
+        except BadInput as error:
+            raise ApiError(400, str(error), param=asked.shaped_by) from None
+
+    def _calls(self, asked: ApiRequest) -> str:
+        if asked.grammar:
+            raise ApiError(400, "an answer that has to call a tool has no other form", param="response_format")
+        named = [tool for tool in asked.tools if asked.tool_choice in ("required", tool["function"]["name"])]
+        return calls_grammar(named, self._service.slm, parallel=asked.parallel and asked.tool_choice == "required")
+
+    def _prompts(self, asked: ApiRequest) -> list[list[int]]:
+        slm = self._service.slm
+        if asked.conversations:
+            tools = {"tools": asked.tools} if asked.tools else {}
+            return [slm.encode_chat(list(one), **tools) for one in asked.conversations]
+        return [self._prompt(text, asked.suffix) for text in asked.texts]
+
+    def _prompt(self, text: str | list[int], suffix: str | None) -> list[int]:
+        slm = self._service.slm
+        if isinstance(text, str):
+            return slm.encode_text(text) if suffix is None else slm.encode_infill(text, suffix)
+        if max(text) >= slm.vocab_size:
+            raise ApiError(400, f"prompt has id {max(text)}, and {slm.name} {slm.vocab_size} ids", param="prompt")
+        return text
 
     @asynccontextmanager
     async def _counted(self) -> AsyncIterator[None]:
@@ -157,12 +203,12 @@ class Api:
     ) -> AsyncIterator[str]:
         """Server-sent events, the choices interleaved as their tokens come."""
         kind = {**head, "object": "chat.completion.chunk" if chat else "text_completion"}
-        queue: asyncio.Queue[tuple[Choice, Emitted | None, Exception | None]] = asyncio.Queue()
+        queue: asyncio.Queue[tuple[Choice, Said | None, Exception | None]] = asyncio.Queue()
 
         async def pump(choice: Choice) -> None:
             try:
-                async for emitted in choice.pieces(logprobs=asked.logprobs):
-                    await queue.put((choice, emitted, None))
+                async for said in choice.pieces(self._service.slm, logprobs=asked.logprobs is not None):
+                    await queue.put((choice, said, None))
                 await queue.put((choice, None, None))
             except HedgeError as error:
                 await queue.put((choice, None, error))
@@ -175,12 +221,12 @@ class Api:
                         yield event({**kind, "choices": [delta_json(choice, {"role": "assistant", "content": ""})]})
                 left = len(choices)
                 while left:
-                    choice, emitted, error = await queue.get()
+                    choice, said, error = await queue.get()
                     if error is not None:
                         yield event(api_error(error).to_json())
                         return
-                    left -= emitted is None
-                    yield event({**kind, **chunk_json(choice, emitted, asked, chat=chat)})
+                    left -= said is None
+                    yield event({**kind, **chunk_json(choice, said, asked, chat=chat)})
                 if asked.include_usage:
                     yield event({**kind, "choices": [], "usage": usage_json(choices)})
                 yield "data: [DONE]\n\n"
@@ -198,8 +244,8 @@ async def _body(request: Request) -> object:
     return read_body(data)
 
 
-async def _drained(choice: Choice, asked: ApiRequest) -> None:
-    async for _ in choice.pieces(logprobs=asked.logprobs):
+async def _drained(choice: Choice, slm: LanguageModel, asked: ApiRequest) -> None:
+    async for _ in choice.pieces(slm, logprobs=asked.logprobs is not None):
         pass
 
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,9 +10,32 @@ from typing import Any
 from starlette.responses import JSONResponse
 
 from common.errors import BadInput, Disconnected, Incompatible
+from common.model import LanguageModel
 from edge_client.engine.session import Emitted
 from edge_client.http.api_request import ApiError, ApiRequest
 from edge_client.http.service import Reply
+from edge_client.http.tools import CallReader, Piece, ToolCall
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A token and what came of it: text, and calls, the first of them number `first`.
+
+    `logprob` is its entry where that is wanted, behind `before` characters of tokens.
+    """
+
+    emitted: Emitted | None
+    text: str
+    calls: list[ToolCall]
+    first: int
+    logprob: dict[str, Any] | None = None
+    before: int = 0
+
+    @property
+    def delta(self) -> dict[str, Any]:
+        """As a stream has it."""
+        calls = [{"index": number, **call.to_json()} for number, call in enumerate(self.calls, self.first)]
+        return {"content": self.text} | ({"tool_calls": calls} if calls else {})
 
 
 @dataclass(slots=True)
@@ -22,48 +45,83 @@ class Choice:
     index: int
     reply: Reply
     prompt_tokens: int
+    # Reads calls of tools out of what is said.
+    reader: CallReader | None = None
     text: str = ""
+    calls: list[ToolCall] = field(default_factory=list)
     # What was said of the link while the answer was under way.
     notes: list[str] = field(default_factory=list)
+    # One entry a token, where they are wanted.
     logprobs: list[dict[str, Any]] = field(default_factory=list)
 
-    async def pieces(self, *, logprobs: bool) -> AsyncIterator[Emitted]:
+    async def pieces(self, slm: LanguageModel, *, logprobs: bool) -> AsyncIterator[Said]:
+        tokens = before = 0
         async with aclosing(self.reply.pieces()) as pieces:  # type: ignore[type-var]
             async for emitted in pieces:
-                self.text += emitted.text
-                if logprobs:
-                    self.logprobs.append(_logprob(emitted))
-                yield emitted
+                # The last one may come once more, for text that was held back.
+                fresh = self.reply.session.statistics.tokens > tokens
+                tokens += fresh
+                logprob = _logprob(slm, emitted) if logprobs and fresh else None
+                read = self.reader.feed(emitted.text) if self.reader else [emitted.text]
+                yield self._said(emitted, read, logprob, before)
+                before += len(logprob["token"]) if logprob else 0
+        if self.reader and (rest := self.reader.finish()):
+            yield self._said(None, rest)
+
+    def _said(
+        self, emitted: Emitted | None, pieces: Sequence[Piece], logprob: dict[str, Any] | None = None, before: int = 0
+    ) -> Said:
+        text = "".join(piece for piece in pieces if isinstance(piece, str))
+        calls = [piece for piece in pieces if isinstance(piece, ToolCall)]
+        said = Said(emitted, text, calls, len(self.calls), logprob, before)
+        self.text += text
+        self.calls += calls
+        self.logprobs += [logprob] if logprob else []
+        return said
 
     @property
     def finish_reason(self) -> str:
-        return self.reply.session.finish_reason
+        reason = self.reply.session.finish_reason
+        return "tool_calls" if self.calls and reason == "stop" else reason
 
 
-def _logprob(emitted: Emitted) -> dict[str, Any]:
-    chance = math.log(emitted.prob) if emitted.prob > 0 else -9999.0
-    return {"token": emitted.text, "logprob": chance, "bytes": list(emitted.text.encode()), "top_logprobs": []}
+# In place of a logarithm of nothing, which JSON does not have.
+_NEVER = -9999.0
 
 
-def _logprobs(entries: list[dict[str, Any]], offset: int, *, chat: bool) -> dict[str, Any]:
-    """In the shape of chats, or in that of completions: `offset` characters of text come before."""
+def _logprob(slm: LanguageModel, emitted: Emitted) -> dict[str, Any]:
+    own, likeliest = emitted.logprobs or (_NEVER, [])
+    return {**_entry(slm, emitted.token, own), "top_logprobs": [_entry(slm, token, value) for token, value in likeliest]}
+
+
+def _entry(slm: LanguageModel, token: int, value: float) -> dict[str, Any]:
+    data = slm.token_text(token)
+    return {"token": data.decode("utf-8", "replace"), "logprob": max(value, _NEVER), "bytes": list(data)}
+
+
+def _logprobs(entries: list[dict[str, Any]], before: int, asked: ApiRequest, *, chat: bool) -> dict[str, Any]:
+    """In the shape of chats, or in that of completions: `before` characters of tokens come before."""
     if chat:
         return {"content": entries, "refusal": None}
     offsets = []
     for one in entries:
-        offsets.append(offset)
-        offset += len(one["token"])
+        offsets.append(before)
+        before += len(one["token"])
+    tops = [{one["token"]: one["logprob"] for one in entry["top_logprobs"]} for entry in entries]
     return {
         "tokens": [one["token"] for one in entries],
         "token_logprobs": [one["logprob"] for one in entries],
-        "top_logprobs": None,
+        "top_logprobs": tops if asked.logprobs else None,
         "text_offset": offsets,
     }
 
 
 def choice_json(choice: Choice, asked: ApiRequest, *, chat: bool) -> dict[str, Any]:
-    body: dict[str, Any] = {"message": {"role": "assistant", "content": choice.text, "refusal": None}}
-    logprobs = _logprobs(choice.logprobs, 0, chat=chat) if asked.logprobs else None
+    message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
+    if choice.calls:
+        message |= {"content": choice.text or None, "tool_calls": [call.to_json() for call in choice.calls]}
+    body: dict[str, Any] = {"message": message}
+    logprobs = None if asked.logprobs is None else _logprobs(choice.logprobs, 0, asked, chat=chat)
     return {
         "index": choice.index,
         **(body if chat else {"text": choice.text}),
@@ -77,18 +135,19 @@ def delta_json(choice: Choice, delta: dict[str, Any], finish: str | None = None)
     return {"index": choice.index, "delta": delta, "logprobs": None, "finish_reason": finish}
 
 
-def chunk_json(choice: Choice, emitted: Emitted | None, asked: ApiRequest, *, chat: bool) -> dict[str, Any]:
+def chunk_json(choice: Choice, said: Said | None, asked: ApiRequest, *, chat: bool) -> dict[str, Any]:
     """A token, or the end of a choice with what it came to."""
-    finish = None if emitted else choice.finish_reason
-    text = emitted.text if emitted else ""
+    finish = None if said else choice.finish_reason
     if chat:
-        choice_json = delta_json(choice, {"content": text} if emitted else {}, finish)
+        choice_json = delta_json(choice, said.delta if said else {}, finish)
     else:
-        choice_json = {"index": choice.index, "text": text, "logprobs": None, "finish_reason": finish}
-    if emitted and asked.logprobs:
-        before = sum(len(one["token"]) for one in choice.logprobs[:-1])
-        choice_json["logprobs"] = _logprobs(choice.logprobs[-1:], before, chat=chat)
-    choice_json["hedge"] = _meters(choice, emitted) if emitted else choice.reply.to_json()
+        choice_json = {"index": choice.index, "text": said.text if said else "", "logprobs": None, "finish_reason": finish}
+    if said and said.logprob:
+        choice_json["logprobs"] = _logprobs([said.logprob], said.before, asked, chat=chat)
+    if said is None:
+        choice_json["hedge"] = choice.reply.to_json()
+    elif said.emitted:
+        choice_json["hedge"] = _meters(choice, said.emitted)
     return {"choices": [choice_json]}
 
 

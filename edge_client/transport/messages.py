@@ -6,8 +6,10 @@ from hedge.v1 import hedge_pb2 as pb
 
 from common import codec, ids
 from common.errors import Incompatible, Unreachable
+from common.logits import LogitsOptions
 from common.model import LanguageModel
 from common.rpc import PROTOCOL_VERSION
+from edge_client.config import SamplingParams
 from edge_client.systems import GenerationConfig
 
 # End ids in one line.
@@ -16,10 +18,10 @@ NAMED = 6
 
 def opening(slm: LanguageModel, config: GenerationConfig, audit: "pb.Audit.ValueType") -> pb.Open:
     """The Open of an answer, without its ids and without how drafts are tested."""
-    warp = config.sampling.warp
+    warp, sampling = config.sampling.warp, config.sampling
     return pb.Open(
         protocol_version=PROTOCOL_VERSION,
-        warp=pb.Warp(temperature=warp.temperature, top_k=warp.top_k, top_p=warp.top_p),
+        warp=pb.Warp(temperature=warp.temperature, top_k=warp.top_k, top_p=warp.top_p, min_p=warp.min_p),
         seed=config.sampling.seed,
         guarantee=pb.GUARANTEE_EXACT if config.guarantee == "exact" else pb.GUARANTEE_OPPORTUNISTIC,
         audit=audit,
@@ -30,7 +32,29 @@ def opening(slm: LanguageModel, config: GenerationConfig, audit: "pb.Audit.Value
         id_primer=slm.primer_fingerprint,
         bonus=config.verification.exact,
         end_ids=slm.end_ids,
+        processors=_processors(sampling.logits) if sampling.logits else None,
+        logprobs=sampling.logprobs,
     )
+
+
+def _processors(options: LogitsOptions) -> pb.LogitsProcessors:
+    return pb.LogitsProcessors(
+        repetition_penalty=options.repetition_penalty,
+        presence_penalty=options.presence_penalty,
+        frequency_penalty=options.frequency_penalty,
+        bias_ids=[token for token, _ in options.logit_bias],
+        biases=[bias for _, bias in options.logit_bias],
+        grammar=options.grammar,
+    )
+
+
+def check_rows(info: pb.ServerInfo, sampling: SamplingParams) -> None:
+    """Incompatible for a server whose engine cannot do what is asked for."""
+    if info.whole_rows:
+        return
+    what = "penalties, logit_bias and grammars" if sampling.logits else "log-probabilities"
+    if sampling.logits or sampling.logprobs is not None:
+        raise Incompatible(f"the engine of {info.model_name} has no whole rows of logits, which {what} need")
 
 
 def engine_of(info: pb.ServerInfo) -> str | None:

@@ -24,47 +24,51 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14hedge/v1/hedge.proto\x12\x08hedge.v1\"\x16\n\x14GetServerInfoRequest\"\xa0\x03\n\nServerInfo\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x12\n\nmodel_name\x18\x02 \x01(\t\x12\x19\n\x11model_fingerprint\x18\x03 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x04 \x01(\t\x12\x12\n\nvocab_size\x18\x05 \x01(\r\x12\x15\n\rcontext_limit\x18\x06 \x01(\r\x12\x0e\n\x06\x63odecs\x18\x07 \x03(\r\x12\x11\n\tid_codecs\x18\x0c \x03(\r\x12\x11\n\tid_primer\x18\r \x01(\t\x12-\n\rverifications\x18\x08 \x03(\x0e\x32\x16.hedge.v1.Verification\x12\x19\n\x11max_message_bytes\x18\t \x01(\r\x12\x15\n\ropen_sessions\x18\n \x01(\r\x12\x15\n\rcached_tokens\x18\x0b \x01(\x04\x12&\n\texactness\x18\x0e \x01(\x0b\x32\x13.hedge.v1.Exactness\x12\x0f\n\x07\x65nd_ids\x18\x0f \x03(\r\x12\x18\n\x10\x63hat_fingerprint\x18\x10 \x01(\t\"\x1f\n\tExactness\x12\x12\n\ndifference\x18\x01 \x01(\x02\"9\n\x04Warp\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\r\n\x05top_p\x18\x03 \x01(\x01\"{\n\rClientMessage\x12\x1e\n\x04open\x18\x01 \x01(\x0b\x32\x0e.hedge.v1.OpenH\x00\x12 \n\x05\x64raft\x18\x02 \x01(\x0b\x32\x0f.hedge.v1.DraftH\x00\x12 \n\x05\x63lose\x18\x03 \x01(\x0b\x32\x0f.hedge.v1.CloseH\x00\x42\x06\n\x04kind\"\xdc\x03\n\x04Open\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x18\n\x10protocol_version\x18\x02 \x01(\r\x12\x12\n\nprompt_ids\x18\x03 \x03(\r\x12\x17\n\x0fresume_position\x18\x04 \x01(\r\x12\x1c\n\x04warp\x18\x05 \x01(\x0b\x32\x0e.hedge.v1.Warp\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12,\n\x0cverification\x18\x07 \x01(\x0e\x32\x16.hedge.v1.Verification\x12&\n\tguarantee\x18\x08 \x01(\x0e\x32\x13.hedge.v1.Guarantee\x12\x1e\n\x05\x61udit\x18\t \x01(\x0e\x32\x0f.hedge.v1.Audit\x12\x1d\n\x15tokenizer_fingerprint\x18\n \x01(\t\x12\x12\n\nvocab_size\x18\x0b \x01(\r\x12\x0e\n\x06\x63odecs\x18\x0c \x03(\r\x12\x11\n\tid_codecs\x18\x0f \x03(\r\x12\x11\n\tid_primer\x18\x11 \x01(\t\x12\x0c\n\x04\x62its\x18\x10 \x01(\r\x12\x13\n\x0blaw_entries\x18\x13 \x01(\r\x12\r\n\x05\x62onus\x18\x12 \x01(\x08\x12\x13\n\x0b\x62onus_ahead\x18\x14 \x01(\x08\x12\x16\n\x0emax_new_tokens\x18\r \x01(\r\x12\x0f\n\x07\x65nd_ids\x18\x0e \x03(\r\"\xd0\x01\n\x05\x44raft\x12\x14\n\x07step_id\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x1a\n\rverdicts_seen\x18\x02 \x01(\x04H\x01\x88\x01\x01\x12\x15\n\x08position\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x0b\n\x03ids\x18\x04 \x01(\x0c\x12\x10\n\x08untested\x18\x05 \x01(\r\x12\x11\n\tproposals\x18\x06 \x03(\x0c\x12\x0c\n\x04more\x18\x07 \x01(\x08\x12\x13\n\x0bwhole_probs\x18\x08 \x01(\x08\x42\n\n\x08_step_idB\x10\n\x0e_verdicts_seenB\x0b\n\t_position\"\x07\n\x05\x43lose\"\x89\x01\n\rServerMessage\x12\"\n\x06opened\x18\x01 \x01(\x0b\x32\x10.hedge.v1.OpenedH\x00\x12$\n\x07verdict\x18\x02 \x01(\x0b\x32\x11.hedge.v1.VerdictH\x00\x12&\n\x08throttle\x18\x03 \x01(\x0b\x32\x12.hedge.v1.ThrottleH\x00\x42\x06\n\x04kind\"@\n\x06Opened\x12\x15\n\rcached_length\x18\x01 \x01(\r\x12\r\n\x05\x63odec\x18\x02 \x01(\r\x12\x10\n\x08id_codec\x18\x03 \x01(\r\"\xd8\x01\n\x07Verdict\x12\x0f\n\x07step_id\x18\x01 \x01(\x04\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\r\x12\x17\n\ncorrection\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x12\n\x05\x62onus\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\r\n\x05\x61udit\x18\x05 \x01(\x0c\x12\"\n\x07timings\x18\x06 \x01(\x0b\x32\x11.hedge.v1.Timings\x12\x1e\n\x05probs\x18\x07 \x01(\x0b\x32\x0f.hedge.v1.Probs\x12\x11\n\tnear_ties\x18\x08 \x01(\rB\r\n\x0b_correctionB\x08\n\x06_bonus\"+\n\x05Probs\x12\x15\n\rprobabilities\x18\x01 \x01(\x0c\x12\x0b\n\x03ids\x18\x02 \x01(\x0c\"B\n\x07Timings\x12\x10\n\x08queue_us\x18\x01 \x01(\r\x12\x12\n\nforward_us\x18\x02 \x01(\r\x12\x11\n\tpositions\x18\x03 \x01(\r\"2\n\x08Throttle\x12\x16\n\x0eretry_after_ms\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t*\xa7\x01\n\x0cVerification\x12\x1c\n\x18VERIFICATION_UNSPECIFIED\x10\x00\x12\x15\n\x11VERIFICATION_FULL\x10\x01\x12\x17\n\x13VERIFICATION_SPARSE\x10\x02\x12\x17\n\x13VERIFICATION_STREAM\x10\x03\x12\x16\n\x12VERIFICATION_SPLIT\x10\x04\x12\x18\n\x14VERIFICATION_COUPLED\x10\x05*X\n\tGuarantee\x12\x19\n\x15GUARANTEE_UNSPECIFIED\x10\x00\x12\x13\n\x0fGUARANTEE_EXACT\x10\x01\x12\x1b\n\x17GUARANTEE_OPPORTUNISTIC\x10\x02*:\n\x05\x41udit\x12\x0e\n\nAUDIT_NONE\x10\x00\x12\x0e\n\nAUDIT_BYTE\x10\x01\x12\x11\n\rAUDIT_FLOAT32\x10\x02\x32\x90\x01\n\x05Hedge\x12\x45\n\rGetServerInfo\x12\x1e.hedge.v1.GetServerInfoRequest\x1a\x14.hedge.v1.ServerInfo\x12@\n\x08Generate\x12\x17.hedge.v1.ClientMessage\x1a\x17.hedge.v1.ServerMessage(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14hedge/v1/hedge.proto\x12\x08hedge.v1\"\x16\n\x14GetServerInfoRequest\"\xb4\x03\n\nServerInfo\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x12\n\nmodel_name\x18\x02 \x01(\t\x12\x19\n\x11model_fingerprint\x18\x03 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x04 \x01(\t\x12\x12\n\nvocab_size\x18\x05 \x01(\r\x12\x15\n\rcontext_limit\x18\x06 \x01(\r\x12\x0e\n\x06\x63odecs\x18\x07 \x03(\r\x12\x11\n\tid_codecs\x18\x0c \x03(\r\x12\x11\n\tid_primer\x18\r \x01(\t\x12-\n\rverifications\x18\x08 \x03(\x0e\x32\x16.hedge.v1.Verification\x12\x19\n\x11max_message_bytes\x18\t \x01(\r\x12\x15\n\ropen_sessions\x18\n \x01(\r\x12\x15\n\rcached_tokens\x18\x0b \x01(\x04\x12&\n\texactness\x18\x0e \x01(\x0b\x32\x13.hedge.v1.Exactness\x12\x0f\n\x07\x65nd_ids\x18\x0f \x03(\r\x12\x18\n\x10\x63hat_fingerprint\x18\x10 \x01(\t\x12\x12\n\nwhole_rows\x18\x11 \x01(\x08\"\x1f\n\tExactness\x12\x12\n\ndifference\x18\x01 \x01(\x02\"H\n\x04Warp\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\r\n\x05top_p\x18\x03 \x01(\x01\x12\r\n\x05min_p\x18\x04 \x01(\x01\"\x96\x01\n\x10LogitsProcessors\x12\x1a\n\x12repetition_penalty\x18\x01 \x01(\x01\x12\x18\n\x10presence_penalty\x18\x02 \x01(\x01\x12\x19\n\x11\x66requency_penalty\x18\x03 \x01(\x01\x12\x10\n\x08\x62ias_ids\x18\x04 \x03(\r\x12\x0e\n\x06\x62iases\x18\x05 \x03(\x02\x12\x0f\n\x07grammar\x18\x06 \x01(\t\"{\n\rClientMessage\x12\x1e\n\x04open\x18\x01 \x01(\x0b\x32\x0e.hedge.v1.OpenH\x00\x12 \n\x05\x64raft\x18\x02 \x01(\x0b\x32\x0f.hedge.v1.DraftH\x00\x12 \n\x05\x63lose\x18\x03 \x01(\x0b\x32\x0f.hedge.v1.CloseH\x00\x42\x06\n\x04kind\"\xb0\x04\n\x04Open\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x18\n\x10protocol_version\x18\x02 \x01(\r\x12\x12\n\nprompt_ids\x18\x03 \x03(\r\x12\x17\n\x0fresume_position\x18\x04 \x01(\r\x12\x1c\n\x04warp\x18\x05 \x01(\x0b\x32\x0e.hedge.v1.Warp\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12,\n\x0cverification\x18\x07 \x01(\x0e\x32\x16.hedge.v1.Verification\x12&\n\tguarantee\x18\x08 \x01(\x0e\x32\x13.hedge.v1.Guarantee\x12\x1e\n\x05\x61udit\x18\t \x01(\x0e\x32\x0f.hedge.v1.Audit\x12\x1d\n\x15tokenizer_fingerprint\x18\n \x01(\t\x12\x12\n\nvocab_size\x18\x0b \x01(\r\x12\x0e\n\x06\x63odecs\x18\x0c \x03(\r\x12\x11\n\tid_codecs\x18\x0f \x03(\r\x12\x11\n\tid_primer\x18\x11 \x01(\t\x12\x0c\n\x04\x62its\x18\x10 \x01(\r\x12\x13\n\x0blaw_entries\x18\x13 \x01(\r\x12\r\n\x05\x62onus\x18\x12 \x01(\x08\x12\x13\n\x0b\x62onus_ahead\x18\x14 \x01(\x08\x12\x16\n\x0emax_new_tokens\x18\r \x01(\r\x12\x0f\n\x07\x65nd_ids\x18\x0e \x03(\r\x12.\n\nprocessors\x18\x15 \x01(\x0b\x32\x1a.hedge.v1.LogitsProcessors\x12\x15\n\x08logprobs\x18\x16 \x01(\rH\x00\x88\x01\x01\x42\x0b\n\t_logprobs\"\xe0\x01\n\x05\x44raft\x12\x14\n\x07step_id\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x1a\n\rverdicts_seen\x18\x02 \x01(\x04H\x01\x88\x01\x01\x12\x15\n\x08position\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x0b\n\x03ids\x18\x04 \x01(\x0c\x12\x10\n\x08untested\x18\x05 \x01(\r\x12\x11\n\tproposals\x18\x06 \x03(\x0c\x12\x0c\n\x04more\x18\x07 \x01(\x08\x12\x13\n\x0bwhole_probs\x18\x08 \x01(\x08\x12\x0e\n\x06\x66orced\x18\t \x01(\rB\n\n\x08_step_idB\x10\n\x0e_verdicts_seenB\x0b\n\t_position\"\x07\n\x05\x43lose\"\x89\x01\n\rServerMessage\x12\"\n\x06opened\x18\x01 \x01(\x0b\x32\x10.hedge.v1.OpenedH\x00\x12$\n\x07verdict\x18\x02 \x01(\x0b\x32\x11.hedge.v1.VerdictH\x00\x12&\n\x08throttle\x18\x03 \x01(\x0b\x32\x12.hedge.v1.ThrottleH\x00\x42\x06\n\x04kind\"@\n\x06Opened\x12\x15\n\rcached_length\x18\x01 \x01(\r\x12\r\n\x05\x63odec\x18\x02 \x01(\r\x12\x10\n\x08id_codec\x18\x03 \x01(\r\"\xfe\x01\n\x07Verdict\x12\x0f\n\x07step_id\x18\x01 \x01(\x04\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\r\x12\x17\n\ncorrection\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x12\n\x05\x62onus\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\r\n\x05\x61udit\x18\x05 \x01(\x0c\x12\"\n\x07timings\x18\x06 \x01(\x0b\x32\x11.hedge.v1.Timings\x12\x1e\n\x05probs\x18\x07 \x01(\x0b\x32\x0f.hedge.v1.Probs\x12\x11\n\tnear_ties\x18\x08 \x01(\r\x12$\n\x08logprobs\x18\t \x03(\x0b\x32\x12.hedge.v1.LogprobsB\r\n\x0b_correctionB\x08\n\x06_bonus\"8\n\x08Logprobs\x12\r\n\x05token\x18\x01 \x01(\x02\x12\x0b\n\x03ids\x18\x02 \x03(\r\x12\x10\n\x08logprobs\x18\x03 \x03(\x02\"+\n\x05Probs\x12\x15\n\rprobabilities\x18\x01 \x01(\x0c\x12\x0b\n\x03ids\x18\x02 \x01(\x0c\"B\n\x07Timings\x12\x10\n\x08queue_us\x18\x01 \x01(\r\x12\x12\n\nforward_us\x18\x02 \x01(\r\x12\x11\n\tpositions\x18\x03 \x01(\r\"2\n\x08Throttle\x12\x16\n\x0eretry_after_ms\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t*\xa7\x01\n\x0cVerification\x12\x1c\n\x18VERIFICATION_UNSPECIFIED\x10\x00\x12\x15\n\x11VERIFICATION_FULL\x10\x01\x12\x17\n\x13VERIFICATION_SPARSE\x10\x02\x12\x17\n\x13VERIFICATION_STREAM\x10\x03\x12\x16\n\x12VERIFICATION_SPLIT\x10\x04\x12\x18\n\x14VERIFICATION_COUPLED\x10\x05*X\n\tGuarantee\x12\x19\n\x15GUARANTEE_UNSPECIFIED\x10\x00\x12\x13\n\x0fGUARANTEE_EXACT\x10\x01\x12\x1b\n\x17GUARANTEE_OPPORTUNISTIC\x10\x02*:\n\x05\x41udit\x12\x0e\n\nAUDIT_NONE\x10\x00\x12\x0e\n\nAUDIT_BYTE\x10\x01\x12\x11\n\rAUDIT_FLOAT32\x10\x02\x32\x90\x01\n\x05Hedge\x12\x45\n\rGetServerInfo\x12\x1e.hedge.v1.GetServerInfoRequest\x1a\x14.hedge.v1.ServerInfo\x12@\n\x08Generate\x12\x17.hedge.v1.ClientMessage\x1a\x17.hedge.v1.ServerMessage(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hedge.v1.hedge_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERIFICATION']._serialized_start=1984
-  _globals['_VERIFICATION']._serialized_end=2151
-  _globals['_GUARANTEE']._serialized_start=2153
-  _globals['_GUARANTEE']._serialized_end=2241
-  _globals['_AUDIT']._serialized_start=2243
-  _globals['_AUDIT']._serialized_end=2301
+  _globals['_VERIFICATION']._serialized_start=2368
+  _globals['_VERIFICATION']._serialized_end=2535
+  _globals['_GUARANTEE']._serialized_start=2537
+  _globals['_GUARANTEE']._serialized_end=2625
+  _globals['_AUDIT']._serialized_start=2627
+  _globals['_AUDIT']._serialized_end=2685
   _globals['_GETSERVERINFOREQUEST']._serialized_start=34
   _globals['_GETSERVERINFOREQUEST']._serialized_end=56
   _globals['_SERVERINFO']._serialized_start=59
-  _globals['_SERVERINFO']._serialized_end=475
-  _globals['_EXACTNESS']._serialized_start=477
-  _globals['_EXACTNESS']._serialized_end=508
-  _globals['_WARP']._serialized_start=510
-  _globals['_WARP']._serialized_end=567
-  _globals['_CLIENTMESSAGE']._serialized_start=569
-  _globals['_CLIENTMESSAGE']._serialized_end=692
-  _globals['_OPEN']._serialized_start=695
-  _globals['_OPEN']._serialized_end=1171
-  _globals['_DRAFT']._serialized_start=1174
-  _globals['_DRAFT']._serialized_end=1382
-  _globals['_CLOSE']._serialized_start=1384
-  _globals['_CLOSE']._serialized_end=1391
-  _globals['_SERVERMESSAGE']._serialized_start=1394
-  _globals['_SERVERMESSAGE']._serialized_end=1531
-  _globals['_OPENED']._serialized_start=1533
-  _globals['_OPENED']._serialized_end=1597
-  _globals['_VERDICT']._serialized_start=1600
-  _globals['_VERDICT']._serialized_end=1816
-  _globals['_PROBS']._serialized_start=1818
-  _globals['_PROBS']._serialized_end=1861
-  _globals['_TIMINGS']._serialized_start=1863
-  _globals['_TIMINGS']._serialized_end=1929
-  _globals['_THROTTLE']._serialized_start=1931
-  _globals['_THROTTLE']._serialized_end=1981
-  _globals['_HEDGE']._serialized_start=2304
-  _globals['_HEDGE']._serialized_end=2448
+  _globals['_SERVERINFO']._serialized_end=495
+  _globals['_EXACTNESS']._serialized_start=497
+  _globals['_EXACTNESS']._serialized_end=528
+  _globals['_WARP']._serialized_start=530
+  _globals['_WARP']._serialized_end=602
+  _globals['_LOGITSPROCESSORS']._serialized_start=605
+  _globals['_LOGITSPROCESSORS']._serialized_end=755
+  _globals['_CLIENTMESSAGE']._serialized_start=757
+  _globals['_CLIENTMESSAGE']._serialized_end=880
+  _globals['_OPEN']._serialized_start=883
+  _globals['_OPEN']._serialized_end=1443
+  _globals['_DRAFT']._serialized_start=1446
+  _globals['_DRAFT']._serialized_end=1670
+  _globals['_CLOSE']._serialized_start=1672
+  _globals['_CLOSE']._serialized_end=1679
+  _globals['_SERVERMESSAGE']._serialized_start=1682
+  _globals['_SERVERMESSAGE']._serialized_end=1819
+  _globals['_OPENED']._serialized_start=1821
+  _globals['_OPENED']._serialized_end=1885
+  _globals['_VERDICT']._serialized_start=1888
+  _globals['_VERDICT']._serialized_end=2142
+  _globals['_LOGPROBS']._serialized_start=2144
+  _globals['_LOGPROBS']._serialized_end=2200
+  _globals['_PROBS']._serialized_start=2202
+  _globals['_PROBS']._serialized_end=2245
+  _globals['_TIMINGS']._serialized_start=2247
+  _globals['_TIMINGS']._serialized_end=2313
+  _globals['_THROTTLE']._serialized_start=2315
+  _globals['_THROTTLE']._serialized_end=2365
+  _globals['_HEDGE']._serialized_start=2688
+  _globals['_HEDGE']._serialized_end=2832
 # @@protoc_insertion_point(module_scope)

@@ -137,6 +137,7 @@ class ServerInfo(_message.Message):
     EXACTNESS_FIELD_NUMBER: _builtins.int
     END_IDS_FIELD_NUMBER: _builtins.int
     CHAT_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    WHOLE_ROWS_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Raised when messages change meaning; this file is version 2."""
     model_name: _builtins.str
@@ -158,6 +159,8 @@ class ServerInfo(_message.Message):
     """Tokens held in KV caches now."""
     chat_fingerprint: _builtins.str
     """Names the ids of a fixed short conversation, as the model's chat template writes it; empty when it refuses that."""
+    whole_rows: _builtins.bool
+    """Whether its engine has whole rows of logits at hand, which Open.processors and Open.logprobs need."""
     @_builtins.property
     def codecs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Versions of the distribution codec the server reads."""
@@ -195,10 +198,11 @@ class ServerInfo(_message.Message):
         exactness: Global___Exactness | None = ...,
         end_ids: _abc.Iterable[_builtins.int] | None = ...,
         chat_fingerprint: _builtins.str = ...,
+        whole_rows: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["exactness", b"exactness"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "chat_fingerprint", b"chat_fingerprint", "codecs", b"codecs", "context_limit", b"context_limit", "end_ids", b"end_ids", "exactness", b"exactness", "id_codecs", b"id_codecs", "id_primer", b"id_primer", "max_message_bytes", b"max_message_bytes", "model_fingerprint", b"model_fingerprint", "model_name", b"model_name", "open_sessions", b"open_sessions", "protocol_version", b"protocol_version", "tokenizer_fingerprint", b"tokenizer_fingerprint", "verifications", b"verifications", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "chat_fingerprint", b"chat_fingerprint", "codecs", b"codecs", "context_limit", b"context_limit", "end_ids", b"end_ids", "exactness", b"exactness", "id_codecs", b"id_codecs", "id_primer", b"id_primer", "max_message_bytes", b"max_message_bytes", "model_fingerprint", b"model_fingerprint", "model_name", b"model_name", "open_sessions", b"open_sessions", "protocol_version", b"protocol_version", "tokenizer_fingerprint", b"tokenizer_fingerprint", "verifications", b"verifications", "vocab_size", b"vocab_size", "whole_rows", b"whole_rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -228,33 +232,80 @@ Global___Exactness: _TypeAlias = Exactness  # noqa: Y015
 
 @_typing.final
 class Warp(_message.Message):
-    """The sampling warp, the same on both sides: temperature, then top-k, then top-p, renormalised."""
+    """The sampling warp, the same on both sides: temperature, then top-k, then top-p, then min-p, renormalised."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TEMPERATURE_FIELD_NUMBER: _builtins.int
     TOP_K_FIELD_NUMBER: _builtins.int
     TOP_P_FIELD_NUMBER: _builtins.int
+    MIN_P_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
     """At least 0; 0 is the argmax."""
     top_k: _builtins.int
     """0 is off."""
     top_p: _builtins.float
     """In (0, 1]."""
+    min_p: _builtins.float
+    """In 0..1, a share of the largest probability; 0 is off."""
     def __init__(
         self,
         *,
         temperature: _builtins.float = ...,
         top_k: _builtins.int = ...,
         top_p: _builtins.float = ...,
+        min_p: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_p", b"min_p", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Warp: _TypeAlias = Warp  # noqa: Y015
+
+@_typing.final
+class LogitsProcessors(_message.Message):
+    """What is done to logits before the warp, in this order, by what the history holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPETITION_PENALTY_FIELD_NUMBER: _builtins.int
+    PRESENCE_PENALTY_FIELD_NUMBER: _builtins.int
+    FREQUENCY_PENALTY_FIELD_NUMBER: _builtins.int
+    BIAS_IDS_FIELD_NUMBER: _builtins.int
+    BIASES_FIELD_NUMBER: _builtins.int
+    GRAMMAR_FIELD_NUMBER: _builtins.int
+    repetition_penalty: _builtins.float
+    """Divides positive logits, multiplies negative ones, of ids in the prompt or the answer. Above 0; 1 is off."""
+    presence_penalty: _builtins.float
+    """Subtracted from the logits of ids in the answer: once, and once for each time they are in it."""
+    frequency_penalty: _builtins.float
+    grammar: _builtins.str
+    """A grammar of llguidance that the whole answer follows; empty for none."""
+    @_builtins.property
+    def bias_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Added to the logits of some ids."""
+
+    @_builtins.property
+    def biases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    def __init__(
+        self,
+        *,
+        repetition_penalty: _builtins.float = ...,
+        presence_penalty: _builtins.float = ...,
+        frequency_penalty: _builtins.float = ...,
+        bias_ids: _abc.Iterable[_builtins.int] | None = ...,
+        biases: _abc.Iterable[_builtins.float] | None = ...,
+        grammar: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bias_ids", b"bias_ids", "biases", b"biases", "frequency_penalty", b"frequency_penalty", "grammar", b"grammar", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogitsProcessors: _TypeAlias = LogitsProcessors  # noqa: Y015
 
 @_typing.final
 class ClientMessage(_message.Message):
@@ -310,6 +361,8 @@ class Open(_message.Message):
     BONUS_AHEAD_FIELD_NUMBER: _builtins.int
     MAX_NEW_TOKENS_FIELD_NUMBER: _builtins.int
     END_IDS_FIELD_NUMBER: _builtins.int
+    PROCESSORS_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Chosen by the client, for logs."""
     protocol_version: _builtins.int
@@ -336,6 +389,8 @@ class Open(_message.Message):
     """
     max_new_tokens: _builtins.int
     """VERIFICATION_STREAM only: most tokens to stream."""
+    logprobs: _builtins.int
+    """Whether log-probabilities are wanted, and of how many of the likeliest tokens besides: absent for none."""
     @_builtins.property
     def prompt_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The prompt, followed by what was already generated when a session is replayed."""
@@ -355,6 +410,10 @@ class Open(_message.Message):
     @_builtins.property
     def end_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The ids that end an answer besides the server's own, at most 64."""
+
+    @_builtins.property
+    def processors(self) -> Global___LogitsProcessors:
+        """Absent for none. Only where ServerInfo.whole_rows says that they are taken."""
 
     def __init__(
         self,
@@ -379,12 +438,16 @@ class Open(_message.Message):
         bonus_ahead: _builtins.bool = ...,
         max_new_tokens: _builtins.int = ...,
         end_ids: _abc.Iterable[_builtins.int] | None = ...,
+        processors: Global___LogitsProcessors | None = ...,
+        logprobs: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["warp", b"warp"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "logprobs", b"logprobs", "processors", b"processors", "warp", b"warp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "bits", b"bits", "bonus", b"bonus", "bonus_ahead", b"bonus_ahead", "codecs", b"codecs", "end_ids", b"end_ids", "guarantee", b"guarantee", "id_codecs", b"id_codecs", "id_primer", b"id_primer", "law_entries", b"law_entries", "max_new_tokens", b"max_new_tokens", "prompt_ids", b"prompt_ids", "protocol_version", b"protocol_version", "resume_position", b"resume_position", "seed", b"seed", "session_id", b"session_id", "tokenizer_fingerprint", b"tokenizer_fingerprint", "verification", b"verification", "vocab_size", b"vocab_size", "warp", b"warp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "audit", b"audit", "bits", b"bits", "bonus", b"bonus", "bonus_ahead", b"bonus_ahead", "codecs", b"codecs", "end_ids", b"end_ids", "guarantee", b"guarantee", "id_codecs", b"id_codecs", "id_primer", b"id_primer", "law_entries", b"law_entries", "logprobs", b"logprobs", "max_new_tokens", b"max_new_tokens", "processors", b"processors", "prompt_ids", b"prompt_ids", "protocol_version", b"protocol_version", "resume_position", b"resume_position", "seed", b"seed", "session_id", b"session_id", "tokenizer_fingerprint", b"tokenizer_fingerprint", "verification", b"verification", "vocab_size", b"vocab_size", "warp", b"warp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__logprobs: _TypeAlias = _typing.Literal["logprobs"]  # noqa: Y015
+    _WhichOneofArgType__logprobs: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__logprobs) -> _WhichOneofReturnType__logprobs | None: ...
 
 Global___Open: _TypeAlias = Open  # noqa: Y015
 
@@ -402,6 +465,7 @@ class Draft(_message.Message):
     PROPOSALS_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
     WHOLE_PROBS_FIELD_NUMBER: _builtins.int
+    FORCED_FIELD_NUMBER: _builtins.int
     step_id: _builtins.int
     """Counts the Drafts of a session from 0; a repeated id returns the cached verdict. Absent: the one after the last."""
     verdicts_seen: _builtins.int
@@ -411,7 +475,10 @@ class Draft(_message.Message):
     position: _builtins.int
     """Generated-token index of the first id; what the server holds beyond it is rolled back. Absent: the end of what it holds."""
     ids: _builtins.bytes
-    """All ids of the message, in order, by the id codec that Opened named. None at all: only a bonus is wanted."""
+    """All ids of the message, in order, by the id codec that Opened named. None at all, and none forced: only a bonus is wanted.
+    VERIFICATION_COUPLED with a grammar: without those that it forces, which the server puts in their places; no bytes where
+    all are.
+    """
     untested: _builtins.int
     """How many of them, the first ones, were released untested. The others are to be tested."""
     more: _builtins.bool
@@ -420,6 +487,8 @@ class Draft(_message.Message):
     """VERIFICATION_SPLIT, with the step id of the last verdict and nothing else: that verdict again, its distribution
     whole. For a client that finds nothing to draw from in what a cut one brought.
     """
+    forced: _builtins.int
+    """How many ids that the grammar forces come behind the last of `ids`."""
     @_builtins.property
     def proposals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """One per tested id, what it was drawn from: SPARSE and FULL one byte of codec version, then the codec's own layout;
@@ -437,10 +506,11 @@ class Draft(_message.Message):
         proposals: _abc.Iterable[_builtins.bytes] | None = ...,
         more: _builtins.bool = ...,
         whole_probs: _builtins.bool = ...,
+        forced: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_position", b"_position", "_step_id", b"_step_id", "_verdicts_seen", b"_verdicts_seen", "position", b"position", "step_id", b"step_id", "verdicts_seen", b"verdicts_seen"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_position", b"_position", "_step_id", b"_step_id", "_verdicts_seen", b"_verdicts_seen", "ids", b"ids", "more", b"more", "position", b"position", "proposals", b"proposals", "step_id", b"step_id", "untested", b"untested", "verdicts_seen", b"verdicts_seen", "whole_probs", b"whole_probs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_position", b"_position", "_step_id", b"_step_id", "_verdicts_seen", b"_verdicts_seen", "forced", b"forced", "ids", b"ids", "more", b"more", "position", b"position", "proposals", b"proposals", "step_id", b"step_id", "untested", b"untested", "verdicts_seen", b"verdicts_seen", "whole_probs", b"whole_probs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__position: _TypeAlias = _typing.Literal["position"]  # noqa: Y015
     _WhichOneofArgType__position: _TypeAlias = _typing.Literal["_position", b"_position"]  # noqa: Y015
@@ -542,6 +612,7 @@ class Verdict(_message.Message):
     TIMINGS_FIELD_NUMBER: _builtins.int
     PROBS_FIELD_NUMBER: _builtins.int
     NEAR_TIES_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
     step_id: _builtins.int
     accepted: _builtins.int
     """How many of the drafts stay."""
@@ -563,6 +634,10 @@ class Verdict(_message.Message):
         first, untested, in its next Draft.
         """
 
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Logprobs]:
+        """Where Open asked for them: of each draft that stays, then of the server's own token."""
+
     def __init__(
         self,
         *,
@@ -574,10 +649,11 @@ class Verdict(_message.Message):
         timings: Global___Timings | None = ...,
         probs: Global___Probs | None = ...,
         near_ties: _builtins.int = ...,
+        logprobs: _abc.Iterable[Global___Logprobs] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_bonus", b"_bonus", "_correction", b"_correction", "bonus", b"bonus", "correction", b"correction", "probs", b"probs", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bonus", b"_bonus", "_correction", b"_correction", "accepted", b"accepted", "audit", b"audit", "bonus", b"bonus", "correction", b"correction", "near_ties", b"near_ties", "probs", b"probs", "step_id", b"step_id", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bonus", b"_bonus", "_correction", b"_correction", "accepted", b"accepted", "audit", b"audit", "bonus", b"bonus", "correction", b"correction", "logprobs", b"logprobs", "near_ties", b"near_ties", "probs", b"probs", "step_id", b"step_id", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bonus: _TypeAlias = _typing.Literal["bonus"]  # noqa: Y015
     _WhichOneofArgType__bonus: _TypeAlias = _typing.Literal["_bonus", b"_bonus"]  # noqa: Y015
@@ -589,6 +665,37 @@ class Verdict(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__correction) -> _WhichOneofReturnType__correction | None: ...
 
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
+
+@_typing.final
+class Logprobs(_message.Message):
+    """Of one position: natural logarithms of the model's own probabilities, before processors and warp."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    token: _builtins.float
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The likeliest tokens and theirs, falling."""
+
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    def __init__(
+        self,
+        *,
+        token: _builtins.float = ...,
+        ids: _abc.Iterable[_builtins.int] | None = ...,
+        logprobs: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "logprobs", b"logprobs", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Logprobs: _TypeAlias = Logprobs  # noqa: Y015
 
 @_typing.final
 class Probs(_message.Message):

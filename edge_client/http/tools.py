@@ -1,0 +1,189 @@
+"""Tools that an answer may call: how a family of models writes calls, and how they are read out of what it says.
+
+The family is told by the chat template, which also writes the tools into the prompt.
+"""
+
+import json
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from common.errors import BadInput
+from common.grammar import WRITTEN, of_lark
+from common.model import LanguageModel
+from edge_client.engine.release import overlap
+
+_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+_MOST_CALLS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A function by its name, and its arguments as the text of a JSON object."""
+
+    name: str
+    arguments: str
+    id: str = field(default_factory=lambda: "call_" + secrets.token_hex(12))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
+
+
+Piece = str | ToolCall
+
+
+class CallReader(ABC):
+    """Takes the text of an answer as it comes, gives what is said and what is called. Calls of no known `names` are said."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names, self._held = frozenset(names), ""
+
+    def feed(self, text: str) -> list[Piece]:
+        self._held += text
+        return list(self._read(ended=False))
+
+    def finish(self) -> list[Piece]:
+        """What is left when the answer has ended."""
+        return [*self._read(ended=True), *([self._held] if self._held else [])]
+
+    @abstractmethod
+    def _read(self, *, ended: bool) -> Iterator[Piece]: ...
+
+    def _call(self, text: str, arguments: str) -> ToolCall | None:
+        """The call that a JSON object says, its arguments under the name `arguments`."""
+        try:
+            said = json.loads(text)
+            name, given = said["name"], said.get(arguments, {})
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return None
+        if not (isinstance(name, str) and name in self._names and isinstance(given, dict)):
+            return None
+        return ToolCall(name, json.dumps(given, ensure_ascii=False))
+
+    @classmethod
+    @abstractmethod
+    def grammar(cls, tools: Sequence[dict[str, Any]], lm: LanguageModel, most: int) -> str:
+        """Of answers that are 1 to `most` calls, and nothing else."""
+
+
+class HermesReader(CallReader):
+    """Hermes and Qwen: a JSON object with name and arguments, between <tool_call> and </tool_call>."""
+
+    def _read(self, *, ended: bool) -> Iterator[Piece]:
+        while self._held:
+            said, mark, rest = self._held.partition(_OPEN)
+            if not mark:
+                keep = 0 if ended else overlap(self._held, _OPEN)
+                said, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+                if said:
+                    yield said
+                return
+            inside, closed, after = rest.partition(_CLOSE)
+            if not closed and not ended:
+                return
+            call = self._call(inside, "arguments")
+            if said.strip() or call is None:
+                yield said if call else said + mark + inside + closed
+            if call:
+                yield call
+            # What stands between calls is of no meaning.
+            self._held = after.lstrip() if call else after
+
+    @classmethod
+    def grammar(cls, tools: Sequence[dict[str, Any]], lm: LanguageModel, most: int) -> str:
+        marks = [mark if _is_special(lm, mark) else json.dumps(mark) for mark in (_OPEN, _CLOSE)]
+        calls = _schema(tools, "arguments")
+        more = f' ("\\n" call){{0,{most - 1}}}' if most > 1 else ""
+        return of_lark(f'start: call{more}\ncall: {marks[0]} "\\n" body "\\n" {marks[1]}\nbody: %json {calls}\n')
+
+
+class LlamaReader(CallReader):
+    """Llama 3: the whole answer is a JSON object with name and parameters, or several with semicolons between them."""
+
+    _says = False
+
+    def _read(self, *, ended: bool) -> Iterator[Piece]:
+        begun = self._held.lstrip()
+        # What begins to say something goes on so.
+        self._says = self._says or not (begun.startswith("{") or not begun)
+        if self._says:
+            said, self._held = self._held, ""
+            if said:
+                yield said
+        elif ended:
+            calls = [self._call(part, "parameters") for part in _objects(begun)]
+            if all(calls):
+                self._held = "" if calls else self._held
+                yield from (call for call in calls if call)
+
+    @classmethod
+    def grammar(cls, tools: Sequence[dict[str, Any]], lm: LanguageModel, most: int) -> str:  # noqa: ARG003
+        calls = _schema(tools, "parameters")
+        more = f' ("; " call){{0,{most - 1}}}' if most > 1 else ""
+        return of_lark(f"start: call{more}\ncall: %json {calls}\n")
+
+
+def reader_of(lm: LanguageModel) -> type[CallReader]:
+    """By the chat template. BadInput for one that takes no tools, or whose calls are written in a way not known here."""
+    template = lm.chat_template
+    if "tools" not in template:
+        raise BadInput(f"the chat template of {lm.name} takes no tools")
+    if "<function=" not in template:
+        if _OPEN in template:
+            return HermesReader
+        if '"parameters"' in template and "python_tag" in template:
+            return LlamaReader
+    raise BadInput(f"{lm.name} writes tool calls in a way that is not known here; known are Hermes, Qwen 2.5 and Llama 3")
+
+
+def calls_grammar(tools: Sequence[dict[str, Any]], lm: LanguageModel, *, parallel: bool) -> str:
+    """Of an answer that has to call one of `tools`."""
+    return reader_of(lm).grammar(tools, lm, _MOST_CALLS if parallel else 1)
+
+
+def _schema(tools: Sequence[dict[str, Any]], arguments: str) -> str:
+    calls = []
+    for number, tool in enumerate(tools):
+        function = tool["function"]
+        parameters = _moved(function.get("parameters") or {"type": "object"}, f"#/anyOf/{number}/properties/{arguments}")
+        calls.append(
+            {
+                "type": "object",
+                "properties": {"name": {"const": function["name"]}, arguments: parameters},
+                "required": ["name", arguments],
+                "additionalProperties": False,
+            }
+        )
+    return json.dumps({"anyOf": calls, "x-guidance": WRITTEN}, ensure_ascii=False)
+
+
+def _moved(schema: Any, where: str) -> Any:
+    """A schema that stands inside of another one: what it refers to in itself is found there."""
+    if isinstance(schema, dict):
+        inside = {name: _moved(part, where) for name, part in schema.items()}
+        target = schema.get("$ref")
+        return inside | {"$ref": where + target[1:]} if isinstance(target, str) and target.startswith("#") else inside
+    return [_moved(part, where) for part in schema] if isinstance(schema, list) else schema
+
+
+def _is_special(lm: LanguageModel, text: str) -> bool:
+    tokenizer = lm.grammar_tokenizer
+    ids = tokenizer.tokenize_str(text, parse_special=True)
+    return len(ids) == 1 and bool(tokenizer.is_special_token(ids[0]))
+
+
+def _objects(text: str) -> list[str]:
+    """The JSON objects of a text with semicolons between them; the text itself where it is something else."""
+    decoder, found, at = json.JSONDecoder(), list[str](), 0
+    while at < len(text):
+        try:
+            _, end = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            return [text]
+        found.append(text[at:end])
+        at = end
+        while at < len(text) and text[at] in "; \n":
+            at += 1
+    return found
