@@ -22,7 +22,9 @@ _MOST = 1024
 # After so many positions their number doubles or halves, by the share that were asked about again.
 _JUDGED = 256
 _MANY, _FEW = 0.005, 0.0005
-_GREEDY, _COOL, _WARM = 8, 64, 256
+_GREEDY, _COOL, _WARM = 8, 128, 256
+# More are not asked for at first: a thousand a position take longer than to ask again now and then.
+_WIDEST = 256
 # Numbers of a prompt's positions that an engine may hand over at once: it makes objects of them.
 _ENTRIES = 1 << 18
 _WARM_FROM = 0.85
@@ -88,7 +90,7 @@ class Counts:
             return
         count, share = self._counts.get(key, _first(warp)), seen[1] / seen[0]
         if share > _MANY:
-            self._counts[key] = min(2 * count, _MOST)
+            self._counts[key] = min(2 * count, _WIDEST)
         elif share < _FEW:
             self._counts[key] = max(count // 2, _GREEDY)
         self._seen[key] = [0, 0]

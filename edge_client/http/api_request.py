@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -13,6 +14,7 @@ from common.noise import SEED_LIMIT
 from edge_client.config import MAX_LOGPROBS, MAX_NEW_TOKENS
 from edge_client.systems import SYSTEMS, GenerationConfig
 
+MAX_DEPTH = 100
 MAX_CHOICES, MAX_STOPS, MAX_PROMPTS, MAX_TOOLS = 8, 4, 16, 128
 # Characters of a refused value that are shown.
 _SHOWN = 60
@@ -259,11 +261,21 @@ class ApiRequest:
 def read_body(data: bytes) -> object:
     """What the bytes of a body say. ApiError: not JSON as RFC 8259 has it, a name that comes twice, nested too deep."""
     try:
-        return json.loads(data, object_pairs_hook=_object, parse_constant=_no_number)
+        body = json.loads(data, object_pairs_hook=_object, parse_constant=_no_number)
     except RecursionError:
         raise ApiError(400, "the body is nested too deep") from None
     except ValueError:
         raise ApiError(400, "the body is not JSON") from None
+    level = [body]
+    for _ in range(MAX_DEPTH):
+        level = [part for one in level for part in _parts(one)]
+    if level:
+        raise ApiError(400, f"the body is nested too deep: more than {MAX_DEPTH} levels")
+    return body
+
+
+def _parts(value: object) -> Iterable[object]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

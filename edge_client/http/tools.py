@@ -17,6 +17,7 @@ from edge_client.engine.release import overlap
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 _MOST_CALLS = 8
+_NO_PARAMETERS = {"type": "object", "additionalProperties": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,7 @@ def _schema(tools: Sequence[dict[str, Any]], arguments: str) -> str:
     calls = []
     for number, tool in enumerate(tools):
         function = tool["function"]
-        parameters = _moved(function.get("parameters") or {"type": "object"}, f"#/anyOf/{number}/properties/{arguments}")
+        parameters = _moved(function.get("parameters") or _NO_PARAMETERS, f"#/anyOf/{number}/properties/{arguments}")
         calls.append(
             {
                 "type": "object",

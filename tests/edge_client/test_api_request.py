@@ -11,10 +11,10 @@ from edge_client.http.api_request import ApiError, ChatBody, TextBody, openapi, 
 from edge_client.http.replies import event
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
-NAMES = sorted({*ChatBody.model_fields, *TextBody.model_fields, "top_k", "tools", "user", "role", "content", "type", "text"})
-LEAVES = (
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["hedge", "user", "text"])
-)
+INNER = ("user", "role", "content", "type", "text", "function", "name", "parameters", "schema", "regex", "choice", "json")
+NAMES = sorted({*ChatBody.model_fields, *TextBody.model_fields, *INNER})
+WORDS = st.sampled_from(["hedge", "user", "text", "function", "json_schema", "required"])
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | WORDS
 VALUES = st.recursive(
     LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=3), max_leaves=8
 )
@@ -60,7 +60,8 @@ def test_any_bytes_are_a_body_or_refused(data: bytes) -> None:
         (b"", "not JSON"),
         (b"7", "not a JSON object"),
         (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', "messages[0].content"),
-        (b'{"messages": [{"role": "user", "content": "x", "tool_calls": []}]}', "messages[0].tool_calls is not supported"),
+        (b'{"messages": [{"role": "user", "content": "x", "images": []}]}', "messages[0].images is not supported"),
+        (b'{"messages": [{"role": "user"}]}', "messages[0].content is missing"),
         (b'{"messages": [{"role": "wizard", "content": "x"}]}', "messages[0].role 'wizard' is not one of system"),
         (b'{"messages": [{"role": "user", "content": [{"type": "text"}]}]}', "messages[0].content [{"),
         (b'{"messages": 1}', "messages 1 is not a list of messages"),
@@ -87,7 +88,7 @@ def test_what_is_refused_is_named(data: bytes, words: str) -> None:
 @pytest.mark.parametrize(
     "more",
     [
-        {name: None for name in NAMES if name not in ("messages", "role", "content", "type", "text", "prompt")},
+        {name: None for name in NAMES if name not in ("messages", "prompt", *INNER[1:])},
         {"tools": [], "tool_choice": "auto", "response_format": {"type": "text"}, "presence_penalty": 0.0, "top_k": -1},
         {"user": "someone", "metadata": {"a": "b"}, "store": True, "service_tier": "auto"},
         {"n": 2, "seed": 0, "stop": "the end.", "max_tokens": 7, "stream": True, "stream_options": {"include_usage": True}},
@@ -99,8 +100,10 @@ def test_what_is_harmless_is_granted(more: dict[str, Any]) -> None:
 
 def test_texts_and_their_number() -> None:
     assert parse_request({"prompt": ["a", "b"]}, chat=False).texts == ("a", "b")
-    for wrong in ([], ["a"] * 17, 3, [3]):
-        with pytest.raises(ApiError, match=r"prompt .* is not a string or up to 16 of them"):
+    assert parse_request({"prompt": [3, 4]}, chat=False).texts == ([3, 4],)
+    assert parse_request({"prompt": [[3], [4]]}, chat=False).texts == ([3], [4])
+    for wrong in ([], ["a"] * 17, 3, ["a", 3], [[]], [-1]):
+        with pytest.raises(ApiError, match=r"prompt.* is not a string, a list of token ids, or up to 16 of one kind"):
             parse_request({"prompt": wrong}, chat=False)
 
 
