@@ -116,4 +116,5 @@ def server_info(
         end_ids=lm.end_ids,
         chat_fingerprint=lm.chat_fingerprint,
         whole_rows=whole_rows,
+        engine=lm.describe(),
     )

@@ -54,6 +54,8 @@ async def own_answer(slm: LanguageModel, llm: LanguageModel, prompt: Sequence[in
 class LocalLink:
     """A server over `lm` that is never out of reach; `lag` as in its streams."""
 
+    address = "this process"
+
     def __init__(self, lm: LanguageModel, lag: int = 0) -> None:
         self._lm, self._lag = lm, lag
         self.connection = 1

@@ -66,6 +66,10 @@ class TracedLink:
     def info(self) -> pb.ServerInfo:
         return self.link.info
 
+    @property
+    def address(self) -> str:
+        return self.link.address
+
     async def open(self, request: pb.Open) -> "TracedStream":
         return TracedStream(await self.link.open(request), self.timeline)
 

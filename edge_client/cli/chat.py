@@ -15,7 +15,16 @@ from common.command import command_parser, parse, say
 from common.errors import HedgeError
 from edge_client.cli.connect import connected, load_slm
 from edge_client.cli.conversation import Conversation
-from edge_client.cli.options import add_generation, add_logits, add_memory, check_connection, needs_cloud, sampling_of
+from edge_client.cli.local_only import stay_local
+from edge_client.cli.options import (
+    add_generation,
+    add_logits,
+    add_memory,
+    add_receipts,
+    check_connection,
+    needs_cloud,
+    sampling_of,
+)
 from edge_client.memory import remembered, state_folder
 
 EXAMPLES = """  hedge chat --insecure
@@ -72,7 +81,9 @@ def command(arguments: Sequence[str]) -> None:
     add_memory(parser)
     add_generation(parser)
     add_logits(parser)
+    add_receipts(parser)
     args = parse(parser, arguments)
+    stay_local(args)
     sampling_of(args)
     check_connection(args, needs_cloud(args))
     slm = load_slm(args)

@@ -21,6 +21,7 @@ from edge_client.cli.render import STYLES, AnswerView, counts_line, legend, stat
 from edge_client.engine.gates.recalibration import recalibration_of
 from edge_client.engine.gates.survival import Survival
 from edge_client.engine.session import Session
+from edge_client.receipt import Prices, ReceiptLog, lines, receipt_of
 from edge_client.systems import SYSTEMS, GenerationConfig
 from edge_client.transport.grpc_link import GrpcLink
 from edge_client.transport.messages import engine_of
@@ -31,6 +32,7 @@ HELP = """/help             this list
 /temperature [X]  show or change it; /seed [N] and /max-tokens [N] too
 /undo             forget the last question and its answer
 /compare NAME     the last question again, by this system and another one, side by side
+/receipt          who wrote the last answer, what left this device, and what it cost
 /link             the cloud, and how long the way there takes
 /stats            totals of this conversation
 /save FILE        write the conversation, as JSON
@@ -68,6 +70,7 @@ class Conversation:
         self._recalibrated = recalibration_of(self._config)
         self._messages: list[dict[str, str]] = []
         self._answers: list[Session] = []
+        self._prices, self._log = Prices.of(args.prices), ReceiptLog(args.receipts)
         # The file that a second /save may write over.
         self._overwritten: Path | None = None
 
@@ -99,6 +102,8 @@ class Conversation:
                     self.say("forgotten")
                 case "stats", []:
                     self._report()
+                case "receipt", []:
+                    self._tell_receipt()
                 case "undo", []:
                     self._undo()
                 case "system", _:
@@ -157,6 +162,12 @@ class Conversation:
             raise
         self._recalibrated = recalibration_of(self._config)
         self.say(self._described() if free else self._shown(name))
+
+    def _tell_receipt(self) -> None:
+        if not self._answers:
+            raise BadInput("nothing has been answered yet")
+        for line in lines(receipt_of(self._answers[-1], self._prices)):
+            self.say(line)
 
     def _undo(self) -> None:
         asked = [number for number, message in enumerate(self._messages) if message["role"] == "user"]
@@ -239,6 +250,7 @@ class Conversation:
             self._console.print()
             self._messages.append({"role": "assistant", "content": session.text})
             self._answers.append(session)
+            self._log.add(receipt_of(session, self._prices))
         self._console.print(counts_line(session.statistics))
         self.say(statistics_line(session))
 

@@ -13,12 +13,23 @@ from common.command import command_parser, parse
 from common.errors import BadInput, HedgeError
 from common.model import LanguageModel
 from edge_client.cli.connect import connected, load_slm
-from edge_client.cli.options import add_generation, add_logits, add_memory, check_connection, needs_cloud, resolved, sampling_of
+from edge_client.cli.local_only import stay_local
+from edge_client.cli.options import (
+    add_generation,
+    add_logits,
+    add_memory,
+    add_receipts,
+    check_connection,
+    needs_cloud,
+    resolved,
+    sampling_of,
+)
 from edge_client.cli.prompts import Prompt, from_text, read_prompts
 from edge_client.cli.render import counts_line, print_piece, statistics_line
 from edge_client.engine.gates.recalibration import recalibration_of
 from edge_client.engine.session import Session
 from edge_client.memory import remembered
+from edge_client.receipt import Prices, ReceiptLog, receipt_of
 from edge_client.systems import GenerationConfig
 
 EXAMPLES = """  hedge generate --insecure --prompt "What is 47 + 38?"
@@ -35,7 +46,10 @@ def command(arguments: Sequence[str]) -> None:
     add_memory(parser)
     add_generation(parser)
     add_logits(parser)
+    add_receipts(parser)
     args = parse(parser, arguments)
+    stay_local(args)
+    Prices.of(args.prices)
     prompts = read_prompts(args.prompts) if args.prompts else [from_text(args.prompt)]
     sampling_of(args)
     check_connection(args, needs_cloud(args))
@@ -46,7 +60,7 @@ def command(arguments: Sequence[str]) -> None:
 
 
 async def _generate(args: Any, slm: LanguageModel, prompts: list[Prompt]) -> int:
-    failed = 0
+    failed, prices, log = 0, Prices.of(args.prices), ReceiptLog(args.receipts)
     async with connected(args, slm) as (link, pair):
         config = resolved(args, pair)
         recalibrated = recalibration_of(config)
@@ -55,7 +69,7 @@ async def _generate(args: Any, slm: LanguageModel, prompts: list[Prompt]) -> int
                 try:
                     ids = slm.encode_chat(prompt.messages)
                     session = Session(slm, ids, config, link, recalibrated=recalibrated, survival=survival, notify=report_link)
-                    await (_as_json if args.json else _as_text)(prompt, config, session)
+                    await (_as_json if args.json else _as_text)(prompt, config, session, prices, log)
                 except BadInput as error:
                     # The next prompts may be fine; a dead link would not be.
                     failed += 1
@@ -79,7 +93,7 @@ def _report_error(prompt: Prompt, config: GenerationConfig, error: HedgeError, *
         sys.stderr.write(f"hedge generate: {error}\n")
 
 
-def record(prompt: Prompt, config: GenerationConfig, session: Session) -> dict[str, Any]:
+def record(prompt: Prompt, config: GenerationConfig, session: Session, receipt: dict[str, Any]) -> dict[str, Any]:
     """The JSON object of one answer."""
     return {
         "prompt": prompt.text,
@@ -91,21 +105,30 @@ def record(prompt: Prompt, config: GenerationConfig, session: Session) -> dict[s
         "seed": config.sampling.seed,
         "guarantee": session.guarantee,
         "threshold": config.gate.threshold,
+        "receipt": receipt,
         "stats": session.statistics.to_json(),
     }
 
 
-async def _as_json(prompt: Prompt, config: GenerationConfig, session: Session) -> None:
+async def _as_json(prompt: Prompt, config: GenerationConfig, session: Session, prices: Prices | None, log: ReceiptLog) -> None:
     async for _ in session.tokens():
         pass
-    sys.stdout.write(json.dumps(record(prompt, config, session), ensure_ascii=False) + "\n")
+    log.add(receipt := receipt_of(session, prices))
+    sys.stdout.write(json.dumps(record(prompt, config, session, receipt), ensure_ascii=False) + "\n")
     sys.stdout.flush()
 
 
-async def _as_text(prompt: Prompt, config: GenerationConfig, session: Session) -> None:  # noqa: ARG001
+async def _as_text(
+    prompt: Prompt,  # noqa: ARG001
+    config: GenerationConfig,  # noqa: ARG001
+    session: Session,
+    prices: Prices | None,
+    log: ReceiptLog,
+) -> None:
     out, err = Console(highlight=False), Console(stderr=True, highlight=False)
     async for emitted in session.tokens():
         print_piece(out, emitted)
     out.print()
+    log.add(receipt_of(session, prices))
     err.print(counts_line(session.statistics))
     err.print(statistics_line(session), style="dim")

@@ -101,6 +101,24 @@ def add_logits(parser: Parser) -> None:
     )
 
 
+def add_receipts(parser: Parser) -> None:
+    """Of the commands that answer people."""
+    group = parser.add_argument_group("receipts")
+    group.add_argument(
+        "--receipts", type=Path, metavar="FILE", help="append the receipt of every answer to this file (default: no)"
+    )
+    group.add_argument(
+        "--prices",
+        nargs="+",
+        default=[],
+        metavar="NAME=P",
+        help="of a million: prompt=, position= and, of the LLM alone, output=; currency= (default EUR)",
+    )
+    parser.add_argument(
+        "--local-only", action="store_true", help="system slm, and no connection is made to anywhere: a try ends it"
+    )
+
+
 def add_memory(parser: Parser) -> None:
     """Of the commands that keep what verdicts teach."""
     parser.add_argument(

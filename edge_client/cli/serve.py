@@ -12,10 +12,12 @@ from common.files import TEXT
 from common.http import check_free, serving
 from common.rpc import LOOPBACK, split_address
 from edge_client.cli.connect import load_slm
-from edge_client.cli.options import add_generation, add_logits, add_memory, cloud_config, config_from, sampling_of
+from edge_client.cli.local_only import stay_local
+from edge_client.cli.options import add_generation, add_logits, add_memory, add_receipts, cloud_config, config_from, sampling_of
 from edge_client.http.api import Api
 from edge_client.http.page import Page
 from edge_client.http.service import Service
+from edge_client.receipt import Prices, ReceiptLog
 
 EXAMPLES = """  hedge serve --insecure
   hedge serve --insecure --on-disconnect continue        (answers alone when the cloud is away)
@@ -32,7 +34,9 @@ def command(arguments: Sequence[str]) -> None:
     add_memory(parser)
     add_generation(parser)
     add_logits(parser)
+    add_receipts(parser)
     args = parse(parser, arguments)
+    stay_local(args)
     host, _ = split_address(args.http, lowest_port=0)
     if args.max_requests < 1:
         raise BadInput(f"max-requests {args.max_requests} is not at least 1")
@@ -40,11 +44,15 @@ def command(arguments: Sequence[str]) -> None:
     if host not in LOOPBACK and key is None:
         say(f"hedge serve: warning: {host} is not loopback, and without --api-key-file anybody may ask")
     sampling_of(args)
-    cloud = cloud_config(args)
+    cloud = None if args.local_only else cloud_config(args)
+    prices, log = Prices.of(args.prices), ReceiptLog(args.receipts)
     check_free(args.http)
     slm = load_slm(args)
     slm.warm_up()
-    service = Service(slm, cloud, lambda system: config_from(args, system), args.calibration, remembers=not args.no_memory)
+    remembers = not args.no_memory
+    service = Service(
+        slm, cloud, lambda system: config_from(args, system), args.calibration, remembers=remembers, prices=prices, log=log
+    )
     asyncio.run(_serve(args, service, key))
 
 
@@ -67,8 +75,9 @@ async def _serve(args: argparse.Namespace, service: Service, key: str | None) ->
     async with service:
         api = Api(service, key, args.max_requests, tuple(args.cors))
         server, task = await serving(api.app(Page(service, args.link_control).routes()), args.http)
+        alone = "alone (--local-only)" if args.local_only else "no cloud yet"
         cloud = service.link and f"verified by {service.cloud.model_name} at {service.link.address}" if service.cloud else None
-        say(f"hedge serve: {service.slm.name}, {cloud or 'no cloud yet'}, listening on {host}:{server.port}")
+        say(f"hedge serve: {service.slm.name}, {cloud or alone}, listening on {host}:{server.port}")
         stopped = asyncio.Event()
         for name in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(name, stopped.set)

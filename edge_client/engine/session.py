@@ -69,7 +69,7 @@ class Session:
         notify: Notify = _unheard,
         machine: Machine | None = None,
     ) -> None:
-        self._slm, self._config, self._link = slm, config, link
+        self._slm, self.config, self.link = slm, config, link
         machine = machine or ThisMachine()
         self.context = min(slm.context, link.info.context_limit) if link else slm.context
         self._check(prompt_ids)
@@ -120,6 +120,10 @@ class Session:
         return Flight(self._connection, self._sequence, verification, self.statistics, machine, processor)
 
     @property
+    def prompt_tokens(self) -> int:
+        return self._sequence.prompt
+
+    @property
     def token_ids(self) -> list[int]:
         """The tokens that were released."""
         return self._sequence.released_ids
@@ -141,16 +145,16 @@ class Session:
     @property
     def exact(self) -> bool:
         """Whether every token is the LLM's or was tested by it before release."""
-        return self._config.guarantee == "exact" and self.statistics.exact_until is None
+        return self.config.guarantee == "exact" and self.statistics.exact_until is None
 
     @property
     def guarantee(self) -> str:
         """What is promised of the answer as it came out, for people."""
         ties = self.statistics.near_ties
-        if self._config.guarantee == "exact" and self.statistics.exact_until is not None:
+        if self.config.guarantee == "exact" and self.statistics.exact_until is not None:
             return f"exact for the first {self.statistics.exact_until} tokens"
-        if self._config.guarantee != "exact" or not ties:
-            return self._config.guarantee
+        if self.config.guarantee != "exact" or not ties:
+            return self.config.guarantee
         return f"exact up to {ties} near tie{'s' * (ties > 1)}"
 
     @property
@@ -163,16 +167,16 @@ class Session:
             raise BadInput("the prompt is empty")
         if len(prompt_ids) >= self.context:
             raise BadInput(f"a prompt of {len(prompt_ids)} tokens leaves no room in a context of {self.context}")
-        if self._config.needs_cloud:
-            if self._link is None:
-                raise BadInput(f"system {self._config.system} needs a cloud: give --cloud HOST:PORT")
-            check_server(self._link.info, self._slm)
-            check_rows(self._link.info, self._config.sampling)
+        if self.config.needs_cloud:
+            if self.link is None:
+                raise BadInput(f"system {self.config.system} needs a cloud: give --cloud HOST:PORT")
+            check_server(self.link.info, self._slm)
+            check_rows(self.link.info, self.config.sampling)
 
     async def tokens(self) -> AsyncGenerator[Emitted]:
         """The answer, token by token, as it becomes final."""
         started = time.perf_counter()
-        before = self._link.socket_bytes() if self._link else None
+        before = self.link.socket_bytes() if self.link else None
         source = self._source()
         try:
             async for token in source:
@@ -185,16 +189,16 @@ class Session:
             await source.aclose()
             if self._connection:
                 await self._connection.close()
-            if before and self._link and (after := self._link.socket_bytes()):
+            if before and self.link and (after := self.link.socket_bytes()):
                 self.statistics.uplink_socket_bytes = after[0] - before[0]
                 self.statistics.downlink_socket_bytes = after[1] - before[1]
             self.statistics.wall_s = time.perf_counter() - started
 
     def _source(self) -> AsyncGenerator[Token]:
-        if not self._config.streams:
+        if not self.config.streams:
             return self._loop.tokens()
         assert self._connection
-        fails = self._config.on_disconnect == "fail"
+        fails = self.config.on_disconnect == "fail"
         return streamed(self._connection, self._sequence, self.statistics, self._slm.vocab_size, fails=fails)
 
     def _emit(self, token: Token) -> Emitted:

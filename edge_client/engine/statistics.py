@@ -9,7 +9,7 @@ from edge_client.engine.sequence import Provenance
 from edge_client.transport.traffic import Traffic
 
 # Told in other words, or not at all.
-_OWN = ("released", "risk", "log", "logged")
+_OWN = ("released", "risk", "log", "logged", "gaps", "open_ids")
 
 
 def rejection(proposed: float, target: float) -> float:

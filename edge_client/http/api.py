@@ -32,6 +32,7 @@ from edge_client.http.replies import (
     delta_json,
     error_response,
     event,
+    usage_headers,
     usage_json,
 )
 from edge_client.http.service import Service
@@ -135,7 +136,8 @@ class Api:
             await _unless_left(request, asyncio.gather(*(_drained(choice, slm, asked) for choice in choices)))
         kind = "chat.completion" if chat else "text_completion"
         answered = [choice_json(choice, asked, chat=chat) for choice in choices]
-        return JSONResponse({**head, "object": kind, "choices": answered, "usage": usage_json(choices)})
+        usage = usage_json(choices)
+        return JSONResponse({**head, "object": kind, "choices": answered, "usage": usage}, headers=usage_headers(usage))
 
     def _choices(self, asked: ApiRequest) -> list[Choice]:
         """A session per choice, all of them checked before any begins."""

@@ -15,6 +15,7 @@ from edge_client.engine.session import Emitted
 from edge_client.http.api_request import ApiError, ApiRequest
 from edge_client.http.service import Reply
 from edge_client.http.tools import CallReader, Piece, ToolCall
+from edge_client.receipt import summed
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +167,29 @@ def _meters(choice: Choice, emitted: Emitted) -> dict[str, Any]:
     }
 
 
-def usage_json(choices: list[Choice]) -> dict[str, int]:
+def usage_json(choices: list[Choice]) -> dict[str, Any]:
+    """`hedge` is the receipt, of several answers their sum."""
     prompt = sum(choice.prompt_tokens for choice in choices)
     completion = sum(choice.reply.session.statistics.tokens for choice in choices)
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    counts = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    receipts = [choice.reply.receipt for choice in choices]
+    return counts | {"hedge": receipts[0] if len(receipts) == 1 else summed(receipts)}
+
+
+def usage_headers(usage: dict[str, Any]) -> dict[str, str]:
+    """The receipt in short, for who looks at headers alone."""
+    receipt = usage["hedge"]
+    found = {
+        "LLM-Passes": receipt["llm"]["passes"],
+        "LLM-Positions": receipt["llm"]["positions"],
+        "Bytes-Up": receipt["bytes"]["up"],
+        "Bytes-Down": receipt["bytes"]["down"],
+        "Sent": ", ".join(receipt["sent"]) or "nothing",
+        "Near-Ties": receipt["near_ties"],
+    }
+    if "guarantee" in receipt:
+        found["Guarantee"] = receipt["guarantee"]
+    return {f"X-Hedge-{name}": str(value) for name, value in found.items()}
 
 
 # They end lines for some readers of server-sent events.

@@ -12,7 +12,7 @@ import numpy as np
 from hedge.v1 import hedge_pb2 as pb
 
 from common.command import say
-from common.errors import Disconnected, HedgeError
+from common.errors import BadInput, Disconnected, HedgeError
 from common.model import LanguageModel
 from edge_client.calibrations import Pair
 from edge_client.config import CloudConfig
@@ -21,6 +21,7 @@ from edge_client.engine.gates.survival import Survival
 from edge_client.engine.sequence import Provenance
 from edge_client.engine.session import Emitted, Session
 from edge_client.memory import remembered
+from edge_client.receipt import Prices, ReceiptLog, receipt_of
 from edge_client.resolve import resolve
 from edge_client.systems import GenerationConfig
 from edge_client.transport.connect import reached
@@ -41,10 +42,23 @@ class Reply:
     session: Session
     config: GenerationConfig
     alone: bool
+    prices: Prices | None
+    log: ReceiptLog
 
     async def pieces(self) -> AsyncIterator[Emitted]:
-        async for emitted in self.session.tokens():
-            yield replace(emitted, provenance=Provenance.OFFLINE) if self.alone else emitted
+        try:
+            async for emitted in self.session.tokens():
+                yield replace(emitted, provenance=Provenance.OFFLINE) if self.alone else emitted
+        finally:
+            self.log.add(self.receipt)
+
+    @property
+    def receipt(self) -> dict[str, Any]:
+        found = receipt_of(self.session, self.prices)
+        if self.alone:
+            tokens = {"all": found["tokens"]["all"], Provenance.OFFLINE.value: found["tokens"]["all"]}
+            found |= {"guarantee": "none", "tokens": tokens}
+        return found
 
     @property
     def provenance(self) -> list[str]:
@@ -62,6 +76,7 @@ class Reply:
             "seed": self.config.sampling.seed,
             "provenance": self.provenance,
             "stats": statistics,
+            "receipt": self.receipt,
         }
 
 
@@ -75,13 +90,16 @@ class Service:
     def __init__(
         self,
         slm: LanguageModel,
-        cloud: CloudConfig,
+        cloud: CloudConfig | None,
         configure: Callable[[str], GenerationConfig],
         calibration: Path | None = None,
         *,
         remembers: bool = False,
+        prices: Prices | None = None,
+        log: ReceiptLog | None = None,
     ) -> None:
         self.slm, self._cloud, self._configure, self._calibration = slm, cloud, configure, calibration
+        self._prices, self._log = prices, log or ReceiptLog(None)
         self._stack = AsyncExitStack()
         self._link: GrpcLink | None = None
         self._looking: asyncio.Task[None] | None = None
@@ -92,8 +110,9 @@ class Service:
         self._down.set()
 
     async def __aenter__(self) -> Self:
-        await self._reach()
-        self._looking = asyncio.create_task(self._look())
+        if self._cloud:
+            await self._reach()
+            self._looking = asyncio.create_task(self._look())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -104,6 +123,7 @@ class Service:
 
     async def _reach(self) -> bool:
         """Whether the cloud answers; other errors than its absence are raised."""
+        assert self._cloud
         try:
             link = await self._stack.enter_async_context(reached(self._cloud, self.slm, lambda line: say(f"hedge: {line}")))
         except Disconnected as error:
@@ -175,7 +195,10 @@ class Service:
         """
         config = changed(self._configure(system))
         alone = config.needs_cloud and not self.up
+        if alone and self._cloud is None:
+            raise BadInput(f"model {system} needs a cloud, and this device answers alone (--local-only): model slm does")
         if alone:
+            assert self._cloud
             if config.link.on_disconnect != "continue":
                 address = ",".join(self._cloud.addresses)
                 raise Disconnected(f"no Hedge cloud answers at {address} now; model slm needs none", 1.0)
@@ -194,4 +217,4 @@ class Service:
             notify(line)
 
         session = Session(self.slm, ids, config, link, recalibrated=recalibrated, survival=self._survival, notify=note)
-        return Reply(session, config, alone)
+        return Reply(session, config, alone, self._prices, self._log)

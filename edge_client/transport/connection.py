@@ -44,6 +44,7 @@ class Connection:
         self._on = 0
         self._heard = False
         self._attempts = 0
+        self._began = time.perf_counter()
         self._rng = np.random.default_rng()
 
     @property
@@ -65,6 +66,7 @@ class Connection:
         self.ids = ids.id_codec(self.id_version, self._slm.vocab_size, self._slm.primer)
         size = pb.ClientMessage(open=request).ByteSize()
         self._traffic.open_bytes += size
+        self._traffic.open_ids += len(held)
         self._traffic.uplink_payload_bytes += size
         self._heard = False
         self._on = self._link.connection
@@ -98,6 +100,7 @@ class Connection:
             self._traffic.downlink_payload_bytes += pb.ServerMessage(opened=self._stream.opened).ByteSize()
         self._heard = True
         if self._attempts:
+            self._traffic.gaps[-1].append(time.perf_counter() - self._began)
             self.notify(BACK)
         self._attempts = 0
         self._traffic.downlink_payload_bytes += pb.ServerMessage(verdict=verdict).ByteSize()
@@ -108,6 +111,7 @@ class Connection:
         logger.info("disconnected: %s", error)
         if not self._attempts:
             self._traffic.disconnects += 1
+            self._traffic.gaps.append([time.perf_counter() - self._began])
             self.notify(str(error))
         await self.close()
 

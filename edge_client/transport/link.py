@@ -33,6 +33,11 @@ class Link(Protocol):
     def info(self) -> pb.ServerInfo: ...
 
     @property
+    def address(self) -> str:
+        """Where it is, for people."""
+        ...
+
+    @property
     def connection(self) -> int:
         """The number of the connection there is: sessions share it, and each may lose it."""
         ...

@@ -149,6 +149,10 @@ def test_after_any_fault_the_answer_is_the_one_without_faults(way: str, pair: tu
         if settings.link.max_in_flight == 1:
             assert cut.provenance == whole.provenance
         died += cut.statistics.disconnects
+        gaps = cut.statistics.gaps
+        assert len(gaps) == cut.statistics.disconnects
+        assert [at for gap in gaps for at in gap] == sorted(at for gap in gaps for at in gap)
+        assert all(len(gap) == 2 for gap in gaps[:-1])
         assert bool(heard) == bool(cut.statistics.disconnects)
     assert died > 25
 

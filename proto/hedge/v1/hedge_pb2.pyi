@@ -138,6 +138,7 @@ class ServerInfo(_message.Message):
     END_IDS_FIELD_NUMBER: _builtins.int
     CHAT_FINGERPRINT_FIELD_NUMBER: _builtins.int
     WHOLE_ROWS_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Raised when messages change meaning; this file is version 2."""
     model_name: _builtins.str
@@ -161,6 +162,8 @@ class ServerInfo(_message.Message):
     """Names the ids of a fixed short conversation, as the model's chat template writes it; empty when it refuses that."""
     whole_rows: _builtins.bool
     """Whether its engine has whole rows of logits at hand, which Open.processors and Open.logprobs need."""
+    engine: _builtins.str
+    """What runs the model, for people."""
     @_builtins.property
     def codecs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Versions of the distribution codec the server reads."""
@@ -199,10 +202,11 @@ class ServerInfo(_message.Message):
         end_ids: _abc.Iterable[_builtins.int] | None = ...,
         chat_fingerprint: _builtins.str = ...,
         whole_rows: _builtins.bool = ...,
+        engine: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["exactness", b"exactness"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "chat_fingerprint", b"chat_fingerprint", "codecs", b"codecs", "context_limit", b"context_limit", "end_ids", b"end_ids", "exactness", b"exactness", "id_codecs", b"id_codecs", "id_primer", b"id_primer", "max_message_bytes", b"max_message_bytes", "model_fingerprint", b"model_fingerprint", "model_name", b"model_name", "open_sessions", b"open_sessions", "protocol_version", b"protocol_version", "tokenizer_fingerprint", b"tokenizer_fingerprint", "verifications", b"verifications", "vocab_size", b"vocab_size", "whole_rows", b"whole_rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "chat_fingerprint", b"chat_fingerprint", "codecs", b"codecs", "context_limit", b"context_limit", "end_ids", b"end_ids", "engine", b"engine", "exactness", b"exactness", "id_codecs", b"id_codecs", "id_primer", b"id_primer", "max_message_bytes", b"max_message_bytes", "model_fingerprint", b"model_fingerprint", "model_name", b"model_name", "open_sessions", b"open_sessions", "protocol_version", b"protocol_version", "tokenizer_fingerprint", b"tokenizer_fingerprint", "verifications", b"verifications", "vocab_size", b"vocab_size", "whole_rows", b"whole_rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
