@@ -58,6 +58,8 @@ def command_parser(prog: str, description: str, examples: str) -> Parser:
 
 def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
     """Parses `arguments`, those of --config first. Also sets up logging."""
+    if arguments is _DESCRIBE:
+        raise _Described(parser)
     first = Parser(prog=parser.prog, add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path)
     config = first.parse_known_args(arguments)[0].config or os.environ.get(CONFIG_VARIABLE)
@@ -70,6 +72,27 @@ def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
         stream=sys.stderr,
     )
     return parsed
+
+
+_DESCRIBE: tuple[str, ...] = ("--describe",)
+
+
+class _Described(Exception):
+    """Carries the parser of a command out of it."""
+
+    def __init__(self, parser: Parser) -> None:
+        super().__init__()
+        self.parser = parser
+
+
+def described(where: str) -> Parser:
+    """The parser of the command at MODULE:FUNCTION, which is not run."""
+    module, _, name = where.partition(":")
+    try:
+        getattr(import_module(module), name)(_DESCRIBE)
+    except _Described as found:
+        return found.parser
+    raise AssertionError(f"{where} does not parse what it is given")
 
 
 def _from_file(path: Path, parser: Parser) -> list[str]:

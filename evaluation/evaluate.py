@@ -14,6 +14,7 @@ from tqdm import tqdm
 from common.codec import paper_bits
 from common.command import command_parser, model_options, parse
 from common.errors import BadInput, Incompatible
+from common.files import write_whole
 from common.model import BUNDLED, LanguageModel, load
 from edge_client.cli.connect import connected, load_slm
 from edge_client.cli.options import add_generation, check_connection, resolved, sampling_of
@@ -41,6 +42,7 @@ def command(arguments: Sequence[str]) -> None:
         "--llm", default=BUNDLED, help="the cloud's model, loaded here to judge: fidelity and perplexity (`none`: without)"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object per system on stdout")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON objects there")
     parser.add_argument("--answers", type=Path, metavar="FOLDER", help="also write every answer as JSONL")
     parser.add_argument("--resume", action="store_true", help="go on with what the folder of --answers holds")
     add_generation(parser, temperature=1.0)
@@ -49,6 +51,8 @@ def command(arguments: Sequence[str]) -> None:
     for system in systems:
         if system not in SYSTEMS:
             raise BadInput(f"no system {system!r}; there are {', '.join(SYSTEMS)}")
+    if args.out and (args.out.is_dir() or not args.out.parent.is_dir()):
+        raise BadInput(f"--out {args.out} is not a file in an existing folder")
     if args.resume and not args.answers:
         raise BadInput("--resume needs --answers")
     sampling_of(args)
@@ -64,8 +68,11 @@ def command(arguments: Sequence[str]) -> None:
         summarise(name, found[name], found.get("llm"), slm.vocab_size) | _judged(args, slm, llm, found[name])
         for name in systems
     ]
+    told = "".join(json.dumps(row) + "\n" for row in rows)
+    if args.out:
+        write_whole(args.out, told)
     if args.json:
-        sys.stdout.write("".join(json.dumps(row) + "\n" for row in rows))
+        sys.stdout.write(told)
     else:
         _print(rows)
 

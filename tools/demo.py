@@ -25,7 +25,11 @@ def main() -> None:
         edge = subprocess.Popen(command)
         # Ctrl-C is the edge's: it ends an answer, and at the prompt the chat.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        status = edge.wait()
+        try:
+            status = edge.wait()
+        finally:
+            edge.terminate()
+            edge.wait()
     sys.stderr.write("the cloud is stopped\n")
     sys.exit(status)
 

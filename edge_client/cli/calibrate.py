@@ -13,7 +13,7 @@ import numpy as np
 from hedge.v1 import hedge_pb2 as pb
 from tqdm import tqdm
 
-from common.command import command_parser, parse
+from common.command import command_parser, parse, say
 from common.errors import BadInput, HedgeError
 from common.model import LanguageModel
 from common.noise import Noise, Purpose
@@ -31,6 +31,8 @@ from edge_client.transport.link import Link
 
 EXAMPLES = "  hedge calibrate --insecure --prompts prompts.jsonl --out calibration.json"
 BITS = 16
+# With fewer prompts thresholds are guesses.
+FEW = 20
 
 
 class Sample:
@@ -85,6 +87,8 @@ def command(arguments: Sequence[str]) -> None:
     prompts = read_prompts(args.prompts)
     if args.out.is_dir() or not args.out.parent.is_dir():
         raise BadInput(f"--out {args.out} is not a file in an existing folder")
+    if len(prompts) < FEW:
+        say(f"hedge calibrate: {len(prompts)} prompts tell little: the thresholds will be as uncertain; give {FEW} or more")
     ThresholdRule("max-risk", args.max_risk, args.delta)
     sampling_of(args)
     check_connection(args)

@@ -21,7 +21,9 @@ from edge_client.cli.options import (
     add_logits,
     add_memory,
     add_receipts,
+    add_system_prompt,
     check_connection,
+    check_used,
     needs_cloud,
     sampling_of,
 )
@@ -82,8 +84,10 @@ def command(arguments: Sequence[str]) -> None:
     add_generation(parser)
     add_logits(parser)
     add_receipts(parser)
+    add_system_prompt(parser)
     args = parse(parser, arguments)
     stay_local(args)
+    check_used(args)
     sampling_of(args)
     check_connection(args, needs_cloud(args))
     slm = load_slm(args)

@@ -68,7 +68,9 @@ class Conversation:
         self._config = resolved(args, pair)
         self._survival = survival
         self._recalibrated = recalibration_of(self._config)
-        self._messages: list[dict[str, str]] = []
+        prompt = args.system_prompt
+        self._beginning = [{"role": "system", "content": prompt}] if prompt else []
+        self._messages: list[dict[str, str]] = list(self._beginning)
         self._answers: list[Session] = []
         self._prices, self._log = Prices.of(args.prices), ReceiptLog(args.receipts)
         # The file that a second /save may write over.
@@ -98,7 +100,7 @@ class Conversation:
                 case "help", []:
                     self.say(HELP.format(systems=" ".join(SYSTEMS)))
                 case "reset", []:
-                    self._messages.clear()
+                    self._messages[:] = self._beginning
                     self.say("forgotten")
                 case "stats", []:
                     self._report()

@@ -19,7 +19,9 @@ from edge_client.cli.options import (
     add_logits,
     add_memory,
     add_receipts,
+    add_system_prompt,
     check_connection,
+    check_used,
     needs_cloud,
     resolved,
     sampling_of,
@@ -47,8 +49,10 @@ def command(arguments: Sequence[str]) -> None:
     add_generation(parser)
     add_logits(parser)
     add_receipts(parser)
+    add_system_prompt(parser)
     args = parse(parser, arguments)
     stay_local(args)
+    check_used(args)
     Prices.of(args.prices)
     prompts = read_prompts(args.prompts) if args.prompts else [from_text(args.prompt)]
     sampling_of(args)
@@ -60,6 +64,7 @@ def command(arguments: Sequence[str]) -> None:
 
 
 async def _generate(args: Any, slm: LanguageModel, prompts: list[Prompt]) -> int:
+    before = [{"role": "system", "content": args.system_prompt}] if args.system_prompt else []
     failed, prices, log = 0, Prices.of(args.prices), ReceiptLog(args.receipts)
     async with connected(args, slm) as (link, pair):
         config = resolved(args, pair)
@@ -67,7 +72,7 @@ async def _generate(args: Any, slm: LanguageModel, prompts: list[Prompt]) -> int
         with remembered(pair, keep=not args.no_memory) as survival:
             for prompt in prompts:
                 try:
-                    ids = slm.encode_chat(prompt.messages)
+                    ids = slm.encode_chat([*before, *prompt.messages])
                     session = Session(slm, ids, config, link, recalibrated=recalibrated, survival=survival, notify=report_link)
                     await (_as_json if args.json else _as_text)(prompt, config, session, prices, log)
                 except BadInput as error:

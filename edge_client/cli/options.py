@@ -119,6 +119,10 @@ def add_receipts(parser: Parser) -> None:
     )
 
 
+def add_system_prompt(parser: Parser) -> None:
+    parser.add_argument("--system-prompt", metavar="TEXT", help="a message of the role system before the conversation")
+
+
 def add_memory(parser: Parser) -> None:
     """Of the commands that keep what verdicts teach."""
     parser.add_argument(
@@ -272,6 +276,30 @@ def config_from(args: argparse.Namespace, system: str | None = None) -> Generati
 def resolved(args: argparse.Namespace, pair: Pair, system: str | None = None) -> GenerationConfig:
     """`config_from`, its numbers by the calibration of the pair."""
     return resolve(config_from(args, system), pair, args.calibration, say)
+
+
+# Of how drafts are gated, tested and sent.
+_OF_DRAFTS: tuple[str, ...] = (
+    "measure",
+    "threshold",
+    "threshold_rule",
+    "skip_rate",
+    "verify_rate",
+    "prefer",
+    "verification",
+    "truncation",
+    "k",
+)
+_OF_DRAFTS += ("theta", "eta", "bits", "law_entries", "draft_from", "guarantee", "max_in_flight")
+
+
+def check_used(args: argparse.Namespace) -> None:
+    """BadInput for an option that the chosen system has no use for."""
+    policy = args.policy or SYSTEMS[args.system].gate.policy
+    given = _given(args, *_OF_DRAFTS)
+    if given and policy in ("never", STREAM):
+        option, why = next(iter(given)).replace("_", "-"), "asks no cloud" if policy == "never" else "drafts nothing"
+        raise BadInput(f"--{option} does not apply to system {args.system}, which {why}")
 
 
 def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:

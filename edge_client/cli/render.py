@@ -1,6 +1,7 @@
 """Answers on a terminal: words coloured by provenance; plain text with a legend of counts elsewhere."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
@@ -23,6 +24,9 @@ STYLES = {
 }
 PROVISIONAL = "dim"
 TICK_SECONDS = 0.05
+_WORDS = re.compile(r"(\S*)(\s*)")
+# From the cursor to the end of the screen.
+_ERASE = "\x1b[J"
 MEANING = {
     Provenance.LOCAL: "the device was sure",
     Provenance.ACCEPTED: "the cloud agreed",
@@ -57,6 +61,9 @@ class AnswerView:
         self._live = console.is_terminal and not console.is_dumb_terminal
         self._provisional: Callable[[], str] = str
         self._column, self._shown = 0, ""
+        # The parts of the word that is being written, with their styles.
+        self._word: list[tuple[str, str]] = []
+        self._width = console.width
         # Whether the column is not known, until the next line.
         self._lost = False
 
@@ -79,6 +86,9 @@ class AnswerView:
 
     def look(self) -> None:
         """Puts what is provisional now in the place of what was."""
+        if self._console.width != self._width:
+            # Terminals differ in where the cursor is then.
+            self._width, self._lost = self._console.width, True
         room = 0 if self._lost else self._console.width - self._column - 1
         # Controls move the cursor in ways that nobody counts.
         line = "".join(c for c in self._provisional().expandtabs(1).partition("\n")[0] if c.isprintable())
@@ -87,7 +97,8 @@ class AnswerView:
     def _show(self, words: str) -> None:
         if words == self._shown:
             return
-        self._console.control(Control((ControlType.ERASE_IN_LINE, 0)))
+        # All that is behind: a terminal that has become narrow has wrapped what was shown.
+        self._console.file.write(_ERASE)
         if words:
             self._console.print(Text(words, PROVISIONAL), end="", soft_wrap=True)
             self._console.control(Control((ControlType.CURSOR_BACKWARD, cell_len(words))))
@@ -95,10 +106,46 @@ class AnswerView:
 
     def add(self, emitted: Emitted) -> None:
         self._show("")
-        print_piece(self._console, emitted)
         if not self._live:
+            print_piece(self._console, emitted)
             return
-        _, newline, last = emitted.text.rpartition("\n")
+        style = STYLES[emitted.provenance]
+        for word, space in _WORDS.findall(emitted.text):
+            if word:
+                self._write(word, style)
+            if space:
+                self._space(space)
+        self.look()
+
+    def _write(self, word: str, style: str) -> None:
+        """A word or the next part of one. What would be cut by the end of the line goes to the next, its beginning too."""
+        width, begun, size = self._console.width, sum(cell_len(text) for text, _ in self._word), cell_len(word)
+        moves = self._column + size > width and begun + size <= width and self._column > begun
+        if moves and not self._lost:
+            if begun:
+                # Behind a full line the cursor stands on its last character.
+                back = begun - (self._column >= width)
+                self._console.control(Control((ControlType.CURSOR_BACKWARD, back), (ControlType.ERASE_IN_LINE, 0)))
+            self._console.print()
+            self._column = 0
+            for text, own in self._word:
+                self._print(text, own)
+        self._word.append((word, style))
+        self._print(word, style)
+
+    def _space(self, space: str) -> None:
+        self._word.clear()
+        blank = not space.strip(" ")
+        if blank and not self._lost and self._column + len(space) > self._console.width:
+            # In the place of blanks that would begin the next line.
+            self._console.print()
+            self._column = 0
+            return
+        self._print(space, "default")
+
+    def _print(self, text: str, style: str) -> None:
+        self._console.print(Text(text, style), end="", soft_wrap=True)
+        _, newline, last = text.rpartition("\n")
         start = 0 if newline else self._column
         self._lost = self._lost and not newline
         for part in last.split("\t")[:-1]:
@@ -109,13 +156,13 @@ class AnswerView:
         self._lost = self._lost or (end > self._console.width and cell_len(last) != len(last))
         # A full line: the cursor waits behind its last character.
         self._column = (end - 1) % self._console.width + 1 if end else 0
-        self.look()
 
     def note(self, line: str) -> None:
         """A line about the link in the middle of the answer."""
         self._show("")
         self._console.print()
         self._console.print(f"({line})", style=PROVISIONAL, markup=False)
+        self._word.clear()
         self._column, self._lost = 0, False
 
 
@@ -128,7 +175,7 @@ def counts_line(statistics: Statistics) -> Text:
 def statistics_line(session: Session) -> str:
     s = session.statistics
     kept = "all tested" if session.exact else f"{s.skipped / max(1, s.tokens):.0%} kept on the device, {s.asked} asked"
-    parts = [f"{s.tokens} tokens", kept, f"{s.rounds} rounds"]
+    parts = [f"{s.tokens} tokens", kept, f"{s.rounds} round{'s' * (s.rounds != 1)}"]
     if s.near_ties:
         parts.append(f"{s.near_ties} near tie{'s' * (s.near_ties > 1)}")
     if s.realised_risk is not None:

@@ -27,6 +27,8 @@ EXAMPLES = """  hedge serve --insecure
 def command(arguments: Sequence[str]) -> None:
     parser = command_parser("hedge serve", "The OpenAI API on this device; every model is a system.", EXAMPLES)
     parser.add_argument("--http", default="127.0.0.1:8080", metavar="HOST:PORT", help="port 0 picks a free one")
+    parser.add_argument("--host", help="in place of that of --http")
+    parser.add_argument("--port", type=int, help="in place of that of --http")
     parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="holds the key that clients have to send")
     parser.add_argument("--cors", nargs="+", default=[], metavar="ORIGIN", help="web pages that may ask (default: none)")
     parser.add_argument("--link-control", metavar="HOST:PORT", help="of `hedge link --control`: the page can cut and slow it")
@@ -37,6 +39,8 @@ def command(arguments: Sequence[str]) -> None:
     add_receipts(parser)
     args = parse(parser, arguments)
     stay_local(args)
+    host, port = split_address(args.http, lowest_port=0)
+    args.http = f"{args.host or host}:{port if args.port is None else args.port}"
     host, _ = split_address(args.http, lowest_port=0)
     if args.max_requests < 1:
         raise BadInput(f"max-requests {args.max_requests} is not at least 1")

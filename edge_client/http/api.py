@@ -49,6 +49,7 @@ class Api:
     def __init__(self, service: Service, key: str | None = None, most: int = 64, origins: tuple[str, ...] = ()) -> None:
         self._service, self._key, self._most, self._origins = service, key, most, origins
         self._open = 0
+        service.metrics.open.set_function(lambda: self._open)
         self._started = int(time.time())
 
     def routes(self) -> list[Route]:
@@ -60,6 +61,7 @@ class Api:
             Route("/openapi.json", self._guarded(self._described_whole)),
             Route("/health", self._guarded(self._health)),
             Route("/version", self._guarded(self._version)),
+            *self._service.metrics.routes(),
         ]
 
     def app(self, more: list[Route] | None = None) -> Starlette:

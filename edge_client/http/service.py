@@ -20,6 +20,7 @@ from edge_client.engine.gates.recalibration import Recalibrated, recalibration_o
 from edge_client.engine.gates.survival import Survival
 from edge_client.engine.sequence import Provenance
 from edge_client.engine.session import Emitted, Session
+from edge_client.http.metrics import Metrics
 from edge_client.memory import remembered
 from edge_client.receipt import Prices, ReceiptLog, receipt_of
 from edge_client.resolve import resolve
@@ -43,14 +44,15 @@ class Reply:
     config: GenerationConfig
     alone: bool
     prices: Prices | None
-    log: ReceiptLog
+    # Told the receipt, however the answer ends.
+    ended: Callable[[dict[str, Any]], None]
 
     async def pieces(self) -> AsyncIterator[Emitted]:
         try:
             async for emitted in self.session.tokens():
                 yield replace(emitted, provenance=Provenance.OFFLINE) if self.alone else emitted
         finally:
-            self.log.add(self.receipt)
+            self.ended(self.receipt)
 
     @property
     def receipt(self) -> dict[str, Any]:
@@ -97,9 +99,12 @@ class Service:
         remembers: bool = False,
         prices: Prices | None = None,
         log: ReceiptLog | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self.slm, self._cloud, self._configure, self._calibration = slm, cloud, configure, calibration
         self._prices, self._log = prices, log or ReceiptLog(None)
+        self.metrics = metrics or Metrics()
+        self.metrics.up.set_function(lambda: self.up)
         self._stack = AsyncExitStack()
         self._link: GrpcLink | None = None
         self._looking: asyncio.Task[None] | None = None
@@ -182,6 +187,10 @@ class Service:
     def cloud(self) -> pb.ServerInfo | None:
         return self._link.info if self._link else None
 
+    def _ended(self, receipt: dict[str, Any]) -> None:
+        self._log.add(receipt)
+        self.metrics.answered(receipt)
+
     def reply(
         self,
         system: str,
@@ -217,4 +226,4 @@ class Service:
             notify(line)
 
         session = Session(self.slm, ids, config, link, recalibrated=recalibrated, survival=self._survival, notify=note)
-        return Reply(session, config, alone, self._prices, self._log)
+        return Reply(session, config, alone, self._prices, self._ended)

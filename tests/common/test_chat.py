@@ -60,5 +60,5 @@ def test_templates_have_what_hugging_face_gives_them() -> None:
 
 def test_a_conversation_is_a_list_of_messages() -> None:
     seen: list[Messages] = []
-    encode_chat([{"role": "user", "content": "a<|end|>"}], SPECIALS, lambda m: seen.append(m) or "", encode)  # type: ignore[func-returns-value]
+    encode_chat([{"role": "user", "content": "a<|end|>"}], SPECIALS, lambda m, _: seen.append(m) or "", encode)  # type: ignore[func-returns-value]
     assert "<|end|>" not in seen[0][0]["content"]
