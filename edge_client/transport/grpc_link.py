@@ -14,6 +14,8 @@ from common.rpc import open_channel, split_address
 from edge_client.transport.sockets import bytes_with
 
 INFO_SECONDS = 10.0
+# Before a cloud is asked again that had no room.
+BUSY_SECONDS = 0.5
 
 _ERRORS: dict[grpc.StatusCode, type[HedgeError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: BadInput,
@@ -35,6 +37,9 @@ def _raise(address: str, code: grpc.StatusCode, details: str | None) -> NoReturn
         raise Unreachable(f"{address} is a gRPC server, but not a Hedge cloud")
     if code in _GONE or any(word in line for word in _CUT):
         raise Disconnected(f"no Hedge cloud answers at {address}: {line}")
+    # A quota that one answer exceeds is exceeded again; an engine's queue is not.
+    if code == grpc.StatusCode.RESOURCE_EXHAUSTED and "queue is full" in line:
+        raise Disconnected(f"the cloud at {address} is busy: {line}", BUSY_SECONDS)
     if code in _ERRORS:
         raise _ERRORS[code](line)
     # What failed there would fail again.

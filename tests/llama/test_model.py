@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from common import llama_model
 from common.errors import BadInput, Incompatible
+from common.grammar import Grammar, of_schema
 from common.llama_model import LlamaModel
 from common.model import BUNDLED, LanguageModel, bundled_folder, load
 from tests.conftest import MakeFolder
@@ -41,6 +42,18 @@ def test_both_formats_of_a_model_have_one_tokenizer(slm: LanguageModel, plain: L
     assert slm.primer == plain.primer != ()
     assert slm.fingerprint != plain.fingerprint
     assert slm.encode_chat(QUESTION) == plain.encode_chat(QUESTION)
+
+
+def test_grammars_allow_the_same_ids_in_both_runtimes(slm: LanguageModel, plain: LanguageModel) -> None:
+    schema = {"type": "object", "properties": {"né": {"type": "string", "maxLength": 9}, "n": {"type": "integer"}}}
+    both = [Grammar(of_schema({**schema, "required": ["né", "n"]}), lm, lm.end_ids) for lm in (slm, plain)]
+    for seed in range(10):
+        rng, said = np.random.default_rng(seed), list[int]()
+        while len(said) < 60 and not (said and said[-1] in slm.end_ids):
+            ours, theirs = (grammar.allowed(said) for grammar in both)
+            assert (ours == theirs).all()
+            assert both[0].forced(said) == both[1].forced(said)
+            said.append(int(rng.choice(np.flatnonzero(ours))))
 
 
 TEXTS = st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from(" \n\t\r'0aé中👩‍👧")), max_size=60)

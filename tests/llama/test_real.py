@@ -3,11 +3,16 @@
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
+import openai
 import pytest
 
+from common.grammar import Grammar
 from common.model import LanguageModel, load
+from edge_client.http.tools import calls_grammar
 from tests.integration.conftest import BIN, ENVIRONMENT, Cloud, StartCloud, hedge
+from tests.integration.test_serve import serving
 from tests.llama.conftest import ONE
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
@@ -57,8 +62,8 @@ def generate(real: Path, cloud: Cloud) -> list[str]:
     return f"generate --insecure --slm {real / 'q05.gguf'} --threads 1 --cloud {cloud.address}".split()
 
 
-def test_both_sides_on_gguf_answer_a_coding_question(start_cloud: StartCloud, real: Path) -> None:
-    cloud = start_cloud("--llm", str(real / "q15.gguf"), "--threads", "1", "--context", "4096")
+def test_both_sides_on_gguf_answer_a_coding_question(gguf_cloud: Cloud, real: Path) -> None:
+    cloud = gguf_cloud
     question = "Write a Python function `add` that adds two numbers. Code only."
     options = "--seed 0 --temperature 0 --max-new-tokens 48 --json --prompt".split()
     done = hedge(*generate(real, cloud), *options, question)
@@ -69,6 +74,80 @@ def test_both_sides_on_gguf_answer_a_coding_question(start_cloud: StartCloud, re
     assert found["stats"]["engine"] == "rounding"
     assert found["guarantee"] == (f"exact up to {ties} near tie{'s' * (ties > 1)}" if ties else "exact")
     assert found["stats"]["accepted"] > found["stats"]["corrected"]
+
+
+def test_both_runtimes_force_and_allow_the_same_ids(q05: LanguageModel, real: Path) -> None:
+    """Of calls of tools, whose marks are tokens of their own."""
+    import numpy as np
+    from transformers import AutoTokenizer
+
+    from common.model import Identity
+    from common.torch_model import TokenizerModel
+
+    class Plain(TokenizerModel):
+        kv_cache = q05.kv_cache  # type: ignore[assignment]
+        describe = q05.describe  # type: ignore[assignment]
+
+    identity: Identity = q05.identity
+    plain = Plain(identity, AutoTokenizer.from_pretrained(real / "q05"))
+    grammars = {calls_grammar(TOOLS, lm, parallel=True) for lm in (q05, plain)}
+    assert len(grammars) == 1
+    both = [Grammar(*grammars, lm, q05.end_ids) for lm in (q05, plain)]
+    for seed in range(3):
+        rng, said = np.random.default_rng(seed), list[int]()
+        while len(said) < 40 and not (said and said[-1] in q05.end_ids):
+            ours, theirs = (grammar.allowed(said) for grammar in both)
+            assert (ours == theirs).all()
+            said.append(int(rng.choice(np.flatnonzero(ours))))
+    assert q05.decode(said).startswith("<tool_call>\n{")
+
+
+TOOLS: Any = [
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "The weather of a city.",
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"type": "string"}},
+                "required": ["city"],
+                "additionalProperties": False,
+            },
+        },
+    }
+]
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_a_real_pair_calls_a_tool_and_fills_in_the_middle(choice: str, gguf_cloud: Cloud, real: Path) -> None:
+    """Qwen's own template and format; `auto` is the model's own choice."""
+    asked: Any = [{"role": "user", "content": "What is the weather in Paris now? Use the tool."}]
+    with (
+        serving("--cloud", gguf_cloud.address, "--slm", str(real / "q05.gguf")) as address,
+        openai.OpenAI(base_url=f"http://{address}/v1", api_key="none", max_retries=0, timeout=600) as client,
+    ):
+        found = {
+            model: client.chat.completions.create(
+                model=model, messages=asked, tools=TOOLS, tool_choice=choice, parallel_tool_calls=False, max_tokens=60
+            ).choices[0]
+            for model in ("hedge", "llm")
+        }
+        for one in found.values():
+            assert one.finish_reason == "tool_calls", one
+            (call,) = one.message.tool_calls or []
+            assert call.type == "function"
+            assert call.function.name == "get_weather"
+            assert "paris" in json.loads(call.function.arguments)["city"].lower()
+        middle = client.completions.create(
+            model="hedge", prompt="def add(a, b):\n    return ", suffix="\n\nprint(add(1, 2))\n", max_tokens=8
+        )
+        assert "a + b" in middle.choices[0].text
+
+
+@pytest.fixture(scope="module")
+def gguf_cloud(start_cloud: StartCloud, real: Path) -> Cloud:
+    return start_cloud("--llm", str(real / "q15.gguf"), "--threads", "1", "--context", "4096")
 
 
 QUESTIONS = ("What is 7 times 8?", "Name three primes.", "Write hello world in C.", "Why is the sky blue?")

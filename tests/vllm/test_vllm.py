@@ -65,6 +65,53 @@ def test_systems_that_need_whole_distributions_are_served(here: Run, vllm: Cloud
     assert found["text"].endswith("85")
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--presence-penalty", "1"), "penalties, logit_bias and grammars need"),
+        (("--logit-bias", "7=1"), "penalties, logit_bias and grammars need"),
+        (("--regex", "[a-c]+"), "penalties, logit_bias and grammars need"),
+    ],
+)
+@pytest.mark.parametrize("system", ["hedge", "llm"])
+def test_what_needs_whole_rows_is_refused_by_name(
+    system: str, options: tuple[str, str], words: str, here: Run, vllm: Cloud
+) -> None:
+    ask = ("generate", "--cloud", vllm.address, "--insecure", "--threads", "1", "--system", system, "--prompt", "hi")
+    done = here(*ask, *options)
+    assert done.returncode
+    assert words in done.stderr
+
+
+def test_a_full_queue_is_busy(start_cloud: StartCloud) -> None:
+    """Three clients where one request is taken at a time: the others wait their turn, and get their answers."""
+    cloud = start_cloud(*CPU, "--engine-option", "max_num_queued_reqs=1")
+    command = [
+        str(BIN / "hedge"),
+        "generate",
+        "--cloud",
+        cloud.address,
+        "--insecure",
+        "--threads",
+        "1",
+        "--max-new-tokens",
+        "8",
+    ]
+    asking = [
+        subprocess.Popen(
+            [*command, "--prompt", f"Tell me tale {n}."], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
+        )
+        for n in range(3)
+    ]
+    told = b""
+    for one in asking:
+        answer, said = one.communicate(timeout=300)
+        assert one.returncode == 0, said
+        assert answer.strip()
+        told += said
+    assert b"is busy: vLLM's queue is full" in told
+
+
 def test_long_prompts_and_full_contexts(here: Run, vllm: Cloud) -> None:
     (found,) = asked(here, vllm, "--prompt", "word " * 480, "--max-new-tokens", "600", "--temperature", "0")
     (own,) = asked(here, vllm, "--prompt", "word " * 480, "--max-new-tokens", "600", "--temperature", "0", "--system", "llm")

@@ -156,6 +156,62 @@ def test_two_tabs_are_two_conversations(context: BrowserContext, address: str) -
     expect(first.locator(".turn")).to_have_count(1)
 
 
+def test_system_prompt_seed_receipt_and_history(context: BrowserContext, address: str) -> None:
+    page = opened(context, address)
+    page.get_by_label("system prompt").fill("Answer shortly.")
+    page.get_by_label("seed").fill("7")
+    page.get_by_label("temperature").fill("1")
+    with page.expect_request("**/v1/chat/completions") as sent:
+        page.get_by_label("your message").fill(TALE)
+        page.keyboard.press("Enter")
+    body = sent.value.post_data_json
+    assert body["messages"][0] == {"role": "system", "content": "Answer shortly."}
+    assert (body["seed"], body["temperature"]) == (7, 1)
+    expect(page.locator(".sum")).to_contain_text("seed 7")
+    page.locator(".receipt summary").click()
+    expect(page.locator(".receipt")).to_contain_text("Left this device: prompt ids, draft ids")
+    expect(page.locator(".receipt")).to_contain_text("alone it makes")
+    said = page.locator(".words").inner_text()
+    page.reload()
+    expect(page.locator(".said")).to_have_text(TALE)
+    expect(page.locator("#talk .words")).to_have_text(said)
+    page.get_by_role("button", name="Forget").click()
+    expect(page.locator(".said")).to_have_count(0)
+    expect(page.locator("#history option")).to_have_count(1)
+
+
+def test_a_conversation_of_another_tab_can_be_opened(context: BrowserContext, address: str) -> None:
+    page = opened(context, address)
+    page.get_by_label("your message").fill("What is 5 + 6?")
+    page.keyboard.press("Enter")
+    expect(page.locator(".sum")).to_be_visible()
+    other = opened(context, address)
+    expect(other.locator(".said")).to_have_count(0)
+    other.get_by_label("earlier").select_option(label="What is 5 + 6?")
+    expect(other.locator(".said")).to_have_text("What is 5 + 6?")
+
+
+def test_by_keyboard_alone_on_a_small_phone(browser: Browser, address: str) -> None:
+    context = browser.new_context(viewport={"width": 360, "height": 640})
+    page = opened(context, address)
+    page.locator("#prompt").focus()
+    page.keyboard.type("What is 47 + 38?")
+    page.keyboard.press("Enter")
+    expect(page.locator(".sum")).to_be_visible()
+    # Nothing is cut off at the side, and every knob is within reach of the tabulator.
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.locator("#prompt").focus()
+    reached = set()
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.id"))
+    assert {"send", "left", "right", "threshold", "temperature", "seed", "system", "history", "forget"} <= reached
+    page.locator(".words .token").first.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#about")).to_contain_text("Token 1")
+    context.close()
+
+
 def test_dark_and_narrow(browser: Browser, address: str) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark")
     page = opened(context, address)

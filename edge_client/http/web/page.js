@@ -8,6 +8,9 @@ const MEANING = {
   offline: "written without the cloud",
 };
 const conversation = [];
+// This conversation's name among those that the browser keeps.
+let named = sessionStorage.getItem("hedge.conversation") ?? crypto.randomUUID();
+const KEPT = 20;
 const totals = { up: 0, down: 0, rounds: 0, tokens: 0, alone: 0 };
 let running = null;
 
@@ -68,6 +71,61 @@ function sumUp({ stats, exact, seed }) {
   return `${vouched}; ${stats.rounds} round trips, ${bytes(stats.uplink_payload_bytes)} up, seed ${seed}`;
 }
 
+function kept() {
+  try {
+    return JSON.parse(localStorage.getItem("hedge.history") ?? "[]");
+  } catch {
+    return [];
+  }
+}
+
+function keep() {
+  const others = kept().filter((one) => one.name !== named);
+  const all = conversation.length ? [{ name: named, messages: conversation, system: $("system").value }, ...others] : others;
+  try {
+    localStorage.setItem("hedge.history", JSON.stringify(all.slice(0, KEPT)));
+    sessionStorage.setItem("hedge.conversation", named);
+  } catch {
+    // A browser that keeps nothing shows answers all the same.
+  }
+  listKept();
+}
+
+function listKept() {
+  const options = kept().map(({ name, messages }) => new Option(messages[0].content.slice(0, 40), name, false, name === named));
+  $("history").replaceChildren(new Option("choose", ""), ...options);
+}
+
+function open(name) {
+  const found = kept().find((one) => one.name === name);
+  conversation.length = 0;
+  $("talk").replaceChildren();
+  named = found?.name ?? crypto.randomUUID();
+  for (const { role, content } of found?.messages ?? []) {
+    conversation.push({ role, content });
+    $("talk").append(element("p", role === "user" ? "said" : "words", content));
+  }
+  if (found) $("system").value = found.system;
+  sessionStorage.setItem("hedge.conversation", named);
+  listKept();
+}
+
+function receiptOf(receipt) {
+  const { llm, bytes: sizes, sent, cloud, tokens, cost } = receipt;
+  const kinds = Object.entries(tokens).filter(([name, count]) => name !== "all" && count);
+  const lines = [
+    `${tokens.all} tokens: ${kinds.map(([name, count]) => `${count} ${name}`).join(", ")}; ${receipt.guarantee}`,
+    `The large model made ${llm.passes} passes over ${llm.positions} positions; alone it makes ${llm.passes_alone}.`,
+    `Left this device: ${sent.join(", ") || "nothing"}; ${bytes(sizes.up)} up, ${bytes(sizes.down)} down.`,
+    ...(cloud ? [`To: ${cloud.model} at ${cloud.address}, ${cloud.engine}.`] : []),
+    `${receipt.seconds.toFixed(2)} s, ${receipt.waited_s.toFixed(2)} s of them waiting; ${receipt.near_ties} near ties.`,
+    ...(cost ? [`${cost.hedge} ${cost.currency}; the large model alone ${cost.llm_alone}.`] : []),
+  ];
+  const box = element("details", "receipt");
+  box.append(element("summary", "", "receipt"), ...lines.map((line) => element("p", "", line)));
+  return box;
+}
+
 async function answerWith(system, answers, column, seed, signal) {
   const card = element("article", "answer");
   card.append(element("h2", "", system));
@@ -77,8 +135,9 @@ async function answerWith(system, answers, column, seed, signal) {
   const answer = { system, tokens: 0, alone: 0, text: "", last: null, started: performance.now() };
   answers.push(answer);
   let ended = null;
+  const before = $("system").value ? [{ role: "system", content: $("system").value }] : [];
   const asked = {
-    model: system, messages: conversation, stream: true, seed, temperature: Number($("temperature").value || 0),
+    model: system, messages: [...before, ...conversation], stream: true, seed, temperature: Number($("temperature").value || 0),
     ...($("threshold").value === "" ? {} : { hedge: { threshold: Number($("threshold").value) } }),
   };
   try {
@@ -102,7 +161,7 @@ async function answerWith(system, answers, column, seed, signal) {
       card.scrollIntoView({ block: "nearest" });
     }
     // Not before the response has ended: who sees the sum may ask again.
-    if (ended) card.append(element("p", "sum", sumUp(ended)));
+    if (ended) card.append(element("p", "sum", sumUp(ended)), receiptOf(ended.receipt));
   } catch (error) {
     card.append(element("p", "note wrong", error.name === "AbortError" ? "stopped" : error.message));
   }
@@ -119,7 +178,7 @@ async function ask(text) {
   $("send").hidden = true;
   $("stop").hidden = false;
   const systems = [$("left").value, $("right").value].filter(Boolean);
-  const seed = Math.floor(Math.random() * 2 ** 31);
+  const seed = $("seed").value === "" ? Math.floor(Math.random() * 2 ** 31) : Number($("seed").value);
   const answers = [];
   const done = await Promise.all(systems.map((system) => answerWith(system, answers, column, seed, running.signal)));
   for (const answer of done) {
@@ -128,6 +187,7 @@ async function ask(text) {
     for (const name of ["up", "down", "rounds"]) totals[name] += answer.last?.[name] ?? 0;
   }
   conversation.push({ role: "assistant", content: done[0].text });
+  keep();
   running = null;
   $("send").hidden = false;
   $("stop").hidden = true;
@@ -194,9 +254,12 @@ $("stop").addEventListener("click", () => running?.abort());
 $("close").addEventListener("click", () => ($("details").hidden = true));
 $("forget").addEventListener("click", () => {
   conversation.length = 0;
-  $("talk").replaceChildren();
+  keep();
+  open("");
 });
+$("history").addEventListener("change", () => open($("history").value));
 $("cut").addEventListener("click", () => setLink({ cut: $("cut").getAttribute("aria-pressed") !== "true" }));
 $("slow").addEventListener("click", () => setLink($("slow").getAttribute("aria-pressed") === "true" ? { delay: 0, rate: 0 } : { delay: 0.15, rate: 1e5 }));
+open(named);
 look();
 setInterval(look, 2000);
