@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.command import command_parser, parse
+from common.command import command_parser, parse, say
 from common.errors import BadInput, HedgeError
 from evaluation.record import answers_of, read_journal
 from studies.simulate import POINT
@@ -37,6 +37,7 @@ def command(arguments: Sequence[str]) -> None:
     mpl.rcParams["svg.hashsalt"] = "hedge"
     for name, figure in draw(args.kind, args.files).items():
         save(figure, name, args.out)
+        say(f"hedge plot: {args.out / name}.png and .svg")
 
 
 def draw(kind: str, files: Sequence[Path]) -> "dict[str, Figure]":

@@ -203,7 +203,7 @@ class Conversation:
             path.write_text(json.dumps({"messages": self._messages}, ensure_ascii=False, indent=1) + "\n", "utf-8")
         except OSError as error:
             raise BadInput(f"cannot write {path}: {error.strerror}") from None
-        self.say(f"{len(self._messages)} messages in {path}")
+        self.say(f"saved: {len(self._messages)} messages in {path}")
 
     def _load(self, path: Path) -> None:
         try:
@@ -272,6 +272,7 @@ class Conversation:
                 words.append(emitted.text, STYLES[emitted.provenance])
             panels.append(Panel(Text("\n").join([words, Text(statistics_line(session), "dim")]), title=name))
         self._console.print(Columns(panels, equal=True, expand=True))
+        self.say(f"{self._config.system} and {system} on the last question; the conversation is as it was")
 
 
 def _describe(config: GenerationConfig) -> str:
