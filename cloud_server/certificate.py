@@ -48,7 +48,7 @@ def certified(top: Top, warp: Warp, integers: np.ndarray, difference: float = 0.
     best = int(times.argmin())
     near = difference > 0 and near_tie(top.logprobs, probs, warp, difference, own)
     if warp.cuts:
-        near = near or (difference > 0 and logprobs[probs > 0].min() - difference <= top.least)
+        near = near or (difference > 0 and _edge(logprobs, probs, warp, difference) <= top.least)
     elif top.least > -math.inf:
         # The most that any of the others can do: the largest noise among them, at the least known probability.
         others = integers.copy()
@@ -59,6 +59,14 @@ def certified(top: Top, warp: Warp, integers: np.ndarray, difference: float = 0.
             return None
         near = near or (difference > 0 and bool(earliest <= times[best] * math.exp(min(COLD, difference / warp.temperature))))
     return Drawn(int(top.ids[best]), near)
+
+
+def _edge(logprobs: np.ndarray, probs: np.ndarray, warp: Warp, difference: float) -> float:
+    """The logprob from which on a token that is not kept could be, if it were rounded in another way."""
+    edge = float(logprobs[probs > 0].min()) - difference
+    if warp.min_p > 0:
+        edge = min(edge, float(logprobs.max()) + warp.temperature * math.log(warp.min_p) - 2 * difference)
+    return edge
 
 
 def _warped(logprobs: np.ndarray, warp: Warp, least: float, vocab_size: int) -> np.ndarray | None:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cloud_server.certificate import Top, certified
@@ -76,6 +76,7 @@ def test_all_tokens_are_always_enough(row: np.ndarray, warp: Warp, position: int
 
 
 @settings(max_examples=1500)
+@example(row_of(271, 30, 0.5, 0.5), 20, Warp(1.2, 20, 1.0, 0.3), 0, 0.05)
 @given(rows, st.integers(2, 30), st.sampled_from(WARPS), st.integers(0, 1000), st.sampled_from([0.05, 0.5, 2.0]))
 def test_no_near_tie_is_missed(row: np.ndarray, count: int, warp: Warp, position: int, difference: float) -> None:
     integers = race_noise(NOISE, position, len(row))

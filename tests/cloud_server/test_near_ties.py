@@ -36,7 +36,18 @@ def lm(make_lm: Callable[..., LanguageModel]) -> LanguageModel:
 
 @given(
     st.integers(0, 2**32 - 1),
-    st.sampled_from([Warp(0.0), Warp(0.7), Warp(1.3), Warp(1.0, 3), Warp(0.5, 1), Warp(0.7, 5)]),
+    st.sampled_from(
+        [
+            Warp(0.0),
+            Warp(0.7),
+            Warp(1.3),
+            Warp(1.0, 3),
+            Warp(0.5, 1),
+            Warp(0.7, 5),
+            Warp(1.0, min_p=0.2),
+            Warp(0.8, 5, 0.9, 0.1),
+        ]
+    ),
     st.integers(0, 50),
 )
 def test_what_is_no_near_tie_survives_any_rounding(seed: int, warp: Warp, position: int) -> None:
