@@ -46,9 +46,11 @@ def certified(top: Top, warp: Warp, integers: np.ndarray, difference: float = 0.
     own = integers[top.ids]
     times = race_times(probs, own)
     best = int(times.argmin())
-    near = difference > 0 and near_tie(top.logprobs, probs, warp, difference, own)
+    rest = _rest(logprobs, top.least, warp, len(integers)) if warp.top_p < 1 and top.least > -math.inf else 0.0
+    near = difference > 0 and near_tie(top.logprobs, probs, warp, difference, own, rest)
     if warp.cuts:
         near = near or (difference > 0 and _edge(logprobs, probs, warp, difference) <= top.least)
+        near = near or (rest > 0 and difference > 0 and _may_come_in(logprobs, top.least, warp, difference, rest))
     elif top.least > -math.inf:
         # The most that any of the others can do: the largest noise among them, at the least known probability.
         others = integers.copy()
@@ -67,6 +69,15 @@ def _edge(logprobs: np.ndarray, probs: np.ndarray, warp: Warp, difference: float
     if warp.min_p > 0:
         edge = min(edge, float(logprobs.max()) + warp.temperature * math.log(warp.min_p) - 2 * difference)
     return edge
+
+
+def _may_come_in(logprobs: np.ndarray, least: float, warp: Warp, difference: float, rest: float) -> bool:
+    """Whether top-p could keep a token of which no more is known than that it has at most `least`."""
+    if warp.top_k:
+        return False
+    before = float(np.exp(_cooled(logprobs[logprobs > least + difference] - logprobs.max(), warp)).sum())
+    behind = float(np.exp(_cooled(logprobs[logprobs <= least + difference] - logprobs.max(), warp)).sum()) + rest
+    return before < warp.top_p * (before + behind * math.exp(min(COLD, difference / max(warp.temperature, _COLDEST))))
 
 
 def _warped(logprobs: np.ndarray, warp: Warp, least: float, vocab_size: int) -> np.ndarray | None:

@@ -46,6 +46,7 @@ def lm(make_lm: Callable[..., LanguageModel]) -> LanguageModel:
             Warp(0.7, 5),
             Warp(1.0, min_p=0.2),
             Warp(0.8, 5, 0.9, 0.1),
+            Warp(1.0, 0, 0.8),
         ]
     ),
     st.integers(0, 50),
