@@ -1,15 +1,23 @@
 """Hedge on vLLM: the same answers, whatever its cache holds; faults that end in a line; an engine that dies."""
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from common.model import BUNDLED, load
+from common.model_options import ModelOptions
+from edge_client.config import SamplingParams
+from edge_client.engine.session import Session
+from edge_client.systems import SYSTEMS
+from edge_client.transport.grpc_link import GrpcLink
 from evaluation.questions import held_out_set
 from tests.integration.conftest import BIN, ENVIRONMENT, Cloud, Run, StartCloud, hedge, one_line
 from tests.vllm.conftest import CPU
@@ -83,33 +91,28 @@ def test_what_needs_whole_rows_is_refused_by_name(
     assert words in done.stderr
 
 
-def test_a_full_queue_is_busy(start_cloud: StartCloud) -> None:
-    """Three clients where one request is taken at a time: the others wait their turn, and get their answers."""
-    cloud = start_cloud(*CPU, "--engine-option", "max_num_queued_reqs=1")
-    command = [
-        str(BIN / "hedge"),
-        "generate",
-        "--cloud",
-        cloud.address,
-        "--insecure",
-        "--threads",
-        "1",
-        "--max-new-tokens",
-        "8",
-    ]
-    asking = [
-        subprocess.Popen(
-            [*command, "--prompt", f"Tell me tale {n}."], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
-        )
-        for n in range(3)
-    ]
-    told = b""
-    for one in asking:
-        answer, said = one.communicate(timeout=300)
-        assert one.returncode == 0, said
-        assert answer.strip()
-        told += said
-    assert b"is busy: vLLM's queue is full" in told
+def test_a_full_queue_is_waited_for(start_cloud: StartCloud) -> None:
+    """More answers at once than requests are taken: all of them end, and with the tokens that they have alone."""
+    cloud = start_cloud(*CPU, "--engine-option", "max_num_queued_reqs=4")
+    slm, told = load(BUNDLED, "slm", ModelOptions(threads=1)), list[str]()
+
+    async def answers(most: int) -> list[list[int]]:
+        free = asyncio.Semaphore(most)
+
+        async def answer(link: GrpcLink, number: int) -> list[int]:
+            config = replace(SYSTEMS["hedge"], sampling=SamplingParams(seed=number, max_new_tokens=24))
+            prompt = slm.encode_chat([{"role": "user", "content": f"Tell me tale {number}."}])
+            async with free:
+                session = Session(slm, prompt, config, link, notify=told.append)
+                async for _ in session.tokens():
+                    pass
+            return session.token_ids
+
+        async with GrpcLink(cloud.address) as link:
+            return await asyncio.gather(*(answer(link, number) for number in range(16)))
+
+    assert asyncio.run(answers(16)) == asyncio.run(answers(1))
+    assert any("is busy: vLLM's queue is full" in line for line in told)
 
 
 def test_long_prompts_and_full_contexts(here: Run, vllm: Cloud) -> None:
