@@ -70,9 +70,22 @@ class CallReader(ABC):
 
 
 class HermesReader(CallReader):
-    """Hermes and Qwen: a JSON object with name and arguments, between <tool_call> and </tool_call>."""
+    """Hermes and Qwen: a JSON object with name and arguments, between <tool_call> and </tool_call>.
+
+    Small models of these families leave the marks away: an answer that is such an object, and nothing else, is a call too.
+    """
+
+    _begun = False
 
     def _read(self, *, ended: bool) -> Iterator[Piece]:
+        bare = self._held.strip().removeprefix("```json").removesuffix("```").lstrip()
+        if not self._begun and (bare.startswith("{") or not bare):
+            if not ended:
+                return
+            if call := self._call(bare.rstrip(), "arguments"):
+                self._held = ""
+                yield call
+        self._begun = True
         while self._held:
             said, mark, rest = self._held.partition(_OPEN)
             if not mark:

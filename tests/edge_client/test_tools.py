@@ -28,6 +28,11 @@ HERMES: list[tuple[str, list[Any]]] = [
         ['<tool_call>{"name": "other", "arguments": {}}</tool_call>'],
     ),
     ('<tool_call>{"name": "add", "arguments": []}</tool_call>', ['<tool_call>{"name": "add", "arguments": []}</tool_call>']),
+    # Without the marks, as small models write it.
+    ('{"name": "add", "arguments": {"a": 1}}', [("add", {"a": 1})]),
+    ('```json\n{"name": "add", "arguments": {}}\n```', [("add", {})]),
+    ('{"name": "other", "arguments": {}}', ['{"name": "other", "arguments": {}}']),
+    ('{"a": 1} and more', ['{"a": 1} and more']),
     # Cut off at its end: whole as JSON, or not.
     ('<tool_call>{"name": "weather"}', [("weather", {})]),
     ('<tool_call>{"name": "wea', ['<tool_call>{"name": "wea']),
