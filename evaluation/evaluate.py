@@ -24,12 +24,13 @@ from edge_client.systems import SYSTEMS, GenerationConfig
 from evaluation.quality import chrf, chrf_metric, judge, relative_accuracy
 from evaluation.record import AnswerRecord, Journal, answers_of, from_session
 from evaluation.tables import wide
-from evaluation.tasks import Task, add_tasks, tasks
+from evaluation.tasks import Task, add_judged, add_tasks, judged_tasks
 
 NO_JUDGE = "none"
 EXAMPLES = """  hedge evaluate --insecure --systems slm,llm,cu-hlm,hedge --questions 200 --temperature 0
   hedge evaluate --insecure --systems llm,cu-hlm --measure entropy --threshold-rule max-risk --json
-  hedge evaluate --insecure --prompts mine.jsonl --llm ./my-llm --answers answers/ --resume"""
+  hedge evaluate --insecure --task gsm8k --questions 100 --llm ./my-llm --answers answers/ --resume
+  hedge evaluate --insecure --prompts mine.jsonl --judge last-number --llm ./my-llm --answers answers/ --resume"""
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -38,6 +39,7 @@ def command(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--systems", default="slm,llm,cu-hlm,hedge", help="comma-separated (default slm,llm,cu-hlm,hedge)")
     add_tasks(parser, 200)
+    add_judged(parser)
     parser.add_argument(
         "--llm", default=BUNDLED, help="the cloud's model, loaded here to judge: fidelity and perplexity (`none`: without)"
     )
@@ -57,7 +59,7 @@ def command(arguments: Sequence[str]) -> None:
         raise BadInput("--resume needs --answers")
     sampling_of(args)
     check_connection(args)
-    asked = tasks(args.prompts, args.questions, args.question_seed)
+    asked = judged_tasks(args)
     if args.prompts:
         # Before the models answer, not after.
         chrf_metric()
@@ -112,6 +114,8 @@ def _journal(args: argparse.Namespace, system: str, config: GenerationConfig) ->
         "questions": args.questions,
         "question_seed": args.question_seed,
         "prompts": str(args.prompts or ""),
+        "task": str(args.task or ""),
+        "judge": args.judge or "",
     }
     return Journal(args.answers / f"answers-{system}.jsonl", header, resume=args.resume)
 

@@ -1,7 +1,7 @@
 """Prompts from the command line or from JSONL files."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ class Prompt:
 
     messages: tuple[dict[str, str], ...]
     reference: str | None = None
+    # What else the line of a file says.
+    more: dict[str, Any] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -54,7 +56,8 @@ def _parse(line: str, where: str) -> Prompt:
     messages = check_messages(data.get("messages", [{"role": "user", "content": data.get("prompt")}]), where)
     if not messages[-1]["content"].strip():
         raise BadInput(f"{where}: the prompt is empty")
-    return Prompt(tuple(messages), reference)
+    more = {name: value for name, value in data.items() if name not in ("prompt", "messages", "reference")}
+    return Prompt(tuple(messages), reference, more)
 
 
 def check_messages(value: object, where: str) -> list[dict[str, str]]:
