@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from hedge.v1 import hedge_pb2 as pb
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cloud_server.near_ties import near_tie
@@ -34,6 +34,10 @@ def lm(make_lm: Callable[..., LanguageModel]) -> LanguageModel:
     return make_lm(seed=3)
 
 
+@example(66, Warp(1.0, 0, 0.8), 15)
+@example(70, Warp(0.6, 0, 0.95), 19)
+@example(13, Warp(1.0, min_p=0.2), 13)
+@example(66, Warp(1.0, min_p=0.2), 15)
 @given(
     st.integers(0, 2**32 - 1),
     st.sampled_from(

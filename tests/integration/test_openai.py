@@ -126,9 +126,17 @@ def test_every_token_has_its_log_probabilities(model: str, client: openai.OpenAI
     assert cut.usage
     assert cut.choices[0].logprobs
     assert len(cut.choices[0].logprobs.content or []) == cut.usage.completion_tokens
-    plain = client.completions.create(model=model, prompt="Once upon", temperature=0, logprobs=2, max_tokens=6).choices[0]
-    assert plain.logprobs
-    assert [len(one) for one in plain.logprobs.top_logprobs or []] == [2] * 6
+    # The beginning of a stop that never comes is held back until the end, and comes with the last token once more.
+    held = client.chat.completions.create(**asked, stop=[(whole.choices[0].message.content or "")[-1] + "never"])
+    assert held.choices[0].message.content == whole.choices[0].message.content
+    assert held.choices[0].logprobs
+    assert len(held.choices[0].logprobs.content or []) == len(entries)
+    text: dict[str, Any] = {"model": model, "prompt": "Once upon", "temperature": 0, "seed": 1, "logprobs": 2, "max_tokens": 6}
+    plain = client.completions.create(**text).choices[0].logprobs
+    assert plain
+    assert [len(one) for one in plain.top_logprobs or []] == [2] * 6
+    parts = [chunk.choices[0].logprobs for chunk in client.completions.create(**text, stream=True)]
+    assert [at for part in parts if part for at in part.text_offset or []] == plain.text_offset
 
 
 def test_half_characters_have_their_bytes(client: openai.OpenAI) -> None:
