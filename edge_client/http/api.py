@@ -22,7 +22,8 @@ from starlette.routing import Route
 from common.errors import BadInput, HedgeError
 from common.logits import LogitsOptions, LogitsProcessor
 from common.model import LanguageModel
-from edge_client.http.api_request import ApiError, ApiRequest, openapi, parse_request, read_body
+from edge_client.http.api_request import ApiRequest, parse_request, read_body
+from edge_client.http.errors import ApiError
 from edge_client.http.replies import (
     Choice,
     Said,
@@ -35,6 +36,7 @@ from edge_client.http.replies import (
     usage_headers,
     usage_json,
 )
+from edge_client.http.schema import openapi
 from edge_client.http.service import Service
 from edge_client.http.tools import CallReader, calls_grammar, reader_of
 from edge_client.systems import SYSTEMS

@@ -12,7 +12,7 @@ from starlette.routing import Route
 from common.errors import BadInput, Unreachable
 from common.http import static
 from common.rpc import split_address
-from edge_client.http.api_request import ApiError
+from edge_client.http.errors import ApiError
 from edge_client.http.replies import error_response
 from edge_client.http.service import Service
 from edge_client.systems import SYSTEMS

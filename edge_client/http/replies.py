@@ -12,7 +12,8 @@ from starlette.responses import JSONResponse
 from common.errors import BadInput, Disconnected, Incompatible
 from common.model import LanguageModel
 from edge_client.engine.session import Emitted
-from edge_client.http.api_request import ApiError, ApiRequest
+from edge_client.http.api_request import ApiRequest
+from edge_client.http.errors import ApiError
 from edge_client.http.service import Reply
 from edge_client.http.tools import CallReader, Piece, ToolCall
 from edge_client.receipt import summed

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_client.http.api_request import ApiError, ChatBody, TextBody, openapi, parse_request, read_body
+from edge_client.http.api_request import parse_request, read_body
+from edge_client.http.errors import ApiError
 from edge_client.http.replies import event
+from edge_client.http.schema import ChatBody, TextBody, openapi
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
 INNER = ("user", "role", "content", "type", "text", "function", "name", "parameters", "schema", "regex", "choice", "json")
