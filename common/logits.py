@@ -35,8 +35,8 @@ class LogitsOptions:
     grammar: str = ""
 
     def __post_init__(self) -> None:
-        if not 0 < self.repetition_penalty <= 10:
-            raise BadInput(f"repetition-penalty {self.repetition_penalty:g} is not above 0 and at most 10")
+        if not 0.1 <= self.repetition_penalty <= 10:
+            raise BadInput(f"repetition-penalty {self.repetition_penalty:g} is not in 0.1..10")
         for name in ("presence_penalty", "frequency_penalty"):
             if not abs(value := getattr(self, name)) <= _LARGEST:
                 raise BadInput(f"{name.replace('_', '-')} {value:g} is not in -2..2")
@@ -63,7 +63,7 @@ class LogitsProcessor:
     """
 
     def __init__(self, options: LogitsOptions, lm: LanguageModel, prompt: int, end_ids: Collection[int]) -> None:
-        self.options, self._prompt = options, prompt
+        self.options, self._prompt, self._end_ids = options, prompt, end_ids
         for token, _ in options.logit_bias:
             if token >= lm.vocab_size:
                 raise BadInput(f"logit-bias of id {token} in a vocabulary of {lm.vocab_size}")
@@ -88,9 +88,10 @@ class LogitsProcessor:
         return self._grammar.forced(ids[self._prompt :]) if self._grammar else None
 
     def check(self, ids: Sequence[int]) -> None:
-        """BadInput for an answer so far that the grammar does not know."""
-        if self._grammar:
-            self._grammar.follow(ids[self._prompt :])
+        """BadInput for an answer so far that the grammar does not know, or behind which it allows nothing."""
+        answer = ids[self._prompt :]
+        if self._grammar and not (answer and answer[-1] in self._end_ids):
+            self._grammar.allowed(answer)
 
     def _penalise(self, logits: np.ndarray, ids: np.ndarray) -> None:
         options, seen = self.options, np.unique(ids)

@@ -202,6 +202,10 @@ class ReceiptLog:
             say(f"hedge: cannot write {self._path}: {error.strerror}")
 
 
+def _no_number(name: str) -> Any:
+    raise ValueError(name)
+
+
 def read_receipts(path: Path) -> list[dict[str, Any]]:
     """BadInput for a file that does not hold receipts."""
     from common.files import read_text
@@ -209,8 +213,10 @@ def read_receipts(path: Path) -> list[dict[str, Any]]:
     found = []
     for number, line in enumerate(read_text(path).splitlines(), 1):
         try:
-            receipt = json.loads(line)
+            receipt = json.loads(line, parse_constant=_no_number)
             summed([receipt])
+            if receipt["cost"] and not isinstance(receipt["cost"]["currency"], str):
+                raise TypeError(receipt)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise BadInput(f"{path}, line {number}: not a receipt") from None
         found.append(receipt)

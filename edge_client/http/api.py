@@ -149,7 +149,7 @@ class Api:
         reader = self._reader(asked)
         if reader and asked.tool_choice != "auto":
             asked = replace(asked, grammar=self._calls(asked), shaped_by="tools")
-        self._check_grammar(asked)
+        self._check_logits(asked)
         prompts = self._prompts(asked)
         seed = asked.seed if asked.seed is not None else secrets.randbits(32)
         for ids in prompts:
@@ -169,15 +169,18 @@ class Api:
         except BadInput as error:
             raise ApiError(400, str(error), param="tools", code="unsupported_parameter") from None
 
-    def _check_grammar(self, asked: ApiRequest) -> None:
-        try:
-            LogitsProcessor(LogitsOptions(grammar=asked.grammar), self._service.slm, 0, self._service.slm.end_ids)
-        except BadInput as error:
-            raise ApiError(400, str(error), param=asked.shaped_by) from None
+    def _check_logits(self, asked: ApiRequest) -> None:
+        slm = self._service.slm
+        parts = {"logit_bias": {"logit_bias": asked.logits.get("logit_bias", ())}, asked.shaped_by: {"grammar": asked.grammar}}
+        for param, options in parts.items():
+            try:
+                LogitsProcessor(LogitsOptions(**options), slm, 0, slm.end_ids).check(())
+            except BadInput as error:
+                raise ApiError(400, str(error), param=param) from None
 
     def _calls(self, asked: ApiRequest) -> str:
         if asked.grammar:
-            raise ApiError(400, "an answer that has to call a tool has no other form", param="response_format")
+            raise ApiError(400, "an answer that has to call a tool has no other form", param=asked.shaped_by)
         named = [tool for tool in asked.tools if asked.tool_choice in ("required", tool["function"]["name"])]
         return calls_grammar(named, self._service.slm, parallel=asked.parallel and asked.tool_choice == "required")
 

@@ -104,6 +104,8 @@ def _parts(value: object) -> Iterable[object]:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise ApiError(400, f"the name {shown(name)} is not Unicode")
         if name in found:
             raise ApiError(400, f"{shown(name)} comes twice in an object", param=name)
         found[name] = value
@@ -203,7 +205,7 @@ def _structured(asked: StructuredOutputs | None) -> str:
 
 def _biases(given: dict[str, float]) -> tuple[tuple[int, float], ...]:
     for name in given:
-        if not (name.isascii() and name.isdigit() and len(name) < 10):
+        if not (name.isascii() and name.isdigit() and len(name) < 10 and name == str(int(name))):
             raise ApiError(400, f"logit_bias {shown(name)} is not a token id", param="logit_bias")
     return tuple((int(name), bias) for name, bias in given.items())
 

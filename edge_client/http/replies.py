@@ -2,6 +2,7 @@
 
 import json
 import math
+from codecs import getincrementaldecoder
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -55,9 +56,13 @@ class Choice:
     notes: list[str] = field(default_factory=list)
     # One entry a token, where they are wanted.
     logprobs: list[dict[str, Any]] = field(default_factory=list)
+    # Of the same tokens: how many characters come before each.
+    offsets: list[int] = field(default_factory=list)
 
     async def pieces(self, slm: LanguageModel, *, logprobs: bool) -> AsyncIterator[Said]:
         tokens = before = 0
+        # A part of a character is a character of its own only where it stays one.
+        characters = getincrementaldecoder("utf-8")("ignore")
         async with aclosing(self.reply.pieces()) as pieces:  # type: ignore[type-var]
             async for emitted in pieces:
                 # The last one may come once more, for text that was held back.
@@ -66,7 +71,7 @@ class Choice:
                 logprob = _logprob(slm, emitted) if logprobs and fresh else None
                 read = self.reader.feed(emitted.text) if self.reader else [emitted.text]
                 yield self._said(emitted, read, logprob, before)
-                before += len(logprob["token"]) if logprob else 0
+                before += len(characters.decode(bytes(logprob["bytes"]))) if logprob else 0
         if self.reader and (rest := self.reader.finish()):
             yield self._said(None, rest)
 
@@ -78,7 +83,9 @@ class Choice:
         said = Said(emitted, text, calls, len(self.calls), logprob, before)
         self.text += text
         self.calls += calls
-        self.logprobs += [logprob] if logprob else []
+        if logprob:
+            self.logprobs.append(logprob)
+            self.offsets.append(before)
         return said
 
     @property
@@ -101,14 +108,10 @@ def _entry(slm: LanguageModel, token: int, value: float) -> dict[str, Any]:
     return {"token": data.decode("utf-8", "replace"), "logprob": max(value, _NEVER), "bytes": list(data)}
 
 
-def _logprobs(entries: list[dict[str, Any]], before: int, asked: ApiRequest, *, chat: bool) -> dict[str, Any]:
-    """In the shape of chats, or in that of completions: `before` characters of tokens come before."""
+def _logprobs(entries: list[dict[str, Any]], offsets: list[int], asked: ApiRequest, *, chat: bool) -> dict[str, Any]:
+    """In the shape of chats, or in that of completions, with the `offsets` of the entries in the text."""
     if chat:
         return {"content": entries, "refusal": None}
-    offsets = []
-    for one in entries:
-        offsets.append(before)
-        before += len(one["token"])
     tops = [{one["token"]: one["logprob"] for one in entry["top_logprobs"]} for entry in entries]
     return {
         "tokens": [one["token"] for one in entries],
@@ -123,7 +126,7 @@ def choice_json(choice: Choice, asked: ApiRequest, *, chat: bool) -> dict[str, A
     if choice.calls:
         message |= {"content": choice.text or None, "tool_calls": [call.to_json() for call in choice.calls]}
     body: dict[str, Any] = {"message": message}
-    logprobs = None if asked.logprobs is None else _logprobs(choice.logprobs, 0, asked, chat=chat)
+    logprobs = None if asked.logprobs is None else _logprobs(choice.logprobs, choice.offsets, asked, chat=chat)
     return {
         "index": choice.index,
         **(body if chat else {"text": choice.text}),
@@ -145,7 +148,7 @@ def chunk_json(choice: Choice, said: Said | None, asked: ApiRequest, *, chat: bo
     else:
         choice_json = {"index": choice.index, "text": said.text if said else "", "logprobs": None, "finish_reason": finish}
     if said and said.logprob:
-        choice_json["logprobs"] = _logprobs([said.logprob], said.before, asked, chat=chat)
+        choice_json["logprobs"] = _logprobs([said.logprob], [said.before], asked, chat=chat)
     if said is None:
         choice_json["hedge"] = choice.reply.to_json()
     elif said.emitted:

@@ -26,7 +26,20 @@ def _encodable(text: str) -> str:
     return text
 
 
+def _encodable_whole(value: dict[str, Any]) -> dict[str, Any]:
+    json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def _of_an_object(schema: dict[str, Any]) -> dict[str, Any]:
+    if schema.get("type", "object") != "object":
+        raise ValueError(schema)
+    return schema
+
+
 Text = Annotated[str, AfterValidator(_encodable)]
+# A JSON schema.
+Schema = Annotated[dict[str, Any], AfterValidator(_encodable_whole)]
 Ids = Annotated[list[Annotated[int, Field(ge=0, lt=1 << 31)]], Field(min_length=1)]
 Stop = Annotated[Text, Field(min_length=1)]
 _TOKENS = f"a whole number in 1..{MAX_NEW_TOKENS}"
@@ -86,7 +99,9 @@ class Message(_Part):
 class Function(_Part):
     name: Name
     description: Text | None = None
-    parameters: dict[str, Any] | None = Field(default=None, description="a JSON schema, an object")
+    parameters: Annotated[Schema, AfterValidator(_of_an_object)] | None = Field(
+        default=None, description="a JSON schema, an object, of objects"
+    )
     strict: bool | None = None
 
 
@@ -107,7 +122,7 @@ class NamedTool(_Part):
 class JsonSchema(_Part):
     name: str = ""
     description: str | None = None
-    json_schema: dict[str, Any] | None = Field(default=None, alias="schema")
+    json_schema: Schema | None = Field(default=None, alias="schema", description="a JSON schema, an object")
     strict: bool | None = None
 
 
@@ -119,9 +134,9 @@ class ResponseFormat(_Part):
 class StructuredOutputs(_Part):
     """As vLLM has them: one of these."""
 
-    json_: dict[str, Any] | None = Field(default=None, alias="json", description="a JSON schema, an object")
-    regex: Text | None = Field(default=None, description="a regular expression")
-    grammar: Text | None = Field(default=None, description="a grammar in Lark's notation")
+    json_: Schema | None = Field(default=None, alias="json", description="a JSON schema, an object")
+    regex: Text | None = Field(default=None, min_length=1, description="a regular expression")
+    grammar: Text | None = Field(default=None, min_length=1, description="a grammar in Lark's notation")
     choice: list[Text] | None = Field(default=None, min_length=1, description="a list of texts")
 
 
@@ -137,7 +152,7 @@ class HedgeBlock(_Part):
 class Body(_Part):
     model: str = Field(default="hedge", description="the name of a system")
     temperature: float | None = Field(default=None, ge=0, le=2, description="a number in 0..2")
-    top_p: float | None = Field(default=None, ge=0, le=1, description="a number in 0..1")
+    top_p: float | None = Field(default=None, gt=0, le=1, description="a number above 0, at most 1")
     max_tokens: int | None = Field(default=None, ge=1, le=MAX_NEW_TOKENS, description=_TOKENS)
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] = Field(default=[], description=_STOPS)
     seed: int | None = Field(default=None, ge=0, lt=SEED_LIMIT, description=f"a whole number in 0..{SEED_LIMIT - 1}")
@@ -146,7 +161,7 @@ class Body(_Part):
     stream_options: StreamOptions = Field(default=StreamOptions(), description="an object")
     top_k: int | None = Field(default=None, ge=-1, lt=1 << 31, description="a count, 0 or -1 for all")
     min_p: float | None = Field(default=None, ge=0, le=1, description="a number in 0..1")
-    repetition_penalty: float | None = Field(default=None, gt=0, le=10, description="a number above 0, at most 10")
+    repetition_penalty: float | None = Field(default=None, ge=0.1, le=10, description="a number in 0.1..10")
     presence_penalty: float | None = Field(default=None, ge=-2, le=2, description="a number in -2..2")
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2, description="a number in -2..2")
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] = Field(
@@ -212,6 +227,8 @@ def checked(schema: type[Checked], given: dict[str, Any]) -> Checked:
 def _refusal(schema: type[BaseModel], given: object, error: ValidationError) -> ApiError:
     """Of the first thing that is wrong: where it is, and what it has to be."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    if not first["loc"]:
+        return ApiError(400, "the body has a name that is not Unicode")
     path, value, param, missing = "", given, str(first["loc"][0]), False
     described: Any = None
     for step in first["loc"]:
@@ -234,6 +251,8 @@ def _refusal(schema: type[BaseModel], given: object, error: ValidationError) -> 
 def _described(schema: type[BaseModel], path: str) -> str | None:
     """What a field of the schema, or of a message in it, is said to be."""
     outer, _, name = re.sub(r"\[\d+\]", "", path).rpartition(".")
+    if outer == "logit_bias":
+        return "a number in -100..100"
     owner = _INNER.get(outer, schema) if outer else schema
     fields = owner.model_fields
     found = fields.get(name) or next((one for one in fields.values() if one.alias == name), None)

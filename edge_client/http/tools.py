@@ -4,6 +4,7 @@ The family is told by the chat template, which also writes the tools into the pr
 """
 
 import json
+import re
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,8 @@ from edge_client.engine.release import overlap
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 _MOST_CALLS = 8
+# Of a schema: what is no schema itself.
+_DATA = ("const", "enum", "default", "examples")
 _NO_PARAMETERS = {"type": "object", "additionalProperties": False}
 
 
@@ -75,7 +78,7 @@ class HermesReader(CallReader):
     Small models of these families leave the marks away: an answer that is such an object, and nothing else, is a call too.
     """
 
-    _begun = False
+    _begun = _called = False
 
     def _read(self, *, ended: bool) -> Iterator[Piece]:
         bare = self._held.strip().removeprefix("```json").removesuffix("```").lstrip()
@@ -87,6 +90,11 @@ class HermesReader(CallReader):
                 yield call
         self._begun = True
         while self._held:
+            if self._called:
+                # White space behind a call is of no meaning.
+                self._held = self._held.lstrip()
+                self._called = not self._held
+                continue
             said, mark, rest = self._held.partition(_OPEN)
             if not mark:
                 keep = 0 if ended else overlap(self._held, _OPEN)
@@ -94,7 +102,7 @@ class HermesReader(CallReader):
                 if said:
                     yield said
                 return
-            inside, closed, after = rest.partition(_CLOSE)
+            inside, closed, after = _closed(rest)
             if not closed and not ended:
                 return
             call = self._call(inside, "arguments")
@@ -102,8 +110,7 @@ class HermesReader(CallReader):
                 yield said if call else said + mark + inside + closed
             if call:
                 yield call
-            # What stands between calls is of no meaning.
-            self._held = after.lstrip() if call else after
+            self._held, self._called = after, call is not None
 
     @classmethod
     def grammar(cls, tools: Sequence[dict[str, Any]], lm: LanguageModel, most: int) -> str:
@@ -175,8 +182,11 @@ def _schema(tools: Sequence[dict[str, Any]], arguments: str) -> str:
 
 def _moved(schema: Any, where: str) -> Any:
     """A schema that stands inside of another one: what it refers to in itself is found there."""
+    if isinstance(schema, dict) and "$id" in schema:
+        # It is found by a name of its own.
+        return schema
     if isinstance(schema, dict):
-        inside = {name: _moved(part, where) for name, part in schema.items()}
+        inside = {name: part if name in _DATA else _moved(part, where) for name, part in schema.items()}
         target = schema.get("$ref")
         return inside | {"$ref": where + target[1:]} if isinstance(target, str) and target.startswith("#") else inside
     return [_moved(part, where) for part in schema] if isinstance(schema, list) else schema
@@ -186,6 +196,19 @@ def _is_special(lm: LanguageModel, text: str) -> bool:
     tokenizer = lm.grammar_tokenizer
     ids = tokenizer.tokenize_str(text, parse_special=True)
     return len(ids) == 1 and bool(tokenizer.is_special_token(ids[0]))
+
+
+def _closed(text: str) -> tuple[str, str, str]:
+    """What is before the closing mark, the mark, and what is behind it: one inside of a JSON string is none."""
+    at = text.find(_CLOSE)
+    while at >= 0 and _in_string(text[:at]):
+        at = text.find(_CLOSE, at + 1)
+    return (text, "", "") if at < 0 else (text[:at], _CLOSE, text[at + len(_CLOSE) :])
+
+
+def _in_string(text: str) -> bool:
+    quotes = re.sub(r"\\.", "", text, flags=re.DOTALL).count('"')
+    return quotes % 2 == 1
 
 
 def _objects(text: str) -> list[str]:

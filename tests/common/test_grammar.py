@@ -121,6 +121,9 @@ EXPONENTIAL = {
         of_regex("[a"),
         of_lark("start: nowhere"),
         of_lark("start: start start"),
+        of_regex("[^\\s\\S]"),
+        of_schema({"$ref": "#"}),
+        of_lark('start: start "ab"'),
         "not a grammar",
         "{}",
     ],
@@ -157,3 +160,17 @@ def test_ids_that_the_grammar_does_not_know_are_named(lm: LanguageModel) -> None
     process = LogitsProcessor(LogitsOptions(grammar=of_regex("[0-9]+")), lm, 1, lm.end_ids)
     with pytest.raises(BadInput, match=r"id \d+ at position 0 is not what the grammar allows"):
         process.check([1, lm.encode_text("x")[-1]])
+
+
+def test_long_forced_text_is_looked_up_once(lm: LanguageModel) -> None:
+    """And is the same ids from wherever an answer goes on: a run is found again by what came before it."""
+    grammar, said = Grammar(of_regex("x(" + "qz" * 2000 + "|b)"), lm, lm.end_ids), list[int]()
+    q = lm.encode_text("q")[-1]
+    while (only := grammar.forced(said)) not in lm.end_ids:
+        said.append(q if only is None else only)
+    assert lm.decode(said).startswith("xqzqz")
+    looked = len(grammar._runs)
+    assert looked < 10
+    fresh = Grammar(of_regex("x(" + "qz" * 2000 + "|b)"), lm, lm.end_ids)
+    fresh.follow(said[:700])
+    assert [fresh.forced(said[:at]) for at in (700, 3, 701, 650)] == [said[at] for at in (700, 3, 701, 650)]

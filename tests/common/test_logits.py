@@ -54,7 +54,7 @@ def test_nothing_asked_is_nothing_done(lm: LanguageModel) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"repetition_penalty": 0.0}, "repetition-penalty 0 is not above 0"),
+        ({"repetition_penalty": 0.0}, "repetition-penalty 0 is not in 0.1..10"),
         ({"repetition_penalty": float("nan")}, "repetition-penalty nan"),
         ({"presence_penalty": 2.5}, "presence-penalty 2.5 is not in -2..2"),
         ({"frequency_penalty": float("nan")}, "frequency-penalty nan"),

@@ -64,6 +64,29 @@ def test_any_bytes_are_a_body_or_refused(data: bytes) -> None:
         (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', "messages[0].content"),
         (b'{"messages": [{"role": "user", "content": "x", "images": []}]}', "messages[0].images is not supported"),
         (b'{"messages": [{"role": "user"}]}', "messages[0].content is missing"),
+        (b'{"\\ud800": 1}', "is not Unicode"),
+        (b'{"\\ud800": 1, "\\ud800": 2}', "is not Unicode"),
+        (
+            b'{"messages": [{"role": "user", "content": "x"}], "logit_bias": {"1": 101}}',
+            "logit_bias.1 101 is not a number in -100..100",
+        ),
+        (b'{"messages": [{"role": "user", "content": "x"}], "logit_bias": {"01": 1}}', "logit_bias '01' is not a token id"),
+        (b'{"messages": [{"role": "user", "content": "x"}], "top_p": 0}', "top_p 0 is not a number above 0"),
+        (b'{"messages": [{"role": "user", "content": "x"}], "repetition_penalty": 1e-300}', "is not a number in 0.1..10"),
+        (
+            b'{"messages": [{"role": "user", "content": "x"}], "structured_outputs": {"grammar": ""}}',
+            "structured_outputs.grammar ''",
+        ),
+        (
+            b'{"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "function", "function": '
+            b'{"name": "f", "parameters": {"type": "array"}}}]}',
+            "tools[0].function.parameters",
+        ),
+        (
+            b'{"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "function", "function": '
+            b'{"name": "f", "parameters": {"properties": {"a": {"const": "\\udc00"}}}}}]}',
+            "tools[0].function.parameters",
+        ),
         (b'{"messages": [{"role": "wizard", "content": "x"}]}', "messages[0].role 'wizard' is not one of system"),
         (b'{"messages": [{"role": "user", "content": [{"type": "text"}]}]}', "messages[0].content [{"),
         (b'{"messages": 1}', "messages 1 is not a list of messages"),

@@ -84,7 +84,18 @@ def test_prices_that_are_none_are_refused(words: list[str], message: str) -> Non
     assert Prices.of([]) is None
 
 
-@pytest.mark.parametrize("line", ["", "7", "{}", '{"tokens": 3}', "[" * 100000])
+def _changed(**changes: Any) -> str:
+    return json.dumps(receipt("slm") | changes)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("", "7", "{}", '{"tokens": 3}', "[" * 100000),
+        _changed(seconds=float("nan")),
+        _changed(cost={"currency": 5, "hedge": 1.0, "llm_alone": 1.0}),
+    ],
+)
 def test_a_log_that_is_none_is_named(line: str, tmp_path: Path) -> None:
     (tmp_path / "log").write_text(json.dumps(receipt("slm")) + f"\n{line}\n")
     with pytest.raises(BadInput, match="line 2: not a receipt"):

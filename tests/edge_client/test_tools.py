@@ -22,6 +22,8 @@ HERMES: list[tuple[str, list[Any]]] = [
     (f"I will add.\n{CALL}", ["I will add.\n", ADDED]),
     (f"{CALL}\n{CALL}", [ADDED, ADDED]),
     ("a < b <tool", ["a < b <tool"]),
+    ('<tool_call>{"name": "add", "arguments": {"v": "\\"</tool_call>"}}</tool_call>\n\n', [("add", {"v": '"</tool_call>'})]),
+    (f"{CALL}\n\n  Done.", [ADDED, "Done."]),
     ("<tool_call>\nnot JSON\n</tool_call> then", ["<tool_call>\nnot JSON\n</tool_call> then"]),
     (
         '<tool_call>{"name": "other", "arguments": {}}</tool_call>',
@@ -124,6 +126,25 @@ def test_an_answer_that_has_to_call_is_calls_and_nothing_else(template: str, kin
         numbers.add(len(calls))
     assert (max(numbers) > 1) == parallel
     assert min(numbers) == 1
+
+
+def test_data_in_a_schema_is_left_as_it_is() -> None:
+    parameters = {
+        "type": "object",
+        "properties": {"v": {"const": {"$ref": "#/x"}}},
+        "required": ["v"],
+        "additionalProperties": False,
+    }
+    named = {"$id": "http://e.x/s", **TOOLS[1]["function"]["parameters"]}  # type: ignore[dict-item]
+    lm = Templated(HERMES_TEMPLATE)
+    for schema, expected in ((parameters, {"v": {"$ref": "#/x"}}), (named, None)):
+        tool = {"type": "function", "function": {"name": "add", "parameters": schema}}
+        followed, said = Grammar(calls_grammar([tool], lm, parallel=False), lm, lm.end_ids), list[int]()
+        rng = np.random.default_rng(1)
+        while not said or said[-1] not in lm.end_ids:
+            said.append(int(rng.choice(np.flatnonzero(followed.allowed(said)))))
+        ((_, arguments),) = read(HermesReader(NAMES), [lm.decode(said)])
+        assert arguments == expected or (expected is None and set(arguments) == {"a", "b"})
 
 
 @pytest.mark.parametrize(

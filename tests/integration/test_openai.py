@@ -145,6 +145,13 @@ def test_half_characters_have_their_bytes(client: openai.OpenAI) -> None:
     assert found.message.content == "€ß漢字"
     assert found.logprobs
     assert bytes(part for one in found.logprobs.content or [] for part in one.bytes or []).decode() == "€ß漢字"
+    shape = {"structured_outputs": {"choice": ["€ß漢字."]}}
+    text = client.completions.create(model="hedge", prompt="a", logprobs=0, max_tokens=40, extra_body=shape).choices[0]
+    assert text.logprobs
+    # Where a token is in the text, although a character may take several.
+    assert text.logprobs.text_offset
+    assert text.logprobs.text_offset == sorted(text.logprobs.text_offset)
+    assert {0, 1, 2, 3, 4} <= set(text.logprobs.text_offset) <= {0, 1, 2, 3, 4, 5}
 
 
 def test_prompts_may_be_token_ids(client: openai.OpenAI) -> None:
@@ -205,7 +212,8 @@ def test_tools_are_called_and_their_answers_heard(model: str, tooled: openai.Ope
         ({"structured_outputs": {"regex": "(" * 3000}}, "structured_outputs", "regex"),
         ({"structured_outputs": {"grammar": "x" * 100000}}, "structured_outputs", "100"),
         ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "structured_outputs", "one of them is enough"),
-        ({"logit_bias": {"99999": 1}}, None, "id 99999"),
+        ({"logit_bias": {"99999": 1}}, "logit_bias", "id 99999"),
+        ({"structured_outputs": {"regex": "[^\\s\\S]"}}, "structured_outputs", "nothing can come at position 0"),
         ({"guided_json": {}}, "guided_json", "not supported"),
     ],
 )
