@@ -137,6 +137,8 @@ def summarise(system: str, run: Sequence[AnswerRecord], llm: Sequence[AnswerReco
         "exact_match": round(sum(hits) / len(hits), 4) if hits else None,
         "families": {family: round(sum(found) / len(found), 4) for family, found in sorted(right.items())},
         "relative_accuracy": [round(value, 4) for value in relative] if relative else None,
+        "as_the_llms": _as_the_llms(run, llm) if llm else None,
+        "near_tie_answers": sum(answer.near_ties > 0 for answer in run),
         "chrf": None if score is None else round(score, 2),
         "tokens": tokens,
         "share_skipped": round(sum(answer.skipped for answer in run) / tokens, 4),
@@ -151,6 +153,13 @@ def summarise(system: str, run: Sequence[AnswerRecord], llm: Sequence[AnswerReco
     row["paper_bytes_per_token"] = round(paper / 8 / tokens, 3)
     row["tokens_per_second"] = round(tokens / sum(answer.wall_s for answer in run), 1)
     return row
+
+
+def _as_the_llms(run: Sequence[AnswerRecord], llm: Sequence[AnswerRecord]) -> float | None:
+    """The share of answers that are the LLM's own, token for token, of those that both have."""
+    theirs = {answer.task: answer.token_ids for answer in llm}
+    both = [answer.token_ids == theirs[answer.task] for answer in run if answer.task in theirs]
+    return round(sum(both) / len(both), 4) if both else None
 
 
 def _judged(
@@ -169,8 +178,10 @@ def _print(rows: list[dict[str, Any]]) -> None:
         table.add_column(row["system"], justify="right")
     for family in rows[0]["families"]:
         table.add_row(family, *(f"{row['families'][family]:.0%}" for row in rows))
-    for name in ("exact_match", "share_skipped"):
-        table.add_row(name.replace("_", " "), *("-" if row[name] is None else f"{row[name]:.1%}" for row in rows), style="bold")
+    for name in ("exact_match", "as_the_llms", "share_skipped"):
+        shown = "the LLM's token for token" if name == "as_the_llms" else name.replace("_", " ")
+        table.add_row(shown, *("-" if row[name] is None else f"{row[name]:.1%}" for row in rows), style="bold")
+    table.add_row("answers with near ties", *(str(row["near_tie_answers"]) for row in rows))
     spans = [row["relative_accuracy"] for row in rows]
     table.add_row(
         "accuracy over the LLM's, 95 %", *("-" if s is None else f"{s[0]:.1%} ({s[1]:.1%}..{s[2]:.1%})" for s in spans)

@@ -39,6 +39,8 @@ class AnswerRecord:
     codec_bytes: int
     payload_bytes: tuple[int, int]
     socket_bytes: tuple[int, int] | None
+    # Positions that rounding could decide: files of before that was kept have none.
+    near_ties: int = 0
 
     @property
     def skipped(self) -> int:
@@ -72,6 +74,7 @@ def from_session(index: int, task: Task, prompt_ids: list[int], session: Session
         codec_bytes=s.uplink_codec_bytes,
         payload_bytes=(s.uplink_payload_bytes, s.downlink_payload_bytes),
         socket_bytes=sockets,
+        near_ties=s.near_ties,
     )
 
 
