@@ -167,7 +167,9 @@ class Servicer(HedgeServicer):
             raise BadInput(f"a stream begins with open, not {first.WhichOneof('kind')}")
         prefix = self._runner.prefix()
         difference = self._exactness.difference if self._exactness else 0.0
-        session = VerifierSession(self._lm, first.open, prefix, self._context, difference)
+        made: tuple[Any, ...] = (self._lm, first.open, prefix, self._context, difference)
+        # A grammar may take a second to read, and the first one as long again for the vocabulary.
+        session = await asyncio.to_thread(VerifierSession, *made) if first.open.processors.grammar else VerifierSession(*made)
         if session.wants_rows and not self._runner.whole_rows:
             raise Incompatible(
                 "the server's engine has no whole rows of logits: no logits processors, and no log-probabilities"

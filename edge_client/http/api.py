@@ -5,7 +5,7 @@ import hmac
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -126,6 +126,10 @@ class Api:
         if self._open >= self._most:
             raise ApiError(429, f"{self._most} requests are being answered, no more are taken", code="rate_limit_exceeded")
         await self._service.looked()
+        if asked.grammar or asked.tools or asked.logprobs is not None:
+            # The first time it takes a large vocabulary a second or two.
+            with suppress(BadInput):
+                await asyncio.to_thread(getattr, self._service.slm, "grammar_tokenizer")
         choices, slm = self._choices(asked), self._service.slm
         head = {
             "id": ("chatcmpl-" if chat else "cmpl-") + secrets.token_hex(12),
