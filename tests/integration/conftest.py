@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import openai
 import pytest
 
 from edge_client.cli.main import main
@@ -62,6 +64,32 @@ def start_cloud() -> Iterator[StartCloud]:
 def cloud(start_cloud: StartCloud) -> Cloud:
     """The bundled LLM."""
     return start_cloud("--threads", "1")
+
+
+@contextmanager
+def serving(*options: str) -> Iterator[str]:
+    """`hedge serve`; yields HOST:PORT."""
+    command = [str(BIN / "hedge"), "serve", "--insecure", "--http", "127.0.0.1:0", "--threads", "1", *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    assert process.stderr
+    try:
+        yield next(found[1] for line in process.stderr if (found := re.search(r"listening on (\S+)", line)))
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+@pytest.fixture(scope="module")
+def address(cloud: Cloud) -> Iterator[str]:
+    with serving("--cloud", cloud.address) as found:
+        yield found
+
+
+@pytest.fixture
+def client(address: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"http://{address}/v1", api_key="none", max_retries=0) as made:
+        yield made
 
 
 def hedge(*arguments: str, stdin: str = "", program: str = "hedge") -> subprocess.CompletedProcess[str]:

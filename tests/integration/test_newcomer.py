@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import ENVIRONMENT, Cloud, hedge
-from tests.integration.test_serve import serving
+from tests.integration.conftest import ENVIRONMENT, Cloud, hedge, serving
 
 ROOT = Path(__file__).parents[2]
 

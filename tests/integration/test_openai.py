@@ -13,8 +13,8 @@ import openai
 import pytest
 
 from common.model import bundled_folder
-from tests.integration.conftest import Cloud, StartCloud
-from tests.integration.test_serve import MESSAGES, serving
+from tests.integration.conftest import Cloud, StartCloud, serving
+from tests.integration.test_serve import MESSAGES
 
 # Else it asks the internet what models cost.
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
@@ -53,18 +53,6 @@ def with_tools(start_cloud: StartCloud, tmp_path_factory: pytest.TempPathFactory
     cloud = start_cloud("--threads", "1", "--llm", str(folders["llm"]))
     with serving("--cloud", cloud.address, "--slm", str(folders["slm"])) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def address(cloud: Cloud) -> Iterator[str]:
-    with serving("--cloud", cloud.address) as found:
-        yield found
-
-
-@pytest.fixture
-def client(address: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"http://{address}/v1", api_key="none", max_retries=0) as made:
-        yield made
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from typing import Any
 import openai
 import pytest
 
-from tests.integration.conftest import ENVIRONMENT, Cloud, hedge
-from tests.integration.test_serve import MESSAGES, serving
+from tests.integration.conftest import ENVIRONMENT, Cloud, hedge, serving
+from tests.integration.test_serve import MESSAGES
 
 KEYS = {"answers", "prompt_tokens", "tokens", "llm", "bytes", "sent", "seconds", "waited_s", "near_ties", "cost"}
 PRICES = ("--prices", "prompt=0.2", "position=0.6")

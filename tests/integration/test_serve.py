@@ -2,49 +2,20 @@
 
 import asyncio
 import json
-import re
-import signal
-import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import openai
 import pytest
 
 from evaluation.processes import free_port
-from tests.integration.conftest import BIN, ENVIRONMENT, Cloud, StartCloud, hedge
+from tests.integration.conftest import Cloud, StartCloud, hedge, serving
 
 ASKED = "What is 47 + 38?"
 MESSAGES: Any = [{"role": "user", "content": ASKED}]
-
-
-@contextmanager
-def serving(*options: str) -> Iterator[str]:
-    """`hedge serve`; yields HOST:PORT."""
-    command = [str(BIN / "hedge"), "serve", "--insecure", "--http", "127.0.0.1:0", "--threads", "1", *options]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
-    assert process.stderr
-    try:
-        yield next(found[1] for line in process.stderr if (found := re.search(r"listening on (\S+)", line)))
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=30)
-    assert process.returncode == 0
-
-
-@pytest.fixture(scope="module")
-def address(cloud: Cloud) -> Iterator[str]:
-    with serving("--cloud", cloud.address) as found:
-        yield found
-
-
-@pytest.fixture
-def client(address: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"http://{address}/v1", api_key="none", max_retries=0) as made:
-        yield made
 
 
 def generated(cloud: Cloud, *options: str) -> str:

@@ -11,8 +11,7 @@ import pytest
 from common.grammar import Grammar
 from common.model import LanguageModel, load
 from edge_client.http.tools import calls_grammar
-from tests.integration.conftest import BIN, ENVIRONMENT, Cloud, StartCloud, hedge
-from tests.integration.test_serve import serving
+from tests.integration.conftest import BIN, ENVIRONMENT, Cloud, StartCloud, hedge, serving
 from tests.llama.conftest import ONE
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
