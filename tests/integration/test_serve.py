@@ -94,7 +94,7 @@ def test_completions_models_and_logprobs(client: openai.OpenAI) -> None:
     [
         ({"model": "gpt-9"}, openai.NotFoundError, "no model 'gpt-9'"),
         ({"temperature": 9}, openai.BadRequestError, "temperature 9 is not a number in 0..2"),
-        ({"top_p": 0}, openai.BadRequestError, "top-p 0"),
+        ({"top_p": 0}, openai.BadRequestError, "top_p 0 is not a number above 0"),
         ({"n": 99}, openai.BadRequestError, "n 99"),
         ({"max_tokens": 0}, openai.BadRequestError, "max_tokens 0"),
         ({"stop": ["", "a"]}, openai.BadRequestError, "stop"),
