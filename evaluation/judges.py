@@ -3,13 +3,14 @@
 import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
+from functools import partial
 from typing import Any
 
 from common.errors import BadInput
 from evaluation.questions import parse_answer
 from evaluation.run_code import runs
 
-# Of a reply, whether it is right.
+# Of a reply, whether it is right. They travel to other processes.
 Judge = Callable[[str], bool]
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 _LETTER = re.compile(r"\b([A-J])\b")
@@ -19,19 +20,31 @@ _BLOCK = re.compile(r"```[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
 def exact(reference: str) -> Judge:
     """The whole reply."""
-    return lambda reply: reply.strip() == reference.strip()
+    return partial(_is_whole, reference.strip())
+
+
+def _is_whole(expected: str, reply: str) -> bool:
+    return reply.strip() == expected
 
 
 def final(reference: str) -> Judge:
     """What follows "Answer:"."""
-    return lambda reply: parse_answer(reply) == reference.strip()
+    return partial(_is_final, reference.strip())
+
+
+def _is_final(expected: str, reply: str) -> bool:
+    return parse_answer(reply) == expected
 
 
 def last_number(reference: str) -> Judge:
     """The last number of the reply, commas in it left out. BadInput for a reference that has none."""
     if (expected := number_of(reference)) is None:
         raise BadInput(f"reference {reference[:40]!r} has no number")
-    return lambda reply: number_of(reply) == expected
+    return partial(_is_last, expected)
+
+
+def _is_last(expected: Decimal, reply: str) -> bool:
+    return number_of(reply) == expected
 
 
 def number_of(text: str) -> Decimal | None:
@@ -48,28 +61,32 @@ def regex(reference: str) -> Judge:
         pattern = re.compile(reference)
     except re.error as error:
         raise BadInput(f"reference {reference[:40]!r} is not a regular expression: {error}") from None
-    return lambda reply: pattern.search(reply) is not None
+    return partial(_is_found, pattern)
+
+
+def _is_found(pattern: re.Pattern[str], reply: str) -> bool:
+    return pattern.search(reply) is not None
 
 
 def choice(reference: str) -> Judge:
     """The letter behind the last "answer", or else the last letter A to J that stands alone."""
     if not re.fullmatch("[A-J]", reference.strip()):
         raise BadInput(f"reference {reference[:40]!r} is not a letter A to J")
+    return partial(_is_chosen, reference.strip())
 
-    def judge(reply: str) -> bool:
-        said = _ANSWERED.findall(reply) or _LETTER.findall(reply)
-        return bool(said) and said[-1].upper() == reference.strip()
 
-    return judge
+def _is_chosen(letter: str, reply: str) -> bool:
+    said = _ANSWERED.findall(reply) or _LETTER.findall(reply)
+    return bool(said) and said[-1].upper() == letter
 
 
 def code(prompt: str, test: str, entry_point: str) -> Judge:
     """Whether `test`, which defines check(candidate), passes on the function that the reply writes (Chen 2021)."""
+    return partial(_passes, prompt, test, entry_point)
 
-    def judge(reply: str) -> bool:
-        return runs(f"{program_of(prompt, reply, entry_point)}\n\n{test}\n\ncheck({entry_point})\n")
 
-    return judge
+def _passes(prompt: str, test: str, entry_point: str, reply: str) -> bool:
+    return runs(f"{program_of(prompt, reply, entry_point)}\n\n{test}\n\ncheck({entry_point})\n")
 
 
 def program_of(prompt: str, reply: str, entry_point: str) -> str:
