@@ -45,7 +45,8 @@ class Targets(Sequence[np.ndarray]):
         if number not in self._made:
             if not np.isfinite(self._rows[number]).all():
                 raise NotFinite(self._position + number)
-            before = self._ids[: self._prompt + self._position + number]
+            # Histories are long, and nothing is done to most rows.
+            before = self._ids[: self._prompt + self._position + number] if self._process.options else ()
             self._logits[number] = self._process(self._rows[number], before)
             self._made[number] = self._warp(self._logits[number])
         return self._made[number]

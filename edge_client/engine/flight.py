@@ -136,10 +136,10 @@ class Flight:
 
     def _ids_of(self, message: Message) -> tuple[list[int], int]:
         """The ids of a message, without those that a grammar forces where the cloud knows them: so many behind the last one."""
-        tokens, before = self._sequence.tokens[message.start : message.end], self._sequence.ids_before(message.start)
+        tokens = self._sequence.tokens[message.start : message.end]
         if not (self._verification.draws_by_position and self._processor.options.grammar):
             return [token.id for token in tokens], 0
-        ids, forced = list[int](), 0
+        before, ids, forced = self._sequence.ids_before(message.start), list[int](), 0
         for token in tokens:
             if self._processor.forced(before) is None:
                 ids.append(token.id)
