@@ -437,3 +437,26 @@ def test_the_llms_own_ends_end_an_answer_too(make_lm: Callable[..., LanguageMode
     assert verdict is not None
     assert (verdict.accepted, verdict.HasField("correction"), verdict.HasField("bonus")) == (1, False, False)
     assert server_info(lm).end_ids == [7]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"processors": pb.LogitsProcessors()}, "repetition-penalty 0 is not in"),
+        ({"processors": pb.LogitsProcessors(repetition_penalty=1, bias_ids=[1])}, "1 ids with 0 biases"),
+        ({"processors": pb.LogitsProcessors(repetition_penalty=1, bias_ids=[99], biases=[1])}, "id 99 in a vocabulary of 12"),
+        ({"processors": pb.LogitsProcessors(repetition_penalty=1, bias_ids=[1], biases=[float("nan")])}, "logit-bias 1=nan"),
+        ({"processors": pb.LogitsProcessors(repetition_penalty=1, grammar="x" * 100_000)}, "a grammar of 100000 characters"),
+        ({"logprobs": 21}, "log-probabilities of 21 tokens, at most 20"),
+        ({"warp": pb.Warp(temperature=1, top_p=1, min_p=2)}, "min-p 2 is not in 0..1"),
+    ],
+)
+def test_processors_that_make_no_sense_are_refused(changes: dict[str, object], words: str, lm: LanguageModel) -> None:
+    with pytest.raises(BadInput, match=words):
+        Alone(lm, opening(lm, **changes))
+
+
+def test_forced_ids_where_nothing_forces_them_are_refused(session: Alone) -> None:
+    session.opened()
+    with pytest.raises(BadInput, match="3 forced ids in a session whose drafts have none"):
+        session.judge(drafting([1], forced=3))
