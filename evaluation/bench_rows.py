@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from evaluation.break_even import no_overlap
 from evaluation.quality import RESAMPLES, relative_accuracy
 from evaluation.record import AnswerRecord, parse_answer
 from evaluation.tables import wide
@@ -95,6 +96,8 @@ def _row(
         "rounds": sum(len(answer.log) for answer in answers) / tokens,
         "positions": sum(round_.positions for answer in answers for round_ in answer.log) / tokens,
         "cloud_s": sum(entry["cloud_s"] for entry in entries) / tokens,
+        "steps": sum(answer.steps for answer in answers) / tokens,
+        "slm_s": sum(answer.slm_s for answer in answers) / tokens,
         "joules": None if entries[0]["joules"] is None else sum(entry["joules"] for entry in entries) / tokens,
         "exact_match": sum(right) / len(right) if right else None,
         "relative_accuracy": None if relative is None else relative[0],
@@ -139,3 +142,17 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
             cut = f" ({row['partial']} of {row['answers']} cut off)" if row["partial"] else ""
             table.add_row(system + cut, *(number(row[name]) for name in COLUMNS))
         wide().print(table)
+        if line := break_even_line(systems):
+            wide().print(line)
+
+
+def break_even_line(systems: dict[str, dict[str, Any]]) -> str | None:
+    """From what hedge and llm did in a cell: the round trip up to which hedge would be ahead if nothing overlapped."""
+    hedge, llm = systems.get("hedge"), systems.get("llm")
+    if hedge is None or llm is None or not hedge["rounds"] or not hedge["steps"]:
+        return None
+    steps, passes = hedge["steps"], hedge["rounds"]
+    seconds = no_overlap(steps, passes, hedge["slm_s"] / steps, llm["cloud_s"], hedge["cloud_s"] / passes)
+    trip = f"below {1e3 * seconds:.0f} ms there and back" if seconds > 0 else "at no round trip"
+    counts = f"{steps:.2f} steps and {passes:.2f} passes a token"
+    return f"hedge is faster than llm {trip}, if steps and messages did not overlap ({counts})"

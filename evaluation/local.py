@@ -52,18 +52,19 @@ async def own_answer(slm: LanguageModel, llm: LanguageModel, prompt: Sequence[in
 
 
 class LocalLink:
-    """A server over `lm` that is never out of reach; `lag` as in its streams."""
+    """A server over `lm` that is never out of reach; `lag` as in its streams, `difference` as in its sessions."""
 
     address = "this process"
 
-    def __init__(self, lm: LanguageModel, lag: int = 0) -> None:
-        self._lm, self._lag = lm, lag
+    def __init__(self, lm: LanguageModel, lag: int = 0, difference: float = 0.0) -> None:
+        self._lm, self._lag, self._difference = lm, lag, difference
         self.connection = 1
         self.info = server_info(lm)
 
     async def open(self, request: pb.Open) -> LocalStream:
         prefix = self._lm.kv_cache()
-        session = VerifierSession(self._lm, pb.Open.FromString(request.SerializeToString()), prefix)
+        opened = pb.Open.FromString(request.SerializeToString())
+        session = VerifierSession(self._lm, opened, prefix, difference=self._difference)
         return LocalStream(session, prefix, self._lag)
 
     async def reach(self, after: int) -> None: ...

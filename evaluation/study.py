@@ -7,7 +7,7 @@ each model an answer. Drafts and coins are keyed like a session's.
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,7 +19,6 @@ from edge_client.engine.gates.calibration import Fit
 from edge_client.engine.gates.measures import DRAWS, MEASURES
 from edge_client.engine.statistics import rejection
 from edge_client.engine.verification.bound import flattening, strictness
-from evaluation.record import AnswerRecord
 
 KS = (1, 2, 4, 8, 16, 30, 64, 128, 256, 512, 1024)
 NO_COINS = np.empty(0)
@@ -38,7 +37,20 @@ class Context:
     fit: Fit
 
 
-def study(context: Context, answers: Sequence[AnswerRecord], truncated: int) -> Iterator[dict[str, Any]]:
+class Answered(Protocol):
+    """An answer of the LLM, in ids."""
+
+    @property
+    def task(self) -> int: ...
+
+    @property
+    def prompt_ids(self) -> list[int]: ...
+
+    @property
+    def token_ids(self) -> list[int]: ...
+
+
+def study(context: Context, answers: Sequence[Answered], truncated: int) -> Iterator[dict[str, Any]]:
     """One entry an answer; the first `truncated` also say what each k of KS does, averaged over their tokens."""
     for number, answer in enumerate(answers):
         history = answer.prompt_ids + answer.token_ids

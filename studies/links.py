@@ -17,14 +17,12 @@ from rich.table import Table
 from tqdm import tqdm
 
 from common.command import MODEL_HELP, command_parser, model_options, parse
-from common.coupling import decided
 from common.errors import BadInput
 from common.model import BUNDLED, LanguageModel, load
-from common.noise import Noise, Purpose
-from common.sampling import Warp, gap
 from edge_client.cli.options import add_slm, add_warp, choose_seed, sampling_of
 from edge_client.config import PREFERENCES, GateConfig
 from edge_client.systems import SYSTEMS, GenerationConfig
+from evaluation.break_even import traced
 from evaluation.local import own_answer
 from evaluation.profile import named, read_profile
 from evaluation.record import Journal, only_writer, read_journal
@@ -35,8 +33,6 @@ from evaluation.tasks import add_tasks, tasks
 EXAMPLES = """  hedge simulate links --out runs/links
   hedge simulate links --slm ./small.gguf --llm ./large --prompts mine.jsonl --temperature 0.7 --out runs/mine
   hedge simulate links --traces docs/results/traces.jsonl --profiles phone laptop tablet --round-trips 0.02 0.2"""
-_ROWS = 64
-_LARGEST = 50.0
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -115,25 +111,6 @@ def _header(args: argparse.Namespace, slm: LanguageModel, llm: LanguageModel) ->
     named = ("questions", "question_seed", "seed", "top_k", "top_p", "max_new_tokens")
     models = {"slm": slm.fingerprint, "llm": llm.fingerprint, "prompts": str(args.prompts or "")}
     return {"kind": "traces"} | models | {name: getattr(args, name) for name in named}
-
-
-def traced(slm: LanguageModel, prompt: list[int], answer: list[int], warp: Warp, seed: int) -> dict[str, Any]:
-    """What the SLM makes of the LLM's answer."""
-    noise, cache, fed = Noise(seed, prompt), slm.kv_cache(), [*prompt, *answer[:-1]]
-    if len(prompt) > 1:
-        cache.forward(fed[: len(prompt) - 1], 0)
-    accepted: list[int] = []
-    margins: list[float] = []
-    for first in range(0, len(answer), _ROWS):
-        rows = cache.forward(fed[len(prompt) - 1 + first : len(prompt) - 1 + first + _ROWS])
-        for position, logits in enumerate(rows, first):
-            if warp.greedy:
-                draft, margin = int(logits.argmax()), gap(logits)
-            else:
-                draft, margin = decided(warp(logits), noise.integers(Purpose.TARGET, position, 0, len(logits)))
-            accepted.append(int(draft == answer[position]))
-            margins.append(round(min(margin, _LARGEST), 3))
-    return {"accepted": accepted, "margin": margins}
 
 
 def traces_of(entries: Sequence[dict[str, Any]], temperature: float) -> list[Trace]:

@@ -7,6 +7,7 @@ replayed over SNR x bandwidth.
 import argparse
 import importlib
 import json
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ from evaluation.quality import interval
 from evaluation.record import AnswerRecord, Journal, answers_of, only_writer
 from evaluation.systems import options_of
 from evaluation.tables import wide
-from evaluation.tasks import Task, add_tasks, tasks
+from evaluation.tasks import Task, add_judged, add_tasks, judged_tasks
 from studies.channel import FADINGS, Channel, open_uplink, snr_at
 from studies.clock import ACCOUNTS, Clock, Times, bits_of, measured, replay
 from studies.workers import CHUNK, AnswerJob, ModelPair, answers
@@ -62,6 +63,24 @@ def command(arguments: Sequence[str]) -> None:
     if arguments and arguments[0] in STUDIES:
         importlib.import_module(STUDIES[arguments[0]]).command(arguments[1:])
         return
+    args = options(arguments)
+    channels, given = channels_of(args), times_of(args)
+    for name in ("seeds", "jobs", "batch"):
+        if (number := getattr(args, name)) is not None and number < 1:
+            raise BadInput(f"{name} {number} is not at least 1")
+    if not 0 <= args.difference < math.inf:
+        raise BadInput(f"difference {args.difference:g} is not a number of at least 0")
+    if args.vocab is not None and args.vocab < 2:
+        raise BadInput(f"vocab {args.vocab} is not at least 2")
+    if args.resume and args.seed is None:
+        raise BadInput("--resume goes on with a run of one seed: give its --seed, which it printed")
+    choose_seed(args)
+    asked = judged_tasks(args)
+    with only_writer(args.out):
+        _simulate(args, asked, channels, given)
+
+
+def options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = command_parser("hedge simulate", "Token throughput of whole systems on the channel of the papers.", EXAMPLES)
     add_slm(parser)
     parser.add_argument("--llm", default=BUNDLED, help=MODEL_HELP)
@@ -76,10 +95,21 @@ def command(arguments: Sequence[str]) -> None:
         help="default: all of the paper, and hedge without pipelining",
     )
     add_tasks(group, 200)
+    add_judged(group)
     group.add_argument("--seeds", type=int, default=1, help="runs per system, with seeds --seed, --seed + 1, ... (default 1)")
     group.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="answers and rows as JSONL")
     group.add_argument("--resume", action="store_true", help="go on with what the folder holds")
     group.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
+    group.add_argument(
+        "--batch", type=int, metavar="N", help="N answers at once in one process, in common passes (two GGUF models)"
+    )
+    group.add_argument(
+        "--difference",
+        type=float,
+        default=0.0,
+        metavar="D",
+        help="by how much rounding moves a logit of the LLM, as hedge-cloud says at its start: near ties are counted",
+    )
     group.add_argument("--json", action="store_true", help="the rows on stdout instead of a table")
     group = parser.add_argument_group("channel and clock")
     group.add_argument("--snr", type=float, nargs="+", default=[-10.0, 0.0, 10.0, 20.0], metavar="DB")
@@ -93,19 +123,7 @@ def command(arguments: Sequence[str]) -> None:
     group.add_argument("--tau-slm", type=float, metavar="S", help="seconds of an SLM step (default: measured)")
     group.add_argument("--tau-llm", type=float, metavar="S", help="seconds of an LLM pass (default: measured)")
     group.add_argument("--profile", metavar="NAME|FILE", help="both from a device profile: phone, laptop, tablet, or TOML")
-    args = parse(parser, arguments)
-    channels, given = channels_of(args), times_of(args)
-    for name in ("seeds", "jobs"):
-        if getattr(args, name) < 1:
-            raise BadInput(f"{name} {getattr(args, name)} is not at least 1")
-    if args.vocab is not None and args.vocab < 2:
-        raise BadInput(f"vocab {args.vocab} is not at least 2")
-    if args.resume and args.seed is None:
-        raise BadInput("--resume goes on with a run of one seed: give its --seed, which it printed")
-    choose_seed(args)
-    asked = tasks(args.prompts, args.questions, args.question_seed)
-    with only_writer(args.out):
-        _simulate(args, asked, channels, given)
+    return parse(parser, arguments)
 
 
 def _simulate(args: argparse.Namespace, asked: list[Task], channels: list[Channel], given: Times | None) -> None:
@@ -169,6 +187,7 @@ def plan(args: argparse.Namespace) -> tuple[dict[str, GenerationConfig], dict[st
         "questions": args.questions,
         "question_seed": args.question_seed,
         "prompts": str(args.prompts or ""),
+        "task": args.task or "",
     }
     return runs, header
 
@@ -185,6 +204,9 @@ def run_models(
     args: argparse.Namespace, runs: dict[str, GenerationConfig], asked: list[Task], journals: dict[str, Journal]
 ) -> None:
     """Answers what the journals lack; every finished chunk is on disk at once."""
+    if args.batch:
+        run_batched(args, runs, asked, journals)
+        return
     jobs = []
     for name, config in runs.items():
         done = {entry["task"] for entry in journals[name].entries}
@@ -196,6 +218,29 @@ def run_models(
             for answer in found:
                 journals[run].append(answer.to_json())
             bar.update(len(found))
+
+
+def run_batched(
+    args: argparse.Namespace, runs: dict[str, GenerationConfig], asked: list[Task], journals: dict[str, Journal]
+) -> None:
+    """As `run_models`, each task by all systems before the next one; every answer is on disk at once."""
+    from studies.batched import answers as batched
+
+    done = {name: {entry["task"] for entry in journal.entries} for name, journal in journals.items()}
+    left = [
+        (index, task, lacking)
+        for index, task in enumerate(asked)
+        if (lacking := tuple(name for name in runs if index not in done[name]))
+    ]
+    if not left:
+        return
+    slm, llm = pair_of(args).load()
+    longest = max(len(slm.encode_chat(task.prompt.messages)) for _, task, _ in left) + args.max_new_tokens
+    context = min(slm.context, llm.context, longest)
+    with tqdm(total=sum(len(names) for _, _, names in left), desc="answering", unit="answer", disable=None) as bar:
+        for run, answer in batched(slm, llm, runs, left, args.batch, context, args.difference):
+            journals[run].append(answer.to_json())
+            bar.update()
 
 
 def measured_over(runs: Sequence[Sequence[AnswerRecord]]) -> Times:

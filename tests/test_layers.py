@@ -60,13 +60,7 @@ def test_only_the_files_behind_the_seams_import_a_runtime() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    [
-        "edge_client.cli.generate",
-        "edge_client.cli.chat",
-        "edge_client.cli.serve",
-        "edge_client.cli.doctor",
-        "cloud_server.serving",
-    ],
+    ["edge_client.cli.generate", "edge_client.cli.chat", "edge_client.cli.serve", "evaluation.doctor", "cloud_server.serving"],
 )
 def test_a_command_loads_no_runtime_before_its_model(module: str) -> None:
     check = f"import sys, {module}; assert not {RUNTIMES!r} & set(sys.modules), set(sys.modules)"

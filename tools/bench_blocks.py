@@ -12,10 +12,11 @@ from common.model import load
 from common.model_options import ModelOptions
 from common.sampling import Warp
 from edge_client.config import PREFERENCES
+from evaluation.break_even import traced
 from evaluation.profile import Profile, read_profile
 from evaluation.record import Journal, read_journal
 from evaluation.replay import Trace, foresight, replayed
-from studies.links import preferring, traced, traces_of
+from studies.links import preferring, traces_of
 from tools.bench_exact import OUT as ANSWERS
 from tools.bench_real import SEED, TEMPERATURES, questions
 

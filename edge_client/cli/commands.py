@@ -8,7 +8,6 @@ OWN = {
     "generate": "edge_client.cli.generate:command",
     "serve": "edge_client.cli.serve:command",
     "calibrate": "edge_client.cli.calibrate:command",
-    "doctor": "edge_client.cli.doctor:command",
     "receipts": "edge_client.cli.receipts:command",
     "pull": "edge_client.cli.models:pull",
     "models": "edge_client.cli.models:models",

@@ -142,7 +142,7 @@ def test_the_doctor_survives_a_build_that_does_not(
     crash = tmp_path / "python"
     crash.write_text("#!/bin/sh\nkill -SEGV $$\n")
     crash.chmod(0o755)
-    monkeypatch.setattr("edge_client.cli.doctor.sys.executable", str(crash))
+    monkeypatch.setattr("evaluation.doctor.sys.executable", str(crash))
     done = here("doctor", "--insecure", "--slm", str(files["slm"]))
     assert done.returncode == 1
     assert "dies of SIGSEGV" in done.stdout

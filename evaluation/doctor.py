@@ -11,19 +11,23 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from common.command import command_parser, model_options, parse
 from common.errors import BadInput, Denied, Disconnected, HedgeError, Incompatible
 from common.model import LanguageModel
 from common.model_options import is_gguf
-from common.probe import Measured, measure
+from common.probe import WIDE, Measured, measure
 from common.rpc import PROTOCOL_VERSION
 from edge_client.calibrations import Pair, find_calibration
 from edge_client.cli.connect import connected, load_slm
 from edge_client.cli.options import add_models, check_connection
+from edge_client.cli.prompts import from_text, read_prompts
+from edge_client.config import TEMPERATURE, SamplingParams
 from edge_client.transport.grpc_link import GrpcLink
 from edge_client.transport.messages import engine_of, id_codec_of
 from edge_client.transport.sockets import bytes_with
+from evaluation.break_even import LONGEST, Sample, no_overlap, sampled
 
 PACKAGES = ("grpcio", "protobuf", "numpy", "uvicorn", "torch", "transformers", "llama-cpp-python")
 EXTRAS = {
@@ -33,6 +37,9 @@ EXTRAS = {
     "ray": "ray (hedge-cloud deploy)",
 }
 CALLS = 5
+# Prompts that are asked, and those of nobody's own.
+MOST = 5
+PROMPTS = ("What is 47 + 38?", "Sort these numbers: 52, 7, 31, 18.", "Tell me a short story about a fox and a well.")
 # What builds llama.cpp for any processor of the last ten years.
 REBUILD = "CMAKE_ARGS=-DGGML_NATIVE=OFF pip install --no-cache-dir --force-reinstall --no-deps llama-cpp-python"
 EXAMPLES = """  hedge doctor --insecure
@@ -52,6 +59,13 @@ class Finding:
 def command(arguments: Sequence[str]) -> None:
     parser = command_parser("hedge doctor", "Checks model, cloud, versions and link, and says what to do.", EXAMPLES)
     add_models(parser)
+    parser.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help=f"JSONL; the first {MOST} are asked to find the speed (default: three of ours)",
+    )
+    parser.add_argument("--temperature", type=float, default=TEMPERATURE, help=f"of their answers (default {TEMPERATURE:g})")
     parser.add_argument("--json", action="store_true", help="one JSON object per finding on stdout")
     args = parse(parser, arguments)
     findings = list(_examined(args))
@@ -75,13 +89,17 @@ def _examined(args: argparse.Namespace) -> Iterator[Finding]:
         advice = REBUILD if isinstance(error, Crashed) else advice
         yield Finding("the device's model", well=False, found=str(error), advice=advice)
         return
-    yield from device(slm, cost or measure(slm))
+    cost = cost or measure(slm)
+    yield from device(slm, cost)
     try:
         check_connection(args)
     except BadInput as error:
         yield Finding("the connection", well=False, found=str(error), advice="model slm needs no cloud: --system slm")
         return
-    yield from asyncio.run(_cloud(args, slm))
+    findings, sample, round_trip = asyncio.run(_cloud(args, slm, cost))
+    yield from findings
+    if sample and sample.traces:
+        yield from _speed(sample, round_trip)
 
 
 class Crashed(HedgeError):
@@ -134,7 +152,8 @@ def device(slm: LanguageModel, cost: Measured) -> Iterator[Finding]:
     )
 
 
-async def _cloud(args: argparse.Namespace, slm: LanguageModel) -> list[Finding]:
+async def _cloud(args: argparse.Namespace, slm: LanguageModel, cost: Measured) -> tuple[list[Finding], Sample | None, float]:
+    """What is known of the cloud, and of the link; the last two for what to expect of both."""
     advice = {
         Disconnected: f"is hedge-cloud serve running at {args.cloud}, the way open, and TLS the same on both sides?",
         Denied: "ask the operator for a token (hedge-cloud token NAME), and give its file with --token-file",
@@ -144,10 +163,12 @@ async def _cloud(args: argparse.Namespace, slm: LanguageModel) -> list[Finding]:
     try:
         async with connected(args, slm, cloud=True) as (link, pair):
             assert link
-            return [*_known(link, slm), await _link(link), _calibrated(pair)]
+            trip = await _trip(link)
+            found = [*_known(link, slm), _link(trip), _calibrated(pair)]
+            return found, await _sampled(args, slm, cost, link), min(trip)
     except HedgeError as error:
         known = next((words for kind, words in advice.items() if isinstance(error, kind)), "")
-        return [Finding("the cloud", well=False, found=str(error), advice=known)]
+        return [Finding("the cloud", well=False, found=str(error), advice=known)], None, 0.0
 
 
 def _known(link: GrpcLink, slm: LanguageModel) -> Iterator[Finding]:
@@ -168,17 +189,56 @@ def _known(link: GrpcLink, slm: LanguageModel) -> Iterator[Finding]:
     yield Finding("its engine", well=True, found=found, advice=advice if engine == "rounding" else "")
 
 
-async def _link(link: GrpcLink) -> Finding:
+async def _trip(link: GrpcLink) -> list[float]:
+    """Seconds there and back, several times."""
     trips = []
     for _ in range(CALLS):
         started = time.perf_counter()
         await link.probe()
-        trips.append(1e3 * (time.perf_counter() - started))
-    trip = min(trips)
-    advice = "each rejected draft costs that: plain streaming (--system llm) may be as fast" if trip > 200 else ""
-    return Finding(
-        "the link", well=True, found=f"{trip:.1f} ms there and back at best, {max(trips):.1f} at worst", advice=advice
+        trips.append(time.perf_counter() - started)
+    return trips
+
+
+def _link(trips: Sequence[float]) -> Finding:
+    found = f"{1e3 * min(trips):.1f} ms there and back at best, {1e3 * max(trips):.1f} at worst"
+    return Finding("the link", well=True, found=found)
+
+
+async def _sampled(args: argparse.Namespace, slm: LanguageModel, cost: Measured, link: GrpcLink) -> Sample:
+    asked = read_prompts(args.prompts)[:MOST] if args.prompts else [from_text(text) for text in PROMPTS]
+    prompts = [slm.encode_chat(prompt.messages) for prompt in asked]
+    step_s, eight_s = cost.one_ms / 1e3, cost.eight_ms / 1e3
+    sampling = SamplingParams(temperature=args.temperature, seed=1)
+    return await sampled(slm, link, prompts, sampling, step_s, max(0.0, eight_s - step_s) / (WIDE - 1))
+
+
+def _speed(sample: Sample, round_trip: float) -> list[Finding]:
+    """What to expect of hedge here, and where it would begin to lose."""
+    counts, profile = sample.over(round_trip), sample.profile
+    passes, steps, positions = counts.per_token()
+    stream_s = profile.llm_s + profile.llm_position_s
+    verify_s = profile.llm_s + profile.llm_position_s * positions / passes
+    alone = no_overlap(steps, passes, profile.slm_s, stream_s, verify_s)
+    trip = sample.break_even()
+    at = {None: "at no round trip", float("inf"): f"at every round trip up to {LONGEST:g} s"}.get(
+        trip, f"below {1e3 * (trip or 0):.0f} ms there and back"
     )
+    advice = "" if counts.speed > 1 else "for speed alone take --system llm; hedge still saves passes of the LLM"
+    return [
+        Finding(
+            "expected here",
+            well=True,
+            found=f"hedge {counts.tokens / counts.seconds:.1f} tokens/s, the LLM's stream {1 / stream_s:.1f}; of the LLM "
+            f"{passes:.2f} passes a token, of the SLM {steps:.2f} steps ({counts.tokens} tokens looked at)",
+            advice=advice,
+        ),
+        Finding(
+            "break-even",
+            well=True,
+            found=f"hedge is faster than the LLM's stream {at} (without overlap: "
+            + ("never)" if alone <= 0 else f"below {1e3 * alone:.0f} ms)"),
+        ),
+    ]
 
 
 def _calibrated(pair: Pair) -> Finding:

@@ -1,0 +1,137 @@
+"""Many answers at once: the same tokens as one at a time, and rows that are those of a fresh forward."""
+
+import asyncio
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.errors import BadInput, HedgeError
+from common.llama_model import LlamaModel
+from common.model import BUNDLED, LanguageModel, load
+from edge_client.config import GateConfig, SamplingParams
+from edge_client.engine.session import Session
+from edge_client.systems import SYSTEMS, GenerationConfig
+from evaluation.local import LocalLink
+from evaluation.tasks import tasks
+from studies import batched
+from studies.batched import BatchedModel, answers
+
+QUESTIONS = tasks(None, 6, 0)
+CONTEXT, NEAR = 256, 2e-3
+
+
+def greedy(system: str, **gate: object) -> GenerationConfig:
+    config = SYSTEMS[system]
+    gates = replace(config.gate, **gate) if gate else config.gate
+    return replace(config, gate=gates, sampling=SamplingParams(temperature=0.0, seed=1, max_new_tokens=60))
+
+
+RUNS = {
+    "llm": greedy("llm"),
+    "hlm": greedy("hlm"),
+    "hedge": replace(greedy("hedge"), gate=GateConfig("survival", threshold=0.4)),
+    "cu-hlm": greedy("cu-hlm", measure="margin", threshold=0.05),
+    "slm": greedy("slm"),
+}
+
+
+async def drained(session: Session) -> list[int]:
+    async for _ in session.tokens():
+        pass
+    return session.token_ids
+
+
+def test_answers_at_once_are_those_of_one_at_a_time(slm: LanguageModel, llm: LanguageModel) -> None:
+    left = [(index, task, tuple(RUNS)) for index, task in enumerate(QUESTIONS)]
+    found = {(run, answer.task): answer for run, answer in answers(slm, llm, RUNS, left, 3, CONTEXT, NEAR)}
+    assert len(found) == len(QUESTIONS) * len(RUNS)
+    for index, task in enumerate(QUESTIONS):
+        for name, config in RUNS.items():
+            alone = Session(slm, slm.encode_chat(task.prompt.messages), config, LocalLink(llm))
+            assert asyncio.run(drained(alone)) == found[name, index].token_ids
+            assert found[name, index].correct is not None
+        assert found["hedge", index].token_ids == found["llm", index].token_ids
+
+
+def test_a_row_is_computed_once(slm: LanguageModel, llm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What hlm needs of the LLM is what llm has seen; hedge, which is exact, sees rows that are computed afresh."""
+    rows: dict[str, int] = {}
+    run = BatchedModel.run
+
+    def counted(self: BatchedModel, requests: list[batched._Request]) -> list[np.ndarray]:
+        rows[self.name] = rows.get(self.name, 0) + sum(request.rows for request in requests)
+        return run(self, requests)
+
+    monkeypatch.setattr(BatchedModel, "run", counted)
+
+    def needed(*names: str) -> tuple[int, int]:
+        rows.clear()
+        found = list(answers(slm, llm, RUNS, [(0, QUESTIONS[0], names)], 1, CONTEXT, 0.0))
+        assert len(found) == len(names)
+        return rows.get(slm.name, 0), rows.get(llm.name, 0)
+
+    (_, streamed), (drafted, verified) = needed("llm"), needed("llm", "hlm")
+    assert verified == streamed > 10
+    assert drafted >= streamed - 1
+    assert needed("llm", "hlm", "hedge")[1] > verified
+    assert needed("llm", "hlm", "hedge")[0] - drafted < 10
+
+
+def one_worker(lm: LanguageModel) -> tuple[BatchedModel, batched._Worker]:
+    assert isinstance(lm, LlamaModel)
+    worker = batched._Worker(0)
+    model = BatchedModel(lm, batched._Passes(1), 1, CONTEXT)
+    model.work_as(worker)
+    return model, worker
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_rows_after_any_rollback_are_those_of_a_fresh_forward(slm: LanguageModel, data: st.DataObject) -> None:
+    model, _ = one_worker(slm)
+    caches = [model.kv_cache(), model.kv_cache()]
+    held: list[list[int]] = [[], []]
+    for _ in range(data.draw(st.integers(1, 8))):
+        which = data.draw(st.integers(0, 1))
+        cache, ids = caches[which], held[which]
+        if ids and data.draw(st.booleans()):
+            length = data.draw(st.integers(0, len(ids)))
+            cache.rollback(length)
+            del ids[length:]
+        new = data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=6))
+        rows = data.draw(st.integers(0, len(new)))
+        found = cache.forward(new, rows)
+        ids += new
+        assert cache.length == len(ids)
+        if rows:
+            np.testing.assert_allclose(found, slm.kv_cache().forward(ids, rows), atol=NEAR)
+    with pytest.raises(ValueError, match="roll"):
+        caches[0].rollback(len(held[0]) + 1)
+
+
+def test_a_context_that_is_full_is_said_so(slm: LanguageModel) -> None:
+    model, _ = one_worker(slm)
+    with pytest.raises(HedgeError, match="257 tokens in a context of 256"):
+        model.kv_cache().forward([1] * 257)
+
+
+def test_a_pass_that_fails_fails_for_all_who_wait(
+    slm: LanguageModel, llm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: BatchedModel, requests: object) -> list[np.ndarray]:
+        raise HedgeError("no memory")
+
+    monkeypatch.setattr(BatchedModel, "run", broken)
+    left = [(index, task, ("llm",)) for index, task in enumerate(QUESTIONS)]
+    with pytest.raises(HedgeError, match="no memory"):
+        list(answers(slm, llm, RUNS, left, 3, CONTEXT, 0.0))
+    assert threading.active_count() < 20
+
+
+def test_models_of_another_runtime_are_refused(slm: LanguageModel) -> None:
+    with pytest.raises(BadInput, match="two GGUF models"):
+        list(answers(slm, load(BUNDLED, "llm"), RUNS, [], 1, CONTEXT, 0.0))
