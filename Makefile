@@ -23,7 +23,7 @@ help:
 	@echo "make bench-link           hedge, cu-hlm and plain streaming through the link emulator"
 	@echo "make loadtest          many devices on one cloud, beside the bare forward pass"
 	@echo "make soak                 ten minutes of that with an eye on memory, and 100,000 hostile messages"
-	@echo "make results              tables and plots of docs/results.md (under an hour)"
+	@echo "make results              tables and plots of the bundled pair in docs/results/paper.md (under an hour)"
 	@echo "make results-gelato       GELATO against static speculative decoding (minutes)"
 	@echo "make results-wireless [EMBEDDING=FOLDER]  joint token masking and detection (two hours; goes on where it ended)"
 	@echo "make proto calibration    regenerate the stubs; recalibrate the bundled pair"

@@ -203,7 +203,11 @@ GROUP = "hedge_cloud.commands"
 OWN = {"serve": "cloud_server.cli:serve", "token": "cloud_server.cli:token", "deploy": "cloud_server.cli:deploy"}
 
 
+def commands() -> dict[str, str]:
+    """MODULE:FUNCTION by name; those of other packages come through entry points."""
+    return OWN | {point.name: point.value for point in entry_points(group=GROUP)}
+
+
 def main() -> None:
-    """The entry point of hedge-cloud. Commands of other packages come through entry points and are loaded on use."""
-    others = {point.name: point.value for point in entry_points(group=GROUP)}
-    run("hedge-cloud", lambda: dispatch("hedge-cloud", OWN | others, sys.argv[1:]))
+    """The entry point of hedge-cloud. Commands are loaded on use."""
+    run("hedge-cloud", lambda: dispatch("hedge-cloud", commands(), sys.argv[1:]))

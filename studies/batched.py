@@ -28,8 +28,8 @@ from evaluation.tasks import Task
 
 # Ids of a pass: more do not make it cheaper an id.
 _BATCH = 256
-# Rows of logits that a worker keeps of a task, of both models: 600 MB at |V| = 152,000.
-KEPT_ROWS = 1000
+# Rows of logits that a worker keeps of a task, of both models: 430 MB at |V| = 152,000.
+KEPT_ROWS = 700
 
 
 @dataclass(eq=False, slots=True)

@@ -1,4 +1,4 @@
-"""python -m tools.results: every table and plot of docs/results.md from nothing; a second run goes on where the first ended."""
+"""python -m tools.results: tables and plots of the bundled pair in docs/results/paper.md; goes on where it ended."""
 
 import subprocess
 import sys
@@ -66,7 +66,7 @@ def main() -> None:
         study_tokens()
     plots()
     tables()
-    sys.stderr.write(f"docs/results.md and docs/plots are up to date: {time.monotonic() - started:.0f} s\n")
+    sys.stderr.write(f"docs/results/paper.md and docs/plots are up to date: {time.monotonic() - started:.0f} s\n")
 
 
 def study_tokens() -> None:
@@ -110,7 +110,7 @@ def plots() -> None:
 def tables() -> None:
     still = [(-10.0, 1e6, "none"), (0.0, 1e6, "none"), (10.0, 1e6, "none"), (0.0, 10e6, "none"), (0.0, 1e6, "token")]
     results_tables.write(
-        ROOT / "docs" / "results.md",
+        ROOT / "docs" / "results" / "paper.md",
         {
             **{name: results_tables.systems(RUNS / name) for name in SPEEDS},
             **{f"{name} speed": results_tables.speeds(RUNS / name, still) for name in SPEEDS},

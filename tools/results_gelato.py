@@ -1,4 +1,4 @@
-"""python -m tools.results_gelato: the tables and plots of GELATO in docs/results.md, near the mast and far from it."""
+"""python -m tools.results_gelato: the tables and plots of docs/results/gelato.md, near the mast and far from it."""
 
 import subprocess
 import sys
@@ -57,6 +57,35 @@ def systems(name: str) -> str:
     return table(head, lines)
 
 
+# What the page itself shows.
+SHORT = (
+    "static 1, top-p",
+    "static 7, top-p",
+    "static 7, ids",
+    "gelato published, V 10, top-p",
+    "gelato published, V 10, ids",
+    "gelato marginal, GELATO's J, ids",
+    "hedge, waiting",
+)
+
+
+def short() -> str:
+    """Speed and energy of a few systems, near the mast and far from it."""
+    near, far = ({row["system"]: row for row in rows_of(name)} for name in DISTANCES)
+    lines = [
+        [
+            system,
+            *(
+                text
+                for rows in (near, far)
+                for text in (f"{rows[system]['tokens_per_s']:.1f}", f"{rows[system]['joules_per_token']:.3f}")
+            ),
+        ]
+        for system in SHORT
+    ]
+    return table(("system", "500 m: tokens/s", "J/token", "3,000 m: tokens/s", "J/token"), lines)
+
+
 def main() -> None:
     for name, distance in DISTANCES.items():
         command = [str(BIN / "hedge"), "simulate", "gelato", "--distance", str(distance), "--out", str(RUNS / name)]
@@ -65,7 +94,9 @@ def main() -> None:
     for name in DISTANCES:
         plots = ROOT / "docs" / "plots" / ("." if name == NEAR else "far")
         subprocess.run([str(BIN / "hedge"), "plot", "gelato", str(RUNS / name / "rows.jsonl"), "--out", str(plots)], check=True)
-    write(ROOT / "docs" / "results.md", {"gelato near": systems(NEAR), "gelato far": systems(FAR)})
+    folder = ROOT / "docs" / "results"
+    write(folder / "tables.md", {"gelato near": systems(NEAR), "gelato far": systems(FAR)})
+    write(folder / "gelato.md", {"gelato short": short()})
 
 
 if __name__ == "__main__":

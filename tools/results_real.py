@@ -5,14 +5,17 @@ found stands in docs/results/real, one line an answer.
 
     calibrate      fits and thresholds at each temperature, on the prompts of tools/real_prompts.jsonl
     gsm8k-0, ...   the answers of every system to a task at a temperature, judged
+    strip          one answer over a link of 50 ms, token by token
     traces         what the SLM makes of the LLM's answers: measures of uncertainty, and the traces of `hedge simulate links`
 """
 
 import argparse
+import asyncio
 import json
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,9 +27,13 @@ from common.model import LanguageModel, digest, load
 from common.model_options import ModelOptions
 from common.sampling import Warp
 from edge_client.calibrations import load_calibration
+from edge_client.config import SamplingParams
+from edge_client.engine.session import Session
+from edge_client.systems import SYSTEMS
+from edge_client.transport.grpc_link import GrpcLink
 from evaluation.break_even import traced
 from evaluation.findings import predictors
-from evaluation.processes import BIN, local_cloud
+from evaluation.processes import BIN, listening, local_cloud
 from evaluation.record import AnswerRecord, Journal, only_writer, read_journal
 from evaluation.study import Context, study
 from evaluation.tasks import judged_tasks
@@ -43,10 +50,12 @@ MAX_NEW_TOKENS = 400
 CALIBRATED_TOKENS = 64
 # By how much a logit of q15.gguf moved with what else was in a pass: the largest that hedge-cloud found at its start.
 DIFFERENCE = 0.36
-WORKERS = 12
+WORKERS = 16
 # Answers whose tokens are looked at by every measure, of each task.
 STUDIED = 20
 MEASURE = "perturbation"
+SHOWN = "Write a Python function that returns the middle word of a sentence. Code only."
+HEDGE = "hedge:max-in-flight=1,threshold=0.4"
 PROPOSED = "cu-hlm:measure=margin,threshold-rule=quantile,skip-rate=0.76"
 
 
@@ -55,10 +64,10 @@ def quantile(measure: str, share: float) -> str:
 
 
 # Those first whose tokens are the LLM's, so that the others find its rows.
-SYSTEMS = (
+COMPARED = (
     "llm",
     "hlm",
-    "hedge:max-in-flight=1,threshold=0.4",
+    HEDGE,
     "gelato",
     "u-hlm",
     "cu-hlm",
@@ -85,7 +94,7 @@ class Answer(NamedTuple):
 def main() -> None:
     stages: dict[str, Callable[[argparse.Namespace], None]] = {"calibrate": calibrate}
     stages |= {f"{task}-{t}": partial(answer, task=task, temperature=t) for t in TEMPERATURES for task in TASKS}
-    stages["traces"] = trace
+    stages |= {"traces": trace, "strip": strip}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pair", type=Path)
     parser.add_argument("tasks", type=Path)
@@ -126,7 +135,7 @@ def calibrate(args: argparse.Namespace) -> None:
 def answer(args: argparse.Namespace, task: str, temperature: str) -> None:
     """Every system's answers to one task. A file that is whole is left as it is."""
     slm, llm = models(args)
-    systems = SYSTEMS + (FRONTIER if temperature == "0" else ())
+    systems = COMPARED + (FRONTIER if temperature == "0" else ())
     options = simulate.options(
         ["--slm", slm, "--llm", llm, "--task", task, "--task-folder", str(args.tasks), "--run-code", "--questions", "0"]
         + [
@@ -177,6 +186,7 @@ def kept(answer: AnswerRecord, vocab_size: int, *, whole: bool) -> dict[str, Any
         "rounds": len(answer.log),
         "positions": sum(round_.positions for round_ in answer.log),
         "paper_bytes": sum(bits_of(round_, "paper", vocab_size, vocab_size) for round_ in answer.log) / 8,
+        "messages": sum(round_.uplink_bytes for round_ in answer.log),
         "up": answer.payload_bytes[0],
         "down": answer.payload_bytes[1],
     }
@@ -222,3 +232,35 @@ def measures(slm: LanguageModel, llm: LanguageModel, task: str, temperature: str
     answers = [Answer(entry["task"], entry["prompt"], entry["ids"]) for entry in llm_answers(task, temperature)[:STUDIED]]
     entries = list(tqdm(study(context, answers, 0), total=len(answers), desc=f"measures {task} {temperature}", disable=None))
     return {"tokens": sum(len(entry["beta"]) for entry in entries), "measures": predictors(entries)}
+
+
+def strip(args: argparse.Namespace) -> None:
+    """One answer of hedge over gRPC and the link emulator: who wrote each token, and which verdict verified it."""
+    slm_path, llm = models(args)
+    slm = load(slm_path, "slm", ModelOptions(threads=1))
+    config = replace(SYSTEMS["hedge"], sampling=SamplingParams(temperature=0.7, seed=SEED, max_new_tokens=120))
+
+    async def answered(address: str) -> dict[str, Any]:
+        async with GrpcLink(address) as link:
+            session = Session(slm, slm.encode_chat([{"role": "user", "content": SHOWN}]), config, link)
+            tokens = [
+                {
+                    "text": slm.token_text(emitted.token).decode("utf-8", "replace"),
+                    "provenance": str(emitted.provenance),
+                    "verdict": session.statistics.rounds,
+                }
+                async for emitted in session.tokens()
+            ]
+            count = len(session.token_ids)
+            return {"prompt": SHOWN, "temperature": 0.7, "rounds": session.statistics.rounds, "tokens": tokens[:count]}
+
+    with (
+        local_cloud("--llm", llm, "--threads", "1", "--context", "2048") as cloud,
+        listening("hedge", "link", "--listen", "127.0.0.1:0", "--to", cloud, "--delay", "0.025") as relay,
+    ):
+        found = asyncio.run(answered(relay))
+    (OUT / "strip.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

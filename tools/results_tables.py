@@ -1,4 +1,4 @@
-"""The generated parts of docs/results.md: each stands between a begin and an end mark that names it."""
+"""The generated parts of the pages in docs/results: each stands between a begin and an end mark that names it."""
 
 import re
 from collections.abc import Sequence

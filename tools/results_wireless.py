@@ -1,4 +1,4 @@
-"""python -m tools.results_wireless: the tables and the plot of joint token masking and detection in docs/results.md."""
+"""python -m tools.results_wireless: the tables and the plot of joint token masking and detection in docs/results."""
 
 import argparse
 import subprocess
@@ -88,6 +88,16 @@ def verdict(rows: Rows) -> str:
     return table(("metric", "rule", "significantly worse than", "better than, at so many SNRs", "best over ml (95 %)"), lines)
 
 
+def short(rows: Rows) -> str:
+    """One metric of every system over the SNRs, 4-QAM: similarity, or accuracy where no encoder was given."""
+    rows = [row for row in rows if row["qam"] == 4]
+    metric = next(name for name in reversed(METRICS) if name in rows[0])
+    snrs = sorted({row["snr_db"] for row in rows})
+    found = {(row["system"], row["snr_db"]): f"{row[metric]:.3f}" for row in rows}
+    lines = [[system, *(found[system, snr] for snr in snrs)] for system in dict.fromkeys(row["system"] for row in rows)]
+    return table((metric, *(f"{snr:g} dB" for snr in snrs)), lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.results_wireless", description=__doc__)
     parser.add_argument("--packets", type=int, default=200)
@@ -101,6 +111,12 @@ def main() -> None:
     plots = ROOT / "docs" / "plots"
     subprocess.run([str(BIN / "hedge"), "plot", "wireless", str(OUT / "rows.jsonl"), "--out", str(plots)], check=True)
     every = read_journal(OUT / "rows.jsonl", "wireless")[1]
+    write(OUT.parent / "tables.md", tables(every))
+    write(OUT.parent / "wireless.md", {"wireless short": short(every)})
+
+
+def tables(every: Rows) -> dict[str, str]:
+    """The tables of all rows, by name."""
     four, sixteen = ([row for row in every if row["qam"] == order] for order in (4, 16))
     parts = {
         "wireless": f"{four[0]['packets']} packets.\n\n{systems(four)}",
@@ -111,7 +127,7 @@ def main() -> None:
     }
     if "similarity" in four[0]:
         parts["wireless similarity"] = gains(four, "similarity")
-    write(ROOT / "docs" / "results.md", parts)
+    return parts
 
 
 if __name__ == "__main__":

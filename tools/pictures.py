@@ -1,0 +1,163 @@
+"""python -m tools.pictures: the pictures of README.md and docs/results from kept rows; in grey, legible at 400 px."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from evaluation.profile import read_profile
+from evaluation.record import read_journal
+from evaluation.replay import Trace, replayed
+from studies.links import preferring
+from tools.real_tables import TASKS, Runs, summed
+
+ROOT = Path(__file__).parent.parent
+RESULTS, PLOTS = ROOT / "docs" / "results", ROOT / "docs" / "plots"
+PAPER = (0.748, 0.974)
+# Inches and points: a picture of this width keeps letters of 7 pixels when it is shown at 400.
+WIDTH, HEIGHT, SIZE = 6.0, 4.0, 12
+ROUND_TRIP = 0.05
+# Who wrote a token: shade of its cell, and of its letters.
+SHADES = {"accepted": ("0.92", "0.0"), "corrected": ("0.15", "1.0"), "bonus": ("0.55", "1.0"), "local": ("1.0", "0.0")}
+CALLED = {
+    "accepted": "drafted on the device, verified",
+    "corrected": "the cloud's, in place of a draft",
+    "bonus": "the cloud's, behind a whole block",
+}
+
+
+def main() -> None:
+    for name, figure in {
+        "skip-accuracy": skip_accuracy(),
+        "passes-acceptance": passes_acceptance(),
+        "token-strip": token_strip(json.loads((RESULTS / "real" / "strip.json").read_text("utf-8"))),
+    }.items():
+        figure.savefig(PLOTS / f"{name}.png", dpi=150)
+
+
+def axes_of(width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.tick_params(labelsize=SIZE)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def skip_accuracy() -> Figure:
+    """Accuracy over the LLM's against the share of tokens that the LLM is not asked about, temperature 0."""
+    figure, axes = axes_of()
+    axes.axhline(1.0, color="0.8", lw=1)
+    for label, points, style in (
+        ("bundled pair", bundled_frontier(), {"marker": "o", "linestyle": "-", "color": "0.55"}),
+        ("Qwen2.5-Coder 0.5B / 1.5B", real_frontier(), {"marker": "s", "linestyle": "--", "color": "0.0"}),
+    ):
+        x, y = np.array(sorted(points)).T
+        axes.plot(x, y, **style, markersize=7, label=label)
+    axes.plot(*PAPER, "k*", markersize=16, linestyle="none", label="the paper's figures")
+    axes.set_xlabel("share of tokens the LLM never checks", fontsize=SIZE)
+    axes.set_ylabel("accuracy over the LLM's", fontsize=SIZE)
+    axes.set_xlim(-0.03, 1.03)
+    axes.xaxis.set_major_formatter("{x:.0%}")
+    axes.yaxis.set_major_formatter("{x:.0%}")
+    axes.legend(fontsize=SIZE, loc="lower left", frameon=False)
+    return figure
+
+
+def bundled_frontier() -> list[tuple[float, float]]:
+    """cu-hlm gated by margin, as the table of the paper's page has it; and hedge, which skips nothing."""
+    page = (RESULTS / "paper.md").read_text("utf-8")
+    rows = re.findall(r"^\| margin \| [\d.]+ \| ([\d.]+)% \| [^|]+\| [^|]+\| ([\d.]+)%", page, re.MULTILINE)
+    return [(0.0, 1.0)] + [(float(skipped) / 100, float(kept) / 100) for skipped, kept in rows]
+
+
+def real_frontier() -> list[tuple[float, float]]:
+    runs = [found for task in TASKS if (found := Runs.read(RESULTS / "real", task, "0"))]
+    points = [(0.0, 1.0)]
+    for name in runs[0].answers:
+        if "measure=margin" in name or name == "slm":
+            found = summed([pair for one in runs for pair in one.whole(name)], runs[0].vocab_size)
+            points.append((found["skipped"], found["relative"]))
+    return points
+
+
+def passes_acceptance() -> Figure:
+    """LLM passes a token against the share of drafts that are the LLM's own token; a dot an answer."""
+    figure, axes = axes_of()
+    for label, folder, style in (
+        ("bundled pair, questions", ("bundled", "questions"), {"marker": "o", "color": "0.65"}),
+        ("bundled pair, tales", ("bundled", "tales"), {"marker": "^", "color": "0.35"}),
+        ("Qwen2.5-Coder, GSM8K and HumanEval", ("real", ""), {"marker": "s", "color": "0.0", "facecolors": "none"}),
+    ):
+        dots = [saved(entry) for entry in traces(*folder)]
+        x, y = np.array(dots).T
+        axes.scatter(x, y, s=26, label=label, linewidths=1, **style)
+    axes.set_xlabel("drafts that are the LLM's own token", fontsize=SIZE)
+    axes.set_ylabel("LLM passes saved", fontsize=SIZE)
+    axes.xaxis.set_major_formatter("{x:.0%}")
+    axes.yaxis.set_major_formatter("{x:.0%}")
+    axes.set_ylim(0, 1)
+    axes.legend(fontsize=SIZE - 1, loc="upper left", frameon=False)
+    return figure
+
+
+def traces(folder: str, task: str) -> list[dict[str, Any]]:
+    entries = read_journal(RESULTS / folder / "traces.jsonl", "traces")[1]
+    return [entry for entry in entries if entry["task"].startswith(task) and len(entry["accepted"]) >= 10]
+
+
+def saved(entry: dict[str, Any]) -> tuple[float, float]:
+    """Of one answer: the share of drafts that were right, and of passes that the LLM did not make, on a phone 50 ms away."""
+    trace = Trace(tuple(map(bool, entry["accepted"])), tuple(entry["margin"]))
+    counts = replayed([trace], preferring("balanced"), read_profile("phone"), ROUND_TRIP)
+    return float(np.mean(trace.accepted)), 1 - counts.passes / counts.tokens
+
+
+def token_strip(strip: dict[str, Any], columns: int = 46) -> Figure:
+    """One answer, a cell a token, as wide as its text: who wrote it, and by which verdict it was verified."""
+    cells = []
+    row, at = 0, 0.0
+    for token in strip["tokens"]:
+        text = token["text"].replace("\n", "\u21b5")
+        width = max(1.6, 0.95 * len(text) + 0.7)
+        if at + width > columns:
+            row, at = row + 1, 0.0
+        cells.append((row, at, width, text, token))
+        at += width
+        if "\n" in token["text"]:
+            row, at = row + 1, 0.0
+    rows = row + 1
+    figure = Figure(figsize=(WIDTH, 0.46 * rows + 1.15))
+    axes = figure.add_axes((0.01, 0.0, 0.98, 1.0))
+    axes.set_axis_off()
+    axes.set_xlim(0, columns)
+    axes.set_ylim(rows * 1.5 + 2.6, -1.0)
+    verdict = None
+    for row, at, width, text, token in cells:
+        fill, ink = SHADES[token["provenance"]]
+        top = row * 1.5
+        axes.add_patch(Rectangle((at, top), width, 1.0, facecolor=fill, edgecolor="0.3", lw=0.6))
+        axes.text(at + width / 2, top + 0.52, text, ha="center", va="center", fontsize=8.5, color=ink, family="monospace")
+        if token["verdict"] != verdict:
+            verdict = token["verdict"]
+            axes.text(at, top - 0.08, str(verdict), ha="left", va="bottom", fontsize=6.5, color="0.35")
+            axes.plot([at, at], [top - 0.25, top + 1.0], color="black", lw=1.8)
+    axes.text(0, -0.55, strip["prompt"], fontsize=9, style="italic", va="bottom")
+    at, top = 0.0, rows * 1.5 + 0.35
+    for kind, called in CALLED.items():
+        fill, _ = SHADES[kind]
+        axes.add_patch(Rectangle((at, top), 1.2, 0.7, facecolor=fill, edgecolor="0.3", lw=0.6))
+        axes.text(at + 1.6, top + 0.38, called, fontsize=7.5, va="center")
+        at += 2.4 + 0.42 * len(called)
+    counts = (
+        f"{len(strip['tokens'])} tokens, {strip['rounds']} passes of the LLM; a bar and a number begin what one pass verified"
+    )
+    axes.text(0, top + 1.35, counts, fontsize=7.5, va="center")
+    return figure
+
+
+if __name__ == "__main__":
+    main()

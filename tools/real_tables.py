@@ -1,0 +1,251 @@
+"""Tables of the real pair, from the rows of docs/results/real that `tools.results_real` made."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.codec import paper_bits
+from edge_client.systems import SYSTEMS
+from evaluation.break_even import Sample
+from evaluation.figures import short
+from evaluation.profile import read_profile
+from evaluation.quality import interval
+from evaluation.record import read_journal
+from studies.links import traces_of
+from tools.results_tables import table
+
+Parts = dict[str, dict[str, Callable[[], str]]]
+Entries = Sequence[dict[str, Any]]
+TASKS, TEMPERATURES = ("gsm8k", "humaneval"), ("0", "0.7", "1")
+# Of one row on one thread of the machine that made the rows: llama.cpp, Q4_K_M, seconds.
+SLM_S, LLM_S = 0.038, 0.051
+# The entries that CU-HLM keeps, and what it is compared with.
+KEPT, REFERENCE = 30, "hlm"
+SNR_DB, BANDWIDTH_HZ = -10.0, 1e6
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The answers of every run to one task at one temperature, each by its number."""
+
+    vocab_size: int
+    answers: dict[str, dict[int, dict[str, Any]]]
+
+    @classmethod
+    def read(cls, folder: Path, task: str, temperature: str) -> "Runs | None":
+        path = folder / f"{task}-{temperature}.jsonl"
+        if not path.exists():
+            return None
+        header, entries = read_journal(path, "real")
+        found: dict[str, dict[int, dict[str, Any]]] = {}
+        for entry in entries:
+            found.setdefault(entry["run"].rpartition(" #")[0], {})[entry["task"]] = entry
+        return cls(int(header["vocab_size"]), found)
+
+    def whole(self, name: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """A run's answers beside the LLM's to the same questions."""
+        theirs = self.answers["llm"]
+        return [(entry, theirs[number]) for number, entry in sorted(self.answers.get(name, {}).items()) if number in theirs]
+
+
+def summed(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], vocab_size: int) -> dict[str, float]:
+    """What a run comes to: shares, and what is per token."""
+    mine, theirs = [own for own, _ in pairs], [llm for _, llm in pairs]
+    tokens = sum(entry["tokens"] for entry in mine)
+    skipped = sum(entry["skipped"] for entry in mine)
+    right = np.array([[own["correct"], llm["correct"]] for own, llm in pairs], dtype=float)
+    low, high = interval(right[:, 0], right[:, 1])
+    audited = sum(entry["audited"] for entry in mine)
+    paper = sum(entry["paper_bytes"] for entry in mine)
+    whole = paper_bits(vocab_size, vocab_size) / 8
+    seconds = sum(clock(entry) for entry in mine)
+    return {
+        "answers": len(mine),
+        "tokens": tokens,
+        "skipped": skipped / tokens,
+        "accuracy": right[:, 0].mean(),
+        "relative": right[:, 0].sum() / max(1.0, right[:, 1].sum()),
+        "low": low,
+        "high": high,
+        "risk": sum(entry["risk"] for entry in mine) / audited if audited else float("nan"),
+        "paper_bytes": paper / tokens,
+        "compression": 1 - paper / max(1, tokens - skipped) / whole,
+        "up": sum(entry["messages"] for entry in mine) / tokens,
+        "passes": sum(entry["rounds"] for entry in mine) / tokens,
+        "positions": sum(entry["positions"] for entry in mine) / tokens,
+        "steps": sum(entry["steps"] for entry in mine) / tokens,
+        "near_ties": sum(entry["near_ties"] for entry in mine),
+        "same": float(np.mean([own["digest"] == llm["digest"] for own, llm in pairs])),
+        "tokens_per_s": tokens / seconds,
+        "llm_tokens": sum(entry["tokens"] for entry in theirs),
+    }
+
+
+def clock(entry: dict[str, Any]) -> float:
+    """Seconds of an answer on the paper's channel: tau_SLM + bits / C + tau_LLM, without fading."""
+    capacity = BANDWIDTH_HZ * math.log2(1 + 10 ** (SNR_DB / 10))
+    return float(entry["steps"] * SLM_S + 8 * entry["paper_bytes"] / capacity + entry["rounds"] * LLM_S)
+
+
+def systems(folder: Path, temperature: str) -> str:
+    """Every system at one temperature: both tasks' accuracy, and what both took together."""
+    runs = {task: found for task in TASKS if (found := Runs.read(folder, task, temperature))}
+    lines = []
+    for name in next(iter(runs.values())).answers:
+        each = {task: one.whole(name) for task, one in runs.items()}
+        every = summed([pair for pairs in each.values() for pair in pairs], next(iter(runs.values())).vocab_size)
+        right = [percent(summed(pairs, 2)["accuracy"]) if pairs else "-" for pairs in each.values()]
+        lines.append(
+            [
+                short(f"{name} #1"),
+                f"{every['answers']:.0f}",
+                f"{every['skipped']:.1%}",
+                *right,
+                f"{every['relative']:.1%} ({every['low']:.0%} to {every['high']:.0%})",
+                "-" if np.isnan(every["risk"]) else f"{every['risk']:.2%}",
+                f"{every['up']:.1f}",
+                f"{every['passes']:.2f}",
+            ]
+        )
+    head = ("system", "n", "skipped", *runs, "accuracy over llm's", "risk", "up B", "passes")
+    return table(head, lines)
+
+
+def percent(value: float) -> str:
+    return f"{value:.0%}"
+
+
+def measures(folder: Path) -> str:
+    """Fits and areas of the five measures, and of the noised margin, by temperature."""
+    entries = read_journal(folder / "measures.jsonl", "measures")[1]
+    names = list(entries[0]["measures"])
+    lines = []
+    for name in names:
+        cells = []
+        for temperature in TEMPERATURES:
+            mine = [entry for entry in entries if entry["temperature"] == float(temperature)]
+            weights = [entry["tokens"] for entry in mine]
+            cells += [weighted(mine, weights, name, key) for key in ("r2_beta", "auc")]
+        lines.append([name, *cells])
+    cells = []
+    for temperature in TEMPERATURES:
+        value = margin_auc(folder, float(temperature))
+        cells += ["-", "-" if value is None else f"{value:.3f}"]
+    lines.append(["noised margin of `hedge`", *cells])
+    head = ("measure", *(f"T {t}: {what}" for t in TEMPERATURES for what in ("R^2", "AUC")))
+    return table(head, lines)
+
+
+def weighted(entries: Entries, weights: Sequence[int], name: str, key: str) -> str:
+    if not entries:
+        return "-"
+    return f"{np.average([entry['measures'][name][key] for entry in entries], weights=weights):.3f}"
+
+
+def margin_auc(folder: Path, temperature: float) -> float | None:
+    """Of the margin by which the shared noise decided a draft, for drafts that are not the LLM's token."""
+    from evaluation.study import auc
+
+    entries = [entry for entry in read_journal(folder / "traces.jsonl", "traces")[1] if entry["temperature"] == temperature]
+    if not entries:
+        return None
+    margins = np.concatenate([np.asarray(entry["margin"]) for entry in entries])
+    rejected = 1 - np.concatenate([np.asarray(entry["accepted"]) for entry in entries])
+    return auc(-margins, rejected)
+
+
+PROFILES = ("phone", "laptop")
+ROUND_TRIPS = (0.02, 0.1, 0.2)
+
+
+def savings(folder: Path) -> str:
+    """hedge on the recorded answers over emulated devices and links, against the LLM's stream; a token each."""
+    entries = read_journal(folder / "traces.jsonl", "traces")[1]
+    lines = []
+    for temperature in TEMPERATURES:
+        traces = traces_of([entry | {"question": number} for number, entry in enumerate(entries)], float(temperature))
+        if not traces:
+            continue
+        for name in PROFILES:
+            profile = read_profile(name)
+            for seconds in ROUND_TRIPS:
+                counts = Sample(traces, profile).over(seconds)
+                passes, steps, positions = counts.per_token()
+                lines.append(
+                    [
+                        f"{temperature}",
+                        name,
+                        f"{1e3 * seconds:.0f} ms",
+                        f"{passes:.2f}",
+                        f"{positions:.2f}",
+                        f"{steps:.2f}",
+                        f"{profile.energy(1, 0.0, 0.0) * steps:.3f}",
+                        f"{counts.speed:.2f}",
+                    ]
+                )
+    return table(("T", "device", "round trip", "passes", "positions", "SLM steps", "J", "speed over llm"), lines)
+
+
+def break_evens(folder: Path) -> str:
+    """The round trip below which hedge is faster than the LLM's stream, by device."""
+    entries = read_journal(folder / "traces.jsonl", "traces")[1]
+    lines = []
+    for temperature in TEMPERATURES:
+        traces = traces_of([entry | {"question": number} for number, entry in enumerate(entries)], float(temperature))
+        if traces:
+            found = [Sample(traces, read_profile(name)).break_even(SYSTEMS["hedge"]) for name in PROFILES]
+            lines.append([temperature, *("never" if one is None else f"{1e3 * one:.0f} ms" for one in found)])
+    return table(("T", *PROFILES), lines)
+
+
+def claims(folder: Path, page: Path) -> str:
+    """The abstract of the paper beside both pairs at temperature 0: cu-hlm as published, and gated by margin."""
+    bundled = {name: headline(page, name) for name in ("cu-hlm", "cu-hlm:margin,skip 0.76")}
+    runs = {task: found for task in TASKS if (found := Runs.read(folder, task, "0"))}
+    vocab_size = next(iter(runs.values())).vocab_size
+
+    def real(name: str) -> dict[str, float]:
+        return summed([pair for one in runs.values() for pair in one.whole(name)], vocab_size)
+
+    hlm = real(REFERENCE)["tokens_per_s"]
+    own = {"published": real("cu-hlm"), "margin": real("cu-hlm:measure=margin,threshold-rule=quantile,skip-rate=0.76")}
+    columns = {
+        name: (one["skipped"], one["compression"], one["relative"], one["tokens_per_s"] / hlm) for name, one in own.items()
+    }
+    lines = [
+        ["transmissions skipped", "74.8%", *(b[0] for b in bundled.values()), *(f"{c[0]:.1%}" for c in columns.values())],
+        ["vocabulary not sent", "97.4%", *(b[1] for b in bundled.values()), *(f"{c[1]:.2%}" for c in columns.values())],
+        ["accuracy over llm's", "97.4%", *(b[2] for b in bundled.values()), *(f"{c[2]:.1%}" for c in columns.values())],
+        ["throughput over hlm's", "206x", *(b[3] for b in bundled.values()), *(f"{c[3]:.0f}x" for c in columns.values())],
+    ]
+    head = ("cu-hlm", "paper", "bundled", "bundled, margin", "real", "real, margin")
+    return table(head, lines)
+
+
+def headline(page: Path, name: str) -> tuple[str, str, str, str]:
+    """Of the bundled pair, as its own tables on the page have it: skipped, not sent, accuracy, over hlm at -10 dB."""
+    rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in page.read_text("utf-8").splitlines()]
+    system, speed = (row for row in rows if row[0] == name and len(row) in (6, 8))
+    if len(system) == 6:
+        system, speed = speed, system
+    sent = 1 - paper_bits(32000, KEPT) / paper_bits(32000, 32000)
+    return system[2], f"{sent:.2%}", system[4].split(" ")[0], speed[1].partition("(")[2].strip(")")
+
+
+def parts(folder: Path) -> Parts:
+    page = folder.parent / "paper.md"
+    found: Parts = {"docs/results/paper.md": {}, "docs/results/hedge.md": {}}
+    for temperature in TEMPERATURES:
+        if any((folder / f"{task}-{temperature}.jsonl").exists() for task in TASKS):
+            found["docs/results/paper.md"][f"real {temperature}"] = partial(systems, folder, temperature)
+    if (folder / "gsm8k-0.jsonl").exists():
+        found["docs/results/paper.md"]["claims"] = partial(claims, folder, page)
+    if (folder / "measures.jsonl").exists():
+        found["docs/results/paper.md"]["real measures"] = partial(measures, folder)
+        found["docs/results/hedge.md"] |= {"savings": partial(savings, folder), "break-even": partial(break_evens, folder)}
+    return found

@@ -1,0 +1,47 @@
+"""The generated parts of the pages whose rows are kept, written again or compared with what stands there."""
+
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from evaluation.record import read_journal
+from tools import real_tables, results_wireless
+from tools.results_tables import write
+
+Parts = dict[str, dict[str, Callable[[], str]]]
+
+
+def parts(root: Path) -> Parts:
+    """By page: what stands between the marks of each name."""
+    results = root / "docs" / "results"
+    wireless = read_journal(results / "wireless" / "rows.jsonl", "wireless")[1]
+    return {
+        "docs/results/tables.md": {name: partial(str, text) for name, text in results_wireless.tables(wireless).items()},
+        "docs/results/wireless.md": {"wireless short": lambda: results_wireless.short(wireless)},
+        **real_tables.parts(results / "real"),
+    }
+
+
+def differences(root: Path) -> list[str]:
+    """Parts that the rows do not give."""
+    found = []
+    for page, named in parts(root).items():
+        text = (root / page).read_text("utf-8")
+        for name, made in named.items():
+            stands = re.search(rf"<!-- begin {re.escape(name)} -->\n(.*?)\n?<!-- end {re.escape(name)} -->", text, re.DOTALL)
+            if stands is None:
+                found.append(f"{page}: has no place for {name}")
+            elif stands[1].strip() != made().strip():
+                found.append(f"{page}: {name} is not what its rows give: python -m tools.results_generated")
+    return found
+
+
+def main() -> None:
+    root = Path(__file__).parent.parent
+    for page, named in parts(root).items():
+        write(root / page, {name: made() for name, made in named.items()})
+
+
+if __name__ == "__main__":
+    main()
