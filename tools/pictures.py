@@ -13,7 +13,7 @@ from evaluation.profile import read_profile
 from evaluation.record import read_journal
 from evaluation.replay import Trace, replayed
 from studies.links import preferring
-from tools.real_tables import TASKS, Runs, summed
+from tools.real_tables import TASKS, Runs, agreement, summed
 
 ROOT = Path(__file__).parent.parent
 RESULTS, PLOTS = ROOT / "docs" / "results", ROOT / "docs" / "plots"
@@ -33,6 +33,7 @@ CALLED = {
 def main() -> None:
     for name, figure in {
         "skip-accuracy": skip_accuracy(),
+        "exactness": exactness(),
         "passes-acceptance": passes_acceptance(),
         "token-strip": token_strip(json.loads((RESULTS / "real" / "strip.json").read_text("utf-8"))),
     }.items():
@@ -75,7 +76,7 @@ def bundled_frontier() -> list[tuple[float, float]]:
 
 
 def real_frontier() -> list[tuple[float, float]]:
-    runs = [found for task in TASKS if (found := Runs.read(RESULTS / "real", task, "0"))]
+    runs = [run for task in TASKS if (run := Runs.read(RESULTS / "real", task, "0"))]
     points = [(0.0, 1.0)]
     for name in runs[0].answers:
         if "measure=margin" in name or name == "slm":
@@ -116,6 +117,22 @@ def saved(entry: dict[str, Any]) -> tuple[float, float]:
     return float(np.mean(trace.accepted)), 1 - counts.passes / counts.tokens
 
 
+def exactness() -> Figure:
+    """Answers of hedge that are llm's token for token, by engine."""
+    found = agreement(RESULTS)
+    figure, axes = axes_of(WIDTH, 0.5 * len(found) + 0.9)
+    shares = [same / total for _, _, same, total, _ in found]
+    bars = axes.barh(range(len(found)), shares, color="0.75", edgecolor="black")
+    axes.bar_label(bars, [f" {same} of {total}" for _, _, same, total, _ in found], fontsize=SIZE - 2)
+    axes.set_yticks(range(len(found)), [f"{what}\nT {at}" for what, at, *_ in found], fontsize=SIZE - 3)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.25)
+    axes.set_xticks([0, 0.5, 1])
+    axes.xaxis.set_major_formatter("{x:.0%}")
+    axes.set_xlabel("answers of hedge that are llm's, token for token", fontsize=SIZE - 1)
+    return figure
+
+
 def token_strip(strip: dict[str, Any], columns: int = 46) -> Figure:
     """One answer, a cell a token, as wide as its text: who wrote it, and by which verdict it was verified."""
     cells = []
@@ -147,7 +164,8 @@ def token_strip(strip: dict[str, Any], columns: int = 46) -> Figure:
             axes.plot([at, at], [top - 0.25, top + 1.0], color="black", lw=1.8)
     axes.text(0, -0.55, strip["prompt"], fontsize=9, style="italic", va="bottom")
     at, top = 0.0, rows * 1.5 + 0.35
-    for kind, called in CALLED.items():
+    seen = {token["provenance"] for token in strip["tokens"]}
+    for kind, called in ((kind, called) for kind, called in CALLED.items() if kind in seen):
         fill, _ = SHADES[kind]
         axes.add_patch(Rectangle((at, top), 1.2, 0.7, facecolor=fill, edgecolor="0.3", lw=0.6))
         axes.text(at + 1.6, top + 0.38, called, fontsize=7.5, va="center")

@@ -24,6 +24,7 @@ Entries = Sequence[dict[str, Any]]
 TASKS, TEMPERATURES = ("gsm8k", "humaneval"), ("0", "0.7", "1")
 # Of one row on one thread of the machine that made the rows: llama.cpp, Q4_K_M, seconds.
 SLM_S, LLM_S = 0.038, 0.051
+HEDGE = "hedge:max-in-flight=1,threshold=0.4"
 # The entries that CU-HLM keeps, and what it is compared with.
 KEPT, REFERENCE = 30, "hlm"
 SNR_DB, BANDWIDTH_HZ = -10.0, 1e6
@@ -203,6 +204,45 @@ def break_evens(folder: Path) -> str:
     return table(("T", *PROFILES), lines)
 
 
+def agreement(results: Path) -> list[tuple[str, str, int, int, int]]:
+    """By engine of the cloud: temperatures, how many answers of hedge are llm's token for token, of how many, near ties."""
+    found = []
+    rows = read_journal(results / "exact.jsonl", "exact")[1]
+    for dtype, what in (("bfloat16", "torch, bfloat16, reproducible"), ("float32", "torch, float32, plain")):
+        found.append(_agree(what, [row for row in rows if row["dtype"] == dtype], "question"))
+    found.append(_agree("vLLM, bfloat16", read_journal(results / "vllm.jsonl", "bench-vllm")[1], "question"))
+    live = [
+        row | {"system": name, "temperature": 0.0}
+        for name in ("llm", "hedge")
+        for row in read_journal(results / "gsm8k" / f"answers-{name}.jsonl", "answers")[1]
+    ]
+    found.append(_agree("llama.cpp, Q4_K_M, one device", live, "task"))
+    for temperature in TEMPERATURES:
+        batched = [
+            entry | {"system": name, "temperature": float(temperature), "number": (task, number), "token_ids": entry["digest"]}
+            for task in TASKS
+            if (runs := Runs.read(results / "real", task, temperature))
+            for name, run in (("llm", "llm"), ("hedge", HEDGE))
+            for number, entry in runs.answers.get(run, {}).items()
+        ]
+        if any(row["system"] == "hedge" for row in batched):
+            found.append(_agree("llama.cpp, Q4_K_M, many at once", batched, "number"))
+    return found
+
+
+def _agree(what: str, rows: Entries, key: str) -> tuple[str, str, int, int, int]:
+    llm = {(row["temperature"], row[key]): row["token_ids"] for row in rows if row["system"] == "llm"}
+    mine = [row for row in rows if row["system"] == "hedge" and (row["temperature"], row[key]) in llm]
+    same = sum(row["token_ids"] == llm[row["temperature"], row[key]] for row in mine)
+    temperatures = " and ".join(f"{value:g}" for value in sorted({row["temperature"] for row in mine}))
+    return what, temperatures, same, len(mine), sum(row.get("near_ties", 0) for row in mine)
+
+
+def exactness(results: Path) -> str:
+    lines = [[what, at, f"{same} of {total}", f"{ties / total:.1f}"] for what, at, same, total, ties in agreement(results)]
+    return table(("LLM in the cloud", "T", "answers that are llm's", "near ties an answer"), lines)
+
+
 def claims(folder: Path, page: Path) -> str:
     """The abstract of the paper beside both pairs at temperature 0: cu-hlm as published, and gated by margin."""
     bundled = {name: headline(page, name) for name in ("cu-hlm", "cu-hlm:margin,skip 0.76")}
@@ -239,7 +279,8 @@ def headline(page: Path, name: str) -> tuple[str, str, str, str]:
 
 def parts(folder: Path) -> Parts:
     page = folder.parent / "paper.md"
-    found: Parts = {"docs/results/paper.md": {}, "docs/results/hedge.md": {}}
+    exact: dict[str, Callable[[], str]] = {"exactness": partial(exactness, folder.parent)}
+    found: Parts = {"docs/results/paper.md": {}, "docs/results/hedge.md": {}, "docs/results/exactness.md": exact}
     for temperature in TEMPERATURES:
         if any((folder / f"{task}-{temperature}.jsonl").exists() for task in TASKS):
             found["docs/results/paper.md"][f"real {temperature}"] = partial(systems, folder, temperature)

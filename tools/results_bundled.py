@@ -12,7 +12,8 @@ from common.sampling import Warp
 from evaluation.break_even import traced
 from evaluation.processes import BIN
 from evaluation.record import Journal, answers_of, read_journal
-from tools.results_real import HEDGE, SEED, kept
+from tools.real_tables import HEDGE
+from tools.results_real import SEED, kept
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "docs" / "results" / "bundled"

@@ -39,12 +39,11 @@ from evaluation.study import Context, study
 from evaluation.tasks import judged_tasks
 from studies import batched, simulate
 from studies.clock import bits_of
+from tools.real_tables import HEDGE, TASKS, TEMPERATURES
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "docs" / "results" / "real"
 PROMPTS = ROOT / "tools" / "real_prompts.jsonl"
-TASKS = ("gsm8k", "humaneval")
-TEMPERATURES = ("0", "0.7", "1")
 SEED = 1
 MAX_NEW_TOKENS = 400
 CALIBRATED_TOKENS = 64
@@ -55,7 +54,6 @@ WORKERS = 16
 STUDIED = 20
 MEASURE = "perturbation"
 SHOWN = "Write a Python function that returns the middle word of a sentence. Code only."
-HEDGE = "hedge:max-in-flight=1,threshold=0.4"
 PROPOSED = "cu-hlm:measure=margin,threshold-rule=quantile,skip-rate=0.76"
 
 
@@ -100,6 +98,7 @@ def main() -> None:
     parser.add_argument("tasks", type=Path)
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"all by default, or some of {', '.join(stages)}")
     parser.add_argument("--minutes", type=float, default=25.0, help="after which a stage of answers begins no more of them")
+    parser.add_argument("--questions", type=int, default=0, help="the first so many of each task; 0, the default, for all")
     parser.add_argument("--workers", type=int, default=WORKERS, help=f"answers at once (default {WORKERS})")
     args = parser.parse_args()
     for name in args.stages:
@@ -137,7 +136,19 @@ def answer(args: argparse.Namespace, task: str, temperature: str) -> None:
     slm, llm = models(args)
     systems = COMPARED + (FRONTIER if temperature == "0" else ())
     options = simulate.options(
-        ["--slm", slm, "--llm", llm, "--task", task, "--task-folder", str(args.tasks), "--run-code", "--questions", "0"]
+        [
+            "--slm",
+            slm,
+            "--llm",
+            llm,
+            "--task",
+            task,
+            "--task-folder",
+            str(args.tasks),
+            "--run-code",
+            "--questions",
+            str(args.questions),
+        ]
         + [
             "--temperature",
             temperature,
@@ -152,7 +163,9 @@ def answer(args: argparse.Namespace, task: str, temperature: str) -> None:
     runs, header = simulate.plan(options)
     path = OUT / f"{task}-{temperature}.jsonl"
     with only_writer(OUT / f".{task}-{temperature}"):
-        journal = Journal(path, {"kind": "real"} | header | {"prompts": "", "temperature": temperature}, resume=True)
+        journal = Journal(
+            path, {"kind": "real"} | header | {"prompts": "", "questions": 0, "temperature": temperature}, resume=True
+        )
         done = {(entry["run"], entry["task"]) for entry in journal.entries}
         left = [
             (index, one, lacking)
