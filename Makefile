@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo demo-web test test-llama test-real bench-real lint proto calibration bench bench-full bench-micro bench-link loadtest soak results results-gelato results-wireless compose-test web-test screenshots test-ray test-vllm certs clean
+.PHONY: help demo demo-web test test-llama test-real bench-real lint proto calibration bench bench-full bench-micro bench-link loadtest soak results results-real docs-check results-gelato results-wireless compose-test web-test screenshots test-ray test-vllm certs clean
 
 help:
 	@echo "make demo [PROMPT=\"...\"] [SLM=... LLM=...]  cloud and edge on this machine: a chat, or one answer"
@@ -24,6 +24,8 @@ help:
 	@echo "make loadtest          many devices on one cloud, beside the bare forward pass"
 	@echo "make soak                 ten minutes of that with an eye on memory, and 100,000 hostile messages"
 	@echo "make results              tables and plots of the bundled pair in docs/results/paper.md (under an hour)"
+	@echo "make results-real PAIR=FOLDER [TASKS=FOLDER] [STAGE=...]  every system on a real pair, in stages that go on where they ended (hours)"
+	@echo "make docs-check           links, commands and figures of the documents"
 	@echo "make results-gelato       GELATO against static speculative decoding (minutes)"
 	@echo "make results-wireless [EMBEDDING=FOLDER]  joint token masking and detection (two hours; goes on where it ended)"
 	@echo "make proto calibration    regenerate the stubs; recalibrate the bundled pair"
@@ -118,6 +120,15 @@ bench-full: .venv/.test
 
 results: .venv/.test
 	$(BIN)/python -m tools.results
+
+results-real: .venv/.test .venv/.llama
+	@test -n "$(PAIR)" || { echo "PAIR=FOLDER with q05.gguf and q15.gguf, TASKS=FOLDER with gsm8k-dev.jsonl and humaneval-dev.jsonl"; exit 1; }
+	$(BIN)/python -m tools.results_real "$(PAIR)" "$(TASKS)" $(STAGE)
+	$(BIN)/python -m tools.results_generated
+	$(BIN)/python -m tools.pictures
+
+docs-check: .venv/.test
+	@$(BIN)/python -m tools.docs_check
 
 results-wireless: .venv/.test
 	$(BIN)/python -m tools.results_wireless --embedding "$(EMBEDDING)"

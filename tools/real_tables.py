@@ -161,6 +161,8 @@ def margin_auc(folder: Path, temperature: float) -> float | None:
 
 
 PROFILES = ("phone", "laptop")
+# Of a million positions of the LLM: a price to compare by, about that of a 70 B model in the cloud.
+EUR = 0.60
 ROUND_TRIPS = (0.02, 0.1, 0.2)
 
 
@@ -186,10 +188,11 @@ def savings(folder: Path) -> str:
                         f"{positions:.2f}",
                         f"{steps:.2f}",
                         f"{profile.energy(1, 0.0, 0.0) * steps:.3f}",
+                        f"{EUR * positions:.2f}",
                         f"{counts.speed:.2f}",
                     ]
                 )
-    return table(("T", "device", "round trip", "passes", "positions", "SLM steps", "J", "speed over llm"), lines)
+    return table(("T", "device", "round trip", "passes", "positions", "SLM steps", "J", "EUR/M", "speed over llm"), lines)
 
 
 def break_evens(folder: Path) -> str:
@@ -270,9 +273,8 @@ def claims(folder: Path, page: Path) -> str:
 def headline(page: Path, name: str) -> tuple[str, str, str, str]:
     """Of the bundled pair, as its own tables on the page have it: skipped, not sent, accuracy, over hlm at -10 dB."""
     rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in page.read_text("utf-8").splitlines()]
-    system, speed = (row for row in rows if row[0] == name and len(row) in (6, 8))
-    if len(system) == 6:
-        system, speed = speed, system
+    # The tables of temperature 0 come first.
+    system, speed = (next(row for row in rows if row[0] == name and len(row) == columns) for columns in (8, 6))
     sent = 1 - paper_bits(32000, KEPT) / paper_bits(32000, 32000)
     return system[2], f"{sent:.2%}", system[4].split(" ")[0], speed[1].partition("(")[2].strip(")")
 
@@ -281,12 +283,55 @@ def parts(folder: Path) -> Parts:
     page = folder.parent / "paper.md"
     exact: dict[str, Callable[[], str]] = {"exactness": partial(exactness, folder.parent)}
     found: Parts = {"docs/results/paper.md": {}, "docs/results/hedge.md": {}, "docs/results/exactness.md": exact}
+    found["docs/results/hedge.md"]["predicted"] = partial(predicted, folder.parent)
+    found["README.md"] = {"first": partial(first, folder.parent)}
     for temperature in TEMPERATURES:
         if any((folder / f"{task}-{temperature}.jsonl").exists() for task in TASKS):
             found["docs/results/paper.md"][f"real {temperature}"] = partial(systems, folder, temperature)
     if (folder / "gsm8k-0.jsonl").exists():
         found["docs/results/paper.md"]["claims"] = partial(claims, folder, page)
-    if (folder / "measures.jsonl").exists():
+    if (folder / "traces.jsonl").exists():
         found["docs/results/paper.md"]["real measures"] = partial(measures, folder)
         found["docs/results/hedge.md"] |= {"savings": partial(savings, folder), "break-even": partial(break_evens, folder)}
     return found
+
+
+def predicted(results: Path) -> str:
+    """What was expected of a link beside what a run then measured."""
+    lines = []
+    for row in read_journal(results / "break-even.jsonl", "break-even")[1]:
+        cells = [f"{row['expected'][key]:.{digits}f} / {row['measured'][key]:.{digits}f}" for key, digits in PREDICTED.items()]
+        offs = [f"{row[f'{key}_off']:+.0%}" for key in PREDICTED]
+        link = f"{1e3 * row['round_trip']:.0f} ms"
+        lines.append(
+            [row["pair"], f"{row['temperature']:g}", link, *(x for pair in zip(cells, offs, strict=True) for x in pair)]
+        )
+    return table(("pair", "T", "link", "tokens/s", "off", "llm's", "off", "passes", "off"), lines)
+
+
+PREDICTED = {"tokens_per_s": 1, "llm_tokens_per_s": 1, "passes": 3}
+
+
+# What README.md shows: a pair's rows, and what they were asked.
+SHOWN = (
+    ("bundled: worked questions", "bundled", "questions"),
+    ("bundled: tales, its bad case", "bundled", "tales"),
+    ("Qwen2.5-Coder 0.5B / 1.5B: GSM8K", "real", "gsm8k"),
+    ("Qwen2.5-Coder 0.5B / 1.5B: HumanEval", "real", "humaneval"),
+)
+
+
+def first(results: Path) -> str:
+    """Per answer at temperature 0: passes and message bytes a token, the median and the worst tenth; and how many are llm's."""
+    lines = []
+    for label, folder, task in SHOWN:
+        runs = Runs.read(results / folder, task, "0")
+        if runs is None or not (pairs := runs.whole(HEDGE)):
+            continue
+        cells = []
+        for key in ("rounds", "messages"):
+            values = [own[key] / own["tokens"] for own, _ in pairs]
+            cells.append(f"{np.median(values):.2f} ({np.quantile(values, 0.9):.2f})")
+        same = sum(own["digest"] == llm["digest"] for own, llm in pairs)
+        lines.append([label, *cells, f"{same} of {len(pairs)}"])
+    return table(("pair and task", "LLM passes a token", "bytes up a token", "answers that are the LLM's"), lines)

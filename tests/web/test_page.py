@@ -171,6 +171,12 @@ def test_system_prompt_seed_receipt_and_history(context: BrowserContext, address
     page.locator(".receipt summary").click()
     expect(page.locator(".receipt")).to_contain_text("Left this device: prompt ids, draft ids")
     expect(page.locator(".receipt")).to_contain_text("alone it makes")
+    # The strip: a cell a token, and a bar for each verdict that released some.
+    tokens = page.locator(".answer .token")
+    expect(page.locator(".strip .cell")).to_have_count(tokens.count())
+    rounds = {token.evaluate("token => token.hedge.rounds") for token in tokens.all()}
+    expect(page.locator(".strip .first")).to_have_count(len(rounds))
+    assert page.locator(".strip").get_attribute("aria-label") == f"{tokens.count()} tokens, released in {len(rounds)} parts"
     said = page.locator(".words").inner_text()
     page.reload()
     expect(page.locator(".said")).to_have_text(TALE)

@@ -110,6 +110,22 @@ function open(name) {
   listKept();
 }
 
+// A cell a token: who wrote it, and a bar before the first that a verdict brought.
+function stripOf(words) {
+  const tokens = [...words.children];
+  const strip = element("div", "strip");
+  let verdicts = 0;
+  tokens.forEach(({ hedge }, index) => {
+    const first = !index || hedge.rounds !== tokens[index - 1].hedge.rounds;
+    verdicts += first;
+    strip.append(element("span", `cell ${hedge.provenance}${first ? " first" : ""}`));
+  });
+  strip.setAttribute("role", "img");
+  strip.setAttribute("aria-label", `${tokens.length} tokens, released in ${verdicts} parts`);
+  strip.title = "a cell a token, by who wrote it; a bar begins what one verdict released";
+  return strip;
+}
+
 function receiptOf(receipt) {
   const { llm, bytes: sizes, sent, cloud, tokens, cost } = receipt;
   const kinds = Object.entries(tokens).filter(([name, count]) => name !== "all" && count);
@@ -161,7 +177,7 @@ async function answerWith(system, answers, column, seed, signal) {
       card.scrollIntoView({ block: "nearest" });
     }
     // Not before the response has ended: who sees the sum may ask again.
-    if (ended) card.append(element("p", "sum", sumUp(ended)), receiptOf(ended.receipt));
+    if (ended) card.append(stripOf(words), element("p", "sum", sumUp(ended)), receiptOf(ended.receipt));
   } catch (error) {
     card.append(element("p", "note wrong", error.name === "AbortError" ? "stopped" : error.message));
   }
