@@ -110,7 +110,10 @@ def _help(program: str, name: str, inner: str) -> str:
 
 
 def unknown_commits(page: Path, root: Path) -> Iterator[str]:
-    """Commits that a page names and the history has not; nothing where there is no history."""
+    """Commits that a page names and the history has not; nothing where there is no history, or not all of it."""
+    asked = ["git", "-C", str(root), "rev-parse", "--is-shallow-repository"]
+    if subprocess.run(asked, capture_output=True, check=False).stdout.strip() != b"false":
+        return
     for name in sorted(set(_COMMIT.findall(page.read_text("utf-8")))):
         found = subprocess.run(
             ["git", "-C", str(root), "cat-file", "-e", f"{name}^{{commit}}"], capture_output=True, check=False

@@ -60,7 +60,8 @@ def summed(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], vocab_size: i
     tokens = sum(entry["tokens"] for entry in mine)
     skipped = sum(entry["skipped"] for entry in mine)
     right = np.array([[own["correct"], llm["correct"]] for own, llm in pairs], dtype=float)
-    low, high = interval(right[:, 0], right[:, 1])
+    with np.errstate(invalid="ignore"):
+        low, high = interval(right[:, 0], right[:, 1])
     audited = sum(entry["audited"] for entry in mine)
     paper = sum(entry["paper_bytes"] for entry in mine)
     whole = paper_bits(vocab_size, vocab_size) / 8
@@ -97,7 +98,7 @@ def systems(folder: Path, temperature: str) -> str:
     """Every system at one temperature: both tasks' accuracy, and what both took together."""
     runs = {task: found for task in TASKS if (found := Runs.read(folder, task, temperature))}
     lines = []
-    for name in next(iter(runs.values())).answers:
+    for name in sorted({name for one in runs.values() for name in one.answers}, key=order):
         each = {task: one.whole(name) for task, one in runs.items()}
         every = summed([pair for pairs in each.values() for pair in pairs], next(iter(runs.values())).vocab_size)
         right = [percent(summed(pairs, 2)["accuracy"]) if pairs else "-" for pairs in each.values()]
@@ -115,6 +116,12 @@ def systems(folder: Path, temperature: str) -> str:
         )
     head = ("system", "n", "skipped", *runs, "accuracy over llm's", "risk", "up B", "passes")
     return table(head, lines)
+
+
+def order(name: str) -> tuple[int, str]:
+    """The LLM and the SLM first, then what is exact, then what is not."""
+    leading = ("llm", "slm", "hlm", HEDGE, "gelato", "rand-hlm", "u-hlm", "cu-hlm")
+    return (leading.index(name) if name in leading else len(leading), name)
 
 
 def percent(value: float) -> str:

@@ -51,7 +51,7 @@ CALIBRATED_TOKENS = 64
 DIFFERENCE = 0.36
 WORKERS = 16
 # Answers whose tokens are looked at by every measure, of each task.
-STUDIED = 20
+STUDIED = 8
 MEASURE = "perturbation"
 SHOWN = "Write a Python function that returns the middle word of a sentence. Code only."
 PROPOSED = "cu-hlm:measure=margin,threshold-rule=quantile,skip-rate=0.76"
@@ -162,7 +162,7 @@ def answer(args: argparse.Namespace, task: str, temperature: str) -> None:
     asked = judged_tasks(options)
     runs, header = simulate.plan(options)
     path = OUT / f"{task}-{temperature}.jsonl"
-    with only_writer(OUT / f".{task}-{temperature}"):
+    with only_writer(ROOT / "runs" / path.stem):
         journal = Journal(
             path, {"kind": "real"} | header | {"prompts": "", "questions": 0, "temperature": temperature}, resume=True
         )

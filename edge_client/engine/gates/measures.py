@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from common.sampling import softmax
+from common.sampling import gap, softmax
 from edge_client.config import LOOK_AT_DRAFT
 
 DRAWS = 20
@@ -75,8 +75,7 @@ def _margin(logits: np.ndarray, probs: np.ndarray, draft: int, uniforms: np.ndar
     """1 - (p1 - p2), before the warp."""
     if len(logits) < 2:
         return 0.0
-    second, first = np.partition(softmax(logits), -2)[-2:]
-    return float(1.0 - (first - second))
+    return 1.0 - gap(softmax(logits))
 
 
 def _top1(logits: np.ndarray, probs: np.ndarray, draft: int, uniforms: np.ndarray) -> float:  # noqa: ARG001
