@@ -69,7 +69,14 @@ def test_the_doctor_finds_what_is_well_and_what_is_not(cloud: Cloud, here: Run) 
     well = here("doctor", "--insecure", "--cloud", cloud.address)
     assert well.returncode == 0, well.stdout
     assert "WRONG" not in well.stdout
-    for word in ("bundled slm", "bundled llm", "there and back", "this pair has one"):
+    for word in (
+        "bundled slm",
+        "bundled llm",
+        "there and back",
+        "this pair has one",
+        "LLM's stream",
+        "break-even: hedge is faster",
+    ):
         assert word in well.stdout
     away = here("doctor", "--insecure", "--cloud", "127.0.0.1:9")
     assert away.returncode == 1

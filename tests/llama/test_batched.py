@@ -1,8 +1,10 @@
 """Many answers at once: the same tokens as one at a time, and rows that are those of a fresh forward."""
 
 import asyncio
+import json
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from evaluation.local import LocalLink
 from evaluation.tasks import tasks
 from studies import batched
 from studies.batched import BatchedModel, answers
+from tests.integration.conftest import hedge
 
 QUESTIONS = tasks(None, 6, 0)
 CONTEXT, NEAR = 256, 2e-3
@@ -130,6 +133,22 @@ def test_a_pass_that_fails_fails_for_all_who_wait(
     with pytest.raises(HedgeError, match="no memory"):
         list(answers(slm, llm, RUNS, left, 3, CONTEXT, 0.0))
     assert threading.active_count() < 20
+
+
+def test_a_study_at_once_goes_on_where_it_ended(files: dict[str, Path], tmp_path: Path) -> None:
+    task = tmp_path / "sums.jsonl"
+    asked = [{"prompt": f"What is {n} + 5?", "reference": str(n + 5), "judge": "last-number"} for n in range(40, 44)]
+    task.write_text("".join(json.dumps(one) + "\n" for one in asked))
+    command = ["simulate", "--batch", "3", "--out", str(tmp_path / "out"), "--seed", "1", "--temperature", "0", "--json"]
+    command += ["--slm", str(files["slm"]), "--llm", str(files["llm"]), "--task", str(task), "--snr", "0", "--bandwidth", "1e6"]
+    command += ["--tau-slm", "0.01", "--tau-llm", "0.02", "--difference", "0.001", "--systems", "llm", "hlm"]
+    first = hedge(*command, "--questions", "0")
+    assert first.returncode == 0, first.stderr
+    rows = [json.loads(line) for line in first.stdout.splitlines()]
+    assert [(row["system"], row["answers"]) for row in rows] == [("llm", 4), ("hlm", 4)]
+    assert rows[0]["exact_match"] == rows[1]["exact_match"] >= 0.5
+    again = hedge(*command, "--questions", "0", "--resume")
+    assert again.stdout == first.stdout
 
 
 def test_models_of_another_runtime_are_refused(slm: LanguageModel) -> None:
