@@ -209,7 +209,7 @@ def answers(
     """The answers of every task by the runs it names, as they are done.
 
     `context`: ids of a prompt with its answer, at most. Systems that are exact see rows of the LLM that are computed afresh, so
-    that they show what rounding does to them; `difference` as in VerifierSession. Behind `end` (time.monotonic) no task begins.
+    that they show what rounding does; `difference` as in VerifierSession. Behind `end` (time.monotonic) no answer begins.
     """
     if not isinstance(slm, LlamaModel) or not isinstance(llm, LlamaModel):
         raise BadInput("--batch is for two GGUF models")
@@ -234,6 +234,8 @@ def answers(
                 worker.rows.clear()
                 ids = slm.encode_chat(task.prompt.messages)
                 for name in names:
+                    if time.monotonic() > end:
+                        break
                     config = runs[name]
                     verified = config.verification.exact and config.system != "llm"
                     link = LocalLink(afresh if verified else theirs, difference=difference)

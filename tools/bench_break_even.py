@@ -41,10 +41,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pair", nargs="?", type=Path)
     parser.add_argument("prompts", nargs="?", type=Path)
+    parser.add_argument("--asked", type=int, default=ASKED, help=f"answers that are measured (default {ASKED})")
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 0.7])
     args = parser.parse_args()
     journal = Journal(OUT, {"kind": "break-even"}, resume=OUT.exists())
-    asked = [task.prompt for task in tasks(args.prompts, LOOKED_AT + ASKED, 3)]
+    asked = [task.prompt for task in tasks(args.prompts, LOOKED_AT + args.asked, 3)]
     with ExitStack() as stack:
         if args.pair:
             one = ModelOptions(threads=1)

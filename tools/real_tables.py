@@ -10,13 +10,9 @@ from typing import Any
 import numpy as np
 
 from common.codec import paper_bits
-from edge_client.systems import SYSTEMS
-from evaluation.break_even import Sample
 from evaluation.figures import short
-from evaluation.profile import read_profile
 from evaluation.quality import interval
 from evaluation.record import read_journal
-from studies.links import traces_of
 from tools.results_tables import table
 
 Parts = dict[str, dict[str, Callable[[], str]]]
@@ -170,48 +166,39 @@ def margin_auc(folder: Path, temperature: float) -> float | None:
 PROFILES = ("phone", "laptop")
 # Of a million positions of the LLM: a price to compare by, about that of a 70 B model in the cloud.
 EUR = 0.60
-ROUND_TRIPS = (0.02, 0.1, 0.2)
 
 
-def savings(folder: Path) -> str:
+def savings(rows: Entries) -> str:
     """hedge on the recorded answers over emulated devices and links, against the LLM's stream; a token each."""
-    entries = read_journal(folder / "traces.jsonl", "traces")[1]
-    lines = []
-    for temperature in TEMPERATURES:
-        traces = traces_of([entry | {"question": number} for number, entry in enumerate(entries)], float(temperature))
-        if not traces:
-            continue
-        for name in PROFILES:
-            profile = read_profile(name)
-            for seconds in ROUND_TRIPS:
-                counts = Sample(traces, profile).over(seconds)
-                passes, steps, positions = counts.per_token()
-                lines.append(
-                    [
-                        f"{temperature}",
-                        name,
-                        f"{1e3 * seconds:.0f} ms",
-                        f"{passes:.2f}",
-                        f"{positions:.2f}",
-                        f"{steps:.2f}",
-                        f"{profile.energy(1, 0.0, 0.0) * steps:.3f}",
-                        f"{EUR * positions:.2f}",
-                        f"{counts.speed:.2f}",
-                    ]
-                )
+    lines = [
+        [
+            f"{row['temperature']:g}",
+            row["profile"],
+            f"{1e3 * row['round_trip']:.0f} ms",
+            *(f"{row[key]:.2f}" for key in ("passes", "positions", "steps")),
+            f"{row['joules']:.3f}",
+            f"{EUR * row['positions']:.2f}",
+            f"{row['speed']:.2f}",
+        ]
+        for row in rows
+        if row["what"] == "savings"
+    ]
     return table(("T", "device", "round trip", "passes", "positions", "SLM steps", "J", "EUR/M", "speed over llm"), lines)
 
 
-def break_evens(folder: Path) -> str:
-    """The round trip below which hedge is faster than the LLM's stream, by device."""
-    entries = read_journal(folder / "traces.jsonl", "traces")[1]
-    lines = []
-    for temperature in TEMPERATURES:
-        traces = traces_of([entry | {"question": number} for number, entry in enumerate(entries)], float(temperature))
-        if traces:
-            found = [Sample(traces, read_profile(name)).break_even(SYSTEMS["hedge"]) for name in PROFILES]
-            lines.append([temperature, *("never" if one is None else f"{1e3 * one:.0f} ms" for one in found)])
-    return table(("T", *PROFILES), lines)
+def break_evens(rows: Entries) -> str:
+    """The round trip below which hedge is faster than the LLM's stream, by answers and device."""
+    lines = [
+        [
+            row["answers"],
+            f"{row['temperature']:g}",
+            f"{row['accepted']:.1%}",
+            *("never" if row[name] is None else f"{1e3 * row[name]:.0f} ms" for name in PROFILES),
+        ]
+        for row in rows
+        if row["what"] == "break-even"
+    ]
+    return table(("answers", "T", "drafts accepted", *PROFILES), lines)
 
 
 def agreement(results: Path) -> list[tuple[str, str, int, int, int]]:
@@ -279,8 +266,9 @@ def claims(folder: Path, page: Path) -> str:
 
 def headline(page: Path, name: str) -> tuple[str, str, str, str]:
     """Of the bundled pair, as its own tables on the page have it: skipped, not sent, accuracy, over hlm at -10 dB."""
-    rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in page.read_text("utf-8").splitlines()]
     # The tables of temperature 0 come first.
+    lines = page.read_text("utf-8").partition("<!-- begin headline -->")[2].splitlines()
+    rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines]
     system, speed = (next(row for row in rows if row[0] == name and len(row) == columns) for columns in (8, 6))
     sent = 1 - paper_bits(32000, KEPT) / paper_bits(32000, 32000)
     return system[2], f"{sent:.2%}", system[4].split(" ")[0], speed[1].partition("(")[2].strip(")")
@@ -297,9 +285,10 @@ def parts(folder: Path) -> Parts:
             found["docs/results/paper.md"][f"real {temperature}"] = partial(systems, folder, temperature)
     if (folder / "gsm8k-0.jsonl").exists():
         found["docs/results/paper.md"]["claims"] = partial(claims, folder, page)
-    if (folder / "traces.jsonl").exists():
+    if (folder / "measures.jsonl").exists():
         found["docs/results/paper.md"]["real measures"] = partial(measures, folder)
-        found["docs/results/hedge.md"] |= {"savings": partial(savings, folder), "break-even": partial(break_evens, folder)}
+    rows = read_journal(folder.parent / "replays.jsonl", "replays")[1]
+    found["docs/results/hedge.md"] |= {"savings": partial(savings, rows), "break-even": partial(break_evens, rows)}
     return found
 
 
