@@ -124,6 +124,7 @@ results: .venv/.test
 results-real: .venv/.test .venv/.llama
 	@test -n "$(PAIR)" || { echo "PAIR=FOLDER with q05.gguf and q15.gguf, TASKS=FOLDER with gsm8k-dev.jsonl and humaneval-dev.jsonl"; exit 1; }
 	$(BIN)/python -m tools.results_real "$(PAIR)" "$(TASKS)" $(STAGE)
+	$(BIN)/python -m tools.replays
 	$(BIN)/python -m tools.results_generated
 	$(BIN)/python -m tools.pictures
 

@@ -40,7 +40,7 @@ class _Request:
     start: int
     ids: list[int]
     rows: int
-    found: np.ndarray | HedgeError | None = None
+    found: np.ndarray | Exception | None = None
 
 
 class _Passes:
@@ -50,14 +50,18 @@ class _Passes:
         self._changed = threading.Condition()
         self._working = workers
         self._waiting: dict[BatchedModel, list[_Request]] = {}
+        self._stopped = False
 
     def forward(self, model: "BatchedModel", request: _Request) -> np.ndarray:
+        """HedgeError when all is to end; and whatever a pass raises, for all who are in it."""
         with self._changed:
+            if self._stopped:
+                raise HedgeError("stopped")
             self._waiting.setdefault(model, []).append(request)
             self._working -= 1
             self._run_if_all_wait()
             self._changed.wait_for(lambda: request.found is not None)
-        if isinstance(request.found, HedgeError):
+        if isinstance(request.found, Exception):
             raise request.found
         assert request.found is not None
         return request.found
@@ -68,6 +72,16 @@ class _Passes:
             self._working -= 1
             self._run_if_all_wait()
 
+    def stop(self) -> None:
+        """Whoever waits, or comes to wait, has no answer any more."""
+        with self._changed:
+            self._stopped = True
+            for request in (request for requests in self._waiting.values() for request in requests):
+                request.found = HedgeError("stopped")
+                self._working += 1
+            self._waiting.clear()
+            self._changed.notify_all()
+
     def _run_if_all_wait(self) -> None:
         if self._working or not any(self._waiting.values()):
             return
@@ -76,7 +90,7 @@ class _Passes:
         try:
             for request, rows in zip(requests, model.run(requests), strict=True):
                 request.found = rows
-        except HedgeError as error:
+        except Exception as error:
             for request in requests:
                 request.found = error
         self._working += len(requests)
@@ -248,17 +262,24 @@ def answers(
             passes.leave()
             done.put(None)
 
-    for number in range(workers):
-        threading.Thread(target=answer_all, args=(_Worker(number),), daemon=True).start()
+    threads = [threading.Thread(target=answer_all, args=(_Worker(number),), daemon=True) for number in range(workers)]
+    for thread in threads:
+        thread.start()
     ended = 0
-    while ended < workers:
-        found = done.get()
-        if isinstance(found, Exception):
-            raise found
-        if found is None:
-            ended += 1
-        else:
-            yield found
+    try:
+        while ended < workers:
+            found = done.get()
+            if isinstance(found, Exception):
+                raise found
+            if found is None:
+                ended += 1
+            else:
+                yield found
+    finally:
+        # llama.cpp is not to be taken away from under a pass.
+        passes.stop()
+        for thread in threads:
+            thread.join()
 
 
 async def _drain(session: Session) -> None:

@@ -13,6 +13,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from tools import results_generated
 
 ROOT = Path(__file__).parent.parent
 FIGURES = Path("docs") / "figures.toml"
+# Columns of the first table of a page.
+WIDEST = 90
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _BLOCK = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`([^`\n]+)`")
@@ -109,6 +112,17 @@ def _help(program: str, name: str, inner: str) -> str:
     return said.getvalue()
 
 
+def _in_table(line: str) -> bool:
+    return line.startswith("|")
+
+
+def wide_table(page: Path) -> Iterator[str]:
+    """A page of docs/results whose first table is wider than a terminal."""
+    table = list(takewhile(_in_table, dropwhile(lambda line: not _in_table(line), page.read_text("utf-8").splitlines())))
+    if page.parent.name == "results" and page.stem != "tables" and (widest := max(map(len, table), default=0)) > WIDEST:
+        yield f"its first table has {widest} columns, more than {WIDEST}"
+
+
 def unknown_commits(page: Path, root: Path) -> Iterator[str]:
     """Commits that a page names and the history has not; nothing where there is no history, or not all of it."""
     asked = ["git", "-C", str(root), "rev-parse", "--is-shallow-repository"]
@@ -154,7 +168,7 @@ def checked(root: Path = ROOT) -> list[str]:
     for page in pages(root):
         where = page.relative_to(root)
         found += [f"{where}: {line}" for line in links(page, root)]
-        found += [f"{where}: {line}" for line in unknown_commits(page, root)]
+        found += [f"{where}: {line}" for line in (*unknown_commits(page, root), *wide_table(page))]
         said = dict.fromkeys(spoken_commands(page.read_text("utf-8")))
         found += [f"{where}: {command}: {line}" for command in said if (line := wrong(command, root))]
     found += figures(root)

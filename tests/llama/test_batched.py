@@ -130,9 +130,20 @@ def test_a_pass_that_fails_fails_for_all_who_wait(
 
     monkeypatch.setattr(BatchedModel, "run", broken)
     left = [(index, task, ("llm",)) for index, task in enumerate(QUESTIONS)]
+    before = threading.active_count()
     with pytest.raises(HedgeError, match="no memory"):
         list(answers(slm, llm, RUNS, left, 3, CONTEXT, 0.0))
-    assert threading.active_count() < 20
+    assert threading.active_count() == before
+
+
+def test_who_stops_listening_leaves_nobody_at_work(slm: LanguageModel, llm: LanguageModel) -> None:
+    before = threading.active_count()
+    left = [(index, task, tuple(RUNS)) for index, task in enumerate(QUESTIONS)]
+    found = answers(slm, llm, RUNS, left, 3, CONTEXT, 0.0)
+    assert next(found)[0] == "llm"
+    found.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before
+    assert not list(answers(slm, llm, RUNS, left, 3, CONTEXT, 0.0, end=0.0))
 
 
 def test_a_study_at_once_goes_on_where_it_ended(files: dict[str, Path], tmp_path: Path) -> None:
