@@ -120,6 +120,7 @@ bench-full: .venv/.test
 
 results: .venv/.test
 	$(BIN)/python -m tools.results
+	$(BIN)/python -m tools.results_bundled
 
 results-real: .venv/.test .venv/.llama
 	@test -n "$(PAIR)" || { echo "PAIR=FOLDER with q05.gguf and q15.gguf, TASKS=FOLDER with gsm8k-dev.jsonl and humaneval-dev.jsonl"; exit 1; }

@@ -23,6 +23,8 @@ TEMPERATURES = ("0", "1")
 
 
 def main() -> None:
+    for path in OUT.glob("*.jsonl"):
+        path.unlink()
     slm = load(BUNDLED, "slm")
     traces = Journal(OUT / "traces.jsonl", {"kind": "traces", "slm": slm.fingerprint, "seed": SEED}, resume=False)
     for kind, which in KINDS.items():

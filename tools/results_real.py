@@ -220,7 +220,7 @@ def trace(args: argparse.Namespace) -> None:
     """The SLM on the LLM's answers: margins and acceptances of all, every measure of the first ones."""
     paths = models(args)
     wanted = [(task, t) for t in TEMPERATURES for task in TASKS if llm_answers(task, t)]
-    slm, llm = (load(path, side, ModelOptions(threads=2)) for path, side in zip(paths, ("slm", "llm"), strict=True))
+    slm, llm = (load(path, side, ModelOptions(threads=1)) for path, side in zip(paths, ("slm", "llm"), strict=True))
     header = {"kind": "traces", "slm": slm.fingerprint, "llm": llm.fingerprint, "seed": SEED, "max_new_tokens": MAX_NEW_TOKENS}
     traces = Journal(OUT / "traces.jsonl", header, resume=True)
     found = Journal(OUT / "measures.jsonl", header | {"kind": "measures", "studied": STUDIED}, resume=True)
