@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from common.command import command_parser, model_options, parse
+from common.command import command_parser, model_options, parse, say
 from common.errors import BadInput, Denied, Disconnected, HedgeError, Incompatible
 from common.model import LanguageModel
 from common.model_options import is_gguf
@@ -209,6 +209,7 @@ async def _sampled(args: argparse.Namespace, slm: LanguageModel, cost: Measured,
     prompts = [slm.encode_chat(prompt.messages) for prompt in asked]
     step_s, eight_s = cost.one_ms / 1e3, cost.eight_ms / 1e3
     sampling = SamplingParams(temperature=args.temperature, seed=1)
+    say(f"hedge doctor: asking the cloud for {len(prompts)} short answers, streamed and in blocks")
     return await sampled(slm, link, prompts, sampling, step_s, max(0.0, eight_s - step_s) / (WIDE - 1))
 
 

@@ -54,6 +54,7 @@ POINT = ("run", "bandwidth_hz", "snr_db", "fading", "coherence_s", "outage", "ac
 TAUS = ("tau_slm", "tau_llm", "tau_llm_position")
 EXAMPLES = """  hedge simulate --questions 200 --temperature 0 --snr -10 0 10 --bandwidth 1e6 10e6
   hedge simulate --systems hlm cu-hlm:measure=margin,threshold-rule=quantile,skip-rate=0.76 --fading token --out runs/a
+  hedge simulate --slm small.gguf --llm large.gguf --task gsm8k --batch 12 --calibration mine.json --out runs/g
   hedge simulate gelato --out runs/gelato                 (energy-controlled block lengths; its own --help)
   hedge simulate links --out runs/links                   (links of every length on a virtual clock; its own --help)
   hedge simulate --slm ./small --llm ./large --prompts mine.jsonl --calibration mine.json --tau-slm 0.02 --tau-llm 0.1"""
