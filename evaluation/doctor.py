@@ -68,6 +68,8 @@ def command(arguments: Sequence[str]) -> None:
     parser.add_argument("--temperature", type=float, default=TEMPERATURE, help=f"of their answers (default {TEMPERATURE:g})")
     parser.add_argument("--json", action="store_true", help="one JSON object per finding on stdout")
     args = parse(parser, arguments)
+    args.asked = read_prompts(args.prompts)[:MOST] if args.prompts else [from_text(text) for text in PROMPTS]
+    args.sampling = SamplingParams(temperature=args.temperature, seed=1)
     findings = list(_examined(args))
     for finding in findings:
         if args.json:
@@ -205,12 +207,10 @@ def _link(trips: Sequence[float]) -> Finding:
 
 
 async def _sampled(args: argparse.Namespace, slm: LanguageModel, cost: Measured, link: GrpcLink) -> Sample:
-    asked = read_prompts(args.prompts)[:MOST] if args.prompts else [from_text(text) for text in PROMPTS]
-    prompts = [slm.encode_chat(prompt.messages) for prompt in asked]
+    prompts = [slm.encode_chat(prompt.messages) for prompt in args.asked]
     step_s, eight_s = cost.one_ms / 1e3, cost.eight_ms / 1e3
-    sampling = SamplingParams(temperature=args.temperature, seed=1)
     say(f"hedge doctor: asking the cloud for {len(prompts)} short answers, streamed and in blocks")
-    return await sampled(slm, link, prompts, sampling, step_s, max(0.0, eight_s - step_s) / (WIDE - 1))
+    return await sampled(slm, link, prompts, args.sampling, step_s, max(0.0, eight_s - step_s) / (WIDE - 1))
 
 
 def _speed(sample: Sample, round_trip: float) -> list[Finding]:

@@ -11,7 +11,7 @@ import pytest
 import edge_client
 from common.errors import BadInput, Disconnected
 from edge_client import AsyncHedge, CloudConfig, Hedge, SamplingParams
-from tests.integration.conftest import ENVIRONMENT, Cloud, Run
+from tests.integration.conftest import ENVIRONMENT, Cloud, Run, one_line
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,6 +78,8 @@ def test_the_doctor_finds_what_is_well_and_what_is_not(cloud: Cloud, here: Run) 
         "break-even: hedge is faster",
     ):
         assert word in well.stdout
+    one_line(here("doctor", "--insecure", "--prompts", "/nowhere.jsonl"), 2, "/nowhere.jsonl")
+    one_line(here("doctor", "--insecure", "--temperature=-1"), 2, "-1")
     away = here("doctor", "--insecure", "--cloud", "127.0.0.1:9")
     assert away.returncode == 1
     assert "is hedge-cloud serve running at 127.0.0.1:9" in away.stdout
