@@ -84,9 +84,9 @@ def summed(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], vocab_size: i
     }
 
 
-def clock(entry: dict[str, Any]) -> float:
+def clock(entry: dict[str, Any], snr_db: float = SNR_DB, bandwidth_hz: float = BANDWIDTH_HZ) -> float:
     """Seconds of an answer on the paper's channel: tau_SLM + bits / C + tau_LLM, without fading."""
-    capacity = BANDWIDTH_HZ * math.log2(1 + 10 ** (SNR_DB / 10))
+    capacity = bandwidth_hz * math.log2(1 + 10 ** (snr_db / 10))
     return float(entry["steps"] * SLM_S + 8 * entry["paper_bytes"] / capacity + entry["rounds"] * LLM_S)
 
 
@@ -112,6 +112,29 @@ def systems(folder: Path, temperature: str) -> str:
         )
     head = ("system", "n", "skipped", *runs, "accuracy over llm's", "risk", "up B", "passes")
     return table(head, lines)
+
+
+CHANNELS = ((-10.0, 1e6), (0.0, 1e6), (10.0, 1e6), (0.0, 10e6))
+
+
+def speeds(folder: Path, temperature: str) -> str:
+    """Tokens/s of every system on the paper's channel, and how many times hlm's."""
+    runs = [run for task in TASKS if (run := Runs.read(folder, task, temperature))]
+    names = sorted({name for one in runs for name in one.answers}, key=order)
+    speed = {
+        (name, channel): sum(own["tokens"] for one in runs for own, _ in one.whole(name))
+        / sum(clock(own, *channel) for one in runs for own, _ in one.whole(name))
+        for name in names
+        for channel in CHANNELS
+    }
+    lines = [
+        [
+            short(f"{name} #1"),
+            *(f"{speed[name, channel]:.3g} ({speed[name, channel] / speed[REFERENCE, channel]:,.3g}x)" for channel in CHANNELS),
+        ]
+        for name in names
+    ]
+    return table(("tokens/s (over hlm)", *(f"{snr:g} dB, {hz / 1e6:g} MHz" for snr, hz in CHANNELS)), lines)
 
 
 def order(name: str) -> tuple[int, str]:
@@ -280,12 +303,13 @@ def parts(folder: Path) -> Parts:
     exact: dict[str, Callable[[], str]] = {"exactness": partial(exactness, folder.parent)}
     found: Parts = {"docs/results/paper.md": {}, "docs/results/hedge.md": {}, "docs/results/exactness.md": exact}
     found["docs/results/hedge.md"]["predicted"] = partial(predicted, folder.parent)
+    found["docs/results/hedge.md"]["first"] = partial(first, folder.parent)
     found["README.md"] = {"first": partial(first, folder.parent)}
     for temperature in TEMPERATURES:
         if any((folder / f"{task}-{temperature}.jsonl").exists() for task in TASKS):
             found["docs/results/paper.md"][f"real {temperature}"] = partial(systems, folder, temperature)
     if (folder / "gsm8k-0.jsonl").exists():
-        found["docs/results/paper.md"]["claims"] = partial(claims, folder, page)
+        found["docs/results/paper.md"] |= {"claims": partial(claims, folder, page), "real speeds": partial(speeds, folder, "0")}
     if (folder / "measures.jsonl").exists():
         found["docs/results/paper.md"]["real measures"] = partial(measures, folder)
     rows = read_journal(folder.parent / "replays.jsonl", "replays")[1]
