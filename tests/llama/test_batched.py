@@ -80,7 +80,7 @@ def test_a_row_is_computed_once(slm: LanguageModel, llm: LanguageModel, monkeypa
     (_, streamed), (drafted, verified) = needed("llm"), needed("llm", "hlm")
     assert verified == streamed > 10
     assert drafted >= streamed - 1
-    assert needed("llm", "hlm", "hedge")[1] > verified
+    assert needed("llm", "hlm", "hedge")[1] >= verified + streamed
     assert needed("llm", "hlm", "hedge")[0] - drafted < 10
 
 
