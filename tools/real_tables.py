@@ -144,6 +144,11 @@ def order(name: str) -> tuple[int, str]:
     return (leading.index(name) if name in leading else len(leading), name)
 
 
+def between(low: float, high: float) -> str:
+    """An interval; nothing where there are too few answers for one."""
+    return "" if np.isnan(low) or np.isnan(high) else f" ({low:.0%} to {high:.0%})"
+
+
 def percent(value: float) -> str:
     return f"{value:.0%}"
 
