@@ -104,8 +104,7 @@ def systems(folder: Path, temperature: str) -> str:
                 f"{every['answers']:.0f}",
                 f"{every['skipped']:.1%}",
                 *right,
-                f"{every['relative']:.1%}"
-                + ("" if np.isnan(every["low"]) else f" ({every['low']:.0%} to {every['high']:.0%})"),
+                f"{every['relative']:.1%}" + between(every["low"], every["high"]),
                 "-" if np.isnan(every["risk"]) else f"{every['risk']:.2%}",
                 f"{every['up']:.1f}",
                 f"{every['passes']:.2f}",
