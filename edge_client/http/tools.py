@@ -16,6 +16,8 @@ from common.grammar import WRITTEN, of_lark
 from common.model import LanguageModel
 from edge_client.engine.release import overlap
 
+# What small models put around a call, or the beginning of it.
+_FENCE = "```json"
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 _MOST_CALLS = 8
 # Of a schema: what is no schema itself.
@@ -81,8 +83,8 @@ class HermesReader(CallReader):
     _begun = _called = False
 
     def _read(self, *, ended: bool) -> Iterator[Piece]:
-        bare = self._held.strip().removeprefix("```json").removesuffix("```").lstrip()
-        if not self._begun and (bare.startswith("{") or not bare):
+        bare = self._held.strip().removeprefix(_FENCE).removesuffix("```").lstrip()
+        if not self._begun and (bare.startswith("{") or _FENCE.startswith(bare)):
             if not ended:
                 return
             if call := self._call(bare.rstrip(), "arguments"):

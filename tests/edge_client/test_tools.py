@@ -63,6 +63,12 @@ def read(reader: CallReader, pieces: list[str]) -> list[Any]:
     return found
 
 
+@pytest.mark.parametrize(("kind", "cases"), [(HermesReader, HERMES), (LlamaReader, LLAMA)])
+def test_calls_are_found_letter_by_letter(kind: type[CallReader], cases: list[tuple[str, list[Any]]]) -> None:
+    for text, expected in cases:
+        assert read(kind(NAMES), list(text)) == expected
+
+
 @given(st.sampled_from([(HermesReader, *one) for one in HERMES] + [(LlamaReader, *one) for one in LLAMA]), st.data())
 def test_calls_are_found_wherever_the_text_is_cut(case: tuple[type[CallReader], str, list[Any]], data: st.DataObject) -> None:
     kind, text, expected = case
