@@ -1,10 +1,12 @@
 """The documents: what they link to, the commands they name and the figures they give are there."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from tools import results_generated
 from tools.docs_check import ROOT, checked, figures, links, pages, spoken_commands, wrong
 
 PAGE = """# A page
@@ -32,6 +34,19 @@ def tree(tmp_path: Path) -> Path:
 
 def test_the_documents_hold() -> None:
     assert checked() == []
+
+
+def test_a_table_that_its_rows_do_not_give_is_named(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    shutil.copy(ROOT / "README.md", tmp_path)
+    assert results_generated.differences(tmp_path) == []
+    page = tmp_path / "docs" / "results" / "wireless.md"
+    page.write_text(page.read_text().replace("| ml | 0.322 |", "| ml | 0.522 |"))
+    (tmp_path / "README.md").write_text("# Nothing\n")
+    found = results_generated.differences(tmp_path)
+    assert [line.partition(":")[0] for line in found] == ["docs/results/wireless.md", "README.md"]
+    assert "not what its rows give" in found[0]
+    assert "has no place for first" in found[1]
 
 
 def test_links_and_headings_that_are_not_there_are_named(tree: Path) -> None:
