@@ -19,7 +19,6 @@ from edge_client.config import GateConfig, SamplingParams, VerificationConfig
 from edge_client.engine.session import Session
 from edge_client.systems import GenerationConfig
 from edge_client.transport.grpc_link import GrpcLink
-from evaluation.assisted import assisted
 from evaluation.bench_rows import link_name
 from evaluation.link import Pipe, parse_outages
 from evaluation.machine import joules
@@ -171,6 +170,8 @@ class Bench:
 
     def _assisted(self, cell: Cell, number: int, task: Task, since: float) -> dict[str, Any]:
         """Computed from counted passes where a profile sets their times, measured otherwise; streamed evenly."""
+        from evaluation.assisted import assisted
+
         prompt, args = self._plain.encode_chat(task.prompt.messages), self._args
         found = assisted(self._plain, self._llm, prompt, sampling_of(args).warp, args.seed, args.max_new_tokens)
         profile, seconds = self._profile, found.seconds

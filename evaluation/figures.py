@@ -201,6 +201,6 @@ def _one_channel(rows: Entries) -> list[dict[str, Any]]:
 def short(run: str) -> str:
     """A run's name, without its seed and the longest words of its options."""
     name = run.rpartition(" #")[0] or run
-    for word in ("threshold-rule=", "truncation=", "measure="):
+    for word in ("threshold-rule=", "truncation=", "measure=", "verification="):
         name = name.replace(word, "")
     return name.replace("quantile,skip-rate=", "skip ")

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from common.torch_model import use_threads
-
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -17,7 +15,7 @@ R = TypeVar("R")
 def shared(
     processes: int, start: Callable[..., None], made_of: tuple[Any, ...], work: Callable[[T], R], items: Sequence[T]
 ) -> Iterator[R]:
-    """`work(item)` of every item, in the order they are done; each process has one thread and calls `start(*made_of)` first."""
+    """`work(item)` of every item, in the order they are done; each process calls `start(*made_of)` first."""
     if not items:
         return
     with (
@@ -34,7 +32,6 @@ def _begin(start: Callable[..., None], *made_of: Any) -> None:
     # Ctrl-C is for the parent, which keeps what is finished.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    use_threads(1)
     start(*made_of)
 
 

@@ -1,4 +1,4 @@
-"""python -m tools.bench: the tables and plots of docs/benchmarks.md; a second run goes on where the first ended."""
+"""python -m tools.bench: the rows, tables and plots of docs/benchmarks.md; a second run goes on where the first ended."""
 
 import argparse
 import json
@@ -11,17 +11,17 @@ from typing import Any
 
 from common.model import BUNDLED, load
 from common.sampling import Warp
-from evaluation.bench_rows import COLUMNS, KEPT, TIE, Cells, cell_name, cells, number, rows_of, winner
-from evaluation.figures import short
+from evaluation.bench_rows import rows_of
 from evaluation.processes import BIN
 from evaluation.quality import judge
 from evaluation.record import AnswerRecord, read_journal
-from tools.results_tables import table, write
+from tools import bench_tables
+from tools.bench_tables import STREAMED
+from tools.results_tables import write
 
 ROOT = Path(__file__).parent.parent
 RUNS, RESULTS = ROOT / "runs", ROOT / "docs" / "results"
 COMMON = ("--seed", "1", "--resume")
-STREAMED = ("llm", "colocated", "hedge")
 # The grid of one profile over all systems, and the map of three devices over the round trip at two acceptance rates.
 RUN = {
     "bench": (*"--temperature 0 --profiles phone --questions 12 --rates 1e5 2e6 2e7 --round-trips 0.005 0.05 0.3".split(),),
@@ -62,74 +62,16 @@ def entries_of(name: str) -> list[dict[str, Any]]:
     return read_journal(RUNS / name / "bench.jsonl", "bench")[1]
 
 
-def judged(name: str) -> list[dict[str, Any]]:
-    """The rows of a bench, with fidelity."""
+def rows_named(name: str) -> list[dict[str, Any]]:
+    """The rows of a bench; with fidelity where every system is in it."""
+    if name.startswith("bench-map"):
+        return rows_of(entries_of(name))
     slm, llm = load(BUNDLED, "slm"), load(BUNDLED, "llm")
 
     def fidelity(answers: list[AnswerRecord]) -> float:
         return judge(slm, llm, answers, Warp(0.0))[0]
 
     return rows_of(entries_of(name), fidelity)
-
-
-def grid(rows: list[dict[str, Any]]) -> str:
-    """Every cell of a bench, a table each."""
-    head, parts = ("system", *COLUMNS.values(), "fidelity"), []
-    for where, systems in cells(rows).items():
-        lines = []
-        for system, row in systems.items():
-            cut = f" ({row['partial']} of {row['answers']} cut off)" if row["partial"] else ""
-            speed = f"{number(row['tokens_per_s'])} ({number(row['low'])} to {number(row['high'])})"
-            rest = (number(row[key]) for key in [*COLUMNS, "fidelity"] if key != "tokens_per_s")
-            lines.append([short(system) + cut, speed, *rest])
-        fastest = f"fastest at {KEPT:.0%} of the accuracy: {short(winner(systems))}"
-        parts.append(f"**{cell_name(where)}**: {fastest}\n\n{table(head, lines)}")
-    return "\n\n".join(parts)
-
-
-def held(found: Cells) -> str:
-    """Per cell: hedge over the best verifying system that keeps the accuracy, over llm, and over colocated."""
-    lines = []
-    for where, systems in found.items():
-        ours = systems["hedge"]["tokens_per_s"]
-        at_gate = systems.get("hedge:threshold-rule=quantile,skip-rate=0.748", systems["hedge"])["tokens_per_s"]
-        rivals = {
-            name: row
-            for name, row in systems.items()
-            if row["rounds"] and name not in STREAMED and not name.startswith(("hedge", "assisted"))
-        }
-        good = {name: row for name, row in rivals.items() if (row["relative_accuracy"] or 0) >= KEPT}
-        best = max(good, key=lambda name: float(good[name]["tokens_per_s"])) if good else None
-        fastest = max(rivals, key=lambda name: float(rivals[name]["tokens_per_s"])) if rivals else None
-        line = [cell_name(where), f"{ours:.1f}"]
-        for name in (best, fastest):
-            line.append(f"{at_gate / rivals[name]['tokens_per_s']:.2f} ({short(name)})" if name else "-")
-        lines.append([*line, *(f"{ours / systems[name]['tokens_per_s']:.2f}" for name in ("llm", "colocated"))])
-    best_of = f"over the best at {KEPT:.0%} of the accuracy"
-    return table(("cell", "hedge, tokens/s", best_of, "over the fastest at any", "over llm", "over colocated"), lines)
-
-
-def region() -> str:
-    """Where hedge wins, ties and loses against streaming from the cloud."""
-    lines = []
-    for temperature in (0, 1):
-        for where, systems in cells(rows_of(entries_of(f"bench-map-{temperature}"))).items():
-            ours = systems["hedge"]["tokens_per_s"]
-            ratios = [ours / systems[name]["tokens_per_s"] for name in ("llm", "colocated")]
-            words = ["wins" if ratio > 1 / TIE else "ties" if ratio >= TIE else "loses" for ratio in ratios]
-            cells_ = [f"{word} {ratio:.2f}" for word, ratio in zip(words, ratios, strict=True)]
-            busy = systems["hedge"]["cloud_s"] / systems["llm"]["cloud_s"]
-            lines.append([where[0], f"{where[2] * 1e3:g} ms", f"{temperature}", f"{ours:.1f}", *cells_, f"{busy:.2f}"])
-    head = (
-        "device",
-        "round trip",
-        "temperature",
-        "hedge, tokens/s",
-        "against llm",
-        "against colocated",
-        "cloud busy, over llm's",
-    )
-    return table(head, lines)
 
 
 def plots() -> None:
@@ -146,12 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         bench(name, *options)
     if not args.full:
         plots()
-        plain, outage = judged("bench"), judged("bench-outage")
-        rows = [*plain, *outage, *(row for t in (0, 1) for row in rows_of(entries_of(f"bench-map-{t}")))]
+        rows = [{"run": name} | row for name in RUN for row in rows_named(name)]
         (RESULTS / "bench-rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        held_out = held(cells([*plain, *outage]))
-        parts = {"grid": grid(plain), "outage": grid(outage), "held": held_out, "region": region()}
-        write(ROOT / "docs" / "benchmarks.md", parts)
+        for page, tables in bench_tables.parts(rows).items():
+            write(ROOT / page, tables)
     sys.stderr.write(f"done: {time.monotonic() - started:.0f} s\n")
 
 

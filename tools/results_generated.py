@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from evaluation.record import read_journal
-from tools import real_tables, results_wireless
+from tools import bench_tables, real_tables, results_wireless
 from tools.results_tables import write
 
 Parts = dict[str, dict[str, Callable[[], str]]]
@@ -16,9 +16,11 @@ def parts(root: Path) -> Parts:
     """By page: what stands between the marks of each name."""
     results = root / "docs" / "results"
     wireless = read_journal(results / "wireless" / "rows.jsonl", "wireless")[1]
+    benched = bench_tables.parts(bench_tables.read(results / "bench-rows.jsonl"))
     return {
         "docs/results/tables.md": {name: partial(str, text) for name, text in results_wireless.tables(wireless).items()},
         "docs/results/wireless.md": {"wireless short": lambda: results_wireless.short(wireless)},
+        **{page: {name: partial(str, text) for name, text in tables.items()} for page, tables in benched.items()},
         **real_tables.parts(results / "real"),
     }
 

@@ -3,16 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from studies.wireless.masked import MaskedLM, entropy
 from studies.wireless.qam import Fade, Qam, transmit
+from studies.wireless.rules import Rule
 
-Rule = Literal["entropy", "true-token"]
-RULES: tuple[Rule, ...] = ("entropy", "true-token")
 ROUNDS, FROZEN_BITS = 5, 2e-3
 # Nats between the two likeliest tokens that no prior of these models makes up for: such a token is frozen from the start.
 BEYOND_DOUBT = 40.0

@@ -9,7 +9,6 @@ from studies.wireless.masked import MaskedLM
 from studies.wireless.packet import detect, send
 from studies.wireless.qam import Fade, Qam, transmit
 
-REHEARSED = "rehearsed"
 TRIALS, DRAWS = 3, 2
 # Counts of tokens left out that are compared: multiples of this, or of less where there are few to choose from.
 STEP = 4

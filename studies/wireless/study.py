@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,15 +14,17 @@ from tqdm import tqdm
 
 from common.errors import BadInput
 from common.files import TEXT
-from common.model import BUNDLED, LanguageModel, bundled_folder, load, vocabulary
+from common.model import LanguageModel, bundled_folder, load, vocabulary
+from common.torch_model import use_threads
 from evaluation.pool import shared
 from evaluation.quality import chrf_metric
 from evaluation.record import Journal, only_writer
 from studies.wireless.coded import HuffmanLdpc, bp_decoder, delivered, huffman, range_bits
 from studies.wireless.masked import MaskedLM, entropy
-from studies.wireless.packet import RULES, MaskOrder, adaptive_mask, detect, most_likely, send
+from studies.wireless.packet import MaskOrder, adaptive_mask, detect, most_likely, send
 from studies.wireless.qam import Fade, Qam, rayleigh
-from studies.wireless.rehearsal import REHEARSED, rehearsed_mask
+from studies.wireless.rehearsal import rehearsed_mask
+from studies.wireless.rules import REHEARSED, RULES
 from studies.wireless.similarity import Embedding
 from studies.wireless.summary import show, summary
 
@@ -164,29 +165,12 @@ _study: list[Study] = []
 
 
 def _start(parts: Parts) -> None:
+    use_threads(1)
     _study[:] = [Study(parts)]
 
 
 def _do(job: PacketJob) -> list[dict[str, Any]]:
     return _study[0].entries(job)
-
-
-def add_study(parser: Any) -> None:
-    parser.add_argument("--packets", type=int, default=200)
-    parser.add_argument("--snr", type=float, nargs="+", default=[0.0, 5.0, 10.0, 15.0], metavar="DB")
-    parser.add_argument("--qam", type=int, nargs="+", default=[4], metavar="ORDER", help="4, 16 (default 4)")
-    parser.add_argument("--text", type=Path, metavar="FILE", help="default: the bundled tales, which no model has seen")
-    parser.add_argument("--slm", default=BUNDLED, help="for range coding; `none`: without")
-    parser.add_argument("--embedding", default="", metavar="FOLDER", help="a sentence encoder, for similarities; default: none")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="packets.jsonl, with which it goes on, and rows.jsonl of all in it",
-    )
-    parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
-    parser.add_argument("--json", action="store_true", help="the rows on stdout instead of a table")
 
 
 def study(args: argparse.Namespace) -> None:

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from evaluation.tables import wide
-from studies.wireless.packet import RULES, position_bits
-from studies.wireless.rehearsal import REHEARSED
+from studies.wireless.packet import position_bits
+from studies.wireless.rules import REHEARSED, RULES
 
 RESAMPLES = 2000
 ADAPTIVE = tuple(f"adaptive, {rule}" for rule in (*RULES, REHEARSED))

@@ -9,9 +9,10 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from common.model import bundled_folder
 from studies.wireless.masked import MaskedLM
-from studies.wireless.packet import RULES, MaskOrder, adaptive_mask, detect, send
+from studies.wireless.packet import MaskOrder, adaptive_mask, detect, send
 from studies.wireless.qam import Fade, Qam
 from studies.wireless.rehearsal import rehearsed_mask
+from studies.wireless.rules import RULES
 
 
 @pytest.fixture(scope="module")

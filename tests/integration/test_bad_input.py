@@ -82,10 +82,10 @@ def test_bad_generation_options_are_named(arguments: list[str], words: str, clou
     one_line(here(*ASK, "--cloud", cloud.address, *arguments), 2, words)
 
 
-def test_one_bad_prompt_of_many_is_reported_and_the_others_are_answered(cloud: Cloud, tmp_path: Path) -> None:
+def test_one_bad_prompt_of_many_is_reported_and_the_others_are_answered(cloud: Cloud, here: Run, tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text('{"prompt": "Hello"}\n{"prompt": "' + "word " * 2000 + '"}\n{"prompt": "Goodbye"}\n')
-    done = hedge("generate", "--cloud", cloud.address, *f"--insecure --prompts {path} --json --seed 1 --temperature 0".split())
+    done = here("generate", "--cloud", cloud.address, *f"--insecure --prompts {path} --json --seed 1 --temperature 0".split())
     first, second, third = done.stdout.splitlines()
     assert '"error"' in second
     assert '"error"' not in first + third

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import MakeFolder
-from tests.integration.conftest import Run, hedge, one_line
+from tests.integration.conftest import Run, one_line
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def test_a_bench_runs_goes_on_and_is_drawn(folders: tuple[str, str], tmp_path: P
         *f"--prompts {prompts} --out {out} --rates 1e6 --round-trips 0.01 --profiles {profile}".split(),
         *"--temperature 0 --max-new-tokens 6 --seed 1 --threshold 0.5 --resume --json".split(),
     )
-    first = hedge(*words, "--questions", "0", "--systems", "slm", "llm", "hedge")
+    first = here(*words, "--questions", "0", "--systems", "slm", "llm", "hedge")
     assert first.returncode == 0, first.stderr
     rows = {row["system"]: row for row in map(json.loads, first.stdout.splitlines())}
     assert set(rows) == {"slm", "llm", "hedge"}
@@ -37,7 +37,7 @@ def test_a_bench_runs_goes_on_and_is_drawn(folders: tuple[str, str], tmp_path: P
     assert rows["slm"]["rounds"] == 0 < rows["hedge"]["rounds"] <= rows["llm"]["rounds"] == 1
     assert all(row["answers"] == 2 and row["profile"] == "quick" for row in rows.values())
     before = (out / "bench.jsonl").read_bytes()
-    more = hedge(*words, "--questions", "0", "--systems", "slm", "llm", "hedge", "colocated", "assisted")
+    more = here(*words, "--questions", "0", "--systems", "slm", "llm", "hedge", "colocated", "assisted")
     assert more.returncode == 0, more.stderr
     after = (out / "bench.jsonl").read_bytes()
     assert after.startswith(before)

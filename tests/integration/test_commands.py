@@ -199,10 +199,10 @@ def test_evaluate_reports_exact_match_and_bytes(cloud: Cloud, here: Run) -> None
     assert llm["relative_accuracy"] == [1.0, 1.0, 1.0]
 
 
-def test_options_come_from_a_toml_file_and_the_command_line_wins(cloud: Cloud, tmp_path: Path) -> None:
+def test_options_come_from_a_toml_file_and_the_command_line_wins(cloud: Cloud, here: Run, tmp_path: Path) -> None:
     config = tmp_path / "edge.toml"
     config.write_text(f'cloud = "{cloud.address}"\ninsecure = true\ntemperature = 0\nmax_new_tokens = 3\nseed = 4\n')
-    done = hedge("generate", "--config", str(config), "--prompt", QUESTION, "--json", "--max-new-tokens", "5")
+    done = here("generate", "--config", str(config), "--prompt", QUESTION, "--json", "--max-new-tokens", "5")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["stats"]["tokens"] == 5
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import ENVIRONMENT, Cloud, hedge, serving
+from tests.integration.conftest import ENVIRONMENT, Cloud, Run, serving
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,8 +29,8 @@ ROOT = Path(__file__).parents[2]
         (("--system", "slm", "--threads", "100000"), "100000 threads, not 1.."),
     ],
 )
-def test_options_that_make_no_sense_are_one_line(options: tuple[str, ...], words: str) -> None:
-    done = hedge("generate", "--prompt", "hi", *options)
+def test_options_that_make_no_sense_are_one_line(options: tuple[str, ...], words: str, here: Run) -> None:
+    done = here("generate", "--prompt", "hi", *options)
     assert done.returncode
     lines = [line for line in done.stderr.splitlines() if not line.startswith("seed ")]
     assert len(lines) == 1
@@ -38,8 +38,8 @@ def test_options_that_make_no_sense_are_one_line(options: tuple[str, ...], words
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_knows_every_command_and_option(shell: str, tmp_path: Path) -> None:
-    done = hedge("completion", shell)
+def test_completion_knows_every_command_and_option(shell: str, here: Run, tmp_path: Path) -> None:
+    done = here("completion", shell)
     assert done.returncode == 0
     for word in ("generate", "receipts", "bench", "temperature", "gelato", "--local-only"):
         assert word.lstrip("-") in done.stdout
@@ -57,9 +57,9 @@ def test_completion_knows_every_command_and_option(shell: str, tmp_path: Path) -
         assert expected in found.stdout.split()
 
 
-def test_a_system_prompt_comes_before_the_question(cloud: Cloud) -> None:
+def test_a_system_prompt_comes_before_the_question(cloud: Cloud, here: Run) -> None:
     common = ("generate", "--insecure", "--cloud", cloud.address, "--threads", "1", "--json", "--prompt", "What is 4 + 5?")
-    plain, told = (json.loads(hedge(*common, *more).stdout) for more in ((), ("--system-prompt", "Answer in one word.")))
+    plain, told = (json.loads(here(*common, *more).stdout) for more in ((), ("--system-prompt", "Answer in one word.")))
     assert told["receipt"]["prompt_tokens"] > plain["receipt"]["prompt_tokens"]
 
 
@@ -99,8 +99,8 @@ def test_an_idle_cloud_with_the_bundled_pair_is_small(cloud: Cloud) -> None:
     assert kilobytes < 600_000
 
 
-def test_few_prompts_to_calibrate_on_are_told(cloud: Cloud, tmp_path: Path) -> None:
+def test_few_prompts_to_calibrate_on_are_told(cloud: Cloud, here: Run, tmp_path: Path) -> None:
     (tmp_path / "two.jsonl").write_text('{"prompt": "What is 4 + 5?"}\n{"prompt": "Tell me a tale."}\n')
     out = ("--prompts", str(tmp_path / "two.jsonl"), "--out", str(tmp_path / "c.json"), "--max-new-tokens", "12")
-    done = hedge("calibrate", "--insecure", "--cloud", cloud.address, "--temperature", "1", *out)
+    done = here("calibrate", "--insecure", "--cloud", cloud.address, "--temperature", "1", *out)
     assert "2 prompts tell little" in done.stderr

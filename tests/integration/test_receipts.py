@@ -9,17 +9,17 @@ from typing import Any
 import openai
 import pytest
 
-from tests.integration.conftest import ENVIRONMENT, Cloud, hedge, serving
+from tests.integration.conftest import ENVIRONMENT, Cloud, Run, hedge, serving
 from tests.integration.test_serve import MESSAGES
 
 KEYS = {"answers", "prompt_tokens", "tokens", "llm", "bytes", "sent", "seconds", "waited_s", "near_ties", "cost"}
 PRICES = ("--prices", "prompt=0.2", "position=0.6")
 
 
-def test_every_face_gives_the_same_record(cloud: Cloud, tmp_path: Path) -> None:
+def test_every_face_gives_the_same_record(cloud: Cloud, here: Run, tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     common = ("--insecure", "--cloud", cloud.address, "--threads", "1", "--receipts", str(log), *PRICES, "--no-memory")
-    told = json.loads(hedge("generate", *common, "--prompt", MESSAGES[0]["content"], "--json").stdout)["receipt"]
+    told = json.loads(here("generate", *common, "--prompt", MESSAGES[0]["content"], "--json").stdout)["receipt"]
     with (
         serving("--cloud", cloud.address, "--receipts", str(log), *PRICES, "--no-memory") as address,
         openai.OpenAI(base_url=f"http://{address}/v1", api_key="none", max_retries=0) as client,
@@ -44,10 +44,10 @@ def test_every_face_gives_the_same_record(cloud: Cloud, tmp_path: Path) -> None:
         assert one["bytes"]["socket_up"] > one["bytes"]["up"] > 0
     assert raw.headers["x-hedge-sent"] == "prompt ids, draft ids"
     assert int(raw.headers["x-hedge-llm-passes"]) == usage.hedge["llm"]["passes"]
-    total = json.loads(hedge("receipts", str(log), "--json").stdout)
+    total = json.loads(here("receipts", str(log), "--json").stdout)
     assert total["answers"] == 4
     assert total["bytes"]["up"] == sum(one["bytes"]["up"] for one in kept)
-    assert "4 answers (4 hedge)" in hedge("receipts", str(log)).stdout
+    assert "4 answers (4 hedge)" in here("receipts", str(log)).stdout
 
 
 # Fails at any connection, Python's or gRPC's, and says what Python's auditors heard of sockets.

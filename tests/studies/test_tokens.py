@@ -15,13 +15,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from common.errors import BadInput
-from studies.wireless.cli import pieces
 from studies.wireless.coded import HuffmanLdpc, decode_blocks, delivered, encode_blocks, huffman
 from studies.wireless.masked import MaskedLM, entropy, share_rows
 from studies.wireless.packet import Arrival, MaskOrder, adaptive_mask, detect, log_detected, most_likely, position_bits, send
 from studies.wireless.qam import Fade, Qam, rayleigh, transmit
 from studies.wireless.rehearsal import best_count, rehearsed_mask, spaced
 from studies.wireless.study import PacketJob, Parts, Study
+from studies.wireless.text import pieces
 
 WORDS = [f"w{i}" for i in range(13)]
 
