@@ -61,23 +61,23 @@ def quantile(measure: str, share: float) -> str:
     return f"cu-hlm:measure={measure},threshold-rule=quantile,skip-rate={share}"
 
 
-# Those first whose tokens are the LLM's, so that the others find its rows.
+# Those first that the claims are about (--leading 5), `llm` before all: the others find its rows.
 COMPARED = (
     "llm",
-    "hlm",
+    "cu-hlm",
     HEDGE,
+    quantile("margin", 0.5),
+    PROPOSED,
+    "slm",
+    "hlm",
     "gelato",
     "u-hlm",
-    "cu-hlm",
     "cu-hlm:truncation=offline",
     "cu-hlm:truncation=online",
     "u-hlm:threshold-rule=risk-prone",
     "cu-hlm:threshold-rule=risk-prone",
-    quantile("margin", 0.5),
-    PROPOSED,
     quantile("margin", 0.9),
     "rand-hlm",
-    "slm",
 )
 # At temperature 0 the gate of the paper too, at the same shares.
 FRONTIER = tuple(quantile(MEASURE, share) for share in (0.5, 0.76, 0.9))
@@ -100,6 +100,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=25.0, help="after which a stage of answers begins no more of them")
     parser.add_argument("--questions", type=int, default=0, help="the first so many of each task; 0, the default, for all")
     parser.add_argument("--workers", type=int, default=WORKERS, help=f"answers at once (default {WORKERS})")
+    parser.add_argument("--leading", type=int, default=0, help="only the first so many systems; 0, the default, for all")
     args = parser.parse_args()
     for name in args.stages:
         if name not in stages:
@@ -134,7 +135,7 @@ def calibrate(args: argparse.Namespace) -> None:
 def answer(args: argparse.Namespace, task: str, temperature: str) -> None:
     """Every system's answers to one task. A file that is whole is left as it is."""
     slm, llm = models(args)
-    systems = COMPARED + (FRONTIER if temperature == "0" else ())
+    systems = (COMPARED + (FRONTIER if temperature == "0" else ()))[: args.leading or None]
     options = simulate.options(
         [
             "--slm",
