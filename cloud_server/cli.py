@@ -52,7 +52,7 @@ def add_model(parser: Parser) -> None:
     group.add_argument(
         "--reproducible",
         action=argparse.BooleanOptionalAction,
-        help="rows whose bits do not depend on what else is in a pass (default: with --dtype bfloat16 and float16)",
+        help="rows whose bits do not depend on what else is in a pass (default: with --dtype bfloat16, float16)",
     )
     group.add_argument(
         "--prefix-sharing",

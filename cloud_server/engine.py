@@ -52,7 +52,8 @@ def engine_of(
 ) -> Engine:
     """The engine of a model's runtime. A pass has at most `positions` ids.
 
-    `reproducible`: whether the bits of a row may not depend on its company; None where that is cheap, in bfloat16 and float16.
+    `reproducible`: whether the bits of a row may not depend on its company; None where that is cheap, in torch's bfloat16 and
+    float16.
     `prefix_sharing`: whether sessions share blocks where the runtime can.
     BadInput when `kv_bytes` hold nothing, and when the runtime cannot do what is asked for.
     """
@@ -61,9 +62,7 @@ def engine_of(
     if isinstance(lm, LlamaModel):
         from cloud_server.llama_engine import LlamaEngine
 
-        if reproducible:
-            raise BadInput(f"--reproducible is for model folders: llama.cpp, which runs {lm.name}, has no such passes")
-        return LlamaEngine(lm, kv_bytes, positions)
+        return LlamaEngine(lm, kv_bytes, positions, reproducible=bool(reproducible))
     from cloud_server.torch_engine import TorchEngine
     from common.torch_model import TorchModel
 

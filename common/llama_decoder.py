@@ -57,14 +57,20 @@ class LoadedModel(Protocol):
 
 
 class Decoder:
-    """A llama_context: room for `capacity` ids of `sessions` sequences, and a batch of up to `batch` ids to fill."""
+    """A llama_context: room for `capacity` ids of `sessions` sequences, and a batch of up to `batch` ids to fill.
 
-    def __init__(self, lm: LoadedModel, capacity: int, batch: int = BATCH, sessions: int = 1) -> None:
+    The cells are one pool, or with `apart` every sequence has its own share: then they lie in the order of their positions
+    whatever was dropped before, and attention, which is fused, sums them in that order.
+    """
+
+    def __init__(self, lm: LoadedModel, capacity: int, batch: int = BATCH, sessions: int = 1, *, apart: bool = False) -> None:
         llama = self._llama = llama_cpp()
         self._lm, self.capacity = lm, capacity
         wanted = llama.llama_context_default_params()
         wanted.n_ctx, wanted.n_batch, wanted.n_ubatch, wanted.n_seq_max = capacity, batch, batch, sessions
-        wanted.kv_unified, wanted.no_perf = True, True
+        wanted.kv_unified, wanted.no_perf = not apart, True
+        if apart:
+            wanted.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
         wanted.n_threads = wanted.n_threads_batch = lm.threads
         errors.clear()
         self._handle = llama.llama_init_from_model(lm.handle, wanted)

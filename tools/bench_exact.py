@@ -1,8 +1,8 @@
 """python -m tools.bench_exact PAIR TASKS [--dtype D ...]: whether `hedge` says token for token what `llm` says.
 
-The real pair, q05.gguf on the device and q15 in torch in the cloud, one thread each: 20 questions, 160 tokens, temperatures
-0 and 0.7; `llm` alone, `hedge` with four answers at once and alone. Answers are kept in docs/results/exact.jsonl, where it
-goes on, on a processor of the same kind: bits are a machine's own.
+The real pair, q05.gguf on the device, q15 in torch or q15.gguf (Q4_K_M) in the cloud, one thread each: 20 questions, 160
+tokens, temperatures 0 and 0.7; `llm` alone, `hedge` with four answers at once and alone. Answers are kept in docs/results,
+exact.jsonl and exact-gguf.jsonl, where it goes on, on a processor of the same kind: bits are a machine's own.
 """
 
 import argparse
@@ -19,10 +19,16 @@ from evaluation.record import Journal, read_journal
 from tools.bench_real import TEMPERATURES, answers, questions
 
 OUT = Path(__file__).parents[1] / "docs" / "results" / "exact.jsonl"
+OUT_GGUF = OUT.with_name("exact-gguf.jsonl")
 TOKENS = 160
 # Systems, and how many of their answers go on at once. llm's are the reference.
 RUNS = (("llm", 1), ("hedge", 4), ("hedge", 1))
-PASSES = {"bfloat16": ("--reproducible",), "float32": ("--no-reproducible",)}
+GGUF = "Q4_K_M"
+PASSES = {
+    "bfloat16": ("--dtype", "bfloat16", "--reproducible"),
+    "float32": ("--dtype", "float32", "--no-reproducible"),
+    GGUF: ("--context", "2048", "--reproducible"),
+}
 
 
 def report(entries: list[dict[str, Any]]) -> None:
@@ -49,19 +55,20 @@ def main() -> None:
     parser.add_argument("--dtype", nargs="+", choices=tuple(PASSES), default=list(PASSES))
     args = parser.parse_args()
     slm = load(str(args.pair / "q05.gguf"), "slm", ModelOptions(threads=1))
-    header = {
-        "kind": "exact",
-        "slm": slm.fingerprint,
-        "llm": "q15",
-        "tokens": TOKENS,
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-    }
-    journal = Journal(OUT, header, resume=OUT.exists())
     for dtype in args.dtype:
-        options = ("--dtype", dtype, *PASSES[dtype], "--threads", "1", "--max-step-s", "0", "--max-session-s", "0")
-        with local_cloud("--llm", str(args.pair / "q15"), *options) as address:
+        llm, out = ("q15.gguf", OUT_GGUF) if dtype == GGUF else ("q15", OUT)
+        header = {
+            "kind": "exact",
+            "slm": slm.fingerprint,
+            "llm": llm,
+            "tokens": TOKENS,
+            "cpu": torch.backends.cpu.get_cpu_capability(),
+        }
+        journal = Journal(out, header, resume=out.exists())
+        options = (*PASSES[dtype], "--threads", "1", "--max-step-s", "0", "--max-session-s", "0")
+        with local_cloud("--llm", str(args.pair / llm), *options) as address:
             asyncio.run(answers(slm, address, questions(args.tasks), journal, TOKENS, RUNS, dtype=dtype))
-    report(read_journal(OUT, "exact")[1])
+    report([entry for out in (OUT, OUT_GGUF) if out.exists() for entry in read_journal(out, "exact")[1]])
 
 
 if __name__ == "__main__":

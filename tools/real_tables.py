@@ -232,8 +232,12 @@ def break_evens(rows: Entries) -> str:
 def agreement(results: Path) -> list[tuple[str, str, int, int, int]]:
     """By engine of the cloud: temperatures, how many answers of hedge are llm's token for token, of how many, near ties."""
     found = []
-    rows = read_journal(results / "exact.jsonl", "exact")[1]
-    for dtype, what in (("bfloat16", "torch, bfloat16, reproducible"), ("float32", "torch, float32, plain")):
+    rows = [row for name in ("exact", "exact-gguf") for row in read_journal(results / f"{name}.jsonl", "exact")[1]]
+    for dtype, what in (
+        ("bfloat16", "torch, bfloat16, reproducible"),
+        ("float32", "torch, float32, plain"),
+        ("Q4_K_M", "llama.cpp, Q4_K_M, reproducible"),
+    ):
         found.append(_agree(what, [row for row in rows if row["dtype"] == dtype], "question"))
     found.append(_agree("vLLM, bfloat16", read_journal(results / "vllm.jsonl", "bench-vllm")[1], "question"))
     live = [

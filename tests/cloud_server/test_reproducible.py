@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import BloomConfig, BloomForCausalLM, Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from cloud_server.engine import BLOCK_SIZE, engine_of
+from cloud_server.engine import BLOCK_SIZE, Engine, engine_of
 from cloud_server.row_sizes import row_sizes
 from cloud_server.scheduler import BlockTable, ScheduledChunk, Scheduler, Work
 from cloud_server.self_check import Exactness, checked, self_check
@@ -39,12 +39,12 @@ SHAPE = {
 }
 
 
-def random_ways(engine: TorchEngine, texts: Sequence[Sequence[int]], positions: int) -> dict[tuple[int, int], np.ndarray]:
+def random_ways(engine: Engine, texts: Sequence[Sequence[int]], positions: int) -> dict[tuple[int, int], np.ndarray]:
     """Sessions over `texts` that grow, roll back and are evicted at random. Each row of text `number` after id `at`, and equal
     rows once only: a second one that differs is kept under -1 - `at`.
     """
     rng = np.random.default_rng(1)
-    scheduler = Scheduler(engine.block_manager, positions)
+    scheduler = Scheduler(engine.block_manager, positions, engine.most_sessions)
     tables = [BlockTable() for _ in texts]
     rows: dict[tuple[int, int], np.ndarray] = {}
     for _ in range(30):
@@ -69,7 +69,7 @@ def random_ways(engine: TorchEngine, texts: Sequence[Sequence[int]], positions: 
     return rows
 
 
-def singly(engine: TorchEngine, text: Sequence[int]) -> np.ndarray:
+def singly(engine: Engine, text: Sequence[int]) -> np.ndarray:
     """The rows of a text that is fed id by id, alone."""
     table = BlockTable(blocks=engine.block_manager.allocate(engine.block_manager.needed(len(text))) or [])
     found = []
@@ -77,6 +77,7 @@ def singly(engine: TorchEngine, text: Sequence[int]) -> np.ndarray:
         found += engine.forward([ScheduledChunk(Work(table, text[:end], 1), end - 1, end)])
         table.length = end
     engine.block_manager.free(table.blocks)
+    table.length = 0
     return np.concatenate(found)
 
 

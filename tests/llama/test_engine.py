@@ -1,19 +1,24 @@
 """Rows of a llama.cpp pass over many sessions are what each would be alone: across chunks, rollbacks and evictions."""
 
 import asyncio
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hedge.v1 import hedge_pb2 as pb
 
 from cloud_server.batcher import Batcher, Pass
-from cloud_server.engine import BLOCK_SIZE, engine_of
+from cloud_server.engine import BLOCK_SIZE, Engine, engine_of
 from cloud_server.llama_engine import LlamaEngine
-from cloud_server.scheduler import Scheduler
+from cloud_server.scheduler import BlockTable, ScheduledChunk, Scheduler, Work
 from cloud_server.self_check import self_check
 from common.errors import BadInput
-from common.model import LanguageModel
+from common.llama_decoder import llama_cpp
+from common.model import LanguageModel, load
+from common.model_options import ModelOptions
 from tests.cloud_server.test_batcher import answered, ragged
+from tests.cloud_server.test_reproducible import random_ways, singly
 from tests.cloud_server.test_session import drafting, opening
 
 # Keys and values are float16 in llama.cpp; logits here are of order 20.
@@ -80,6 +85,54 @@ def test_the_self_check_measures_its_rounding(slm: LanguageModel) -> None:
     assert worst < TOLERANCE
 
 
-def test_reproducible_passes_are_refused_by_name(slm: LanguageModel) -> None:
-    with pytest.raises(BadInput, match=r"--reproducible is for model folders: llama\.cpp, which runs"):
-        engine_of(slm, 1 << 20, reproducible=True)
+@pytest.fixture(scope="session")
+def quantised(files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """llm.gguf in Q4_0."""
+    llama, path = llama_cpp(), tmp_path_factory.mktemp("quantised") / "llm.gguf"
+    wanted = llama.llama_model_quantize_default_params()
+    wanted.ftype = llama.LLAMA_FTYPE_MOSTLY_Q4_0
+    assert llama.llama_model_quantize(os.fsencode(files["llm"]), os.fsencode(path), wanted) == 0
+    return path
+
+
+def reproducible(path: Path, context: int, sessions: int, threads: int = 1) -> tuple[LanguageModel, Engine]:
+    lm = load(str(path), "llm", ModelOptions(threads=threads, context=context))
+    engine = engine_of(lm, (sessions * context + BLOCK_SIZE) * lm.token_bytes, 64, reproducible=True)  # type: ignore[attr-defined]
+    assert engine.most_sessions == sessions
+    return lm, engine
+
+
+@pytest.mark.parametrize(("sessions", "precision"), [(1, "float32"), (4, "float32"), (4, "Q4_0")])
+def test_reproducible_rows_are_the_same_bits_in_any_company(
+    sessions: int, precision: str, files: dict[str, Path], quantised: Path
+) -> None:
+    """Across chunks, rollbacks and evictions, as one by one."""
+    lm, engine = reproducible(quantised if precision == "Q4_0" else files["llm"], 256, sessions)
+    texts = [np.random.default_rng(length).integers(0, lm.vocab_size, length).tolist() for length in (10, 20, 25, 30, 35)]
+    rows = random_ways(engine, texts, 50)
+    alone = [singly(engine, text) for text in texts]
+    assert len(rows) > 100
+    for (number, at), row in rows.items():
+        assert at >= 0, f"id {-1 - at} of text {number} came out in two ways"
+        assert np.array_equal(row, alone[number][at]), f"id {at} of text {number}"
+    found = self_check(engine, lm)
+    assert found.bitwise
+    assert found.rows > 20
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_reproducible_rows_behind_a_long_text(quantised: Path, threads: int) -> None:
+    """Several threads share the keys of a lone row out, from 512 cells on, which come in 256s; those of several rows never."""
+    lm, engine = reproducible(quantised, 512, 1, threads)
+    text = np.random.default_rng(3).integers(0, lm.vocab_size, 276).tolist()
+    table = BlockTable(blocks=engine.block_manager.allocate(engine.block_manager.needed(len(text))) or [])
+    engine.forward([ScheduledChunk(Work(table, text[:264], 0), 0, 264)])
+    found = []
+    for pieces in ([1] * 12, [2] * 6, [3] * 4, [12], [1, 5, 2, 4]):
+        end, rows = 264, []
+        for size in pieces:
+            table.length = end
+            rows += engine.forward([ScheduledChunk(Work(table, text[: end + size], size), end, end + size)])
+            end += size
+        found.append(np.concatenate(rows))
+    assert all(np.array_equal(rows, found[0]) for rows in found)

@@ -103,12 +103,14 @@ def test_agreement_is_by_engine_and_question(tmp_path: Path) -> None:
 
     both = [entry("llm", 0, [1]), entry("hedge", 0, [1]), entry("llm", 1, [1]), entry("hedge", 1, [2]), entry("hedge", 2, [3])]
     rows("exact.jsonl", "exact", [one | {"dtype": dtype} for dtype in ("bfloat16", "float32") for one in both])
+    rows("exact-gguf.jsonl", "exact", [one | {"dtype": "Q4_K_M"} for one in both])
     rows("vllm.jsonl", "bench-vllm", both[:2])
     rows("gsm8k/answers-llm.jsonl", "answers", [entry("", 0, [4])])
     rows("gsm8k/answers-hedge.jsonl", "answers", [entry("", 0, [4])])
     llm = [answer(0, [1], [], correct=True)]
     written(tmp_path / "real", "gsm8k", {"llm": llm, HEDGE: llm})
     assert [found[1:] for found in agreement(tmp_path)] == [
+        ("0", 1, 2, 2),
         ("0", 1, 2, 2),
         ("0", 1, 2, 2),
         ("0", 1, 1, 1),
