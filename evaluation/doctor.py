@@ -187,7 +187,7 @@ def _known(link: GrpcLink, slm: LanguageModel) -> Iterator[Finding]:
         "bitwise": "bitwise: exact is token for token",
         "rounding": f"rounding: logits move by up to {info.exactness.difference:.2g} with what else is in a pass",
     }.get(engine or "", "it does not say")
-    advice = "exact is up to near ties, which are counted; hedge-cloud serve --reproducible can do better"
+    advice = "exact is up to near ties, which are counted; in torch or llama.cpp, hedge-cloud serve --reproducible has none"
     yield Finding("its engine", well=True, found=found, advice=advice if engine == "rounding" else "")
 
 

@@ -75,6 +75,21 @@ def test_both_sides_on_gguf_answer_a_coding_question(gguf_cloud: Cloud, real: Pa
     assert found["stats"]["accepted"] > found["stats"]["corrected"]
 
 
+@pytest.mark.parametrize("temperature", ["0", "0.7"])
+def test_a_gguf_cloud_can_be_bitwise(temperature: str, start_cloud: StartCloud, real: Path) -> None:
+    """Then `hedge` says token for token what `llm` says; 200 tokens of reckoning are near a tie a few times."""
+    cloud = start_cloud(*f"--llm {real / 'q15.gguf'} --threads 1 --context 1024 --reproducible".split())
+    question = (
+        "A baker sells 3 boxes of 12 rolls and 5 boxes of 8, and eats 7 rolls. How many rolls were there? Explain each step."
+    )
+    options = (*f"--seed 1 --temperature {temperature} --max-new-tokens 200 --json --prompt".split(), question)
+    asked = ("llm", "hedge")
+    alone, found = (json.loads(hedge(*generate(real, cloud), "--system", one, *options).stdout) for one in asked)
+    assert found["token_ids"] == alone["token_ids"]
+    assert found["guarantee"] == "exact"
+    assert found["stats"]["engine"] == "bitwise"
+
+
 def test_both_runtimes_force_and_allow_the_same_ids(q05: LanguageModel, real: Path) -> None:
     """Of calls of tools, whose marks are tokens of their own."""
     import numpy as np
