@@ -75,7 +75,8 @@ class Decoder:
         errors.clear()
         self._handle = llama.llama_init_from_model(lm.handle, wanted)
         if not self._handle:
-            raise HedgeError(f"llama.cpp has no memory for {capacity} tokens of {lm.name}: {cause()}")
+            what = f"cannot fuse the attention of {lm.name}, or has no memory" if apart else "has no memory"
+            raise HedgeError(f"llama.cpp {what} for {capacity} tokens of {lm.name}: {cause()}")
         self._memory = llama.llama_get_memory(self._handle)
         self._batch = llama.llama_batch_init(batch, 0, 1)
         views = (self._batch.token, self._batch.pos, self._batch.n_seq_id, self._batch.logits)
