@@ -81,6 +81,16 @@ def singly(engine: Engine, text: Sequence[int]) -> np.ndarray:
     return np.concatenate(found)
 
 
+def same_bits(engine: Engine, texts: Sequence[Sequence[int]], positions: int) -> int:
+    """Every row of `random_ways` has the bits of one by one; how many there were."""
+    rows = random_ways(engine, texts, positions)
+    alone = [singly(engine, text) for text in texts]
+    for (number, at), row in rows.items():
+        assert at >= 0, f"id {-1 - at} of text {number} came out in two ways"
+        assert np.array_equal(row, alone[number][at]), f"id {at} of text {number}"
+    return len(rows)
+
+
 def texts_of(lengths: Sequence[int]) -> list[list[int]]:
     rng = np.random.default_rng(7)
     return [[int(token) for token in rng.integers(0, VOCAB, length)] for length in lengths]
@@ -95,13 +105,7 @@ def test_rows_are_the_same_bits_in_any_company(kind: str, dtype: str, make_lm: C
     # Not enough for all of them.
     engine = TorchEngine(lm, sum(lengths) * 2 // 3 * lm.token_bytes, reproducible=True)
     assert engine.sizes
-    texts = texts_of(lengths)
-    rows = random_ways(engine, texts, 150)
-    alone = [singly(engine, text) for text in texts]
-    assert len(rows) > 200
-    for (number, at), row in rows.items():
-        assert at >= 0, f"id {-1 - at} of text {number} came out in two ways"
-        assert np.array_equal(row, alone[number][at]), f"id {at} of text {number}"
+    assert same_bits(engine, texts_of(lengths), 150) > 200
 
 
 def test_a_bucket_that_does_not_agree_is_seen(make_lm: Callable[..., TorchModel]) -> None:
