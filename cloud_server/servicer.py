@@ -165,41 +165,47 @@ class Servicer(HedgeServicer):
         self._metrics.received(first)
         if first.WhichOneof("kind") != "open":
             raise BadInput(f"a stream begins with open, not {first.WhichOneof('kind')}")
-        prefix = self._runner.prefix()
-        difference = self._exactness.difference if self._exactness else 0.0
-        made: tuple[Any, ...] = (self._lm, first.open, prefix, self._context, difference)
-        # A grammar may take a second to read, and the first one as long again for the vocabulary.
-        session = await asyncio.to_thread(VerifierSession, *made) if first.open.processors.grammar else VerifierSession(*made)
-        if session.wants_rows and not self._runner.whole_rows:
-            raise Incompatible(
-                "the server's engine has no whole rows of logits: no logits processors, and no log-probabilities"
-            )
+        prompt = len(first.open.prompt_ids)
         try:
             if self.draining:
                 raise Busy("the server is about to stop")
-            self._quotas.enter(client, len(first.open.prompt_ids))
+            self._quotas.enter(client, prompt)
         except Busy as busy:
             self._metrics.refused("busy")
             yield pb.ServerMessage(throttle=pb.Throttle(retry_after_ms=RETRY_MS, reason=str(busy)))
             return
-        name = first.open.session_id[:64]
-        self._sessions.add(session)
-        logger.info("session=%s client=%s open ids=%d", name, client, len(first.open.prompt_ids))
+        name, session, prefix = first.open.session_id[:64], None, self._runner.prefix()
+        logger.info("session=%s client=%s open ids=%d", name, client, prompt)
         try:
+            session = await self._session(first.open, prefix)
+            self._sessions.add(session)
             deadline = time.monotonic() + (self._limits.session_s or float("inf"))
             opened = await self._run(client, prefix, session, session.prefill())
             yield self._sent(pb.ServerMessage(opened=opened))
             answer = self._stream if session.streams else self._verify
             async for verdict in answer(client, session, prefix, requests):
-                logger.info("session=%s step=%d accepted=%d", name, verdict.step_id, verdict.accepted)
-                yield self._sent(pb.ServerMessage(verdict=verdict))
+                if verdict is not None:
+                    logger.info("session=%s step=%d accepted=%d", name, verdict.step_id, verdict.accepted)
+                    yield self._sent(pb.ServerMessage(verdict=verdict))
                 if time.monotonic() > deadline:
                     raise Unreachable(f"the session took longer than {self._limits.session_s:g} s")
         finally:
             self._runner.leave(prefix)
-            self._sessions.discard(session)
-            self._quotas.leave(client, session.counted)
+            if session is not None:
+                self._sessions.discard(session)
+            self._quotas.leave(client, prompt if session is None else session.counted)
             logger.info("session=%s closed", name)
+
+    async def _session(self, request: pb.Open, prefix: Prefix) -> VerifierSession:
+        difference = self._exactness.difference if self._exactness else 0.0
+        made: tuple[Any, ...] = (self._lm, request, prefix, self._context, difference)
+        # A grammar may take a second to read, and the first one as long again for the vocabulary.
+        session = await asyncio.to_thread(VerifierSession, *made) if request.processors.grammar else VerifierSession(*made)
+        if session.wants_rows and not self._runner.whole_rows:
+            raise Incompatible(
+                "the server's engine has no whole rows of logits: no logits processors, and no log-probabilities"
+            )
+        return session
 
     def _sent(self, message: pb.ServerMessage) -> pb.ServerMessage:
         self._metrics.sent(message)
@@ -221,7 +227,7 @@ class Servicer(HedgeServicer):
 
     async def _stream(
         self, client: str, session: VerifierSession, prefix: Prefix, requests: AsyncIterator[pb.ClientMessage]
-    ) -> AsyncIterator[pb.Verdict]:
+    ) -> AsyncIterator[pb.Verdict | None]:
         closing = asyncio.create_task(_closed(requests))
         try:
             while not closing.done():
@@ -234,7 +240,8 @@ class Servicer(HedgeServicer):
 
     async def _verify(
         self, client: str, session: VerifierSession, prefix: Prefix, requests: AsyncIterator[pb.ClientMessage]
-    ) -> AsyncIterator[pb.Verdict]:
+    ) -> AsyncIterator[pb.Verdict | None]:
+        """A verdict on every draft; None for one that is void."""
         while message := await _within(self._limits.idle_s, "the next message", anext(requests, None)):
             self._metrics.received(message)
             match message.WhichOneof("kind"):
@@ -243,7 +250,7 @@ class Servicer(HedgeServicer):
                     if (verdict := await self._run(client, prefix, session, session.verify(message.draft))) is not None:
                         tested, untested = session.judged
                         self._metrics.judged(verdict, tested, untested, time.perf_counter() - started)
-                        yield verdict
+                    yield verdict
                 case "close":
                     return
                 case kind:

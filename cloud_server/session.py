@@ -15,6 +15,7 @@ from cloud_server.verification.base import ClaimedDraft, Drawn, Outcome, Target,
 from common import codec, ids
 from common.coupling import race_noise
 from common.errors import BadInput
+from common.ids import MAX_UNTESTED
 from common.logits import logprobs
 from common.model import LanguageModel
 from common.noise import Noise
@@ -179,10 +180,13 @@ class VerifierSession:
         if start > self._context:
             raise BadInput(f"a draft behind {start} ids in a context of {self._context}")
         some = bool(draft.ids) or not draft.forced
-        tokens = self._ids.decode(self._history[:start], draft.ids, self._context - start) if some else []
-        tokens = self._with_forced(self._history[:start], tokens, draft.forced)
+        most = min(self._context - start, MAX_DRAFTS + (self._rule.client_draws if self._exact else MAX_UNTESTED))
+        tokens = self._ids.decode(self._history[:start], draft.ids, most) if some else []
+        tokens = self._with_forced(self._history[:start], tokens, draft.forced, most)
         if draft.untested > len(tokens):
             raise BadInput(f"{draft.untested} untested ids of {len(tokens)}")
+        if draft.untested > MAX_UNTESTED:
+            raise BadInput(f"{draft.untested} untested ids in a message, at most {MAX_UNTESTED}")
         untested, tested = tokens[: draft.untested], tokens[draft.untested :]
         if len(tested) > MAX_DRAFTS:
             raise BadInput(f"{len(tested)} drafts in a message, at most {MAX_DRAFTS}")
@@ -190,15 +194,17 @@ class VerifierSession:
             raise BadInput(f"{len(untested)} untested ids in a session whose guarantee is exact")
         return position, untested, self._rule.read(tested, draft.proposals, self._lm.vocab_size)
 
-    def _with_forced(self, before: list[int], tokens: list[int], behind: int) -> list[int]:
-        """The ids of a message with those that the grammar forces, `behind` of them after the last."""
+    def _with_forced(self, before: list[int], tokens: list[int], behind: int, most: int) -> list[int]:
+        """The ids of a message with those that the grammar forces, `behind` of them after the last; `most` in all."""
         if not self._leaves_forced:
             if behind:
                 raise BadInput(f"{behind} forced ids in a session whose drafts have none")
             return tokens
+        if behind > most:
+            raise BadInput(f"{behind} forced ids in a message, at most {most}")
         ids = list(before)
         for token in tokens:
-            while (only := self._forced(ids)) is not None:
+            while len(ids) < len(before) + most and (only := self._forced(ids)) is not None:
                 ids.append(only)
             ids.append(token)
         for number in range(behind):

@@ -6,6 +6,7 @@ in integers, and its shortest bytes. PRIMED is ADAPTIVE after a text that comes 
 occur nowhere, so that the two sides cannot disagree.
 """
 
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -16,6 +17,8 @@ from common.errors import CodecError
 FIXED, ADAPTIVE, PRIMED = 1, 2, 3
 VERSIONS = (PRIMED, ADAPTIVE, FIXED)
 ORDERS = (2, 1, 0)
+# Ids of one message that were released without a test: reading many takes quadratic time.
+MAX_UNTESTED = 512
 # Pr(one more id) in a message is (_LONGER - 1) / _LONGER.
 _LONGER = 5
 
@@ -125,13 +128,18 @@ class _Fraction:
 
     def to_bytes(self) -> bytes:
         """The fewest bytes b1 b2 ... for which 0.b1b2... lies inside, and of those the smallest."""
-        length = 0
-        while True:
-            unit = 1 << 8 * length
-            point = -(-self.first * unit // self.total)
-            if point * self.total < (self.first + self.size) * unit:
-                return point.to_bytes(length, "big") if length else b""
-            length += 1
+
+        def point(length: int) -> int:
+            """The first point of so many bytes that is not below the interval."""
+            return -(-(self.first << 8 * length) // self.total)
+
+        def inside(length: int) -> bool:
+            return point(length) * self.total < (self.first + self.size) << 8 * length
+
+        # A point of some bytes is one of more bytes too; where steps are as small as the interval, one is inside.
+        enough = (self.total.bit_length() - self.size.bit_length()) // 8 + 1
+        length = bisect_left(range(enough), True, key=inside)
+        return point(length).to_bytes(length, "big")
 
     def target(self, data: bytes, total: int) -> int:
         """Which of `total` equal parts of this interval the number behind `data` lies in."""

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import http.client
 import json
 import re
 import sys
@@ -50,6 +51,10 @@ def read_recordings(path: Path) -> list[Recording]:
         raise BadInput(f"{path} is no recording: {error}") from None
     if not found:
         raise BadInput(f"{path} holds no recording")
+    for one in found:
+        for tokens in (one.prompt, *one.drafts):
+            if not all(isinstance(token, int) and token >= 0 for token in tokens) or not one.prompt:
+                raise BadInput(f"{path} is no recording: {list(tokens)} are no token ids")
     return found
 
 
@@ -181,7 +186,7 @@ def batches(address: str | None) -> dict[str, float]:
     try:
         with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
             text = answer.read().decode()
-    except (urllib.error.URLError, OSError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         raise Unreachable(f"no metrics at {address}: {error}") from None
     found = dict(re.findall(r'^hedge_batch_sessions_bucket\{le="([^"]+)"\} (\S+)$', text, re.MULTILINE))
     found |= dict(

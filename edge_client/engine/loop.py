@@ -3,10 +3,12 @@
 import asyncio
 import math
 from collections.abc import AsyncGenerator
+from itertools import takewhile
 
 from hedge.v1 import hedge_pb2 as pb
 
 from common.errors import Disconnected, NotFinite, Unreachable
+from common.ids import MAX_UNTESTED
 from edge_client.engine.audit import Auditor
 from edge_client.engine.drafter import Drafter
 from edge_client.engine.flight import Flight, Message
@@ -18,7 +20,8 @@ from edge_client.engine.verification import Verification
 from edge_client.engine.verification.base import token_of
 from edge_client.systems import GenerationConfig
 
-MAX_UNTESTED = 512
+# Says a line that is not about the link.
+BLIND = "gave no finite logits"
 
 
 class Loop:
@@ -131,13 +134,15 @@ class Loop:
         if flight is None:
             raise NotFinite(position, "the device's model")
         if not self._statistics.blind:
-            flight.connection.notify(f"the device's model gave no finite logits at position {position}: the cloud is asked")
+            flight.connection.notify(f"the device's model {BLIND} at position {position}: the cloud is asked")
         self._statistics.blind += 1
 
     async def _send(self, flight: Flight) -> None:
         sequence, start = self._sequence, self._sequence.sent
         held = int(self._pace.holds_last and not sequence.ended)
         whole = sequence.block[: len(sequence.block) - held]
+        if len(list(takewhile(lambda token: token.proposal is None, whole))) > MAX_UNTESTED:
+            whole = whole[:MAX_UNTESTED]
         sequence.send(len(whole))
         tested = sum(token.proposal is not None for token in whole)
         more = flight.bonus_ahead or (self._pace.in_flight > 1 and not sequence.ended)

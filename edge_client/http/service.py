@@ -14,10 +14,12 @@ from hedge.v1 import hedge_pb2 as pb
 from common.command import say
 from common.errors import BadInput, Disconnected, HedgeError
 from common.model import LanguageModel
+from common.sampling import Warp
 from edge_client.calibrations import Pair
-from edge_client.config import CloudConfig
+from edge_client.config import CloudConfig, GateConfig
 from edge_client.engine.gates.recalibration import Recalibrated, recalibration_of
 from edge_client.engine.gates.survival import Survival
+from edge_client.engine.loop import BLIND
 from edge_client.engine.sequence import Provenance
 from edge_client.engine.session import Emitted, Session
 from edge_client.http.metrics import Metrics
@@ -108,7 +110,7 @@ class Service:
         self._stack = AsyncExitStack()
         self._link: GrpcLink | None = None
         self._looking: asyncio.Task[None] | None = None
-        self._recalibrated: dict[GenerationConfig, Recalibrated | None] = {}
+        self._recalibrated: dict[tuple[GateConfig, Warp], Recalibrated | None] = {}
         self._survival, self._remembers = Survival(), remembers
         # Set while the link is not known to be alive.
         self._down, self._up = asyncio.Event(), asyncio.Event()
@@ -215,14 +217,14 @@ class Service:
         config = resolve(config, Pair(self.slm, self.cloud), self._calibration, say)
         link: Link | None = self._link if config.needs_cloud else None
         if config.gate.recalibrate is not None:
-            # One threshold for all answers that are asked for alike.
-            key = replace(config, sampling=replace(config.sampling, seed=0))
-            recalibrated = self._recalibrated.setdefault(key, recalibration_of(config))
+            # One threshold for all answers of a gate under a warp.
+            recalibrated = self._recalibrated.setdefault((config.gate, config.sampling.warp), recalibration_of(config))
         else:
             recalibrated = None
 
         def note(line: str) -> None:
-            self._heard(up=line == BACK)
+            if BLIND not in line:
+                self._heard(up=line == BACK)
             notify(line)
 
         session = Session(self.slm, ids, config, link, recalibrated=recalibrated, survival=self._survival, notify=note)

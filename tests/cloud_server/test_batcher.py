@@ -17,10 +17,10 @@ from cloud_server.servicer import Servicer, part_times
 from cloud_server.session import VerifierSession
 from cloud_server.steps import Feed, Steps
 from cloud_server.torch_engine import TorchEngine
-from common.errors import BadInput
+from common.errors import BadInput, Unreachable
 from common.model import LanguageModel
 from common.torch_model import TorchModel
-from tests.cloud_server.test_session import Alone, drafting, opening
+from tests.cloud_server.test_session import PROMPT, Alone, drafting, greedy, opening
 
 KINDS = ("llama", "qwen2", "gpt2", "gpt_neox")
 # float32 sums in another order; logits here are of order 1.
@@ -318,6 +318,33 @@ def test_a_client_above_its_rate_gets_its_verdict_later(
 
     assert asyncio.run(served()) == ["opened", "verdict"]
     assert pauses == [1.0, 2.0]
+
+
+def test_a_session_of_void_drafts_ends_in_time_too(
+    lm: LanguageModel, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A draft whose client never hears of a correction gets no verdict."""
+    now = 0.0
+    wrong = (greedy(lm, PROMPT) + 1) % lm.vocab_size
+
+    async def requests() -> AsyncIterator[pb.ClientMessage]:
+        nonlocal now
+        yield pb.ClientMessage(open=opening(lm, warp=pb.Warp(temperature=0, top_p=1)))
+        for step in range(9):
+            yield pb.ClientMessage(draft=drafting([wrong], step_id=step, verdicts_seen=0))
+            now += 2.0
+
+    monkeypatch.setattr("cloud_server.servicer.time.monotonic", lambda: now)
+    context, heard = SimpleNamespace(invocation_metadata=tuple), list[str | None]()
+
+    async def served() -> None:
+        servicer = Servicer(lm, batcher, Limits(session_s=5.0))
+        async for message in servicer.Generate(requests(), context):
+            heard.append(message.WhichOneof("kind"))
+
+    with pytest.raises(Unreachable, match="the session took longer than 5 s"):
+        asyncio.run(served())
+    assert heard == ["opened", "verdict"]
 
 
 def test_a_budget_that_holds_nothing_is_refused(lm: LanguageModel) -> None:

@@ -5,7 +5,7 @@ import pytest
 from hedge.v1 import hedge_pb2 as pb
 
 from cloud_server.opening import server_info
-from cloud_server.session import MAX_DRAFTS, VerifierSession
+from cloud_server.session import MAX_DRAFTS, MAX_UNTESTED, VerifierSession
 from cloud_server.steps import alone
 from cloud_server.verification import RULES
 from common import codec
@@ -454,6 +454,18 @@ def test_the_llms_own_ends_end_an_answer_too(make_lm: Callable[..., LanguageMode
 def test_processors_that_make_no_sense_are_refused(changes: dict[str, object], words: str, lm: LanguageModel) -> None:
     with pytest.raises(BadInput, match=words):
         Alone(lm, opening(lm, **changes))
+
+
+def test_a_message_has_only_so_many_ids_whatever_the_context(make_lm: Callable[..., LanguageModel]) -> None:
+    """Reading n ids takes n^2: a message that is too long is refused before it is read."""
+    session = Alone(long := make_lm(context=4096), opening(long))
+    session.opened()
+    with pytest.raises(BadInput, match="at most"):
+        session.judge(drafting([], [1] * 4000))
+    with pytest.raises(BadInput, match=f"{MAX_UNTESTED + 1} untested ids in a message, at most {MAX_UNTESTED}"):
+        session.judge(drafting([], [1] * (MAX_UNTESTED + 1)))
+    verdict = session.judge(drafting([2] * MAX_DRAFTS, [1] * MAX_UNTESTED))
+    assert verdict is not None
 
 
 def test_forced_ids_where_nothing_forces_them_are_refused(session: Alone) -> None:

@@ -10,9 +10,11 @@ from hedge.v1 import hedge_pb2 as pb
 from hypothesis import given
 from hypothesis import strategies as st
 
+import cloud_server.session as cloud_session
 from common.errors import Disconnected, Incompatible, NotFinite, Unreachable
 from common.model import LanguageModel
 from common.sampling import Warp
+from edge_client.engine import loop
 from edge_client.engine.sequence import Provenance
 from edge_client.engine.session import Session
 from edge_client.transport import connection
@@ -170,8 +172,13 @@ def test_a_resumed_session_brings_what_was_generated_and_the_key_of_the_first(
     assert frail.opens[-1].resume_position > 0
 
 
+@pytest.mark.parametrize("most", [3, 512])
 @pytest.mark.parametrize("exact", [True, False])
-def test_alone_the_device_goes_on_says_so_and_comes_back(exact: bool, make_lm: Callable[..., LanguageModel]) -> None:
+def test_alone_the_device_goes_on_says_so_and_comes_back(
+    exact: bool, most: int, make_lm: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "MAX_UNTESTED", most)
+    monkeypatch.setattr(cloud_session, "MAX_UNTESTED", most)
     settings = changed(EXACT if exact else WAYS["cu-hlm"], on_disconnect="continue", max_new_tokens=60, seed=3)
     slm, llm = make_lm(seed=1), make_lm(seed=2)
     whole = run_session(slm, PROMPT, settings, LocalLink(llm))

@@ -208,8 +208,9 @@ def test_a_full_server_says_when_to_come_back(
         async with grpc.aio.insecure_channel(cloud.address) as channel:
             streams = [HedgeStub(channel).Generate() for _ in range(2)]
             answers = []
-            for stream in streams:
-                await stream.write(pb.ClientMessage(open=opening(lm, prompt_ids=[1] * 8)))
+            # A grammar takes time to read, and this one is none: a full server does not look at it.
+            for stream, processors in zip(streams, ({}, {"processors": pb.LogitsProcessors(grammar="none")}), strict=True):
+                await stream.write(pb.ClientMessage(open=opening(lm, prompt_ids=[1] * 8, **processors)))
                 answers.append(await stream.read())
             assert answers[0].WhichOneof("kind") == "opened"
             return answers[1]
@@ -387,6 +388,7 @@ def test_a_load_test_tells_latencies_and_batches(start_cloud: StartCloud) -> Non
         (("loadtest", "--seconds", "inf"), "seconds inf"),
         (("loadtest", "--drafts", "/nowhere"), "/nowhere"),
         (("loadtest", "--drafts", __file__), "no recording"),
+        (("loadtest", "--drafts", str(Path(__file__).parent / "empty_prompt.jsonl")), "no token ids"),
         (("deploy",), "--insecure"),
         (("deploy", "--insecure", "--replicas", "0"), "replicas 0"),
         (("deploy", "--insecure", "--streams-per-replica", "0"), "streams-per-replica 0"),
