@@ -233,6 +233,8 @@ class VerificationConfig:
         for name, value in (("theta", self.theta), ("eta", self.eta)):
             if not 0 < value < math.inf:
                 raise BadInput(f"{name} {value} is not above 0")
+        if self.law_entries >= 1 << 32:
+            raise BadInput(f"law-entries {self.law_entries} is not in 0..2^32-1")
         if self.law_entries < 0 or (self.law_entries and (self.exact or self.kind != "split")):
             raise BadInput(
                 f"law-entries {self.law_entries} cuts the LLM's distribution in verification split, and is not exact; not with "

@@ -88,7 +88,8 @@ async def _evaluate(
             raise Incompatible(f"--llm {args.llm} ({llm.fingerprint}) is not the cloud's model ({pair.info.model_fingerprint})")
         for system in systems:
             config = resolved(args, pair, system)
-            journal = _journal(args, system, config)
+            models = {"slm": slm.fingerprint, "llm": pair.info.model_fingerprint if pair.info else ""}
+            journal = _journal(args, system, config, models)
             found[system] = answers_of(journal.path, journal.entries) if journal else []
             done = {answer.task for answer in found[system]}
             recalibrated = recalibration_of(config)
@@ -104,7 +105,7 @@ async def _evaluate(
     return found
 
 
-def _journal(args: argparse.Namespace, system: str, config: GenerationConfig) -> Journal | None:
+def _journal(args: argparse.Namespace, system: str, config: GenerationConfig, models: dict[str, str]) -> Journal | None:
     if args.answers is None:
         return None
     header = {
@@ -116,7 +117,7 @@ def _journal(args: argparse.Namespace, system: str, config: GenerationConfig) ->
         "prompts": str(args.prompts or ""),
         "task": str(args.task or ""),
         "judge": args.judge or "",
-    }
+    } | models
     return Journal(args.answers / f"answers-{system}.jsonl", header, resume=args.resume)
 
 

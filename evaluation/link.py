@@ -178,7 +178,7 @@ def command(arguments: Sequence[str]) -> None:
     parser.add_argument("--control", metavar="HOST:PORT", help='takes {"cut": true} and the like, a line each')
     parser.add_argument("--seed", type=int, default=0, help="of the jitter")
     args = parse(parser, arguments)
-    for name in ("rate", "down_rate", "delay", "jitter"):
+    for name in ("rate", "down_rate", "delay", "jitter", "seed"):
         if not 0 <= getattr(args, name) < float("inf"):
             raise BadInput(f"{name.replace('_', '-')} {getattr(args, name):g} is not a number of at least 0")
     outages, to = parse_outages(args.outage), split_address(args.to)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.errors import BadInput
+
 HELD_OUT_ONE_IN = 8
 ANSWER_MARK = "Answer:"
 _PATIENCE = 200
@@ -217,6 +219,8 @@ def draw(family: str, rng: np.random.Generator, *, held_out: bool) -> Question:
 
 def held_out_set(count: int, seed: int = 0) -> list[Question]:
     """`count` different held-out questions, the families taken in turn; a family that has no more leaves its turn."""
+    if seed < 0:
+        raise BadInput(f"question-seed {seed} is not at least 0")
     rng = np.random.default_rng(seed)
     found: dict[str, Question] = {}
     names = list(FAMILIES)

@@ -21,7 +21,7 @@ from edge_client.calibrations import save_calibration
 from edge_client.cli.connect import connected, load_slm
 from edge_client.cli.options import add_models, add_warp, check_connection, choose_seed, sampling_of
 from edge_client.cli.prompts import Prompt, read_prompts
-from edge_client.config import ETA, TEMPERATURE, THETA, GateConfig, ThresholdRule, VerificationConfig
+from edge_client.config import ETA, TEMPERATURE, THETA, GateConfig, LinkConfig, ThresholdRule, VerificationConfig
 from edge_client.engine.gates.calibration import Calibration, fit_measure, with_bound
 from edge_client.engine.gates.measures import DRAWS, MEASURES
 from edge_client.engine.session import Session
@@ -105,6 +105,8 @@ async def _calibrate(args: argparse.Namespace, slm: LanguageModel, prompts: list
         replace(sampling_of(args), seed=choose_seed(args)),
         GateConfig("always"),
         VerificationConfig("full", truncation="none", bits=BITS),
+        # A token that the device would draw alone has no verdict to learn from.
+        LinkConfig(on_disconnect="wait"),
     )
     sample = Sample()
     async with connected(args, slm, cloud=True) as (link, _):

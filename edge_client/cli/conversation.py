@@ -218,13 +218,13 @@ class Conversation:
     def _fitted(self, messages: list[dict[str, str]]) -> tuple[list[dict[str, str]], list[int]]:
         """The conversation and its ids; the oldest turns go when it has outgrown the context."""
         context = min(self._slm.context, self._link.info.context_limit if self._link else self._slm.context)
-        dropped = 0
+        dropped, first = 0, int(messages[0]["role"] == "system")
         while True:
             ids = self._slm.encode_chat(messages)
             # Room for an answer as long as asked for, half of the context at most.
-            if len(ids) + min(self._config.sampling.max_new_tokens, context // 2) <= context or len(messages) == 1:
+            if len(ids) + min(self._config.sampling.max_new_tokens, context // 2) <= context or len(messages) == first + 1:
                 break
-            messages = messages[2 if len(messages) > 2 else 1 :]
+            messages = messages[:first] + messages[first + min(2, len(messages) - first - 1) :]
             dropped += 1
         if dropped:
             self.say(f"the conversation has outgrown the context of {context} tokens: {dropped} oldest turns dropped")

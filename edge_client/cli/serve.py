@@ -47,6 +47,8 @@ def command(arguments: Sequence[str]) -> None:
     key = read_key(args.api_key_file)
     if host not in LOOPBACK and key is None:
         say(f"hedge serve: warning: {host} is not loopback, and without --api-key-file anybody may ask")
+    # Without one every request draws its own.
+    seed, args.seed = args.seed, args.seed or 0
     sampling_of(args)
     cloud = None if args.local_only else cloud_config(args)
     prices, log = Prices.of(args.prices), ReceiptLog(args.receipts)
@@ -57,7 +59,7 @@ def command(arguments: Sequence[str]) -> None:
     service = Service(
         slm, cloud, lambda system: config_from(args, system), args.calibration, remembers=remembers, prices=prices, log=log
     )
-    asyncio.run(_serve(args, service, key))
+    asyncio.run(_serve(args, service, key, seed))
 
 
 def read_key(path: Path | None) -> str | None:
@@ -74,11 +76,11 @@ def read_key(path: Path | None) -> str | None:
     return key
 
 
-async def _serve(args: argparse.Namespace, service: Service, key: str | None) -> None:
+async def _serve(args: argparse.Namespace, service: Service, key: str | None, seed: int | None) -> None:
     host, _ = split_address(args.http, lowest_port=0)
     async with service:
-        api = Api(service, key, args.max_requests, tuple(args.cors))
-        server, task = await serving(api.app(Page(service, args.link_control).routes()), args.http)
+        api = Api(service, key, args.max_requests, tuple(args.cors), seed)
+        server, task = await serving(api.app(Page(api, service, args.link_control).routes()), args.http)
         alone = "alone (--local-only)" if args.local_only else "no cloud yet"
         cloud = service.link and f"verified by {service.cloud.model_name} at {service.link.address}" if service.cloud else None
         say(f"hedge serve: {service.slm.name}, {cloud or alone}, listening on {host}:{server.port}")

@@ -4,7 +4,7 @@ import asyncio
 import hmac
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -48,21 +48,23 @@ Handler = Callable[[Request], Awaitable[Response]]
 class Api:
     """`most` requests at once; `key`, where there is one, has to come with each."""
 
-    def __init__(self, service: Service, key: str | None = None, most: int = 64, origins: tuple[str, ...] = ()) -> None:
-        self._service, self._key, self._most, self._origins = service, key, most, origins
+    def __init__(
+        self, service: Service, key: str | None = None, most: int = 64, origins: tuple[str, ...] = (), seed: int | None = None
+    ) -> None:
+        self._service, self._key, self._most, self._origins, self._seed = service, key, most, origins, seed
         self._open = 0
         service.metrics.open.set_function(lambda: self._open)
         self._started = int(time.time())
 
     def routes(self) -> list[Route]:
         return [
-            Route("/v1/models", self._guarded(self._models)),
-            Route("/v1/models/{name}", self._guarded(self._model)),
-            Route("/v1/chat/completions", self._guarded(self._chat), methods=["POST"]),
-            Route("/v1/completions", self._guarded(self._completions), methods=["POST"]),
-            Route("/openapi.json", self._guarded(self._described_whole)),
-            Route("/health", self._guarded(self._health)),
-            Route("/version", self._guarded(self._version)),
+            Route("/v1/models", self.guarded(self._models)),
+            Route("/v1/models/{name}", self.guarded(self._model)),
+            Route("/v1/chat/completions", self.guarded(self._chat), methods=["POST"]),
+            Route("/v1/completions", self.guarded(self._completions), methods=["POST"]),
+            Route("/openapi.json", self.guarded(self._described_whole)),
+            Route("/health", self.guarded(self._health)),
+            Route("/version", self.guarded(self._version)),
             *self._service.metrics.routes(),
         ]
 
@@ -74,7 +76,7 @@ class Api:
             exception_handlers={HTTPException: _not_found},
         )
 
-    def _guarded(self, handler: Handler) -> Handler:
+    def guarded(self, handler: Handler) -> Handler:
         """Answers with an error object whatever goes wrong."""
 
         async def guarded(request: Request) -> Response:
@@ -122,14 +124,15 @@ class Api:
         return await self._answer(request, chat=False)
 
     async def _answer(self, request: Request, *, chat: bool) -> Response:
-        asked = parse_request(await _body(request), chat=chat)
-        if self._open >= self._most:
-            raise ApiError(429, f"{self._most} requests are being answered, no more are taken", code="rate_limit_exceeded")
+        asked = parse_request(await body_of(request), chat=chat)
+        self._check_room()
         await self._service.looked()
         if asked.grammar or asked.tools or asked.logprobs is not None:
             # The first time it takes a large vocabulary a second or two.
             with suppress(BadInput):
                 await asyncio.to_thread(getattr, self._service.slm, "grammar_tokenizer")
+        # Others may have come meanwhile.
+        self._check_room()
         choices, slm = self._choices(asked), self._service.slm
         head = {
             "id": ("chatcmpl-" if chat else "cmpl-") + secrets.token_hex(12),
@@ -141,7 +144,7 @@ class Api:
             events = self._events(asked, choices, head, chat=chat)
             return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
         async with self._counted():
-            await _unless_left(request, asyncio.gather(*(_drained(choice, slm, asked) for choice in choices)))
+            await _unless_left(request, asyncio.create_task(together([_drained(choice, slm, asked) for choice in choices])))
         kind = "chat.completion" if chat else "text_completion"
         answered = [choice_json(choice, asked, chat=chat) for choice in choices]
         usage = usage_json(choices)
@@ -155,7 +158,7 @@ class Api:
             asked = replace(asked, grammar=self._calls(asked), shaped_by="tools")
         self._check_logits(asked)
         prompts = self._prompts(asked)
-        seed = asked.seed if asked.seed is not None else secrets.randbits(32)
+        seed = next(seed for seed in (asked.seed, self._seed, secrets.randbits(32)) if seed is not None)
         for ids in prompts:
             for _ in range(asked.n):
                 notes: list[str] = []
@@ -203,6 +206,10 @@ class Api:
             raise ApiError(400, f"prompt has id {max(text)}, and {slm.name} {slm.vocab_size} ids", param="prompt")
         return text
 
+    def _check_room(self) -> None:
+        if self._open >= self._most:
+            raise ApiError(429, f"{self._most} requests are being answered, no more are taken", code="rate_limit_exceeded")
+
     @asynccontextmanager
     async def _counted(self) -> AsyncIterator[None]:
         self._open += 1
@@ -248,7 +255,7 @@ class Api:
                     task.cancel()
 
 
-async def _body(request: Request) -> object:
+async def body_of(request: Request) -> object:
     data = b""
     async for part in request.stream():
         data += part
@@ -262,7 +269,18 @@ async def _drained(choice: Choice, slm: LanguageModel, asked: ApiRequest) -> Non
         pass
 
 
-async def _unless_left(request: Request, work: "asyncio.Future[Any]") -> None:
+async def together(works: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """All of them; the first that fails ends the others."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _unless_left(request: Request, work: "asyncio.Task[None]") -> None:
     """Awaits the work, and gives it up when the client has gone."""
 
     async def left() -> None:

@@ -76,7 +76,7 @@ class ApiRequest:
         asked |= {"top_k": self.top_k, "min_p": self.min_p, "logprobs": self.logprobs}
         changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
         logits = self.logits | ({"grammar": self.grammar} if self.grammar else {})
-        sampling = replace(config.sampling, seed=seed, stop=self.stop, **changes)
+        sampling = replace(config.sampling, seed=seed, stop=self.stop or config.sampling.stop, **changes)
         config = replace(config, sampling=replace(sampling, logits=replace(sampling.logits, **logits)))
         return config if self.threshold is None else config.with_threshold(self.threshold)
 

@@ -12,8 +12,8 @@ from starlette.routing import Route
 from common.errors import BadInput, Unreachable
 from common.http import static
 from common.rpc import split_address
+from edge_client.http.api import Api, body_of
 from edge_client.http.errors import ApiError
-from edge_client.http.replies import error_response
 from edge_client.http.service import Service
 from edge_client.systems import SYSTEMS
 
@@ -25,15 +25,15 @@ SECONDS = 5.0
 class Page:
     """`control` is the HOST:PORT where `hedge link --control` listens."""
 
-    def __init__(self, service: Service, control: str | None = None) -> None:
-        self._service = service
+    def __init__(self, api: Api, service: Service, control: str | None = None) -> None:
+        self._api, self._service = api, service
         self._control = split_address(control) if control else None
 
     def routes(self) -> list[Route]:
         return [
             *static(FOLDER, FILES),
             Route("/hedge/state", self._state),
-            Route("/hedge/link", self._change, methods=["POST"]),
+            Route("/hedge/link", self._api.guarded(self._change), methods=["POST"]),
         ]
 
     async def _state(self, request: Request) -> Response:  # noqa: ARG002
@@ -55,19 +55,15 @@ class Page:
         return JSONResponse(state)
 
     async def _change(self, request: Request) -> Response:
-        try:
-            if self._control is None:
-                raise ApiError(404, "this link is not an emulated one", code="no_emulator")
-            try:
-                wanted = dict(json.loads(await request.body()))
-            except (ValueError, TypeError):
-                raise ApiError(400, "the body is not a JSON object") from None
-            answer = await self._ask(wanted)
-            if "error" in answer:
-                raise BadInput(str(answer["error"]))
-            return JSONResponse(answer)
-        except (ApiError, BadInput, Unreachable) as error:
-            return error_response(error)
+        if self._control is None:
+            raise ApiError(404, "this link is not an emulated one", code="no_emulator")
+        wanted = await body_of(request)
+        if not isinstance(wanted, dict):
+            raise ApiError(400, "the body is not a JSON object")
+        answer = await self._ask(wanted)
+        if "error" in answer:
+            raise BadInput(str(answer["error"]))
+        return JSONResponse(answer)
 
     async def _ask(self, wanted: dict[str, Any]) -> dict[str, Any]:
         """A line to the emulator, and its answer."""

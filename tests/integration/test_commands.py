@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from common.model import bundled_folder
 from edge_client.transport.grpc_link import GrpcLink
 from evaluation.questions import held_out_set
 from tests.integration.conftest import BIN, ENVIRONMENT, Cloud, Run, StartCloud, hedge, one_line
@@ -153,12 +154,17 @@ def test_chat_off_a_terminal_is_plain_text_with_counts(cloud: Cloud) -> None:
     assert "\x1b" not in done.stdout
 
 
-def test_a_chat_that_outgrows_the_context_drops_its_oldest_turns(cloud: Cloud) -> None:
-    long_turn = "Say these words backwards: " + "river stone lamp " * 60
+def test_a_chat_that_outgrows_the_context_drops_its_oldest_turns(cloud: Cloud, tmp_path: Path) -> None:
+    """The system message stays, and a turn of the user's follows it."""
+    long_turn, rules, saved = "Say these words backwards: " + "river stone lamp " * 60, tmp_path / "rules", tmp_path / "saved"
+    rules.write_text(json.dumps({"messages": [{"role": "system", "content": "Be brief."}]}))
     options = ("--cloud", cloud.address, "--insecure", "--system", "slm", "--seed", "1", "--max-new-tokens", "8")
-    done = hedge("chat", *options, stdin="\n".join([long_turn] * 6))
+    done = hedge("chat", *options, stdin="\n".join([f"/load {rules}", *[long_turn] * 6, f"/save {saved}"]))
     assert done.returncode == 0, done.stderr
     assert "outgrown the context of 1024" in done.stdout
+    roles = [message["role"] for message in json.loads(saved.read_text())["messages"]]
+    assert roles[:2] == ["system", "user"]
+    assert 3 <= len(roles) < 13
 
 
 def test_calibrate_writes_a_file_that_generate_uses_and_others_refuse(cloud: Cloud, here: Run, tmp_path: Path) -> None:
@@ -241,3 +247,11 @@ def test_a_killed_client_frees_its_cache(cloud: Cloud) -> None:
         return False
 
     assert asyncio.run(drained())
+
+
+def test_answers_of_another_model_are_not_gone_on_with(cloud: Cloud, here: Run, tmp_path: Path) -> None:
+    asked = ("evaluate", "--cloud", cloud.address, "--insecure", "--questions", "1", "--max-new-tokens", "4", "--seed", "1")
+    asked += ("--systems", "slm", "--answers", str(tmp_path), "--resume", "--threads", "1")
+    assert here(*asked).returncode == 0
+    assert here(*asked).returncode == 0
+    one_line(here(*asked, "--slm", str(bundled_folder() / "llm")), 2, "is of another run: slm")

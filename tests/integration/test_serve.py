@@ -199,6 +199,25 @@ def test_a_key_where_one_is_asked_for(cloud: Cloud, tmp_path: Any) -> None:
         )
         with urllib.request.urlopen(asked, timeout=20) as answer:
             assert answer.headers["access-control-allow-origin"] == "http://page.example"
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(f"http://{address}/hedge/link", b'{"cut": true}', timeout=20)
+
+
+def test_seed_and_stop_of_the_server_are_those_of_a_request_without(cloud: Cloud) -> None:
+    tale: dict[str, Any] = {"model": "slm", "messages": [{"role": "user", "content": "Tell me a tale about a king."}]}
+    tale |= {"temperature": 1, "max_tokens": 20}
+    with (
+        serving("--cloud", cloud.address, "--seed", "7", "--stop", " ") as address,
+        openai.OpenAI(base_url=f"http://{address}/v1", api_key="x", max_retries=0) as client,
+    ):
+        first, second, whole = (
+            client.chat.completions.create(**tale, **own).choices[0].message.content or ""
+            for own in ({}, {}, {"stop": ["zzz"]})
+        )
+        other = client.chat.completions.create(**tale, seed=8, stop=["zzz"]).choices[0].message.content
+    assert first == second == whole.split(" ")[0]
+    assert " " in whole
+    assert other != whole
 
 
 @pytest.mark.parametrize("alone", [False, True])
