@@ -96,6 +96,8 @@ class _Contexts:
                 found[token] -= 1
                 if not found[token]:
                     del found[token]
+                if not found:
+                    del self._counts[self._last(order)]
 
     def follow(self, history: Sequence[int]) -> None:
         """Learns and unlearns until `history` is what has been learned on top of the base."""

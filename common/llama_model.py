@@ -5,6 +5,7 @@ Its `Llama` class is not used: with logits of every position it keeps context x 
 
 import ctypes
 import os
+import threading
 import unicodedata
 import weakref
 from collections.abc import Callable, Sequence
@@ -51,6 +52,8 @@ class LlamaModel(LanguageModel):
         )
         self._template = ChatTemplate(source, self.name, begin, end) if source else None
         self._idle: list[Decoder] = []
+        # A cache is given back by whichever thread drops it, perhaps in the midst of `take`.
+        self._lock = threading.RLock()
         self.token_bytes = token_bytes(header)
 
     def kv_cache(self) -> "LlamaCache":
@@ -115,16 +118,19 @@ class LlamaModel(LanguageModel):
 
     def take(self, capacity: int) -> Decoder:
         """A decoder with room for so many ids, empty."""
-        for decoder in self._idle:
-            if decoder.capacity >= capacity:
-                self._idle.remove(decoder)
-                decoder.forget(-1, 0)
-                return decoder
+        with self._lock:
+            found = next((decoder for decoder in self._idle if decoder.capacity >= capacity), None)
+            if found:
+                self._idle.remove(found)
+        if found:
+            found.forget(-1, 0)
+            return found
         return Decoder(self, capacity, min(BATCH, capacity))
 
     def give(self, decoder: Decoder) -> None:
         """Takes a decoder back; one is kept."""
-        self._idle[:] = [max([*self._idle, decoder], key=lambda one: one.capacity)]
+        with self._lock:
+            self._idle[:] = [max([*self._idle, decoder], key=lambda one: one.capacity)]
 
 
 class _Words:

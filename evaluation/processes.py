@@ -6,6 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -44,11 +46,15 @@ def listening(program: str, *arguments: str) -> Iterator[str]:
         preexec_fn=_die_with_parent,
     )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    reader: threading.Thread | None = None
     try:
         assert running.stderr
         lines = []
         for line in running.stderr:
             if found := re.search(r"listening on (\S+)", line):
+                # A program whose lines nobody reads would wait for a reader.
+                reader = threading.Thread(target=deque, args=(running.stderr, 0), daemon=True)
+                reader.start()
                 yield found[1]
                 return
             lines.append(line)
@@ -56,5 +62,7 @@ def listening(program: str, *arguments: str) -> Iterator[str]:
     finally:
         running.terminate()
         running.wait()
+        if reader:
+            reader.join()
         if running.stderr:
             running.stderr.close()

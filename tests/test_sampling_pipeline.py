@@ -13,6 +13,7 @@ from common.logits import LogitsOptions, LogitsProcessor
 from common.model import BUNDLED, LanguageModel, load
 from common.sampling import Warp
 from edge_client.config import SamplingParams
+from edge_client.engine.gates.survival_pace import SurvivalPace
 from edge_client.engine.sequence import Provenance
 from edge_client.engine.session import Session
 from edge_client.systems import SYSTEMS, GenerationConfig
@@ -115,8 +116,10 @@ def test_a_grammar_holds_in_every_system(system: str) -> None:
     assert session.finish_reason == "stop"
 
 
-def test_forced_tokens_cost_no_slm_step_no_bytes_and_no_llm_pass() -> None:
-    """One answer that is forced whole, and one that is forced but for a letter."""
+def test_forced_tokens_cost_no_slm_step_no_bytes_and_no_llm_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One answer that is forced whole, and one that is forced but for a letter. Their time is that of no step."""
+    timed: list[float] = []
+    monkeypatch.setattr(SurvivalPace, "drafted", lambda _, seconds: timed.append(seconds))
     forced = SamplingParams(1.0, logits=LogitsOptions(grammar=of_regex("It was a dark and stormy night; the rain fell")))
     whole = answer("hedge", forced, 1)
     assert whole.text == "It was a dark and stormy night; the rain fell"
@@ -126,7 +129,7 @@ def test_forced_tokens_cost_no_slm_step_no_bytes_and_no_llm_pass() -> None:
     once = answer("hedge", replace(forced, logits=LogitsOptions(grammar=of_regex("It was a [dp]ark and stormy night"))), 1)
     # The id codec needs a byte or two for the one choice there is.
     assert once.statistics.uplink_codec_bytes <= 3 * once.statistics.steps
-    assert once.statistics.steps <= 3
+    assert len(timed) == once.statistics.steps <= 3
     assert answer("llm", forced, 1).statistics.llm_positions == 0
 
 

@@ -114,9 +114,11 @@ class Loop:
         return self._pace.should_draft(Unverified(messages, asked, len(unverified) - asked, survival, waited))
 
     async def _draft(self) -> None:
-        started = self._machine.now()
+        started, steps = self._machine.now(), self._statistics.steps
         token = await self._drafter.draft(self._sequence, self._step)
-        self._pace.drafted(self._machine.now() - started)
+        # A token that the grammar forces takes no step.
+        if self._statistics.steps > steps:
+            self._pace.drafted(self._machine.now() - started)
         if token.blind:
             self._tell_blind(len(self._sequence))
         alone = not self._linked and self._config.gate.asks

@@ -1,4 +1,4 @@
-"""Policy survival: when a block ends, and how far to draft past messages in flight, by what that costs (docs/algorithms.md, 5).
+"""Policy survival: when a block ends, and how far to draft past messages in flight, by what that costs (docs/algorithms.md, 3).
 
 Two things are traded. A draft that is rejected is heard of only after its block has left: every further draft of the block
 holds that news back by an SLM step. Against it stands one pass of the LLM a block. And a step past messages in flight is in

@@ -140,7 +140,7 @@ class ServerInfo(_message.Message):
     WHOLE_ROWS_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
-    """Raised when messages change meaning; this file is version 2."""
+    """Raised when messages change meaning; this file is version 3."""
     model_name: _builtins.str
     model_fingerprint: _builtins.str
     """Names the weights; a calibration belongs to one pair of them."""
