@@ -14,7 +14,6 @@ from typing import Any
 from common.errors import BadInput
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
-ALIGNMENT = "general.alignment"
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
 _SAMPLES, _SAMPLE = 64, 1 << 12

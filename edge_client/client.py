@@ -146,8 +146,7 @@ async def _next(tokens: AsyncIterator[Emitted]) -> Emitted | None:
 
 
 async def _whole(session: Session) -> Answer:
-    async for _ in session.tokens():
-        pass
+    await session.run()
     return Answer(
         session.text, session.token_ids, session.provenance, session.finish_reason, session.guarantee, session.statistics
     )

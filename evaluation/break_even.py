@@ -103,8 +103,7 @@ async def sampled(
         found = traced(slm, list(prompt), stream.token_ids, sampling.warp, sampling.seed)
         traces.append(Trace(tuple(map(bool, found["accepted"])), tuple(found["margin"])))
         blocks = Session(slm, prompt, replace(SYSTEMS["hedge"], sampling=sampling), link)
-        async for _ in blocks.tokens():
-            pass
+        await blocks.run()
         statistics = blocks.statistics
         verified += [(round_.positions, round_.forward_s) for round_ in statistics.log[1:] if round_.positions]
         if statistics.steps:

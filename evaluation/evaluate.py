@@ -97,8 +97,7 @@ async def _evaluate(
             for index, task in tqdm(left, desc=system, unit="answer", disable=None):
                 ids = slm.encode_chat(task.prompt.messages)
                 session = Session(slm, ids, config, link, recalibrated=recalibrated)
-                async for _ in session.tokens():
-                    pass
+                await session.run()
                 found[system].append(from_session(index, task, ids, session))
                 if journal:
                     journal.append(found[system][-1].to_json())

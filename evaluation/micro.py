@@ -64,8 +64,7 @@ def alone(slm: TorchModel, ids: list[int]) -> float:
         session = Session(endless, ids, config)
 
         async def drain() -> None:
-            async for _ in session.tokens():
-                pass
+            await session.run()
 
         asyncio.run(drain())
         assert len(session.token_ids) == TOKENS

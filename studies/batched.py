@@ -283,5 +283,4 @@ def answers(
 
 
 async def _drain(session: Session) -> None:
-    async for _ in session.tokens():
-        pass
+    await session.run()

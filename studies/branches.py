@@ -8,7 +8,7 @@ the gate fires; its verdict comes a round trip later. What is not a branch of th
 import asyncio
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,8 @@ from common.torch_model import load_folder
 from edge_client.calibrations import load_calibration
 from edge_client.config import SamplingParams
 from edge_client.engine.gates.measures import MEASURES
-from edge_client.engine.session import Session
-from edge_client.systems import SYSTEMS, GenerationConfig
 from evaluation.bare import bare
-from evaluation.local import LocalLink
+from evaluation.local import own_answer
 from evaluation.tasks import tasks
 
 QUESTIONS = 48
@@ -133,21 +131,12 @@ class Replay:
             self.leaves = {path: p / best for path, p in self.leaves.items()}
 
 
-def llm_system(warp: Warp) -> GenerationConfig:
-    """The large model alone."""
-    return replace(SYSTEMS["llm"], sampling=SamplingParams(warp.temperature, warp.top_k, warp.top_p, SEED))
-
-
-async def answered(slm: LanguageModel, prompt: list[int], config: GenerationConfig, link: LocalLink) -> list[int]:
-    return [emitted.token async for emitted in Session(slm, prompt, config, link).tokens()]
-
-
 def answers(slm: LanguageModel, llm: LanguageModel, warp: Warp, threshold: float) -> list[tuple[Device, list[int]]]:
     """The LLM's answers, and a device each."""
-    found = []
+    found, sampling = [], SamplingParams(warp.temperature, warp.top_k, warp.top_p, SEED)
     for task in tasks(None, QUESTIONS, 0):
         prompt = slm.encode_chat(task.prompt.messages)
-        truth = asyncio.run(answered(slm, prompt, llm_system(warp), LocalLink(llm)))
+        truth = asyncio.run(own_answer(slm, llm, prompt, sampling))
         found.append((Device(slm, prompt, warp, threshold), truth))
     return found
 

@@ -60,8 +60,7 @@ def _answer(slm: LanguageModel, link: LocalLink, config: GenerationConfig, index
     session = Session(slm, ids, config, link)
 
     async def drain() -> None:
-        async for _ in session.tokens():
-            pass
+        await session.run()
 
     asyncio.run(drain())
     return from_session(index, task, ids, session)

@@ -150,8 +150,7 @@ def run_session(
     session = Session(slm, prompt, settings, link, **more)  # type: ignore[arg-type]
 
     async def drain() -> None:
-        async for _ in session.tokens():
-            pass
+        await session.run()
 
     _RUNNER.run(drain())
     return session

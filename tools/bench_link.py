@@ -77,8 +77,7 @@ async def answer(slm: LanguageModel, task: Task, config: GenerationConfig, link:
     prompt = slm.encode_chat(task.prompt.messages)
     setup = await setup_bytes(slm, prompt, config, link)
     session = Session(slm, prompt, config, link)
-    async for _ in session.tokens():
-        pass
+    await session.run()
     s = session.statistics
     sockets = (s.uplink_socket_bytes or 0) + (s.downlink_socket_bytes or 0) - setup
     return {

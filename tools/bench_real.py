@@ -135,8 +135,7 @@ async def answers(
                         return
                     async with free:
                         session = Session(slm, slm.encode_chat(prompt.messages), settings, link)
-                        async for _ in session.tokens():
-                            pass
+                        await session.run()
                     s = session.statistics
                     journal.append(
                         about

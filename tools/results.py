@@ -15,6 +15,7 @@ from evaluation.processes import BIN
 from evaluation.record import Journal, answers_of, read_journal
 from evaluation.study import KS, Context, study
 from tools import results_tables
+from tools.results_tables import PROPOSED, quantile
 
 ROOT = Path(__file__).parent.parent
 RUNS = ROOT / "runs"
@@ -25,12 +26,6 @@ SPEEDS = ("headline", "paper")
 MEASURE = "perturbation"
 TRUNCATED = 150
 LOSSLESS = "hedge:max-in-flight=1"
-PROPOSED = "cu-hlm:measure=margin,threshold-rule=quantile,skip-rate=0.76"
-
-
-def quantile(measure: str, share: float) -> str:
-    return f"cu-hlm:measure={measure},threshold-rule=quantile,skip-rate={share}"
-
 
 # One process per core, each folder one pass of the models; the frontier needs fewer questions a point.
 SIMULATIONS = {

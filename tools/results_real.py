@@ -40,6 +40,7 @@ from evaluation.tasks import judged_tasks
 from studies import batched, simulate
 from studies.clock import bits_of
 from tools.real_tables import HEDGE, TASKS, TEMPERATURES
+from tools.results_tables import PROPOSED, quantile
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "docs" / "results" / "real"
@@ -54,12 +55,6 @@ WORKERS = 16
 STUDIED = 8
 MEASURE = "perturbation"
 SHOWN = "Write a Python function that returns the middle word of a sentence. Code only."
-PROPOSED = "cu-hlm:measure=margin,threshold-rule=quantile,skip-rate=0.76"
-
-
-def quantile(measure: str, share: float) -> str:
-    return f"cu-hlm:measure={measure},threshold-rule=quantile,skip-rate={share}"
-
 
 # Those first that the claims are about (--leading 5), `llm` before all: the others find its rows.
 COMPARED = (

@@ -13,6 +13,14 @@ from evaluation.record import AnswerRecord, answers_of, read_journal
 Rows = Sequence[dict[str, Any]]
 
 
+def quantile(measure: str, share: float) -> str:
+    """cu-hlm with its threshold where so much of the calibration tokens is skipped."""
+    return f"cu-hlm:measure={measure},threshold-rule=quantile,skip-rate={share}"
+
+
+PROPOSED = quantile("margin", 0.76)
+
+
 def runs_of(folder: Path) -> dict[str, list[AnswerRecord]]:
     """The answers of every run of a folder, by name."""
     found = {}

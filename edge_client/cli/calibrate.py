@@ -57,8 +57,7 @@ class Sample:
             seen.append([measure.of(logits, probs, token, coins) for measure in MEASURES.values()])
 
         session = Session(slm, ids, config, link, audit=pb.AUDIT_FLOAT32, watch=watch)
-        async for _ in session.tokens():
-            pass
+        await session.run()
         columns = np.array(seen).T
         for name, column in zip(MEASURES, columns, strict=True):
             self.uncertainty[name].append(column)

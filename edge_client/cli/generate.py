@@ -116,8 +116,7 @@ def record(prompt: Prompt, config: GenerationConfig, session: Session, receipt: 
 
 
 async def _as_json(prompt: Prompt, config: GenerationConfig, session: Session, prices: Prices | None, log: ReceiptLog) -> None:
-    async for _ in session.tokens():
-        pass
+    await session.run()
     log.add(receipt := receipt_of(session, prices))
     sys.stdout.write(json.dumps(record(prompt, config, session, receipt), ensure_ascii=False) + "\n")
     sys.stdout.flush()

@@ -194,6 +194,11 @@ class Session:
                 self.statistics.downlink_socket_bytes = after[1] - before[1]
             self.statistics.wall_s = time.perf_counter() - started
 
+    async def run(self) -> None:
+        """The whole answer: it is in the session afterwards."""
+        async for _ in self.tokens():
+            pass
+
     def _source(self) -> AsyncGenerator[Token]:
         if not self.config.streams:
             return self._loop.tokens()

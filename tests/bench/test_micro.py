@@ -106,8 +106,7 @@ def test_session_without_its_models(
         session = Session(slm, prompt, settings, link)
 
         async def drain() -> None:
-            async for _ in session.tokens():
-                pass
+            await session.run()
 
         asyncio.run(drain())
         return session.statistics.tokens

@@ -52,8 +52,7 @@ def test_a_bad_threshold_is_put_right_by_the_audit(make_lm: Callable[..., Langua
         session = Session(slm, [1, 2, seed % 5], changed(settings, seed=seed), LocalLink(llm), recalibrated=recalibrated)
 
         async def drain(session: Session = session) -> None:
-            async for _ in session.tokens():
-                pass
+            await session.run()
 
         asyncio.run(drain())
         risk, audited = risk + session.statistics.risk, audited + session.statistics.audited

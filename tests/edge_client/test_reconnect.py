@@ -327,8 +327,7 @@ def test_a_guess_in_flight_is_not_kept_when_the_device_goes_on_alone(
     async def run() -> list[Provenance]:
         session = Session(slm, PROMPT, settings, Frail(LocalLink(pair[1]), frozenset({died}), away=10**9))
         with pytest.raises(NotFinite, match="the device's model gave no finite logits at position"):
-            async for _ in session.tokens():
-                pass
+            await session.run()
         return session.provenance
 
     assert Provenance.OFFLINE not in asyncio.run(run())

@@ -262,8 +262,7 @@ def test_a_ctrl_c_that_comes_with_a_verdict_is_not_lost(pair: tuple[LanguageMode
         session = Session(pair[0], PROMPT, config_of(policy="stream", max_new_tokens=8), Delayed(LocalLink(pair[1])))
 
         async def drain() -> None:
-            async for _ in session.tokens():
-                pass
+            await session.run()
 
         answering = asyncio.create_task(drain())
         for _ in range(turns):

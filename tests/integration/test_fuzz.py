@@ -141,8 +141,7 @@ async def honest(lm: LanguageModel, link: Overheard, seed: int) -> None:
     """An answer beside the attack: the one that a server of its own would have given."""
     settings = changed(HONEST, seed=seed)
     session = Session(lm, PROMPT, settings, link)
-    async for _ in session.tokens():
-        pass
+    await session.run()
     alone = Session(lm, PROMPT, settings, LocalLink(lm))
     assert session.token_ids == [emitted.token async for emitted in alone.tokens()]
 

@@ -145,8 +145,7 @@ async def answered(address: str, slm: LanguageModel, in_flight: int = 1) -> Sess
     )
     async with GrpcLink(address) as link:
         session = Session(slm, [1, 2], settings, link)
-        async for _ in session.tokens():
-            pass
+        await session.run()
     return session
 
 

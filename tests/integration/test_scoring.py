@@ -90,8 +90,7 @@ def config_of(system: str, warp: Warp, seed: int) -> GenerationConfig:
 async def answer(address: str, slm: LanguageModel, config: GenerationConfig) -> Session:
     async with GrpcLink(address) as link:
         session = Session(slm, PROMPT, config, link)
-        async for _ in session.tokens():
-            pass
+        await session.run()
     return session
 
 

@@ -43,8 +43,7 @@ RUNS = {
 
 
 async def drained(session: Session) -> list[int]:
-    async for _ in session.tokens():
-        pass
+    await session.run()
     return session.token_ids
 
 

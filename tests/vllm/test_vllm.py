@@ -104,8 +104,7 @@ def test_a_full_queue_is_waited_for(start_cloud: StartCloud) -> None:
             prompt = slm.encode_chat([{"role": "user", "content": f"Tell me tale {number}."}])
             async with free:
                 session = Session(slm, prompt, config, link, notify=told.append)
-                async for _ in session.tokens():
-                    pass
+                await session.run()
             return session.token_ids
 
         async with GrpcLink(cloud.address) as link:
