@@ -56,13 +56,15 @@ STUDIED = 8
 MEASURE = "perturbation"
 SHOWN = "Write a Python function that returns the middle word of a sentence. Code only."
 
-# Those first that the claims are about (--leading 5), `llm` before all: the others find its rows.
+# Those first that the claims are about (--leading 6), `llm` before all: the others find its rows.
 COMPARED = (
     "llm",
     "cu-hlm",
     HEDGE,
     quantile("margin", 0.5),
     PROPOSED,
+    # About the share that the paper skips: at 0.5 these tasks skip 70 %, at 0.76 87 %.
+    quantile("margin", 0.58),
     "slm",
     "hlm",
     "gelato",
