@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import grpc
@@ -176,8 +177,10 @@ class Servicer(HedgeServicer):
             return
         name, session, prefix = first.open.session_id[:64], None, self._runner.prefix()
         logger.info("session=%s client=%s open ids=%d", name, client, prompt)
+        # A grammar is read to its end, whether its client stays or not.
+        building = asyncio.ensure_future(self._session(first.open, prefix))
         try:
-            session = await self._session(first.open, prefix)
+            session = await asyncio.shield(building)
             self._sessions.add(session)
             deadline = time.monotonic() + (self._limits.session_s or float("inf"))
             opened = await self._run(client, prefix, session, session.prefill())
@@ -193,7 +196,11 @@ class Servicer(HedgeServicer):
             self._runner.leave(prefix)
             if session is not None:
                 self._sessions.discard(session)
-            self._quotas.leave(client, prompt if session is None else session.counted)
+            left = partial(self._quotas.leave, client, prompt if session is None else session.counted)
+            if building.done():
+                left()
+            else:
+                building.add_done_callback(lambda built: (built.exception(), left()))
             logger.info("session=%s closed", name)
 
     async def _session(self, request: pb.Open, prefix: Prefix) -> VerifierSession:

@@ -63,6 +63,7 @@ def listening(program: str, *arguments: str) -> Iterator[str]:
         running.terminate()
         running.wait()
         if reader:
-            reader.join()
-        if running.stderr:
+            # A child of the program's own may hold its stderr.
+            reader.join(1)
+        if running.stderr and not (reader and reader.is_alive()):
             running.stderr.close()

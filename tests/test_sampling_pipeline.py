@@ -12,7 +12,7 @@ from common.grammar import of_regex, of_schema
 from common.logits import LogitsOptions, LogitsProcessor
 from common.model import BUNDLED, LanguageModel, load
 from common.sampling import Warp
-from edge_client.config import SamplingParams
+from edge_client.config import GateConfig, SamplingParams, VerificationConfig
 from edge_client.engine.gates.survival_pace import SurvivalPace
 from edge_client.engine.sequence import Provenance
 from edge_client.engine.session import Session
@@ -131,6 +131,15 @@ def test_forced_tokens_cost_no_slm_step_no_bytes_and_no_llm_pass(monkeypatch: py
     assert once.statistics.uplink_codec_bytes <= 3 * once.statistics.steps
     assert len(timed) == once.statistics.steps <= 3
     assert answer("llm", forced, 1).statistics.llm_positions == 0
+
+
+def test_a_policy_that_always_asks_is_exact_under_a_grammar_too() -> None:
+    asked = SamplingParams(1.0, seed=1, max_new_tokens=40, logits=LogitsOptions(grammar=of_regex("It was a [dp]ark night")))
+    config = GenerationConfig("always", asked, GateConfig("always"), VerificationConfig("coupled"))
+    assert config.guarantee == "exact"
+    prompt = bundled("slm").encode_chat([{"role": "user", "content": "Tell me tale number 1."}])
+    session = run_session(bundled("slm"), prompt, config, LocalLink(bundled("llm")))
+    assert session.token_ids == answer("llm", asked, 1).token_ids
 
 
 def test_logprobs_are_those_of_whoever_vouches(make_lm: Callable[..., LanguageModel]) -> None:

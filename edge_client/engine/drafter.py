@@ -114,7 +114,7 @@ class Drafter:
     def _forced(self, only: int, at: int, step: int) -> Token:
         """The one token that the grammar allows: certain on both sides, and the SLM need not be asked."""
         known = None if self._logprobs is None else (0.0, [(only, 0.0)][: self._logprobs])
-        if not self._config.verification.exact:
+        if self._config.guarantee != "exact":
             return Token(only, Provenance.LOCAL, 1.0, logprobs=known)
         probs = np.zeros(self._slm.vocab_size)
         probs[only] = 1.0

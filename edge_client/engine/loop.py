@@ -230,7 +230,7 @@ class Loop:
         blind = next((n for n, token in enumerate(self._sequence.tokens) if token.blind and token.provenance is None), None)
         if blind is not None:
             raise NotFinite(blind, "the device's model")
-        if self._sequence.keep_offline() and self._exact and self._flight:
+        if self._sequence.keep_offline() and self._config.guarantee == "exact" and self._flight:
             request = self._flight.connection.request
             request.guarantee, request.audit, request.bonus_ahead = pb.GUARANTEE_OPPORTUNISTIC, pb.AUDIT_BYTE, False
             self._auditor.form = pb.AUDIT_BYTE

@@ -5,7 +5,7 @@ import hmac
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -18,6 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from common.errors import BadInput, HedgeError
 from common.logits import LogitsOptions, LogitsProcessor
@@ -141,10 +142,13 @@ class Api:
             "system_fingerprint": slm.fingerprint,
         }
         if asked.stream:
-            events = self._events(asked, choices, head, chat=chat)
-            return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-        async with self._counted():
+            self._open += 1
+            return _Events(self._events(asked, choices, head, chat=chat), self._left)
+        self._open += 1
+        try:
             await _unless_left(request, asyncio.create_task(together([_drained(choice, slm, asked) for choice in choices])))
+        finally:
+            self._left()
         kind = "chat.completion" if chat else "text_completion"
         answered = [choice_json(choice, asked, chat=chat) for choice in choices]
         usage = usage_json(choices)
@@ -210,13 +214,8 @@ class Api:
         if self._open >= self._most:
             raise ApiError(429, f"{self._most} requests are being answered, no more are taken", code="rate_limit_exceeded")
 
-    @asynccontextmanager
-    async def _counted(self) -> AsyncIterator[None]:
-        self._open += 1
-        try:
-            yield
-        finally:
-            self._open -= 1
+    def _left(self) -> None:
+        self._open -= 1
 
     async def _events(
         self, asked: ApiRequest, choices: list[Choice], head: dict[str, Any], *, chat: bool
@@ -233,7 +232,7 @@ class Api:
             except HedgeError as error:
                 await queue.put((choice, None, error))
 
-        async with self._counted(), asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(pump(choice)) for choice in choices]
             try:
                 if chat:
@@ -253,6 +252,20 @@ class Api:
             finally:
                 for task in tasks:
                     task.cancel()
+
+
+class _Events(StreamingResponse):
+    """Server-sent events; `left` is called when they have ended, or never began."""
+
+    def __init__(self, events: AsyncIterator[str], left: Callable[[], None]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        self._left = left
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._left()
 
 
 async def body_of(request: Request) -> object:

@@ -61,7 +61,8 @@ class ApiRequest:
     temperature: float | None = None
     top_p: float | None = None
     max_tokens: int | None = None
-    stop: tuple[str, ...] = ()
+    # None: the server's own.
+    stop: tuple[str, ...] | None = None
     seed: int | None = None
     n: int = 1
     stream: bool = False
@@ -76,7 +77,7 @@ class ApiRequest:
         asked |= {"top_k": self.top_k, "min_p": self.min_p, "logprobs": self.logprobs}
         changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
         logits = self.logits | ({"grammar": self.grammar} if self.grammar else {})
-        sampling = replace(config.sampling, seed=seed, stop=self.stop or config.sampling.stop, **changes)
+        sampling = replace(config.sampling, seed=seed, stop=config.sampling.stop if self.stop is None else self.stop, **changes)
         config = replace(config, sampling=replace(sampling, logits=replace(sampling.logits, **logits)))
         return config if self.threshold is None else config.with_threshold(self.threshold)
 
@@ -230,7 +231,7 @@ def _request(body: Body, max_tokens: int | None, grammar: str, *, logprobs: int 
         temperature=body.temperature,
         top_p=body.top_p,
         max_tokens=max_tokens,
-        stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop),
+        stop=(body.stop,) if isinstance(body.stop, str) else None if body.stop is None else tuple(body.stop),
         seed=body.seed,
         n=body.n,
         stream=body.stream,

@@ -154,7 +154,7 @@ class Body(_Part):
     temperature: float | None = Field(default=None, ge=0, le=2, description="a number in 0..2")
     top_p: float | None = Field(default=None, gt=0, le=1, description="a number above 0, at most 1")
     max_tokens: int | None = Field(default=None, ge=1, le=MAX_NEW_TOKENS, description=_TOKENS)
-    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] = Field(default=[], description=_STOPS)
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = Field(default=None, description=_STOPS)
     seed: int | None = Field(default=None, ge=0, lt=SEED_LIMIT, description=f"a whole number in 0..{SEED_LIMIT - 1}")
     n: int = Field(default=1, ge=1, le=MAX_CHOICES, description=f"a whole number in 1..{MAX_CHOICES}")
     stream: bool = Field(default=False, description="true or false")

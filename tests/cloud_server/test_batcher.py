@@ -347,6 +347,39 @@ def test_a_session_of_void_drafts_ends_in_time_too(
     assert heard == ["opened", "verdict"]
 
 
+def test_a_grammar_whose_client_has_left_still_counts(
+    lm: LanguageModel, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def slowly(*made: object) -> VerifierSession:
+        begun.set()
+        goes_on.wait(30)
+        raise BadInput("no grammar")
+
+    async def requests(grammar: str) -> AsyncIterator[pb.ClientMessage]:
+        yield pb.ClientMessage(open=opening(lm, processors=pb.LogitsProcessors(repetition_penalty=1, grammar=grammar)))
+
+    async def served() -> None:
+        servicer, context = Servicer(lm, batcher, Limits(streams=1)), SimpleNamespace(invocation_metadata=tuple)
+
+        async def kind(grammar: str) -> str | None:
+            return (await anext(servicer.Generate(requests(grammar), context))).WhichOneof("kind")
+
+        with monkeypatch.context() as patched:
+            patched.setattr("cloud_server.servicer.VerifierSession", slowly)
+            first = asyncio.create_task(kind("slow"))
+            await asyncio.to_thread(begun.wait, 30)
+            first.cancel()
+            await asyncio.wait([first])
+        assert await kind("") == "throttle"
+        goes_on.set()
+        while await kind("") != "opened":
+            await asyncio.to_thread(goes_on.wait)
+
+    asyncio.run(served())
+
+
 def test_a_budget_that_holds_nothing_is_refused(lm: LanguageModel) -> None:
     with pytest.raises(BadInput, match="kv-bytes 10 is less than"):
         TorchEngine(lm, 10)

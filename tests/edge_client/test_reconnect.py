@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import cloud_server.session as cloud_session
 from common.errors import Disconnected, Incompatible, NotFinite, Unreachable
+from common.ids import MAX_UNTESTED
 from common.model import LanguageModel
 from common.sampling import Warp
 from edge_client.engine import loop
@@ -172,7 +173,7 @@ def test_a_resumed_session_brings_what_was_generated_and_the_key_of_the_first(
     assert frail.opens[-1].resume_position > 0
 
 
-@pytest.mark.parametrize("most", [3, 512])
+@pytest.mark.parametrize("most", [3, MAX_UNTESTED])
 @pytest.mark.parametrize("exact", [True, False])
 def test_alone_the_device_goes_on_says_so_and_comes_back(
     exact: bool, most: int, make_lm: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch

@@ -203,18 +203,27 @@ def test_a_key_where_one_is_asked_for(cloud: Cloud, tmp_path: Any) -> None:
             urllib.request.urlopen(f"http://{address}/hedge/link", b'{"cut": true}', timeout=20)
 
 
-def test_seed_and_stop_of_the_server_are_those_of_a_request_without(cloud: Cloud) -> None:
+def test_the_options_of_the_server_are_those_of_a_request_without(cloud: Cloud) -> None:
+    """And no more requests than it says are answered at once: one that streams counts from its first byte to its last."""
     tale: dict[str, Any] = {"model": "slm", "messages": [{"role": "user", "content": "Tell me a tale about a king."}]}
     tale |= {"temperature": 1, "max_tokens": 20}
     with (
-        serving("--cloud", cloud.address, "--seed", "7", "--stop", " ") as address,
+        serving("--cloud", cloud.address, "--seed", "7", "--stop", " ", "--max-requests", "1") as address,
         openai.OpenAI(base_url=f"http://{address}/v1", api_key="x", max_retries=0) as client,
     ):
         first, second, whole = (
             client.chat.completions.create(**tale, **own).choices[0].message.content or ""
             for own in ({}, {}, {"stop": ["zzz"]})
         )
-        other = client.chat.completions.create(**tale, seed=8, stop=["zzz"]).choices[0].message.content
+        other = client.chat.completions.create(**tale, seed=8, stop=[]).choices[0].message.content
+        with client.chat.completions.create(**{**tale, "max_tokens": 900}, stop=[], stream=True) as streamed:
+            next(iter(streamed))
+            with pytest.raises(openai.RateLimitError, match="1 requests are being answered"):
+                client.chat.completions.create(**tale)
+        while True:
+            with suppress(openai.RateLimitError):
+                assert client.chat.completions.create(**tale).choices[0].message.content == first
+                break
     assert first == second == whole.split(" ")[0]
     assert " " in whole
     assert other != whole

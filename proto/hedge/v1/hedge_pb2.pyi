@@ -484,7 +484,7 @@ class Draft(_message.Message):
     all are.
     """
     untested: _builtins.int
-    """How many of them, the first ones, were released untested: at most 512. The others, at most 64, are to be tested."""
+    """How many of them, the first ones, were released untested: at most 128. The others, at most 64, are to be tested."""
     more: _builtins.bool
     """More Drafts follow before this one's verdict, so no bonus token is wanted."""
     whole_probs: _builtins.bool
