@@ -123,7 +123,7 @@ def options(arguments: Sequence[str]) -> argparse.Namespace:
     group.add_argument("--vocab", type=int, help="|V| of the paper's account (default: the pair's)")
     group.add_argument("--tau-slm", type=float, metavar="S", help="seconds of an SLM step (default: measured)")
     group.add_argument("--tau-llm", type=float, metavar="S", help="seconds of an LLM pass (default: measured)")
-    group.add_argument("--profile", metavar="NAME|FILE", help="both from a device profile: phone, laptop, tablet, or TOML")
+    group.add_argument("--profile", metavar="NAME|FILE", help="both from a device profile: phone, laptop, tablet, cpu, or TOML")
     return parse(parser, arguments)
 
 

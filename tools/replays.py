@@ -10,10 +10,10 @@ from evaluation.profile import read_profile
 from evaluation.record import Journal, read_journal
 from evaluation.replay import Trace
 from studies.links import traces_of
-from tools.real_tables import PROFILES
+from tools.real_tables import CPU, PROFILES
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
-ROUND_TRIPS = (0.02, 0.1, 0.2)
+ROUND_TRIPS = (0.0, 0.02, 0.1, 0.2)
 # The recorded answers: folder, and how their tasks begin.
 ANSWERS = {"real": ("real", ""), "bundled, questions": ("bundled", "questions"), "bundled, tales": ("bundled", "tales")}
 
@@ -31,14 +31,14 @@ def main() -> None:
                 for row in savings(traces):
                     journal.append({"what": "savings", "answers": label, "temperature": temperature} | row)
             accepted = float(np.mean([stays for trace in traces for stays in trace.accepted]))
-            trips = {name: Sample(traces, read_profile(name)).break_even() for name in PROFILES}
+            trips = {name: Sample(traces, read_profile(name)).break_even() for name in (*PROFILES, CPU)}
             row = {"what": "break-even", "answers": label, "temperature": temperature, "accepted": accepted}
             journal.append(row | {"count": len(traces)} | trips)
 
 
 def savings(traces: list[Trace]) -> list[dict[str, Any]]:
     found = []
-    for name in PROFILES:
+    for name in (*PROFILES, CPU):
         profile = read_profile(name)
         for seconds in ROUND_TRIPS:
             counts = Sample(traces, profile).over(seconds)

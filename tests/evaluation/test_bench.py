@@ -66,7 +66,7 @@ def test_energy_is_computing_and_sending() -> None:
     profile = Profile("p", slm_s=0.02, llm_s=0.1, device_w=5.0, radio_w=2.0)
     assert profile.energy(steps=10, uplink_bytes=1000, rate=8e3) == pytest.approx(10 * 0.02 * 5 + 1.0 * 2)
     assert profile.energy(steps=0, uplink_bytes=1000, rate=0.0) == 0
-    assert set(named()) == {"laptop", "phone", "tablet"}
+    assert set(named()) == {"cpu", "laptop", "phone", "tablet"}
 
 
 @pytest.mark.parametrize("text", ["slm_s = 1", "slm_s = 1\nllm_s = 1\nspeed = 3", "slm_s = 1\nllm_s = inf"])

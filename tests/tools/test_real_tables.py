@@ -82,7 +82,14 @@ def test_the_first_table_has_the_median_and_the_worst_tenth(tmp_path: Path) -> N
     llm = [answer(n, [n] * 10, [Round(0, 0, 0, 1, 0.1)] * 10, correct=True) for n in range(11)]
     own = [answer(n, [n if n else 99] * 10, [Round(1, 0, 5, 2, 0.1)] * (n + 1), correct=True) for n in range(11)]
     written(folder, "questions", {"llm": llm, HEDGE: own})
-    assert "| 0.60 (1.00) | 3.00 (5.00) | 10 of 11 |" in first(tmp_path)
+    written(tmp_path / "real", "gsm8k", {"llm": llm, HEDGE: own})
+    asked = {0: [[1], [1]], 1: [[1], [2]], 2: [[3], [3]], 10: [[4], [5]]}
+    rows = [{"temperature": 0.0, "question": n, "token_ids": ids} for n, every in asked.items() for ids in every]
+    lines = [{"version": 2, "kind": "exact"}, *rows, {"temperature": 0.7, "question": 0, "token_ids": [7]}]
+    (tmp_path / "exact-gguf.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    shown = first(tmp_path)
+    assert "questions | 0.60 (1.00) | 3.00 (5.00) | 10 of 11 | - |" in shown
+    assert "GSM8K | 0.60 (1.00) | 3.00 (5.00) | 10 of 11 | 2 of 3 |" in shown
 
 
 def test_agreement_is_by_engine_and_question(tmp_path: Path) -> None:
