@@ -359,13 +359,13 @@ PREDICTED = {"tokens_per_s": 1, "llm_tokens_per_s": 1, "passes": 3}
 SHOWN = (
     ("bundled: worked questions", "bundled", "questions", range(0)),
     ("bundled: tales, its bad case", "bundled", "tales", range(0)),
-    ("Qwen2.5-Coder 0.5B / 1.5B: GSM8K", "real", "gsm8k", range(10)),
-    ("Qwen2.5-Coder 0.5B / 1.5B: HumanEval", "real", "humaneval", range(10, 20)),
+    ("Qwen2.5-Coder: GSM8K", "real", "gsm8k", range(10)),
+    ("Qwen2.5-Coder: HumanEval", "real", "humaneval", range(10, 20)),
 )
 
 
 def first(results: Path) -> str:
-    """Per answer at temperature 0: passes and message bytes a token, the median and the worst tenth; and how many are llm's."""
+    """Per answer at temperature 0: passes, positions and message bytes a token, the median and the worst tenth; and how many are llm's."""
     exact = [row for row in read_journal(results / "exact-gguf.jsonl", "exact")[1] if row["temperature"] == 0]
     lines = []
     for label, folder, task, numbers in SHOWN:
@@ -373,11 +373,11 @@ def first(results: Path) -> str:
         if runs is None or not (pairs := runs.whole(HEDGE)):
             continue
         cells = []
-        for key in ("rounds", "messages"):
+        for key in ("rounds", "positions", "messages"):
             values = [own[key] / own["tokens"] for own, _ in pairs]
             cells.append(f"{np.median(values):.2f} ({np.quantile(values, 0.9):.2f})")
         same = sum(own["digest"] == llm["digest"] for own, llm in pairs)
         asked = [every for n in numbers if (every := [row["token_ids"] for row in exact if row["question"] == n])]
         reproduced = sum(all(ids == every[0] for ids in every) for every in asked)
         lines.append([label, *cells, f"{same} of {len(pairs)}", f"{reproduced} of {len(asked)}" if asked else "-"])
-    return table(("pair and task", "passes", "bytes up", "llm's tokens", "reproducible"), lines)
+    return table(("pair and task", "passes", "positions", "bytes up", "llm's tokens", "reproducible"), lines)

@@ -88,8 +88,8 @@ def test_the_first_table_has_the_median_and_the_worst_tenth(tmp_path: Path) -> N
     lines = [{"version": 2, "kind": "exact"}, *rows, {"temperature": 0.7, "question": 0, "token_ids": [7]}]
     (tmp_path / "exact-gguf.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     shown = first(tmp_path)
-    assert "questions | 0.60 (1.00) | 3.00 (5.00) | 10 of 11 | - |" in shown
-    assert "GSM8K | 0.60 (1.00) | 3.00 (5.00) | 10 of 11 | 2 of 3 |" in shown
+    assert "questions | 0.60 (1.00) | 1.20 (2.00) | 3.00 (5.00) | 10 of 11 | - |" in shown
+    assert "GSM8K | 0.60 (1.00) | 1.20 (2.00) | 3.00 (5.00) | 10 of 11 | 2 of 3 |" in shown
 
 
 def test_agreement_is_by_engine_and_question(tmp_path: Path) -> None:
