@@ -365,7 +365,7 @@ SHOWN = (
 
 
 def first(results: Path) -> str:
-    """Per answer at temperature 0: passes, positions and message bytes a token, the median and the worst tenth; and how many are llm's."""
+    """Of an answer at temperature 0, a token: passes, positions, bytes, the median and the worst tenth; how many are llm's."""
     exact = [row for row in read_journal(results / "exact-gguf.jsonl", "exact")[1] if row["temperature"] == 0]
     lines = []
     for label, folder, task, numbers in SHOWN:
