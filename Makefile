@@ -24,7 +24,7 @@ help:
 	@echo "make loadtest          many devices on one cloud, beside the bare forward pass"
 	@echo "make soak                 ten minutes of that with an eye on memory, and 100,000 hostile messages"
 	@echo "make results              tables and plots of the bundled pair in docs/results/paper.md (under an hour)"
-	@echo "make results-real PAIR=FOLDER TASKS=FOLDER [STAGE=...]  every system on a real pair, in stages that go on where they ended (hours)"
+	@echo "make results-real PAIR=FOLDER TASKS=FOLDER [STAGE=...] [QUESTIONS=N]  every system on a real pair, in stages that go on where they ended (hours)"
 	@echo "make docs-check           links, commands and figures of the documents"
 	@echo "make results-gelato       GELATO against static speculative decoding (minutes)"
 	@echo "make results-wireless [EMBEDDING=FOLDER]  joint token masking and detection (two hours; goes on where it ended)"
@@ -124,7 +124,7 @@ results: .venv/.test
 
 results-real: .venv/.test .venv/.llama
 	@test -n "$(PAIR)" || { echo "PAIR=FOLDER with q05.gguf and q15.gguf, TASKS=FOLDER with gsm8k-dev.jsonl and humaneval-dev.jsonl"; exit 1; }
-	$(BIN)/python -m tools.results_real "$(PAIR)" "$(TASKS)" $(STAGE)
+	$(BIN)/python -m tools.results_real "$(PAIR)" "$(TASKS)" $(STAGE) $(if $(QUESTIONS),--questions $(QUESTIONS))
 	$(BIN)/python -m tools.replays
 	$(BIN)/python -m tools.results_generated
 	$(BIN)/python -m tools.pictures

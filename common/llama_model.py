@@ -5,11 +5,12 @@ Its `Llama` class is not used: with logits of every position it keeps context x 
 
 import ctypes
 import os
-import threading
 import unicodedata
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -51,9 +52,8 @@ class LlamaModel(LanguageModel):
             for number in (llama.llama_vocab_bos(self._vocab), llama.llama_vocab_eos(self._vocab))
         )
         self._template = ChatTemplate(source, self.name, begin, end) if source else None
-        self._idle: list[Decoder] = []
-        # A cache is given back by whichever thread drops it, perhaps in the midst of `take`.
-        self._lock = threading.RLock()
+        # A destructor may fill such a queue: a cache is given back by whichever thread drops it, perhaps within `take`.
+        self._idle: SimpleQueue[Decoder] = SimpleQueue()
         self.token_bytes = token_bytes(header)
 
     def kv_cache(self) -> "LlamaCache":
@@ -118,19 +118,18 @@ class LlamaModel(LanguageModel):
 
     def take(self, capacity: int) -> Decoder:
         """A decoder with room for so many ids, empty."""
-        with self._lock:
-            found = next((decoder for decoder in self._idle if decoder.capacity >= capacity), None)
-            if found:
-                self._idle.remove(found)
-        if found:
-            found.forget(-1, 0)
-            return found
+        with suppress(Empty):
+            found = self._idle.get_nowait()
+            if found.capacity >= capacity:
+                found.forget(-1, 0)
+                return found
         return Decoder(self, capacity, min(BATCH, capacity))
 
     def give(self, decoder: Decoder) -> None:
-        """Takes a decoder back; one is kept."""
-        with self._lock:
-            self._idle[:] = [max([*self._idle, decoder], key=lambda one: one.capacity)]
+        """Takes a decoder back. The one with the most room is kept."""
+        with suppress(Empty):
+            decoder = max(decoder, self._idle.get_nowait(), key=lambda one: one.capacity)
+        self._idle.put(decoder)
 
 
 class _Words:

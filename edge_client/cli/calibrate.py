@@ -21,7 +21,16 @@ from edge_client.calibrations import save_calibration
 from edge_client.cli.connect import connected, load_slm
 from edge_client.cli.options import add_models, add_warp, check_connection, choose_seed, sampling_of
 from edge_client.cli.prompts import Prompt, read_prompts
-from edge_client.config import ETA, TEMPERATURE, THETA, GateConfig, LinkConfig, ThresholdRule, VerificationConfig
+from edge_client.config import (
+    ETA,
+    TEMPERATURE,
+    THETA,
+    GateConfig,
+    LinkConfig,
+    SamplingParams,
+    ThresholdRule,
+    VerificationConfig,
+)
 from edge_client.engine.gates.calibration import Calibration, fit_measure, with_bound
 from edge_client.engine.gates.measures import DRAWS, MEASURES
 from edge_client.engine.session import Session
@@ -98,15 +107,19 @@ def command(arguments: Sequence[str]) -> None:
     sys.stdout.write(json.dumps(learned, indent=1) + "\n")
 
 
-async def _calibrate(args: argparse.Namespace, slm: LanguageModel, prompts: list[Prompt]) -> Calibration:
-    config = GenerationConfig(
+def asking_always(sampling: SamplingParams) -> GenerationConfig:
+    return GenerationConfig(
         "calibrate",
-        replace(sampling_of(args), seed=choose_seed(args)),
+        sampling,
         GateConfig("always"),
         VerificationConfig("full", truncation="none", bits=BITS),
         # A token that the device would draw alone has no verdict to learn from.
         LinkConfig(on_disconnect="wait"),
     )
+
+
+async def _calibrate(args: argparse.Namespace, slm: LanguageModel, prompts: list[Prompt]) -> Calibration:
+    config = asking_always(replace(sampling_of(args), seed=choose_seed(args)))
     sample = Sample()
     async with connected(args, slm, cloud=True) as (link, _):
         assert link is not None

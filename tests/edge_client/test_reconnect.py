@@ -15,6 +15,9 @@ from common.errors import Disconnected, Incompatible, NotFinite, Unreachable
 from common.ids import MAX_UNTESTED
 from common.model import LanguageModel
 from common.sampling import Warp
+from edge_client.cli.calibrate import Sample, asking_always
+from edge_client.cli.prompts import Prompt
+from edge_client.config import SamplingParams
 from edge_client.engine import loop
 from edge_client.engine.sequence import Provenance
 from edge_client.engine.session import Session
@@ -332,6 +335,22 @@ def test_a_guess_in_flight_is_not_kept_when_the_device_goes_on_alone(
         return session.provenance
 
     assert Provenance.OFFLINE not in asyncio.run(run())
+
+
+@pytest.mark.parametrize("died", [1, 2, 3, 8, 15])
+def test_a_calibration_learns_the_same_over_a_link_that_dies(died: int, pair: tuple[LanguageModel, LanguageModel]) -> None:
+    def learned(*dies_at: int) -> Sample:
+        config = asking_always(SamplingParams(temperature=1.0, seed=3, max_new_tokens=12))
+        link, sample = Frail(LocalLink(pair[1]), frozenset(dies_at), away=2), Sample()
+        asyncio.run(sample.add(pair[0], Prompt(({"role": "user", "content": "w1 w2"},)), config, link))
+        return sample
+
+    expected, found = learned(), learned(died)
+    # A cache that was built anew holds the same but for the last digits.
+    assert found.rejection[0] == pytest.approx(expected.rejection[0], abs=1e-5)
+    for name, values in expected.uncertainty.items():
+        assert found.uncertainty[name][0] == pytest.approx(values[0], abs=1e-5)
+    assert found.drafted == pytest.approx(expected.drafted, abs=1e-5)
 
 
 @given(st.integers(0, 10**6), st.integers(0, 2**32))

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import signal
+import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -18,7 +19,8 @@ from hedge.v1.hedge_pb2_grpc import HedgeStub
 
 from cloud_server.access import entry, new_token
 from common.model import load
-from evaluation.processes import free_port
+from common.rpc import split_address
+from evaluation.processes import free_port, listening
 from tests.cloud_server.test_session import drafting, opening
 from tests.conftest import MakeFolder
 from tests.integration.conftest import BIN, ENVIRONMENT, Run, StartCloud, hedge, one_line
@@ -398,3 +400,21 @@ def test_a_load_test_tells_latencies_and_batches(start_cloud: StartCloud) -> Non
 )
 def test_bad_use_of_the_other_commands_is_one_line(arguments: tuple[str, ...], words: str) -> None:
     one_line(hedge(*arguments, program="hedge-cloud"), 2, words)
+
+
+SAYS_MUCH = """
+import socket, sys
+with socket.create_server(("127.0.0.1", 0)) as server:
+    print("listening on 127.0.0.1:%d" % server.getsockname()[1], file=sys.stderr, flush=True)
+    sys.stderr.write("a line that nobody asked for\\n" * 20_000)
+    server.accept()[0].sendall(b"here")
+"""
+
+
+def test_a_program_that_says_much_is_not_held_up() -> None:
+    """More than a pipe holds (64 KiB)."""
+    with listening("python", "-c", SAYS_MUCH) as address:
+        host, port = split_address(address)
+        with socket.create_connection((host, port), 20) as connection:
+            connection.settimeout(20)
+            assert connection.recv(4) == b"here"

@@ -1,6 +1,8 @@
 """A GGUF model says what the same weights say in torch, in its words and in its numbers, and rolls back."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 import pytest
@@ -118,7 +120,7 @@ def test_a_cache_that_outgrows_its_room_keeps_what_it_holds(slm: LanguageModel, 
         return np.concatenate([cache.forward(text[at : at + 70], 3) for at in range(0, 700, 70)])
 
     wide = logits()
-    monkeypatch.setattr(slm, "_idle", [])
+    monkeypatch.setattr(slm, "_idle", SimpleQueue())
     monkeypatch.setattr(llama_model, "ROOM", 128)
     assert (logits() == wide).all()
 
@@ -135,6 +137,17 @@ def test_a_decoder_that_is_used_again_has_forgotten(slm: LanguageModel) -> None:
     first.forward([9] * 50)
     del first
     assert (slm.kv_cache().forward(IDS) == fresh).all()
+
+
+def test_threads_that_take_and_drop_caches_do_not_meet(slm: LanguageModel) -> None:
+    texts = [[5 + number] * 20 for number in range(8)]
+    expected = [slm.kv_cache().forward(text, 1) for text in texts]
+
+    def alike(number: int) -> bool:
+        return all((slm.kv_cache().forward(texts[number], 1) == expected[number]).all() for _ in range(20))
+
+    with ThreadPoolExecutor(len(texts)) as threads:
+        assert all(threads.map(alike, range(len(texts))))
 
 
 def test_caches_side_by_side_do_not_meet(slm: LanguageModel) -> None:

@@ -1,0 +1,66 @@
+"""The service behind the API, in this process, over a real cloud."""
+
+import asyncio
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from common.model import BUNDLED, LanguageModel, load
+from edge_client.config import CloudConfig, GateConfig, SamplingParams
+from edge_client.engine.loop import BLIND
+from edge_client.http.service import Service
+from edge_client.systems import SYSTEMS, GenerationConfig
+from tests.cloud_server.test_session import Broken
+from tests.integration.conftest import Cloud
+
+QUESTION = [{"role": "user", "content": "Tell me a tale of a fox."}]
+
+
+@pytest.fixture(scope="module")
+def slm() -> LanguageModel:
+    return load(BUNDLED, "slm")
+
+
+def service_of(slm: LanguageModel, cloud: Cloud, config: GenerationConfig) -> Service:
+    return Service(slm, CloudConfig((cloud.address,), insecure=True), lambda _: config)
+
+
+def test_a_model_without_numbers_is_no_lost_link(slm: LanguageModel, cloud: Cloud) -> None:
+    config = replace(SYSTEMS["hedge"], sampling=SamplingParams(temperature=0.0, seed=1, max_new_tokens=8))
+
+    async def heard() -> list[tuple[bool, bool]]:
+        """Of each line: whether it is about the model, and whether the link is held to be alive."""
+        lines: list[tuple[bool, bool]] = []
+        async with service_of(Broken(slm, None, np.nan), cloud, config) as service:
+            reply = service.reply(
+                "hedge", slm.encode_chat(QUESTION), notify=lambda line: lines.append((BLIND in line, service.up))
+            )
+            await reply.session.run()
+        return lines
+
+    assert asyncio.run(heard()) == [(True, True)]
+
+
+def test_a_moving_threshold_belongs_to_its_gate_and_its_temperature(slm: LanguageModel, cloud: Cloud) -> None:
+    """Answers at another temperature leave it where it was; answers at its own move it."""
+    gate = GateConfig("threshold", threshold=0.3, recalibrate=0.9)
+    sampling = SamplingParams(temperature=1.0, seed=1, max_new_tokens=40)
+    config = replace(SYSTEMS["cu-hlm"], gate=gate, sampling=sampling)
+    ids = slm.encode_chat(QUESTION)
+
+    async def last(*temperatures: float) -> list[str]:
+        """Who wrote the last of several answers."""
+        async with service_of(slm, cloud, config) as service:
+            for temperature in temperatures:
+                changed = replace(config, sampling=replace(sampling, temperature=temperature))
+                reply = service.reply("cu-hlm", ids, lambda _, found=changed: found)  # type: ignore[misc]
+                await reply.session.run()
+            return reply.provenance
+
+    async def found() -> tuple[list[str], list[str], list[str]]:
+        return await last(1.0), await last(0.7, 1.0), await last(1.0, 1.0)
+
+    alone, behind_another, behind_its_own = asyncio.run(found())
+    assert behind_another == alone
+    assert behind_its_own != alone
