@@ -24,7 +24,7 @@ from evaluation.profile import Profile
 from evaluation.replay import Counts, Trace, replayed
 
 # Of an answer that is asked for here.
-TOKENS = 64
+TOKENS = 128
 # Round trips, in seconds: none is looked for beyond the last, nor more closely than this.
 LONGEST, CLOSE = 2.0, 0.0005
 _ROWS = 64

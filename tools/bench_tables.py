@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluation.bench_rows import KEPT, TIE, Cells, cell_name, cells, number, winner
+from evaluation.bench_rows import KEPT, Cells, cell_name, cells, number, winner
 from evaluation.figures import short
 from tools.results_tables import table
 
@@ -48,7 +48,6 @@ def held(found: Cells) -> str:
     lines = []
     for where, systems in found.items():
         ours = systems["hedge"]["tokens_per_s"]
-        at_gate = systems.get("hedge:threshold-rule=quantile,skip-rate=0.748", systems["hedge"])["tokens_per_s"]
         rivals = {
             name: row
             for name, row in systems.items()
@@ -59,7 +58,7 @@ def held(found: Cells) -> str:
         fastest = max(rivals, key=lambda name: float(rivals[name]["tokens_per_s"])) if rivals else None
         line = [cell_name(where), f"{ours:.1f}"]
         for name in (best, fastest):
-            line.append(f"{at_gate / rivals[name]['tokens_per_s']:.2f} ({short(name)})" if name else "-")
+            line.append(f"{ours / rivals[name]['tokens_per_s']:.2f} ({short(name)})" if name else "-")
         lines.append([*line, *(f"{ours / systems[name]['tokens_per_s']:.2f}" for name in ("llm", "colocated"))])
     best_of = f"over the best at {KEPT:.0%} of the accuracy"
     return table(("cell", "hedge, tokens/s", best_of, "over the fastest at any", "over llm", "over colocated"), lines)
@@ -71,10 +70,14 @@ def region(rows: Rows) -> str:
     for temperature in (0, 1):
         for where, systems in cells([row for row in rows if row["run"] == f"bench-map-{temperature}"]).items():
             ours = systems["hedge"]["tokens_per_s"]
-            ratios = [ours / systems[name]["tokens_per_s"] for name in ("llm", "colocated")]
-            words = ["wins" if ratio > 1 / TIE else "ties" if ratio >= TIE else "loses" for ratio in ratios]
-            shown = [f"{word} {ratio:.2f}" for word, ratio in zip(words, ratios, strict=True)]
+            shown = [against(systems["hedge"], systems[name]) for name in ("llm", "colocated")]
             busy = systems["hedge"]["cloud_s"] / systems["llm"]["cloud_s"]
             lines.append([where[0], f"{where[2] * 1e3:g} ms", f"{temperature}", f"{ours:.1f}", *shown, f"{busy:.2f}"])
     head = ("device", "round trip", "T", "hedge, tokens/s", "against llm", "against colocated", "cloud busy, over llm's")
     return table(head, lines)
+
+
+def against(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
+    """The ratio of two medians, and who is ahead; unclear where the two intervals overlap."""
+    word = "wins" if ours["low"] > theirs["high"] else "loses" if ours["high"] < theirs["low"] else "unclear"
+    return f"{word} {ours['tokens_per_s'] / theirs['tokens_per_s']:.2f}"

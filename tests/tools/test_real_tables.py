@@ -11,7 +11,7 @@ from edge_client.engine.statistics import Round
 from evaluation.record import AnswerRecord, Journal
 from studies.channel import Channel, open_uplink
 from studies.clock import Clock, Times, bits_of, replay
-from tools.real_tables import BANDWIDTH_HZ, HEDGE, LLM_S, SLM_S, SNR_DB, Runs, agreement, clock, first, summed
+from tools.real_tables import BANDWIDTH_HZ, HEDGE, MEASURED, SNR_DB, Runs, agreement, clock, first, summed
 from tools.results_real import kept
 
 VOCAB = 152_000
@@ -48,10 +48,12 @@ LOG = [Round(3, 30, 12, 4, 0.1), Round(2, VOCAB, 40, 2, 0.1)]
 def test_seconds_of_a_kept_row_are_those_of_its_rounds() -> None:
     found = answer(0, [5, 6, 7], LOG, correct=True)
     uplink = open_uplink(Channel(BANDWIDTH_HZ, SNR_DB, "none", 0.01, 0.0), np.random.default_rng(0))
-    seconds = replay(
-        Clock(Times(SLM_S, LLM_S), uplink), found.log, [bits_of(round_, "paper", VOCAB, VOCAB) for round_ in LOG], found.steps
-    )
-    assert clock(kept(found, VOCAB, whole=False)) == pytest.approx(seconds)
+    times = Times(MEASURED.slm_s, MEASURED.llm_s, MEASURED.llm_position_s)
+    seconds = replay(Clock(times, uplink), found.log, [bits_of(round_, "paper", VOCAB, VOCAB) for round_ in LOG], found.steps)
+    row = kept(found, VOCAB, whole=False)
+    assert clock(row) == pytest.approx(seconds)
+    # Two passes, six positions.
+    assert clock(row) - clock(row, flat=True) == pytest.approx(4 * MEASURED.llm_position_s)
 
 
 def written(folder: Path, task: str, runs: dict[str, list[AnswerRecord]]) -> None:
@@ -83,13 +85,9 @@ def test_the_first_table_has_the_median_and_the_worst_tenth(tmp_path: Path) -> N
     own = [answer(n, [n if n else 99] * 10, [Round(1, 0, 5, 2, 0.1)] * (n + 1), correct=True) for n in range(11)]
     written(folder, "questions", {"llm": llm, HEDGE: own})
     written(tmp_path / "real", "gsm8k", {"llm": llm, HEDGE: own})
-    asked = {0: [[1], [1]], 1: [[1], [2]], 2: [[3], [3]], 10: [[4], [5]]}
-    rows = [{"temperature": 0.0, "question": n, "token_ids": ids} for n, every in asked.items() for ids in every]
-    lines = [{"version": 2, "kind": "exact"}, *rows, {"temperature": 0.7, "question": 0, "token_ids": [7]}]
-    (tmp_path / "exact-gguf.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     shown = first(tmp_path)
-    assert "questions | 0.60 (1.00) | 1.20 (2.00) | 3.00 (5.00) | 10 of 11 | - |" in shown
-    assert "GSM8K | 0.60 (1.00) | 1.20 (2.00) | 3.00 (5.00) | 10 of 11 | 2 of 3 |" in shown
+    assert "questions | 0.60 (1.00) | 1.20 (2.00) | 3.00 (5.00) | 10 of 11 |" in shown
+    assert "GSM8K | 0.60 (1.00) | 1.20 (2.00) | 3.00 (5.00) | 10 of 11 |" in shown
 
 
 def test_agreement_is_by_engine_and_question(tmp_path: Path) -> None:
