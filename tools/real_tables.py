@@ -71,7 +71,7 @@ def summed(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], vocab_size: i
         "tokens": tokens,
         "skipped": skipped / tokens,
         "accuracy": right[:, 0].mean(),
-        "relative": right[:, 0].sum() / max(1.0, right[:, 1].sum()),
+        "relative": right[:, 0].sum() / right[:, 1].sum() if right[:, 1].any() else float("nan"),
         "low": low,
         "high": high,
         "risk": sum(entry["risk"] for entry in mine) / audited if audited else float("nan"),
@@ -114,7 +114,7 @@ def systems(folder: Path, temperature: str) -> str:
                 " + ".join(str(len(pairs)) for pairs in each.values()),
                 f"{every['skipped']:.1%}",
                 *right,
-                f"{every['relative']:.1%}" + between(every["low"], every["high"]),
+                over(every["relative"]) + between(every["low"], every["high"]),
                 "-" if np.isnan(every["risk"]) else f"{every['risk']:.2%}",
                 f"{every['up']:.1f}",
                 f"{every['passes']:.2f}",
@@ -159,6 +159,11 @@ def between(low: float, high: float) -> str:
     return "" if np.isnan(low) or np.isnan(high) or low == high else f" ({low:.0%} to {high:.0%})"
 
 
+def over(ratio: float) -> str:
+    """A share of what the LLM has; none where it has nothing."""
+    return "-" if np.isnan(ratio) else f"{ratio:.1%}"
+
+
 def percent(value: float) -> str:
     return f"{value:.0%}"
 
@@ -167,9 +172,8 @@ def measures(folder: Path) -> str:
     """Fits and areas of the five measures and of the noised margin on the same answers, the mean over both tasks' tokens."""
     header, entries = read_journal(folder / "measures.jsonl", "measures")
     studied = int(header["studied"])
-    names = list(entries[0]["measures"])
     lines = []
-    for name in names:
+    for name in entries[0]["measures"] if entries else ():
         cells = []
         for temperature in TEMPERATURES:
             mine = [entry for entry in entries if entry["temperature"] == float(temperature)]
@@ -306,7 +310,7 @@ def claims(folder: Path, page: Path) -> str:
     lines = [
         ["transmissions skipped", "74.8%", *(b[0] for b in bundled.values()), *(f"{c[0]:.1%}" for c in columns.values())],
         ["vocabulary not sent", "97.4%", *(b[1] for b in bundled.values()), *(f"{c[1]:.2%}" for c in columns.values())],
-        ["accuracy over llm's", "97.4%", *(b[2] for b in bundled.values()), *(f"{c[2]:.1%}" for c in columns.values())],
+        ["accuracy over llm's", "97.4%", *(b[2] for b in bundled.values()), *(over(c[2]) for c in columns.values())],
         ["throughput over hlm's", "206x", *(b[3] for b in bundled.values()), *(f"{c[3]:.0f}x" for c in columns.values())],
     ]
     streams = [over_hlm(_row(page, "llm", 6))] * 2 + [f"{real('llm')['tokens_per_s'] / hlm:.0f}x"] * 2

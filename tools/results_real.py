@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from common.command import say
+from common.command import run, say
+from common.errors import BadInput
 from common.model import LanguageModel, digest, load
 from common.model_options import ModelOptions
 from common.sampling import Warp
@@ -47,6 +48,8 @@ OUT = ROOT / "docs" / "results" / "real"
 PROMPTS = ROOT / "tools" / "real_prompts.jsonl"
 SEED = 1
 MAX_NEW_TOKENS = 400
+# Of the servers of `calibrate` and `strip`, whose answers are short.
+CONTEXT = 1024
 CALIBRATED_TOKENS = 64
 # By how much a logit of q15.gguf moved with what else was in a pass: the largest that hedge-cloud found at its start.
 DIFFERENCE = 0.36
@@ -121,7 +124,7 @@ def calibrate(args: argparse.Namespace) -> None:
     for temperature in TEMPERATURES:
         if calibration_of(temperature).exists():
             continue
-        with local_cloud("--llm", llm, "--threads", "1", "--context", "2048") as address:
+        with local_cloud("--llm", llm, "--threads", "1", "--context", str(CONTEXT)) as address:
             command = [str(BIN / "hedge"), "calibrate", "--cloud", address, "--insecure", "--slm", slm, "--threads", "1"]
             command += ["--seed", str(SEED), "--prompts", str(PROMPTS), "--temperature", temperature]
             command += ["--max-new-tokens", str(CALIBRATED_TOKENS), "--out", str(calibration_of(temperature))]
@@ -131,6 +134,8 @@ def calibrate(args: argparse.Namespace) -> None:
 def answer(args: argparse.Namespace, task: str, temperature: str) -> None:
     """Every system's answers to one task. A file that is whole is left as it is."""
     slm, llm = models(args)
+    if not calibration_of(temperature).exists():
+        raise BadInput(f"no {calibration_of(temperature)}: the stage calibrate makes it")
     systems = (COMPARED + (FRONTIER if temperature == "0" else ()))[: args.leading or None]
     options = simulate.options(
         [
@@ -265,7 +270,7 @@ def strip(args: argparse.Namespace) -> None:
             return {"prompt": SHOWN, "temperature": 0.7, "rounds": session.statistics.rounds, "tokens": tokens[:count]}
 
     with (
-        local_cloud("--llm", llm, "--threads", "1", "--context", "2048") as cloud,
+        local_cloud("--llm", llm, "--threads", "1", "--context", str(CONTEXT)) as cloud,
         listening("hedge", "link", "--listen", "127.0.0.1:0", "--to", cloud, "--delay", "0.025") as relay,
     ):
         found = asyncio.run(answered(relay))
@@ -273,4 +278,4 @@ def strip(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run("results_real", main)
