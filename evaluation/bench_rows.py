@@ -13,7 +13,6 @@ from evaluation.tables import wide
 
 Cells = dict[tuple[Any, ...], dict[str, dict[str, Any]]]
 POINT = ("profile", "rate", "round_trip", "outage")
-TIE = 0.97
 KEPT = 0.99
 COLUMNS = {
     "tokens_per_s": "tokens/s",
