@@ -35,7 +35,6 @@ COPY common common
 COPY edge_client edge_client
 COPY cloud_server cloud_server
 COPY evaluation evaluation
-COPY studies studies
 COPY models models
 RUN /opt/hedge/bin/pip install --no-cache-dir --disable-pip-version-check -c constraints.txt "setuptools>=77" \
     && /opt/hedge/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation --root /tree .

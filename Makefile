@@ -42,7 +42,7 @@ help:
 
 .venv/.test: .venv/.run
 	@echo "installing what the tests need"
-	@$(PIP) -e ".[test]"
+	@$(PIP) -e ".[test]" -e ./research
 	@touch $@
 
 .venv/.lint: .venv/.test
@@ -97,7 +97,7 @@ calibration: .venv/.run
 	$(BIN)/python -m tools.calibrate_pair
 
 bench-micro: .venv/.test
-	$(BIN)/python -m evaluation.micro
+	$(BIN)/python -m hedge.evaluation.micro
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 --timeout 900 --benchmark-columns=median,iqr,rounds --benchmark-sort=name tests/bench
 
 bench-link: .venv/.test

@@ -9,12 +9,22 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from cloud_server.limits import Limits
-from cloud_server.options import LIMITS, limits_of
-from common.command import MODEL_HELP, Parser, add_runtime, command_parser, dispatch, parse, run, say, size
-from common.errors import BadInput
-from common.model_options import is_gguf
-from common.rpc import LOOPBACK, split_address
+from hedge.cloud_server.serving.limits import Limits
+from hedge.cloud_server.serving.options import LIMITS, limits_of
+from hedge.common.command import (
+    MODEL_HELP,
+    Parser,
+    add_runtime,
+    command_parser,
+    dispatch,
+    parse,
+    run,
+    say,
+    size,
+)
+from hedge.common.errors import BadInput
+from hedge.common.model_options import is_gguf
+from hedge.common.rpc import LOOPBACK, split_address
 
 ENGINES = ("own", "vllm")
 EXAMPLES = """  hedge-cloud serve --insecure
@@ -47,7 +57,11 @@ def add_model(parser: Parser) -> None:
         help="for keys and values, such as 4G; the session used longest ago makes room (default 1G; on a GPU vllm's choice)",
     )
     group.add_argument(
-        "--batch-positions", type=int, default=256, metavar="N", help="positions of one forward pass at most (default 256)"
+        "--batch-positions",
+        type=int,
+        default=256,
+        metavar="N",
+        help="positions of one forward pass at most (default 256)",
     )
     group.add_argument(
         "--reproducible",
@@ -65,7 +79,9 @@ def add_model(parser: Parser) -> None:
         usual = getattr(Limits(), name)
         flag = f"--max-{name.replace('_', '-')}"
         kind = size if name.endswith("bytes") else type(usual)
-        group.add_argument(flag, type=kind, default=usual, metavar="N", help=f"{meaning} (default {usual:g})")
+        group.add_argument(
+            flag, type=kind, default=usual, metavar="N", help=f"{meaning} (default {usual:g})"
+        )
 
 
 def engine_option(word: str) -> tuple[str, Any]:
@@ -80,23 +96,42 @@ def engine_option(word: str) -> tuple[str, Any]:
 
 
 def _parser() -> Parser:
-    parser = command_parser("hedge-cloud serve", "Verifies the drafts of Hedge clients with a large model.", EXAMPLES)
+    parser = command_parser(
+        "hedge-cloud serve", "Verifies the drafts of Hedge clients with a large model.", EXAMPLES
+    )
     parser.add_argument("--llm", default="bundled", help=MODEL_HELP)
-    parser.add_argument("--listen", default="127.0.0.1:7411", metavar="HOST:PORT", help="port 0 picks a free one")
     parser.add_argument(
-        "--http", metavar="HOST:PORT", help="the operator's page, /metrics, /healthz and /readyz; port 0 picks a free one"
+        "--listen", default="127.0.0.1:7411", metavar="HOST:PORT", help="port 0 picks a free one"
     )
     parser.add_argument(
-        "--drain", type=float, default=30.0, metavar="S", help="seconds that SIGTERM leaves to open sessions (default 30)"
+        "--http",
+        metavar="HOST:PORT",
+        help="the operator's page, /metrics, /healthz and /readyz; port 0 picks a free one",
     )
     parser.add_argument(
-        "--emulate", metavar="BASE:PER_POSITION", help="seconds that a pass takes at least, for benches: a larger model's"
+        "--drain",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="seconds that SIGTERM leaves to open sessions (default 30)",
+    )
+    parser.add_argument(
+        "--emulate",
+        metavar="BASE:PER_POSITION",
+        help="seconds that a pass takes at least, for benches: a larger model's",
     )
     group = parser.add_argument_group("who is let in")
-    group.add_argument("--insecure", action="store_true", help="plaintext, no authentication: has to be asked for")
+    group.add_argument(
+        "--insecure", action="store_true", help="plaintext, no authentication: has to be asked for"
+    )
     group.add_argument("--tls-cert", type=Path, metavar="FILE", help="PEM chain of this server")
     group.add_argument("--tls-key", type=Path, metavar="FILE")
-    group.add_argument("--client-ca", type=Path, metavar="FILE", help="only clients with a certificate of this authority")
+    group.add_argument(
+        "--client-ca",
+        type=Path,
+        metavar="FILE",
+        help="only clients with a certificate of this authority",
+    )
     group.add_argument(
         "--tokens",
         type=Path,
@@ -111,9 +146,11 @@ def serve(arguments: Sequence[str]) -> None:
     args = parse(_parser(), arguments)
     host = check(args)
     if args.insecure and host not in LOOPBACK:
-        say(f"hedge-cloud: warning: {host} is not loopback, and --insecure neither encrypts nor authenticates")
+        say(
+            f"hedge-cloud: warning: {host} is not loopback, and --insecure neither encrypts nor authenticates"
+        )
     # Loading torch takes seconds; what can be refused has been.
-    from cloud_server.serving import serve_until_stopped
+    from hedge.cloud_server.serving.server import serve_until_stopped
 
     asyncio.run(serve_until_stopped(args))
 
@@ -134,7 +171,9 @@ def check(args: argparse.Namespace) -> str:
     if args.client_ca and args.insecure:
         raise BadInput("--client-ca needs --tls-cert and --tls-key")
     if args.tokens and args.insecure and host not in LOOPBACK:
-        raise BadInput(f"tokens would be readable on the way to {host}: --tokens needs --tls-cert and --tls-key")
+        raise BadInput(
+            f"tokens would be readable on the way to {host}: --tokens needs --tls-cert and --tls-key"
+        )
     if not 0 <= args.drain < float("inf"):
         raise BadInput(f"drain {args.drain:g} is not a number of at least 0")
     check_engine(args)
@@ -146,21 +185,29 @@ def check_engine(args: argparse.Namespace) -> None:
     """BadInput for options of another engine than the one that is asked for."""
     if args.engine == "vllm":
         if is_gguf(args.llm):
-            raise BadInput(f"--engine vllm is for model folders and names on the hub: {args.llm} runs in llama.cpp")
+            raise BadInput(
+                f"--engine vllm is for model folders and names on the hub: {args.llm} runs in llama.cpp"
+            )
         for name in ("reproducible", "emulate"):
             if getattr(args, name, None) is not None:
                 raise BadInput(f"--{name} is not for --engine vllm")
         if not args.prefix_sharing:
-            raise BadInput("--no-prefix-sharing is not for --engine vllm: --engine-option enable_prefix_caching=false")
+            raise BadInput(
+                "--no-prefix-sharing is not for --engine vllm: --engine-option enable_prefix_caching=false"
+            )
     elif args.engine_option:
         raise BadInput(f"--engine-option {args.engine_option[0][0]} is for --engine vllm")
 
 
 def token(arguments: Sequence[str]) -> None:
-    parser = command_parser("hedge-cloud token", "Makes a token for a client.", "  hedge-cloud token phone >> tokens.txt")
+    parser = command_parser(
+        "hedge-cloud token",
+        "Makes a token for a client.",
+        "  hedge-cloud token phone >> tokens.txt",
+    )
     parser.add_argument("name", help="how the client is called")
     args = parse(parser, arguments)
-    from cloud_server.access import entry, new_token
+    from hedge.cloud_server.serving.access import entry, new_token
 
     made = new_token()
     sys.stdout.write(entry(args.name, made) + "\n")
@@ -174,33 +221,71 @@ def deploy(arguments: Sequence[str]) -> None:
     parser = command_parser("hedge-cloud deploy", what, examples)
     parser.add_argument("--llm", default="bundled", help=MODEL_HELP)
     parser.add_argument("--replicas", type=int, default=1, metavar="N")
-    parser.add_argument("--max-replicas", type=int, metavar="N", help="scale up to so many, by the streams that are open")
     parser.add_argument(
-        "--streams-per-replica", type=int, default=32, metavar="N", help="open streams a replica is meant to have (default 32)"
+        "--max-replicas",
+        type=int,
+        metavar="N",
+        help="scale up to so many, by the streams that are open",
     )
-    parser.add_argument("--port", type=int, default=9000, help="of Ray's gRPC proxy, on every machine (default 9000)")
-    parser.add_argument("--http-port", type=int, default=8000, help="of Ray's HTTP proxy, which serves nothing (default 8000)")
-    parser.add_argument("--cpus", type=float, default=1.0, help="CPUs of a replica, as Ray counts them (default 1)")
-    parser.add_argument("--gpus", type=float, help="GPUs of a replica (default: as its engine is asked for)")
-    parser.add_argument("--insecure", action="store_true", help="Ray's proxy has no TLS: terminate it in front")
-    parser.add_argument("--tokens", type=Path, metavar="FILE", help="as for serve; the file has to be on every machine")
+    parser.add_argument(
+        "--streams-per-replica",
+        type=int,
+        default=32,
+        metavar="N",
+        help="open streams a replica is meant to have (default 32)",
+    )
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=9000,
+        help="of Ray's gRPC proxy, on every machine (default 9000)",
+    )
+    parser.add_argument(
+        "--http-port",
+        type=int,
+        default=8000,
+        help="of Ray's HTTP proxy, which serves nothing (default 8000)",
+    )
+    parser.add_argument(
+        "--cpus", type=float, default=1.0, help="CPUs of a replica, as Ray counts them (default 1)"
+    )
+    parser.add_argument(
+        "--gpus", type=float, help="GPUs of a replica (default: as its engine is asked for)"
+    )
+    parser.add_argument(
+        "--insecure", action="store_true", help="Ray's proxy has no TLS: terminate it in front"
+    )
+    parser.add_argument(
+        "--tokens",
+        type=Path,
+        metavar="FILE",
+        help="as for serve; the file has to be on every machine",
+    )
     add_model(parser)
     args = parse(parser, arguments)
     if not args.insecure:
-        raise BadInput("Ray's gRPC proxy speaks plaintext on all interfaces: say so with --insecure, and put TLS in front")
+        raise BadInput(
+            "Ray's gRPC proxy speaks plaintext on all interfaces: say so with --insecure, and put TLS in front"
+        )
     if not 1 <= args.replicas <= (args.max_replicas or args.replicas) <= 1000:
-        raise BadInput(f"replicas {args.replicas} and max-replicas {args.max_replicas} are not in order within 1..1000")
+        raise BadInput(
+            f"replicas {args.replicas} and max-replicas {args.max_replicas} are not in order within 1..1000"
+        )
     if args.streams_per_replica < 1:
         raise BadInput(f"streams-per-replica {args.streams_per_replica} is not at least 1")
     check_engine(args)
     limits = limits_of(args)
-    from cloud_server.ray_serve import deploy as body
+    from hedge.cloud_server.serving.ray_serve import deploy as body
 
     body(args, limits)
 
 
 GROUP = "hedge_cloud.commands"
-OWN = {"serve": "cloud_server.cli:serve", "token": "cloud_server.cli:token", "deploy": "cloud_server.cli:deploy"}
+OWN = {
+    "serve": "hedge.cloud_server.cli:serve",
+    "token": "hedge.cloud_server.cli:token",
+    "deploy": "hedge.cloud_server.cli:deploy",
+}
 
 
 def commands() -> dict[str, str]:

@@ -1,9 +1,10 @@
 """Distributions as bytes: one version byte, then one range-coded stream under integer models.
 
-The stream holds bits, the number m of kept tokens, the gaps between their ids (geometric at rate m/|V|: within about four
-bits of log2 C(|V|, m)) and their counts (a geometric distribution of the bit length, then the mantissa). The tail bucket is
-what is missing to 2^bits. Trailing zero bytes of the stream are cut. Every value is checked on the way in, and only the bytes
-that `encode` would have written are taken, so that nothing has two encodings.
+The stream holds bits, the number m of kept tokens, the gaps between their ids (geometric at rate
+m/|V|: within about four bits of log2 C(|V|, m)) and their counts (a geometric distribution of the
+bit length, then the mantissa). The tail bucket is what is missing to 2^bits. Trailing zero bytes of
+the stream are cut. Every value is checked on the way in, and only the bytes that `encode` would
+have written are taken, so that nothing has two encodings.
 """
 
 from functools import cache, lru_cache
@@ -12,8 +13,8 @@ from typing import Any
 import constriction
 import numpy as np
 
-from common.distribution import MAX_BITS, Quantised
-from common.errors import BadInput, CodecError
+from hedge.common.distribution import MAX_BITS, Quantised
+from hedge.common.errors import BadInput, CodecError
 
 VERSION = 1
 VERSIONS = (VERSION,)
@@ -32,8 +33,11 @@ def paper_bits(vocab_size: int, kept: int, probability_bits: int = 8) -> int:
 
 
 def _geometric(stay: int, symbols: int) -> Any:
-    """P(q) ~ (stay/2^30)^q on 0..symbols-1, the last one taking all that is left. Integers until the coder's own table."""
-    weights, left = [], _ONE
+    """P(q) ~ (stay/2^30)^q on 0..symbols-1, the last one taking all that is left. Integers until
+    the coder's own table.
+    """
+    weights = []
+    left = _ONE
     for _ in range(symbols - 1):
         rest = left * stay >> 30
         weights.append(max(1, left - rest))
@@ -44,7 +48,9 @@ def _geometric(stay: int, symbols: int) -> Any:
 
 @lru_cache(maxsize=4096)
 def _gap_model(vocab_size: int, kept: int) -> tuple[Any, int]:
-    """The model of gap >> shift, and the shift; what a gap has beyond the last symbol follows as further symbols."""
+    """The model of gap >> shift, and the shift; what a gap has beyond the last symbol follows as
+    further symbols.
+    """
     shift = max(0, (vocab_size // kept).bit_length() - 3)
     stay = ((vocab_size - kept) << 30) // vocab_size
     for _ in range(shift):
@@ -60,7 +66,9 @@ def _length_model(bits: int, slope: int) -> Any:
 def _slope_for(lengths: np.ndarray) -> int:
     """The slope whose geometric distribution has about the mean of `lengths`."""
     total = int(lengths.sum())
-    return min(_SLOPES - 1, (_SLOPES * total + (total + len(lengths)) // 2) // (total + len(lengths)))
+    return min(
+        _SLOPES - 1, (_SLOPES * total + (total + len(lengths)) // 2) // (total + len(lengths))
+    )
 
 
 class _Writer:
@@ -79,7 +87,9 @@ class _Writer:
         longer = lengths > 0
         if longer.any():
             sizes = np.left_shift(1, lengths[longer])
-            self.coder.encode((values[longer] - sizes).astype(np.int32), _Uniform(), sizes.astype(np.int32))
+            self.coder.encode(
+                (values[longer] - sizes).astype(np.int32), _Uniform(), sizes.astype(np.int32)
+            )
 
     def symbols(self, values: np.ndarray, model: Any) -> None:
         if len(values):
@@ -88,9 +98,13 @@ class _Writer:
     def to_bytes(self) -> bytes:
         """The roundest number in the coder's interval; trailing zeros are implied."""
         fixed, (lower, width) = self.coder.pos()
-        # What is sealed here lies at the low end of the interval, and may have carried into the words before it.
+        # What is sealed here lies at the low end of the interval, and may have carried into the
+        # words before it.
         carried = lower + _WORD > 1 << 64
-        head = int.from_bytes(self.coder.get_compressed()[:fixed].astype(">u4").tobytes(), "big") - carried
+        head = (
+            int.from_bytes(self.coder.get_compressed()[:fixed].astype(">u4").tobytes(), "big")
+            - carried
+        )
         lowest = head << 64 | lower
         for zeros in range(64, -1, -8):
             point = -(-lowest >> zeros) << zeros
@@ -113,7 +127,8 @@ class _Reader:
         return np.asarray(self.coder.decode(_Uniform(below), count), dtype=np.int64)
 
     def mantissas(self, lengths: np.ndarray) -> np.ndarray:
-        sizes, longer = np.left_shift(1, lengths), lengths > 0
+        sizes = np.left_shift(1, lengths)
+        longer = lengths > 0
         values: np.ndarray = sizes.copy()
         if longer.any():
             values[longer] += self.coder.decode(_Uniform(), sizes[longer].astype(np.int32))
@@ -126,7 +141,8 @@ class _Reader:
 def _write_gaps(writer: _Writer, gaps: np.ndarray, vocab_size: int) -> None:
     model, shift = _gap_model(vocab_size, len(gaps))
     writer.numbers(gaps & ((1 << shift) - 1), 1 << shift)
-    high, last = gaps >> shift, _SYMBOLS - 1
+    high = gaps >> shift
+    last = _SYMBOLS - 1
     while len(high):
         writer.symbols(np.minimum(high, last), model)
         high = high[high >= last] - last
@@ -135,7 +151,8 @@ def _write_gaps(writer: _Writer, gaps: np.ndarray, vocab_size: int) -> None:
 def _read_gaps(reader: _Reader, kept: int, vocab_size: int) -> np.ndarray:
     model, shift = _gap_model(vocab_size, kept)
     gaps = reader.numbers(1 << shift, kept)
-    open_, last = np.arange(kept), _SYMBOLS - 1
+    open_ = np.arange(kept)
+    last = _SYMBOLS - 1
     while len(open_):
         high = reader.symbols(model, len(open_))
         gaps[open_] += high << shift
@@ -147,7 +164,8 @@ def _read_gaps(reader: _Reader, kept: int, vocab_size: int) -> np.ndarray:
 
 def encode(quantised: Quantised) -> bytes:
     """The canonical bytes of a distribution."""
-    writer, kept = _Writer(), len(quantised.ids)
+    writer = _Writer()
+    kept = len(quantised.ids)
     writer.number(quantised.bits - 1, MAX_BITS)
     writer.number(kept - 1, quantised.vocab_size)
     gaps = quantised.ids.copy()
@@ -167,11 +185,15 @@ def largest_message(vocab_size: int) -> int:
 
 
 def decode(data: bytes, vocab_size: int) -> Quantised:
-    """The distribution behind `data`. CodecError for bytes that `encode` would not have written for `vocab_size`."""
+    """The distribution behind `data`. CodecError for bytes that `encode` would not have written for
+    `vocab_size`.
+    """
     if not data or data[0] != VERSION:
         raise CodecError(f"codec version {data[0] if data else 'missing'}, not {VERSION}")
     if len(data) > largest_message(vocab_size):
-        raise CodecError(f"{len(data)} bytes for a distribution, at most {largest_message(vocab_size)}")
+        raise CodecError(
+            f"{len(data)} bytes for a distribution, at most {largest_message(vocab_size)}"
+        )
     try:
         quantised = _read(_Reader(data[1:]), vocab_size)
     except CodecError:

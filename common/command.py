@@ -15,13 +15,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-from common.errors import BadInput, HedgeError
-from common.files import TEXT
-from common.model_options import DTYPES, ModelOptions, is_gguf
+from hedge.common.errors import BadInput, HedgeError
+from hedge.common.files import TEXT
+from hedge.common.model_options import DTYPES, ModelOptions, is_gguf
 
 MODEL_HELP = "model folder, .gguf file, hf:OWNER/REPO[/FILE.gguf], or `bundled` (default)"
 CONFIG_VARIABLE = "HEDGE_CONFIG"
-FAILURE, BAD_USE, INTERRUPTED = 1, 2, 130
+FAILURE = 1
+BAD_USE = 2
+INTERRUPTED = 130
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,12 +32,22 @@ class Parser(argparse.ArgumentParser):
     @property
     def flags(self) -> list[str]:
         """All of them, in their order."""
-        return [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+        return [
+            flag
+            for action in self._actions
+            for flag in action.option_strings
+            if flag.startswith("--")
+        ]
 
     @property
     def lists(self) -> frozenset[str]:
         """The flags that take several values at once."""
-        return frozenset(flag for action in self._actions if action.nargs == "+" for flag in action.option_strings)
+        return frozenset(
+            flag
+            for action in self._actions
+            if action.nargs == "+"
+            for flag in action.option_strings
+        )
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_USE, f"{self.prog}: {message}\n")
@@ -50,7 +62,10 @@ def command_parser(prog: str, description: str, examples: str) -> Parser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="options from a TOML file, or from $HEDGE_CONFIG; the command line wins"
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="options from a TOML file, or from $HEDGE_CONFIG; the command line wins",
     )
     parser.add_argument("--verbose", action="store_true", help="log what happens to stderr")
     return parser
@@ -107,7 +122,9 @@ def _from_file(path: Path, parser: Parser) -> list[str]:
         flag = f"--{name.replace('_', '-')}"
         if flag not in parser.flags:
             near = get_close_matches(flag, parser.flags, 1)
-            raise BadInput(f"{path}: {parser.prog} has no option {name!r}{f'; is it {near[0][2:]}?' if near else ''}")
+            raise BadInput(
+                f"{path}: {parser.prog} has no option {name!r}{f'; is it {near[0][2:]}?' if near else ''}"
+            )
         if isinstance(value, dict):
             raise BadInput(f"{path}: [{name}] is a table; options stand at the top level")
         if value is True:
@@ -115,13 +132,17 @@ def _from_file(path: Path, parser: Parser) -> list[str]:
         elif flag in parser.lists:
             arguments += [flag, *map(str, value if isinstance(value, list) else [value])]
         elif value is not False:
-            arguments += [f"{flag}={item}" for item in (value if isinstance(value, list) else [value])]
+            arguments += [
+                f"{flag}={item}" for item in (value if isinstance(value, list) else [value])
+            ]
     return arguments
 
 
 def size(text: str) -> int:
     """Bytes of 512M, 1.5G or 1000000: powers of 1,024."""
-    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?) ?([KMGT]?)(?:i?B)?", text, re.IGNORECASE | re.ASCII)
+    found = re.fullmatch(
+        r"(\d{1,15}(?:\.\d{1,6})?) ?([KMGT]?)(?:i?B)?", text, re.IGNORECASE | re.ASCII
+    )
     if not found:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 512M or 2G")
     return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
@@ -130,12 +151,23 @@ def size(text: str) -> int:
 def add_runtime(parser: Parser) -> None:
     """How the models of a command are run."""
     group = parser.add_argument_group("how models run")
-    group.add_argument("--dtype", choices=DTYPES, help="folders: what torch computes in (default float32)")
+    group.add_argument(
+        "--dtype", choices=DTYPES, help="folders: what torch computes in (default float32)"
+    )
     group.add_argument("--device", help="folders: where torch computes, such as cuda (default cpu)")
     group.add_argument(
-        "--gpu-layers", type=int, default=0, metavar="N", help=".gguf: layers that llama.cpp puts on a GPU (default 0)"
+        "--gpu-layers",
+        type=int,
+        default=0,
+        metavar="N",
+        help=".gguf: layers that llama.cpp puts on a GPU (default 0)",
     )
-    group.add_argument("--threads", type=int, metavar="N", help="of a model (default: torch's choice; llama.cpp: the cores)")
+    group.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="of a model (default: torch's choice; llama.cpp: the cores)",
+    )
     group.add_argument(
         "--context",
         type=int,
@@ -145,7 +177,9 @@ def add_runtime(parser: Parser) -> None:
 
 
 def model_options(args: argparse.Namespace, where: str | None = None) -> ModelOptions:
-    """What `add_runtime` was given. BadInput for options that the only model, `where`, has no use for."""
+    """What `add_runtime` was given. BadInput for options that the only model, `where`, has no use
+    for.
+    """
     if where is not None and is_gguf(where):
         for name in ("dtype", "device"):
             if (value := getattr(args, name)) is not None:
@@ -157,7 +191,9 @@ def model_options(args: argparse.Namespace, where: str | None = None) -> ModelOp
 
 def runtime_arguments(options: ModelOptions) -> list[str]:
     """`options` as they are typed."""
-    return [f"--{name.replace('_', '-')}={value}" for name, value in asdict(options).items() if value]
+    return [
+        f"--{name.replace('_', '-')}={value}" for name, value in asdict(options).items() if value
+    ]
 
 
 def run(prog: str, body: Callable[[], None]) -> NoReturn:
@@ -183,12 +219,16 @@ def run(prog: str, body: Callable[[], None]) -> NoReturn:
 
 
 def dispatch(prog: str, commands: Mapping[str, str], arguments: Sequence[str]) -> None:
-    """Runs the command that `arguments` begin with. `commands`: MODULE:FUNCTION by name, loaded on use."""
+    """Runs the command that `arguments` begin with. `commands`: MODULE:FUNCTION by name, loaded on
+    use.
+    """
     first = arguments[0] if arguments else ""
     if first == "--version":
         sys.stdout.write(f"{prog} {version('hedge-hlm')}\n")
     elif first in ("", "-h", "--help"):
-        sys.stdout.write(f"usage: {prog} {{{','.join(commands)}}} ...\n\n`{prog} COMMAND --help` says more.\n")
+        sys.stdout.write(
+            f"usage: {prog} {{{','.join(commands)}}} ...\n\n`{prog} COMMAND --help` says more.\n"
+        )
         if not first:
             sys.exit(BAD_USE)
     elif first in commands:

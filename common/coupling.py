@@ -1,20 +1,24 @@
-"""Drafter-invariant coupling (Daliri, Musco, Suresh 2024; docs/algorithms.md, section 3): both sides draw with the same noise.
+"""Drafter-invariant coupling (Daliri, Musco, Suresh 2024; docs/algorithms.md, section 3): both
+sides draw with the same noise.
 
-With Gumbel noise g[v] = -ln(-ln U[v]), argmax over v of ln x[v] + g[v] is distributed as x. It is the winner of a race, the
-argmin of E[v] / x[v] with E = -ln U, and that is how it is computed. The noise is addressed by (key, position, token), so
-that a winner depends on the LLM's distribution and the position alone: what the other side drafted, and how, cannot change it.
+With Gumbel noise g[v] = -ln(-ln U[v]), argmax over v of ln x[v] + g[v] is distributed as x. It is
+the winner of a race, the argmin of E[v] / x[v] with E = -ln U, and that is how it is computed. The
+noise is addressed by (key, position, token), so that a winner depends on the LLM's distribution and
+the position alone: what the other side drafted, and how, cannot change it.
 """
 
 import numpy as np
 
-from common.noise import Noise, Purpose
+from hedge.common.noise import Noise, Purpose
 
 # A runner whose time is bounded from below within rounding of the best is looked at exactly.
 _ROUNDING = 1 + 1e-12
 
 
 def race_times(probs: np.ndarray, integers: np.ndarray) -> np.ndarray:
-    """E[v] / probs[v], float64 [V], inf where probs is 0; E = -ln U with U = (n + 1/2) / 2^52, n < 2^52."""
+    """E[v] / probs[v], float64 [V], inf where probs is 0; E = -ln U with U = (n + 1/2) / 2^52, n <
+    2^52.
+    """
     with np.errstate(divide="ignore", over="ignore"):
         return np.asarray(-np.log((integers + 0.5) * 2.0**-52) / probs)
 
@@ -27,7 +31,8 @@ def winner(probs: np.ndarray, integers: np.ndarray) -> int:
 def contenders(probs: np.ndarray, integers: np.ndarray, factor: float = 1.0) -> np.ndarray:
     """The tokens whose time is at most `factor` times the winner's, ascending.
 
-    -ln U is at least 1 - U: a token whose (1 - U) / probs is behind another's exact time needs no logarithm.
+    -ln U is at least 1 - U: a token whose (1 - U) / probs is behind another's exact time needs no
+    logarithm.
     """
     with np.errstate(divide="ignore", over="ignore"):
         earliest = (1.0 - (integers + 0.5) * 2.0**-52) / probs
@@ -39,14 +44,17 @@ def contenders(probs: np.ndarray, integers: np.ndarray, factor: float = 1.0) -> 
 
 
 def decided(probs: np.ndarray, integers: np.ndarray) -> tuple[int, float]:
-    """The winner under `probs` [V], and its margin: ln of the runner-up's time over its own, inf where nobody else can win.
+    """The winner under `probs` [V], and its margin: ln of the runner-up's time over its own, inf
+    where nobody else can win.
 
-    That is by how much ln x[v] + g[v], logits over the temperature with their noise, of the two are apart.
+    That is by how much ln x[v] + g[v], logits over the temperature with their noise, of the two are
+    apart.
     """
     with np.errstate(divide="ignore", over="ignore"):
         earliest = (1.0 - (integers + 0.5) * 2.0**-52) / probs
     first = int(earliest.argmin())
-    kept, earliest[first] = earliest[first], np.inf
+    kept = earliest[first]
+    earliest[first] = np.inf
     leaders = [first, int(earliest.argmin())]
     earliest[first] = kept
     # Nobody whose time is later than both of theirs is one of the two best.

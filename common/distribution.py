@@ -1,10 +1,12 @@
-"""The proposal as both sides hold it: integers that sum to 2^bits over the kept tokens and one tail bucket."""
+"""The proposal as both sides hold it: integers that sum to 2^bits over the kept tokens and one tail
+bucket.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from common.errors import BadInput
+from hedge.common.errors import BadInput
 
 MAX_BITS = 20
 
@@ -13,8 +15,9 @@ MAX_BITS = 20
 class Quantised:
     """The distribution x_hat of docs/algorithms.md, section 2.3.
 
-    `ids` (int64 [m], ascending) are the kept tokens, `counts` (int64 [m], each at least 1) their integers; what is missing
-    to 2^bits is the tail bucket, spread evenly over the vocab_size - m other tokens. BadInput when that does not hold.
+    `ids` (int64 [m], ascending) are the kept tokens, `counts` (int64 [m], each at least 1) their
+    integers; what is missing to 2^bits is the tail bucket, spread evenly over the vocab_size - m
+    other tokens. BadInput when that does not hold.
     """
 
     vocab_size: int
@@ -27,10 +30,20 @@ class Quantised:
         if not 1 <= self.bits <= MAX_BITS:
             raise BadInput(f"{self.bits} bits per distribution, not 1..{MAX_BITS}")
         if not 1 <= kept <= self.vocab_size or len(self.counts) != kept:
-            raise BadInput(f"{kept} ids with {len(self.counts)} counts in a vocabulary of {self.vocab_size}")
-        if self.ids[0] < 0 or self.ids[-1] >= self.vocab_size or (kept > 1 and (self.ids[1:] <= self.ids[:-1]).any()):
+            raise BadInput(
+                f"{kept} ids with {len(self.counts)} counts in a vocabulary of {self.vocab_size}"
+            )
+        if (
+            self.ids[0] < 0
+            or self.ids[-1] >= self.vocab_size
+            or (kept > 1 and (self.ids[1:] <= self.ids[:-1]).any())
+        ):
             raise BadInput(f"ids are not ascending in 0..{self.vocab_size - 1}")
-        if (self.counts < 1).any() or not 0 <= self.tail < 2**self.bits or (self.tail and kept == self.vocab_size):
+        if (
+            (self.counts < 1).any()
+            or not 0 <= self.tail < 2**self.bits
+            or (self.tail and kept == self.vocab_size)
+        ):
             raise BadInput(f"counts do not fit a total of 2^{self.bits}")
 
     @property
@@ -61,7 +74,9 @@ class Quantised:
         return probs
 
     def draw(self, bucket: float, within: float) -> int:
-        """A token of this distribution from two uniforms in [0, 1): the bucket, then the token within the tail."""
+        """A token of this distribution from two uniforms in [0, 1): the bucket, then the token
+        within the tail.
+        """
         edges = np.cumsum(self.counts)
         index = int(np.searchsorted(edges, int(bucket * self.total), side="right"))
         if index < len(self.ids):

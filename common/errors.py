@@ -25,7 +25,9 @@ class Unreachable(HedgeError):
 
 
 class Disconnected(Unreachable):
-    """The link or the server went away in mid-session, or is too busy: it may come back, after `retry_after` seconds."""
+    """The link or the server went away in mid-session, or is too busy: it may come back, after
+    `retry_after` seconds.
+    """
 
     def __init__(self, line: str, retry_after: float = 0.0) -> None:
         super().__init__(line)

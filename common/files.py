@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from common.errors import BadInput
+from hedge.common.errors import BadInput
 
 # Some editors begin a file with a byte order mark.
 TEXT = "utf-8-sig"
@@ -20,7 +20,9 @@ def read_text(path: Path) -> str:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replaces `path`, in UTF-8; who reads at the same time finds the old text or the new one. OSError as it comes."""
+    """Replaces `path`, in UTF-8; who reads at the same time finds the old text or the new one.
+    OSError as it comes.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         temporary.write_text(text, "utf-8")

@@ -1,4 +1,5 @@
-"""The header of a GGUF file: its metadata, read with every length checked. Weights are llama.cpp's affair.
+"""The header of a GGUF file: its metadata, read with every length checked. Weights are llama.cpp's
+affair.
 
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md describes the format.
 """
@@ -11,12 +12,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.errors import BadInput
+from hedge.common.errors import BadInput
 
-MAGIC, VERSIONS = b"GGUF", (2, 3)
-_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
-_STRING, _ARRAY = 8, 9
-_SAMPLES, _SAMPLE = 64, 1 << 12
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+_SCALARS = {
+    0: "<B",
+    1: "<b",
+    2: "<H",
+    3: "<h",
+    4: "<I",
+    5: "<i",
+    6: "<f",
+    7: "<?",
+    10: "<Q",
+    11: "<q",
+    12: "<d",
+}
+_STRING = 8
+_ARRAY = 9
+_SAMPLES = 64
+_SAMPLE = 1 << 12
 _LENGTH = struct.Struct("<Q")
 _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
 
@@ -38,7 +54,9 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """BadInput when it is no GGUF file, is cut short, or belongs to a split set that is not complete."""
+    """BadInput when it is no GGUF file, is cut short, or belongs to a split set that is not
+    complete.
+    """
     if not path.is_file():
         raise BadInput(f"no file at {path}")
     _check_split(path)
@@ -65,13 +83,17 @@ class _Cursor:
     """A place in a file, which moves on as values are read."""
 
     def __init__(self, path: Path, data: mmap.mmap) -> None:
-        self.path, self.data, self.at = path, data, 0
+        self.path = path
+        self.data = data
+        self.at = 0
 
     def skip(self, count: int) -> int:
         """Moves on by `count` bytes; where it was before."""
         at = self.at
         if count > len(self.data) - at:
-            raise BadInput(f"{self.path} is cut short: its header goes on behind its {len(self.data)} bytes")
+            raise BadInput(
+                f"{self.path} is cut short: its header goes on behind its {len(self.data)} bytes"
+            )
         self.at += count
         return at
 
@@ -84,7 +106,10 @@ class _Cursor:
 
     def texts(self, count: int) -> list[str]:
         """`count` strings; there may be hundreds of thousands."""
-        found, data, size, length_at = [], self.data, len(self.data), _LENGTH.unpack_from
+        found = []
+        data = self.data
+        size = len(self.data)
+        length_at = _LENGTH.unpack_from
         at = self.at
         for _ in range(count):
             end = at + 8
@@ -101,7 +126,8 @@ class _Cursor:
         if kind == _STRING:
             return self.text()
         if kind == _ARRAY:
-            inner, count = self.scalar("<I"), self.scalar("<Q")
+            inner = self.scalar("<I")
+            count = self.scalar("<Q")
             if inner in _SCALARS:
                 form = f"<{count}{_SCALARS[inner][1]}"
                 if count > len(self.data):
@@ -119,8 +145,11 @@ def _parse(reader: _Cursor) -> Header:
         raise BadInput(f"{reader.path} is not a GGUF file: it begins with {reader.data[:4]!r}")
     reader.skip(4)
     if (version := reader.scalar("<I")) not in VERSIONS:
-        raise BadInput(f"{reader.path} is GGUF version {version}, not one of {', '.join(map(str, VERSIONS))}")
-    tensors, entries = reader.scalar("<Q"), reader.scalar("<Q")
+        raise BadInput(
+            f"{reader.path} is GGUF version {version}, not one of {', '.join(map(str, VERSIONS))}"
+        )
+    tensors = reader.scalar("<Q")
+    entries = reader.scalar("<Q")
     if tensors + entries > len(reader.data):
         reader.skip(tensors + entries)
     metadata = {reader.text(): reader.value(reader.scalar("<I")) for _ in range(entries)}
@@ -131,7 +160,9 @@ def _parse(reader: _Cursor) -> Header:
         last = max(last, reader.scalar("<Q"))
     size = len(reader.data)
     if tensors and reader.at + last >= size:
-        raise BadInput(f"{reader.path} is cut short: its last weights begin behind byte {reader.at + last} of {size}")
+        raise BadInput(
+            f"{reader.path} is cut short: its last weights begin behind byte {reader.at + last} of {size}"
+        )
     digest = hashlib.blake2b(reader.data[: reader.at], digest_size=8)
     for sample in range(_SAMPLES):
         at = reader.at + (size - reader.at) * sample // _SAMPLES

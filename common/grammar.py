@@ -1,7 +1,8 @@
 """Answers that follow a grammar: which ids may come next, and which one has to. By llguidance.
 
-A grammar is written in llguidance's JSON. Where it forces text, the ids are those that the tokenizer has for it: then one id
-alone may follow, and neither model need be asked. An answer may end, by any of its end ids, where the grammar is met.
+A grammar is written in llguidance's JSON. Where it forces text, the ids are those that the
+tokenizer has for it: then one id alone may follow, and neither model need be asked. An answer may
+end, by any of its end ids, where the grammar is met.
 """
 
 import json
@@ -12,8 +13,8 @@ import llguidance
 import llguidance.numpy
 import numpy as np
 
-from common.errors import BadInput
-from common.model import LanguageModel
+from hedge.common.errors import BadInput
+from hedge.common.model import LanguageModel
 
 MAX_BYTES = 1 << 16
 # Characters of what is told of a grammar that is none.
@@ -26,7 +27,9 @@ def of_schema(schema: Any) -> str:
     """Of the JSON values that a JSON schema allows."""
     if not isinstance(schema, dict):
         raise BadInput(f"a JSON schema is an object, not {json.dumps(schema)[:40]}")
-    return json.dumps({"grammars": [{"json_schema": {**schema, "x-guidance": WRITTEN}}]}, ensure_ascii=False)
+    return json.dumps(
+        {"grammars": [{"json_schema": {**schema, "x-guidance": WRITTEN}}]}, ensure_ascii=False
+    )
 
 
 def of_regex(pattern: str) -> str:
@@ -45,10 +48,11 @@ def check_size(grammar: str) -> None:
 
 
 class Grammar:
-    """A grammar and how far an answer has come in it. It is moved to whatever ids it is asked about.
+    """A grammar and how far an answer has come in it. It is moved to whatever ids it is asked
+    about.
 
-    What is forced is looked up where an answer comes to it, as one run of ids, and holds until that run ends: so it is a
-    function of the answer alone, whatever the grammar was asked about before.
+    What is forced is looked up where an answer comes to it, as one run of ids, and holds until that
+    run ends: so it is a function of the answer alone, whatever the grammar was asked about before.
     """
 
     def __init__(self, grammar: str, lm: LanguageModel, end_ids: Collection[int]) -> None:
@@ -56,7 +60,8 @@ class Grammar:
         self._ends = np.array(sorted(end_ids), np.int64)
         self._matcher = llguidance.LLMatcher(lm.grammar_tokenizer, grammar, log_level=0)
         self._at: list[int] = []
-        # Where runs begin, and their ids: none where nothing is forced. Behind an id that left a run, a new one begins.
+        # Where runs begin, and their ids: none where nothing is forced. Behind an id that left a
+        # run, a new one begins.
         self._runs: list[tuple[int, list[int]]] = []
         self._left = False
         self._mask = llguidance.numpy.allocate_token_bitmask(1, lm.grammar_tokenizer.vocab_size)
@@ -71,7 +76,11 @@ class Grammar:
 
     def follow(self, ids: Sequence[int]) -> None:
         """Goes to where the answer is `ids`. BadInput when the grammar does not allow them."""
-        differ = (number for number, (old, new) in enumerate(zip(self._at, ids, strict=False)) if old != new)
+        differ = (
+            number
+            for number, (old, new) in enumerate(zip(self._at, ids, strict=False))
+            if old != new
+        )
         common = next(differ, min(len(self._at), len(ids)))
         if common < len(self._at):
             self._matcher.rollback(len(self._at) - common)
@@ -83,14 +92,20 @@ class Grammar:
             expected = self._ahead()
             if self._matcher.try_consume_tokens([token]) != 1:
                 self._check()
-                raise BadInput(f"id {token} at position {len(self._at)} is not what the grammar allows")
+                raise BadInput(
+                    f"id {token} at position {len(self._at)} is not what the grammar allows"
+                )
             self._left = expected is not None and token != expected
             self._at.append(token)
         self._check()
 
     def _ahead(self) -> int | None:
         """The id that is forced here."""
-        if self._left or not self._runs or len(self._at) >= self._runs[-1][0] + max(1, len(self._runs[-1][1])):
+        if (
+            self._left
+            or not self._runs
+            or len(self._at) >= self._runs[-1][0] + max(1, len(self._runs[-1][1]))
+        ):
             self._runs.append((len(self._at), self._matcher.compute_ff_tokens()))
             self._left = False
         start, run = self._runs[-1]
@@ -111,7 +126,9 @@ class Grammar:
             return allowed
         llguidance.numpy.fill_next_token_bitmask(self._matcher, self._mask, 0)
         self._check()
-        allowed[:] = np.unpackbits(self._mask.view(np.uint8)[0], bitorder="little", count=self._size)
+        allowed[:] = np.unpackbits(
+            self._mask.view(np.uint8)[0], bitorder="little", count=self._size
+        )
         allowed[self._ends] = self._matcher.is_accepting()
         if not allowed.any():
             raise BadInput(f"the grammar allows nothing at position {len(self._at)}")

@@ -13,8 +13,8 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-from common.errors import HedgeError
-from common.rpc import split_address
+from hedge.common.errors import HedgeError
+from hedge.common.rpc import split_address
 
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'",
@@ -40,7 +40,9 @@ class HttpServer(uvicorn.Server):
 
 
 async def serving(app: Any, address: str) -> tuple[HttpServer, "asyncio.Task[None]"]:
-    """A server that listens at `address`, and its task; it ends after `should_exit`. HedgeError when it cannot listen."""
+    """A server that listens at `address`, and its task; it ends after `should_exit`. HedgeError
+    when it cannot listen.
+    """
     # Bound here: uvicorn would end the program.
     try:
         bound = _bound(address)
@@ -68,13 +70,17 @@ def check_free(address: str) -> None:
 
 def _bound(address: str) -> socket.socket:
     host, port = split_address(address, lowest_port=0)
-    found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    found = socket.getaddrinfo(
+        host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
     family, *_, where = min(found, key=lambda one: one[0] != socket.AF_INET)
     return socket.create_server(where[:2], family=family, backlog=2048)
 
 
 def _cannot_listen(address: str) -> HedgeError:
-    return HedgeError(f"cannot listen on {address}: the port is in use or the address is not this machine's")
+    return HedgeError(
+        f"cannot listen on {address}: the port is in use or the address is not this machine's"
+    )
 
 
 def static(folder: Path, files: Mapping[str, str]) -> list[Route]:

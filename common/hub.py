@@ -1,4 +1,6 @@
-"""Models from the Hugging Face hub. huggingface_hub fetches and keeps them; its cache folder is shared with other programs."""
+"""Models from the Hugging Face hub. huggingface_hub fetches and keeps them; its cache folder is
+shared with other programs.
+"""
 
 import errno
 import hashlib
@@ -12,11 +14,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from common.errors import BadInput, Denied, HedgeError, Unreachable
+from hedge.common.errors import BadInput, Denied, HedgeError, Unreachable
 
 PREFIX = "hf:"
 # Of a repository of safetensors: the weights, what describes them, the tokenizer, the card.
-WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "merges.txt", "vocab.txt", "README.md"]
+WANTED = [
+    "*.safetensors",
+    "*.json",
+    "*.jinja",
+    "tokenizer*",
+    "*.model",
+    "merges.txt",
+    "vocab.txt",
+    "README.md",
+]
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _NAME = re.compile(rf"({_PART}/{_PART})(?:/(.+\.gguf))?")
 _SPLIT = re.compile(r"-00001-of-(\d{5})\.gguf$")
@@ -54,9 +65,11 @@ def hub_name(where: str) -> HubName | None:
 
 
 def fetch(name: HubName) -> Path:
-    """The file, or the folder of safetensors, downloaded where it is not here yet. A download that was cut goes on.
+    """The file, or the folder of safetensors, downloaded where it is not here yet. A download that
+    was cut goes on.
 
-    BadInput for what the hub does not have, Denied for what it does not give, Unreachable without a network.
+    BadInput for what the hub does not have, Denied for what it does not give, Unreachable without a
+    network.
     """
     if (here := _local(name)) is not None:
         return here
@@ -68,7 +81,9 @@ def fetch(name: HubName) -> Path:
                 _bring(name.repo, file)
             folder = Path(snapshot_download(name.repo, allow_patterns=WANTED, max_workers=2))
             if not _whole(folder):
-                raise BadInput(f"{name} has no safetensors weights with a config.json{_choices(name.repo)}")
+                raise BadInput(
+                    f"{name} has no safetensors weights with a config.json{_choices(name.repo)}"
+                )
             return folder
         for part in _parts(name.file):
             _bring(name.repo, part)
@@ -90,13 +105,19 @@ def held() -> list[CachedModel]:
         return []
     found: list[CachedModel] = []
     for repo in repos:
-        every = [(revision.snapshot_path, file) for revision in repo.revisions for file in revision.files]
+        every = [
+            (revision.snapshot_path, file) for revision in repo.revisions for file in revision.files
+        ]
         files = {str(file.file_path.relative_to(snapshot)): file for snapshot, file in every}
         licence = _licence(files["README.md"].file_path) if "README.md" in files else "not known"
         for name, file in files.items():
             if name.endswith(".gguf"):
-                found.append(CachedModel(str(HubName(repo.repo_id, name)), file.size_on_disk, licence))
-        weights = [file.size_on_disk for name, file in files.items() if name.endswith(".safetensors")]
+                found.append(
+                    CachedModel(str(HubName(repo.repo_id, name)), file.size_on_disk, licence)
+                )
+        weights = [
+            file.size_on_disk for name, file in files.items() if name.endswith(".safetensors")
+        ]
         if weights:
             found.append(CachedModel(str(HubName(repo.repo_id, None)), sum(weights), licence))
     return sorted(found, key=lambda one: one.name)
@@ -106,7 +127,10 @@ def _parts(file: str) -> list[str]:
     """All files of a split set whose first one is `file`."""
     if not (found := _SPLIT.search(file)):
         return [file]
-    return [f"{file[: found.start()]}-{part:05d}-of-{found[1]}.gguf" for part in range(1, int(found[1]) + 1)]
+    return [
+        f"{file[: found.start()]}-{part:05d}-of-{found[1]}.gguf"
+        for part in range(1, int(found[1]) + 1)
+    ]
 
 
 def _local(name: HubName) -> Path | None:
@@ -128,7 +152,11 @@ def _whole(folder: Path) -> bool:
     """Whether a snapshot has a configuration and all of its weights."""
     index = folder / "model.safetensors.index.json"
     try:
-        names = set(json.loads(index.read_text("utf-8"))["weight_map"].values()) if index.exists() else {"model.safetensors"}
+        names = (
+            set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+            if index.exists()
+            else {"model.safetensors"}
+        )
     except (ValueError, KeyError, AttributeError):
         return False
     return all((folder / name).is_file() for name in ("config.json", *names))
@@ -157,8 +185,11 @@ def _bring(repo: str, file: str) -> None:
     known = get_hf_file_metadata(url)
     if not known.etag or not known.size or known.size > constants.MAX_HTTP_DOWNLOAD_SIZE:
         return
-    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model") / "blobs"
-    blob, part = folder / known.etag, folder / f"{known.etag}.part"
+    folder = (
+        Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model") / "blobs"
+    )
+    blob = folder / known.etag
+    part = folder / f"{known.etag}.part"
     if blob.exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -167,7 +198,14 @@ def _bring(repo: str, file: str) -> None:
     headers = build_hf_headers() if same else build_hf_headers(token=False)
     with part.open("ab") as target:
         start = target.tell() if target.tell() <= known.size else target.truncate(0)
-        http_get(known.location, target, resume_size=start, headers=headers, expected_size=known.size, displayed_filename=file)
+        http_get(
+            known.location,
+            target,
+            resume_size=start,
+            headers=headers,
+            expected_size=known.size,
+            displayed_filename=file,
+        )
     if re.fullmatch("[0-9a-f]{64}", known.etag) and _sha256(part) != known.etag:
         part.unlink()
         raise HedgeError(f"{repo}/{file} did not come whole: its SHA-256 is another")
@@ -224,7 +262,9 @@ def _told(name: HubName) -> Iterator[None]:
             f"{name} is gated: accept its terms at {constants.ENDPOINT}/{name.repo}, then `hf auth login` or set HF_TOKEN"
         ) from None
     except RepositoryNotFoundError:
-        raise BadInput(f"the hub has no repository {name.repo}, or shows it to others only (HF_TOKEN)") from None
+        raise BadInput(
+            f"the hub has no repository {name.repo}, or shows it to others only (HF_TOKEN)"
+        ) from None
     except (LocalEntryNotFoundError, ConnectionError):
         raise _unreachable() from None
     except EntryNotFoundError:
@@ -232,11 +272,15 @@ def _told(name: HubName) -> Iterator[None]:
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else "no status"
         if status in (401, 403):
-            raise Denied(f"the hub does not give {name} to you ({status}): `hf auth login` or set HF_TOKEN") from None
+            raise Denied(
+                f"the hub does not give {name} to you ({status}): `hf auth login` or set HF_TOKEN"
+            ) from None
         raise HedgeError(f"the hub answers {status} for {name}") from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = os.statvfs(constants.HF_HUB_CACHE if Path(constants.HF_HUB_CACHE).exists() else "/")
+            free = os.statvfs(
+                constants.HF_HUB_CACHE if Path(constants.HF_HUB_CACHE).exists() else "/"
+            )
             raise HedgeError(
                 f"the disk is full: {free.f_bavail * free.f_frsize / 1e6:.0f} MB are free at {constants.HF_HUB_CACHE}; "
                 f"what of {name} has come stays, and the next try goes on from there"
@@ -250,4 +294,6 @@ def _told(name: HubName) -> Iterator[None]:
 
 
 def _unreachable() -> Unreachable:
-    return Unreachable(f"cannot reach the hub; already here: {', '.join(one.name for one in held()) or 'nothing'}")
+    return Unreachable(
+        f"cannot reach the hub; already here: {', '.join(one.name for one in held()) or 'nothing'}"
+    )

@@ -1,9 +1,11 @@
-"""Token ids as bytes, under a model that both sides keep: what was said before predicts what is sent next.
+"""Token ids as bytes, under a model that both sides keep: what was said before predicts what is
+sent next.
 
-FIXED writes every id in as many bytes as the vocabulary needs. ADAPTIVE is prediction by partial matching (Cleary and Witten
-1984, escapes by method C) over the ids both sides hold, with exact arithmetic coding: the message is one fraction, computed
-in integers, and its shortest bytes. PRIMED is ADAPTIVE after a text that comes with the tokenizer on both sides. Floats
-occur nowhere, so that the two sides cannot disagree.
+FIXED writes every id in as many bytes as the vocabulary needs. ADAPTIVE is prediction by partial
+matching (Cleary and Witten 1984, escapes by method C) over the ids both sides hold, with exact
+arithmetic coding: the message is one fraction, computed in integers, and its shortest bytes. PRIMED
+is ADAPTIVE after a text that comes with the tokenizer on both sides. Floats occur nowhere, so that
+the two sides cannot disagree.
 """
 
 from bisect import bisect_left
@@ -12,12 +14,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Protocol
 
-from common.errors import CodecError
+from hedge.common.errors import CodecError
 
-FIXED, ADAPTIVE, PRIMED = 1, 2, 3
+FIXED = 1
+ADAPTIVE = 2
+PRIMED = 3
 VERSIONS = (PRIMED, ADAPTIVE, FIXED)
 ORDERS = (2, 1, 0)
-# Ids of one message that were released without a test. Reading an id takes as long as the history has different ids.
+# Ids of one message that were released without a test. Reading an id takes as long as the history
+# has different ids.
 MAX_UNTESTED = 128
 # Pr(one more id) in a message is (_LONGER - 1) / _LONGER.
 _LONGER = 5
@@ -43,22 +48,26 @@ class FixedIds:
         self._vocab_size = vocab_size
         self._width = max(1, ((vocab_size - 1).bit_length() + 7) // 8)
 
-    def encode(self, history: Sequence[int], ids: Sequence[int]) -> bytes:  # noqa: ARG002
+    def encode(self, history: Sequence[int], ids: Sequence[int]) -> bytes:
         return b"".join(token.to_bytes(self._width, "little") for token in ids)
 
-    def decode(self, history: Sequence[int], data: bytes, most: int) -> list[int]:  # noqa: ARG002
+    def decode(self, history: Sequence[int], data: bytes, most: int) -> list[int]:
         if len(data) % self._width:
             raise CodecError(f"{len(data)} bytes of ids, not a multiple of {self._width}")
         if len(data) // self._width > most:
             raise CodecError(f"{len(data) // self._width} ids in a message, at most {most}")
-        ids = [int.from_bytes(data[i : i + self._width], "little") for i in range(0, len(data), self._width)]
+        ids = [
+            int.from_bytes(data[i : i + self._width], "little")
+            for i in range(0, len(data), self._width)
+        ]
         if ids and max(ids) >= self._vocab_size:
             raise CodecError(f"id {max(ids)} in a vocabulary of {self._vocab_size}")
         return ids
 
 
 class _Contexts:
-    """How often each id followed each context of 2, 1 and 0 ids; what was learned last can be unlearned.
+    """How often each id followed each context of 2, 1 and 0 ids; what was learned last can be
+    unlearned.
 
     What `base` has learned is shared, not copied, and never unlearned.
     """
@@ -78,7 +87,8 @@ class _Contexts:
             if len(self.history) < order:
                 continue
             context = self._last(order)
-            shared, own = self._base.get(context), self._counts.get(context)
+            shared = self._base.get(context)
+            own = self._counts.get(context)
             if found := shared + own if shared and own else shared or own:
                 yield found
 
@@ -122,11 +132,15 @@ class _Fraction:
     """A number in [0, 1) that is narrowed down share by share: [first, first + size) / total."""
 
     def __init__(self) -> None:
-        self.first, self.size, self.total = 0, 1, 1
+        self.first = 0
+        self.size = 1
+        self.total = 1
 
     def narrow(self, share: Share) -> None:
         first, size, total = share
-        self.first, self.size, self.total = self.first * total + first * self.size, self.size * size, self.total * total
+        self.first = self.first * total + first * self.size
+        self.size = self.size * size
+        self.total = self.total * total
 
     def to_bytes(self) -> bytes:
         """The fewest bytes b1 b2 ... for which 0.b1b2... lies inside, and of those the smallest."""
@@ -138,7 +152,8 @@ class _Fraction:
         def inside(length: int) -> bool:
             return point(length) * self.total < (self.first + self.size) << 8 * length
 
-        # A point of some bytes is one of more bytes too; where steps are as small as the interval, one is inside.
+        # A point of some bytes is one of more bytes too; where steps are as small as the interval,
+        # one is inside.
         enough = (self.total.bit_length() - self.size.bit_length()) // 8 + 1
         length = bisect_left(range(enough), True, key=inside)
         return point(length).to_bytes(length, "big")
@@ -151,7 +166,9 @@ class _Fraction:
 
 
 class AdaptiveIds:
-    """Prediction by partial matching with exclusion, then arithmetic coding; the length is coded with the ids."""
+    """Prediction by partial matching with exclusion, then arithmetic coding; the length is coded
+    with the ids.
+    """
 
     def __init__(self, vocab_size: int, primer: Sequence[int] = ()) -> None:
         self._vocab_size = vocab_size
@@ -172,7 +189,8 @@ class AdaptiveIds:
         if len(data) > 8 + 4 * most:
             raise CodecError(f"{len(data)} bytes for at most {most} ids")
         self._contexts.follow(history)
-        fraction, ids = _Fraction(), list[int]()
+        fraction = _Fraction()
+        ids = list[int]()
         while fraction.target(data, _LONGER) < _LONGER - 1:
             if len(ids) == most:
                 raise CodecError(f"more than {most} ids in a message")
@@ -184,10 +202,14 @@ class AdaptiveIds:
         return ids
 
     def _tables(self) -> Iterator[list[tuple[int, int]]]:
-        """(id, count) of every order, ascending ids, without those a longer context has already offered."""
+        """(id, count) of every order, ascending ids, without those a longer context has already
+        offered.
+        """
         excluded: set[int] = set()
         for seen in self._contexts.seen():
-            if table := sorted((token, count) for token, count in seen.items() if token not in excluded):
+            if table := sorted(
+                (token, count) for token, count in seen.items() if token not in excluded
+            ):
                 yield table
                 excluded.update(seen)
 
@@ -209,7 +231,8 @@ class AdaptiveIds:
         for table in self._tables():
             counts = sum(count for _, count in table)
             total = counts + len(table)
-            at, first = fraction.target(data, total), 0
+            at = fraction.target(data, total)
+            first = 0
             for known, count in table:
                 if first <= at < first + count:
                     fraction.narrow((first, count, total))

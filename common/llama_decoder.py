@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from common.errors import BadInput, HedgeError, Incompatible
+from hedge.common.errors import BadInput, HedgeError, Incompatible
 
 INSTALL = "pip install 'hedge-hlm[llama]'"
 # Ids of one llama_decode; longer input goes through in chunks.
@@ -19,13 +19,17 @@ _llama: Any = None
 
 
 def llama_cpp() -> Any:
-    """The bindings, their log turned into `errors`. BadInput with what to type when they are not installed."""
+    """The bindings, their log turned into `errors`. BadInput with what to type when they are not
+    installed.
+    """
     global _llama
     if _llama is None:
         try:
             from llama_cpp import llama_cpp as bindings
         except ImportError as error:
-            raise BadInput(f"a .gguf file runs in llama.cpp, which is not installed ({error}): {INSTALL}") from None
+            raise BadInput(
+                f"a .gguf file runs in llama.cpp, which is not installed ({error}): {INSTALL}"
+            ) from None
         bindings.llama_log_set(_hear, ctypes.c_void_p(0))
         bindings.llama_backend_init()
         _llama = bindings
@@ -47,7 +51,9 @@ def cause() -> str:
 
 
 class LoadedModel(Protocol):
-    """What a decoder needs of a model: `rows` is the width of its logits, `handle` llama.cpp's model."""
+    """What a decoder needs of a model: `rows` is the width of its logits, `handle` llama.cpp's
+    model.
+    """
 
     name: str
     vocab_size: int
@@ -57,37 +63,66 @@ class LoadedModel(Protocol):
 
 
 class Decoder:
-    """A llama_context: room for `capacity` ids of `sessions` sequences, and a batch of up to `batch` ids to fill.
+    """A llama_context: room for `capacity` ids of `sessions` sequences, and a batch of up to
+    `batch` ids to fill.
 
-    The cells are one pool, or with `apart` every sequence has its own share: then they lie in the order of their positions
-    whatever was dropped before, and attention, which is fused, sums them in that order.
+    The cells are one pool, or with `apart` every sequence has its own share: then they lie in the
+    order of their positions whatever was dropped before, and attention, which is fused, sums them
+    in that order.
     """
 
-    def __init__(self, lm: LoadedModel, capacity: int, batch: int = BATCH, sessions: int = 1, *, apart: bool = False) -> None:
+    def __init__(
+        self,
+        lm: LoadedModel,
+        capacity: int,
+        batch: int = BATCH,
+        sessions: int = 1,
+        *,
+        apart: bool = False,
+    ) -> None:
         llama = self._llama = llama_cpp()
-        self._lm, self.capacity = lm, capacity
+        self._lm = lm
+        self.capacity = capacity
         wanted = llama.llama_context_default_params()
-        wanted.n_ctx, wanted.n_batch, wanted.n_ubatch, wanted.n_seq_max = capacity, batch, batch, sessions
-        wanted.kv_unified, wanted.no_perf = not apart, True
+        wanted.n_ctx = capacity
+        wanted.n_batch = batch
+        wanted.n_ubatch = batch
+        wanted.n_seq_max = sessions
+        wanted.kv_unified = not apart
+        wanted.no_perf = True
         if apart:
             wanted.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
         wanted.n_threads = wanted.n_threads_batch = lm.threads
         errors.clear()
         self._handle = llama.llama_init_from_model(lm.handle, wanted)
         if not self._handle:
-            what = f"cannot fuse the attention of {lm.name}, or has no memory" if apart else "has no memory"
+            what = (
+                f"cannot fuse the attention of {lm.name}, or has no memory"
+                if apart
+                else "has no memory"
+            )
             raise HedgeError(f"llama.cpp {what} for {capacity} tokens of {lm.name}: {cause()}")
         self._memory = llama.llama_get_memory(self._handle)
         self._batch = llama.llama_batch_init(batch, 0, 1)
         views = (self._batch.token, self._batch.pos, self._batch.n_seq_id, self._batch.logits)
-        self._ids, self._positions, counts, self._wanted = (np.ctypeslib.as_array(view, (batch,)) for view in views)
+        self._ids, self._positions, counts, self._wanted = (
+            np.ctypeslib.as_array(view, (batch,)) for view in views
+        )
         counts[:] = 1
         # The sequence of each id, in the batch's own memory.
         self._sequences = [self._batch.seq_id[i].contents for i in range(batch)]
         weakref.finalize(self, _free, llama, self._batch, self._handle).atexit = False
 
-    def decode(self, ids: Sequence[int], positions: np.ndarray, sequences: Sequence[int], wanted: np.ndarray) -> np.ndarray:
-        """One pass over up to `batch` ids; float32 [wanted.sum(), vocab_size]. HedgeError when llama.cpp fails."""
+    def decode(
+        self,
+        ids: Sequence[int],
+        positions: np.ndarray,
+        sequences: Sequence[int],
+        wanted: np.ndarray,
+    ) -> np.ndarray:
+        """One pass over up to `batch` ids; float32 [wanted.sum(), vocab_size]. HedgeError when
+        llama.cpp fails.
+        """
         count = len(ids)
         self._ids[:count], self._positions[:count], self._wanted[:count] = ids, positions, wanted
         for cell, sequence in zip(self._sequences, sequences, strict=False):
@@ -95,16 +130,24 @@ class Decoder:
         self._batch.n_tokens = count
         errors.clear()
         if status := self._llama.llama_decode(self._handle, self._batch):
-            raise HedgeError(f"llama.cpp could not run {count} tokens of {self._lm.name}: status {status}, {cause()}")
+            raise HedgeError(
+                f"llama.cpp could not run {count} tokens of {self._lm.name}: status {status}, {cause()}"
+            )
         if not (rows := int(wanted.sum())):
             return np.empty((0, self._lm.vocab_size), np.float32)
-        logits = np.ctypeslib.as_array(self._llama.llama_get_logits(self._handle), (rows, self._lm.rows))
+        logits = np.ctypeslib.as_array(
+            self._llama.llama_get_logits(self._handle), (rows, self._lm.rows)
+        )
         return logits[:, : self._lm.vocab_size].copy()
 
     def forget(self, sequence: int, start: int) -> None:
-        """Drops what a sequence, all for -1, holds from position `start` on. Incompatible when its memory cannot."""
+        """Drops what a sequence, all for -1, holds from position `start` on. Incompatible when its
+        memory cannot.
+        """
         if not self._llama.llama_memory_seq_rm(self._memory, sequence, start, -1):
-            raise Incompatible(f"the cache of {self._lm.name} cannot be rolled back: llama.cpp does not drop a part of it")
+            raise Incompatible(
+                f"the cache of {self._lm.name} cannot be rolled back: llama.cpp does not drop a part of it"
+            )
 
     def take_over(self, other: "Decoder") -> None:
         """The first sequence of a smaller decoder."""

@@ -15,16 +15,24 @@ from typing import Any
 
 import numpy as np
 
-from common.chat import ChatTemplate, encode_chat
-from common.errors import BadInput, HedgeError, Incompatible
-from common.gguf import Header, read_header
-from common.llama_decoder import BATCH, INSTALL, Decoder, cause, errors, llama_cpp
-from common.model import Identity, LanguageModel, check_unicode, fitting_context, vocabulary, without_end
-from common.model_options import ModelOptions
+from hedge.common.chat import ChatTemplate, encode_chat
+from hedge.common.errors import BadInput, HedgeError, Incompatible
+from hedge.common.gguf import Header, read_header
+from hedge.common.llama_decoder import BATCH, INSTALL, Decoder, cause, errors, llama_cpp
+from hedge.common.model import (
+    Identity,
+    LanguageModel,
+    check_unicode,
+    fitting_context,
+    vocabulary,
+    without_end,
+)
+from hedge.common.model_options import ModelOptions
 
 # A cache begins with room for so many ids, and doubles.
 ROOM = 1024
-_CONTROL, _USER_DEFINED = 3, 4
+_CONTROL = 3
+_USER_DEFINED = 4
 # Tokenizers whose Hugging Face counterpart composes characters first.
 _COMPOSING = frozenset({"qwen2", "qwen35"})
 
@@ -35,15 +43,21 @@ class LlamaModel(LanguageModel):
     def __init__(self, identity: Identity, header: Header, handle: Any, threads: int) -> None:
         super().__init__(identity)
         llama = self._llama = llama_cpp()
-        self.handle, self.threads = handle, threads
+        self.handle = handle
+        self.threads = threads
         self._vocab = llama.llama_model_get_vocab(handle)
         self.rows = int(llama.llama_vocab_n_tokens(self._vocab))
         metadata = header.metadata
-        words, kinds = metadata["tokenizer.ggml.tokens"], metadata.get("tokenizer.ggml.token_type", ())
-        self.specials = {words[i]: i for i, kind in enumerate(kinds) if kind == _CONTROL and i < self.vocab_size}
+        words = metadata["tokenizer.ggml.tokens"]
+        kinds = metadata.get("tokenizer.ggml.token_type", ())
+        self.specials = {
+            words[i]: i for i, kind in enumerate(kinds) if kind == _CONTROL and i < self.vocab_size
+        }
         # llguidance takes these for special tokens in Hugging Face's tokenizers.
         self.marks = {
-            i for i, kind in enumerate(kinds) if kind == _USER_DEFINED and words[i][:1] == "<" and words[i][-1:] == ">"
+            i
+            for i, kind in enumerate(kinds)
+            if kind == _USER_DEFINED and words[i][:1] == "<" and words[i][-1:] == ">"
         }
         self._composes = metadata.get("tokenizer.ggml.pre") in _COMPOSING
         self.chat_template = source = str(metadata.get("tokenizer.chat_template") or "")
@@ -52,14 +66,17 @@ class LlamaModel(LanguageModel):
             for number in (llama.llama_vocab_bos(self._vocab), llama.llama_vocab_eos(self._vocab))
         )
         self._template = ChatTemplate(source, self.name, begin, end) if source else None
-        # A destructor may fill such a queue: a cache is given back by whichever thread drops it, perhaps within `take`.
+        # A destructor may fill such a queue: a cache is given back by whichever thread drops it,
+        # perhaps within `take`.
         self._idle: SimpleQueue[Decoder] = SimpleQueue()
         self.token_bytes = token_bytes(header)
 
     def kv_cache(self) -> "LlamaCache":
         return LlamaCache(self)
 
-    def encode_chat(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
+    def encode_chat(
+        self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()
+    ) -> list[int]:
         if self._template is None:
             return self.encode_text("\n".join(message["content"] for message in messages))
         return encode_chat(messages, self.specials, self._template.render, self._encode, tools)
@@ -76,12 +93,16 @@ class LlamaModel(LanguageModel):
     def encode_text(self, text: str) -> list[int]:
         check_unicode(text)
         ends = {*self.end_ids, int(self._llama.llama_vocab_eos(self._vocab))}
-        return without_end(self._encode(text, False, add_special=True), self._encode(text, False), ends)
+        return without_end(
+            self._encode(text, False, add_special=True), self._encode(text, False), ends
+        )
 
     def _encode(self, text: str, parse: bool, *, add_special: bool = False) -> list[int]:
         data = (unicodedata.normalize("NFC", text) if self._composes else text).encode()
         ids = (ctypes.c_int32 * (len(data) + 8))()
-        count = self._llama.llama_tokenize(self._vocab, data, len(data), ids, len(ids), add_special, parse)
+        count = self._llama.llama_tokenize(
+            self._vocab, data, len(data), ids, len(ids), add_special, parse
+        )
         if count < 0:
             raise HedgeError(f"llama.cpp could not tokenize {len(data)} bytes")
         return ids[:count]
@@ -91,7 +112,9 @@ class LlamaModel(LanguageModel):
         room = 16 * len(ids) + 64
         for _ in range(2):
             text = ctypes.create_string_buffer(room)
-            size = self._llama.llama_detokenize(self._vocab, held, len(ids), text, room, False, False)
+            size = self._llama.llama_detokenize(
+                self._vocab, held, len(ids), text, room, False, False
+            )
             if size >= 0:
                 break
             room = -size
@@ -100,7 +123,9 @@ class LlamaModel(LanguageModel):
     def _grammar_tokenizer(self) -> Any:
         from llguidance import LLTokenizer, TokenizerWrapper
 
-        return LLTokenizer(TokenizerWrapper(_Words(self, self._encode)), eos_token=list(self.end_ids))
+        return LLTokenizer(
+            TokenizerWrapper(_Words(self, self._encode)), eos_token=list(self.end_ids)
+        )
 
     def word(self, token: int) -> bytes:
         """The bytes that an id stands for."""
@@ -113,7 +138,11 @@ class LlamaModel(LanguageModel):
 
     def describe(self) -> str:
         built = self._llama.llama_print_system_info().decode().strip(" |")
-        flags = " ".join(word.partition(" = ")[0].rpartition(": ")[2] for word in built.split(" | ") if word.endswith("= 1"))
+        flags = " ".join(
+            word.partition(" = ")[0].rpartition(": ")[2]
+            for word in built.split(" | ")
+            if word.endswith("= 1")
+        )
         return f"llama.cpp ({flags}), {self.threads} threads"
 
     def take(self, capacity: int) -> Decoder:
@@ -137,9 +166,13 @@ class _Words:
 
     def __init__(self, lm: LlamaModel, encode: Callable[[str, bool], list[int]]) -> None:
         self._encode = encode
-        self.eos_token_id, self.bos_token_id = lm.end_ids[0], lm.begin_id
+        self.eos_token_id = lm.end_ids[0]
+        self.bos_token_id = lm.begin_id
         special = {*lm.specials.values(), *lm.end_ids, *lm.marks}
-        self.tokens = [(b"\xff" if token in special else b"") + lm.word(token) for token in range(lm.vocab_size)]
+        self.tokens = [
+            (b"\xff" if token in special else b"") + lm.word(token)
+            for token in range(lm.vocab_size)
+        ]
         self.special_token_ids = sorted(special)
 
     def __call__(self, text: str) -> list[int]:
@@ -147,7 +180,9 @@ class _Words:
 
 
 class LlamaCache:
-    """A KVCache of llama.cpp: one sequence in a decoder of its own, which is replaced by a larger one when it is full."""
+    """A KVCache of llama.cpp: one sequence in a decoder of its own, which is replaced by a larger
+    one when it is full.
+    """
 
     def __init__(self, lm: LlamaModel) -> None:
         self._lm = lm
@@ -197,7 +232,7 @@ def _give_back(lm: LlamaModel, held: list[Decoder]) -> None:
 
 
 def load_gguf(path: Path, side: str, options: ModelOptions) -> LlamaModel:
-    """The model of a GGUF file. BadInput or Incompatible, as `common.model.load`."""
+    """The model of a GGUF file. BadInput or Incompatible, as `hedge.common.model.load`."""
     header = read_header(path)
     _check_kind(header, path, side)
     words = header.metadata.get("tokenizer.ggml.tokens")
@@ -227,8 +262,11 @@ def load_gguf(path: Path, side: str, options: ModelOptions) -> LlamaModel:
         vocab_size=size,
         context=fitting_context(trained, token_bytes(header), options.context, str(path)),
         trained_context=trained,
-        # Of what llama.cpp takes for an end, plain words such as </s> in a model that ends otherwise are left out.
-        end_ids=tuple(i for i in range(size) if kinds[i] == _CONTROL and llama.llama_vocab_is_eog(vocab, i)),
+        # Of what llama.cpp takes for an end, plain words such as </s> in a model that ends
+        # otherwise are left out.
+        end_ids=tuple(
+            i for i in range(size) if kinds[i] == _CONTROL and llama.llama_vocab_is_eog(vocab, i)
+        ),
         begin_id=begin if begin >= 0 else None,
     )
     lm = LlamaModel(identity, header, handle, options.threads or os.cpu_count() or 1)
@@ -240,23 +278,32 @@ def load_gguf(path: Path, side: str, options: ModelOptions) -> LlamaModel:
 
 def token_bytes(header: Header) -> int:
     """Bytes of keys and values per token, which are kept as float16."""
-    width, heads = int(header.of_architecture("embedding_length", 0)), header.of_architecture("attention.head_count", 1)
+    width = int(header.of_architecture("embedding_length", 0))
+    heads = header.of_architecture("attention.head_count", 1)
     held = header.of_architecture("attention.head_count_kv", heads)
     layers = int(header.of_architecture("block_count", 0))
     every = held if isinstance(held, list) else [held] * layers
     size = width // (max(heads) if isinstance(heads, list) else heads or 1)
-    key, value = (int(header.of_architecture(f"attention.{what}_length", size)) for what in ("key", "value"))
+    key, value = (
+        int(header.of_architecture(f"attention.{what}_length", size)) for what in ("key", "value")
+    )
     return max(1, 2 * sum(every) * (key + value))
 
 
 def _check_kind(header: Header, path: Path, side: str) -> None:
     """What says of itself that it is no language model."""
     if header.architecture == "clip" or header.metadata.get("general.type") == "mmproj":
-        raise BadInput(f"{path} is a vision projector, not a language model: give the model's own file as the {side}")
+        raise BadInput(
+            f"{path} is a vision projector, not a language model: give the model's own file as the {side}"
+        )
     if header.metadata.get("general.type") == "adapter":
         raise BadInput(f"{path} is an adapter, not a language model: merge it into its model first")
-    if header.of_architecture("attention.causal") is False or header.of_architecture("pooling_type"):
-        raise BadInput(f"{path} is an embedding model ({header.architecture}): it says no next token")
+    if header.of_architecture("attention.causal") is False or header.of_architecture(
+        "pooling_type"
+    ):
+        raise BadInput(
+            f"{path} is an embedding model ({header.architecture}): it says no next token"
+        )
 
 
 def _check_memory(llama: Any, handle: Any, path: Path) -> None:
@@ -267,7 +314,10 @@ def _check_memory(llama: Any, handle: Any, path: Path) -> None:
         ("a recurrent state", llama.llama_model_is_recurrent(handle)),
         ("a hybrid memory", llama.llama_model_is_hybrid(handle)),
         ("a diffusion model", llama.llama_model_is_diffusion(handle)),
-        (f"a sliding window of {llama.llama_model_n_swa(handle)}", llama.llama_model_n_swa(handle) > 0),
+        (
+            f"a sliding window of {llama.llama_model_n_swa(handle)}",
+            llama.llama_model_n_swa(handle) > 0,
+        ),
     ):
         if found:
             raise Incompatible(f"the cache of {path} cannot be rolled back: it holds {what}")

@@ -1,6 +1,7 @@
 """The seam for a language model: what the rest of the code needs of one, whichever runtime runs it.
 
-torch (`torch_model.py`) and llama.cpp (`llama_model.py`) are behind it, and each is imported only when it is used.
+torch (`torch_model.py`) and llama.cpp (`llama_model.py`) are behind it, and each is imported only
+when it is used.
 """
 
 import hashlib
@@ -15,9 +16,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from common.errors import BadInput, HedgeError
-from common.hub import PREFIX, fetch, hub_name
-from common.model_options import MAX_CONTEXT, ModelOptions, is_gguf
+from hedge.common.errors import BadInput, HedgeError
+from hedge.common.hub import PREFIX, fetch, hub_name
+from hedge.common.model_options import MAX_CONTEXT, ModelOptions, is_gguf
 
 BUNDLED = "bundled"
 PRIMER = "primer.json"
@@ -31,13 +32,17 @@ def bundled_folder() -> Path:
 
 
 class KVCache(Protocol):
-    """The keys and values of one sequence: what has been fed, to which `forward` adds and from which `rollback` takes."""
+    """The keys and values of one sequence: what has been fed, to which `forward` adds and from
+    which `rollback` takes.
+    """
 
     @property
     def length(self) -> int: ...
 
     def forward(self, ids: Sequence[int], rows: int | None = None) -> np.ndarray:
-        """Feeds `ids`; float32 [rows, vocab_size]: the raw logits after each of the last `rows` of them (all by default)."""
+        """Feeds `ids`; float32 [rows, vocab_size]: the raw logits after each of the last `rows` of
+        them (all by default).
+        """
         ...
 
     def rollback(self, length: int) -> None:
@@ -49,8 +54,9 @@ class KVCache(Protocol):
 class Identity:
     """What a model is called and what it has in common with others.
 
-    `vocab_size` is the tokenizer's; rows of logits beyond it are padding and cut off. `begin_id` stands before a text where
-    the tokenizer has one. `context` ids at most are fed, of the `trained_context` that the model knows.
+    `vocab_size` is the tokenizer's; rows of logits beyond it are padding and cut off. `begin_id`
+    stands before a text where the tokenizer has one. `context` ids at most are fed, of the
+    `trained_context` that the model knows.
     """
 
     name: str
@@ -70,11 +76,15 @@ class LanguageModel(ABC):
 
     def __init__(self, identity: Identity) -> None:
         self.identity = identity
-        self.name, self.fingerprint = identity.name, identity.fingerprint
-        self.tokenizer_fingerprint, self.vocab_size = identity.tokenizer_fingerprint, identity.vocab_size
-        self.context, self.end_ids, self.begin_id = identity.context, identity.end_ids, identity.begin_id
-        # Ids that what is said will resemble; both sides start the coding of ids from them. They come with a tokenizer,
-        # whichever model has it.
+        self.name = identity.name
+        self.fingerprint = identity.fingerprint
+        self.tokenizer_fingerprint = identity.tokenizer_fingerprint
+        self.vocab_size = identity.vocab_size
+        self.context = identity.context
+        self.end_ids = identity.end_ids
+        self.begin_id = identity.begin_id
+        # Ids that what is said will resemble; both sides start the coding of ids from them. They
+        # come with a tokenizer, whichever model has it.
         self.primer = _primers().get(self.tokenizer_fingerprint, ())
         self.primer_fingerprint = digest(json.dumps(self.primer).encode()) if self.primer else ""
 
@@ -83,18 +93,24 @@ class LanguageModel(ABC):
         """An empty cache."""
 
     @abstractmethod
-    def encode_chat(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
-        """Prompt ids of a conversation, by the tokenizer's chat template, or plain text. BadInput when refused.
+    def encode_chat(
+        self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()
+    ) -> list[int]:
+        """Prompt ids of a conversation, by the tokenizer's chat template, or plain text. BadInput
+        when refused.
 
-        `tools` may be called in the answer. Special tokens that a message or a tool spells out stay text.
+        `tools` may be called in the answer. Special tokens that a message or a tool spells out stay
+        text.
         """
 
     @abstractmethod
     def encode_text(self, text: str) -> list[int]:
         """Prompt ids of a text to go on with. Special tokens in it stay text."""
 
-    def encode_infill(self, before: str, behind: str) -> list[int]:  # noqa: ARG002
-        """Prompt ids of what is to be filled in between two texts. BadInput for a tokenizer that has no tokens for that."""
+    def encode_infill(self, before: str, behind: str) -> list[int]:
+        """Prompt ids of what is to be filled in between two texts. BadInput for a tokenizer that
+        has no tokens for that.
+        """
         raise BadInput(f"the tokenizer of {self.name} has no tokens for filling in the middle")
 
     @abstractmethod
@@ -113,7 +129,9 @@ class LanguageModel(ABC):
         try:
             return self._grammar_tokenizer()
         except ValueError as error:
-            raise BadInput(f"no grammar can be followed with the tokenizer of {self.name}: {first_line(error)}") from None
+            raise BadInput(
+                f"no grammar can be followed with the tokenizer of {self.name}: {first_line(error)}"
+            ) from None
 
     def _grammar_tokenizer(self) -> Any:
         """ValueError for one that llguidance cannot work with."""
@@ -121,16 +139,22 @@ class LanguageModel(ABC):
 
     @cached_property
     def chat_fingerprint(self) -> str:
-        """Names how a conversation becomes ids; empty when the chat template refuses the shortest one, or writes the date."""
+        """Names how a conversation becomes ids; empty when the chat template refuses the shortest
+        one, or writes the date.
+        """
         if "strftime_now" in self.chat_template:
             return ""
         try:
-            return digest(json.dumps(self.encode_chat([{"role": "user", "content": "Hello"}])).encode())
+            return digest(
+                json.dumps(self.encode_chat([{"role": "user", "content": "Hello"}])).encode()
+            )
         except BadInput:
             return ""
 
     def token_text(self, token: int) -> bytes:
-        """What an id stands for in a text: nothing for special ones, a part of the bytes for a part of a character."""
+        """What an id stands for in a text: nothing for special ones, a part of the bytes for a part
+        of a character.
+        """
         if not self.decode([token]):
             return b""
         try:
@@ -150,7 +174,9 @@ class WrappedModel(LanguageModel):
         super().__init__(lm.identity)
         self.lm = lm
 
-    def encode_chat(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
+    def encode_chat(
+        self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()
+    ) -> list[int]:
         return self.lm.encode_chat(messages, tools)
 
     def encode_text(self, text: str) -> list[int]:
@@ -170,24 +196,27 @@ class WrappedModel(LanguageModel):
 
 
 def load(where: str, side: str, options: ModelOptions | None = None) -> LanguageModel:
-    """The model at a local folder, GGUF file, name on the hub, or `bundled` (its `slm` or `llm`, by `side`).
+    """The model at a local folder, GGUF file, name on the hub, or `bundled` (its `slm` or `llm`, by
+    `side`).
 
     BadInput when nothing usable is there, Incompatible for a cache that cannot be rolled back.
     """
-    options, name = options or ModelOptions(), None
+    options = options or ModelOptions()
+    name = None
     if where != BUNDLED and (on_hub := hub_name(where)):
         try:
-            where, name = str(fetch(on_hub)), on_hub.repo
+            where = str(fetch(on_hub))
+            name = on_hub.repo
         except HedgeError as error:
             if where.startswith(PREFIX):
                 raise
             raise type(error)(f"no {side} at {where}, and on the hub: {error}") from None
     if is_gguf(where):
-        from common.llama_model import load_gguf
+        from hedge.common.llama_model import load_gguf
 
         return load_gguf(Path(where), side, options)
     try:
-        from common.torch_model import load_folder
+        from hedge.common.torch_model import load_folder
     except ModuleNotFoundError as error:
         raise BadInput(
             f"{name or where} runs in torch, and {error.name} is not installed: pip install 'hedge-hlm[torch]', or name a "
@@ -197,7 +226,9 @@ def load(where: str, side: str, options: ModelOptions | None = None) -> Language
 
 
 def context_line(lm: LanguageModel, options: ModelOptions) -> str | None:
-    """What is to be said of a context that is smaller than the model's although nobody asked for that."""
+    """What is to be said of a context that is smaller than the model's although nobody asked for
+    that.
+    """
     known = lm.identity.trained_context
     if options.context is not None or lm.context >= known:
         return None
@@ -209,19 +240,27 @@ def check_unicode(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise BadInput(f"the prompt is not Unicode: {text[error.start]!a} at character {error.start}") from None
+        raise BadInput(
+            f"the prompt is not Unicode: {text[error.start]!a} at character {error.start}"
+        ) from None
 
 
 def without_end(ids: list[int], text: Sequence[int], ends: Collection[int]) -> list[int]:
-    """A prompt's ids, those of `text` with what the tokenizer puts around them, without an end behind them."""
+    """A prompt's ids, those of `text` with what the tokenizer puts around them, without an end
+    behind them.
+    """
     # A lone one before no text at all is where the text begins.
-    while len(ids) > (not text) and ids[-1] in ends and not (text and ids[-len(text) :] == list(text)):
+    while (
+        len(ids) > (not text) and ids[-1] in ends and not (text and ids[-len(text) :] == list(text))
+    ):
         ids = ids[:-1]
     return ids
 
 
 def vocabulary(words: Mapping[str, int]) -> tuple[int, str]:
-    """Size and fingerprint of a tokenizer, without the `[PAD123]` that a GGUF adds for the padded rows of its model."""
+    """Size and fingerprint of a tokenizer, without the `[PAD123]` that a GGUF adds for the padded
+    rows of its model.
+    """
     size = max(words.values()) + 1
     padding = {number for word, number in words.items() if word == f"[PAD{number}]"}
     while size - 1 in padding:
@@ -231,7 +270,9 @@ def vocabulary(words: Mapping[str, int]) -> tuple[int, str]:
 
 
 def fitting_context(model: int, token_bytes: int, wanted: int | None, where: str) -> int:
-    """Ids that may be fed: `wanted`, or as many as the model knows and as fit into half of the memory that is free."""
+    """Ids that may be fed: `wanted`, or as many as the model knows and as fit into half of the
+    memory that is free.
+    """
     if wanted is not None and wanted > model:
         raise BadInput(f"context {wanted} is more than the {model} of {where}")
     free = free_memory()

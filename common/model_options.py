@@ -1,12 +1,15 @@
-"""How a model is loaded, as it is asked for. Imports no runtime and no numpy: the command line needs it for its help."""
+"""How a model is loaded, as it is asked for. Imports no runtime and no numpy: the command line
+needs it for its help.
+"""
 
 import os
 from dataclasses import dataclass
 
-from common.errors import BadInput
+from hedge.common.errors import BadInput
 
 DTYPES = ("float32", "bfloat16", "float16")
-MIN_CONTEXT, MAX_CONTEXT = 16, 1 << 24
+MIN_CONTEXT = 16
+MAX_CONTEXT = 1 << 24
 MAX_GPU_LAYERS = 10_000
 
 
@@ -17,7 +20,8 @@ def is_gguf(where: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
-    """How a model is loaded. `dtype` and `device` are torch's, `gpu_layers` llama.cpp's; None is the runtime's own choice.
+    """How a model is loaded. `dtype` and `device` are torch's, `gpu_layers` llama.cpp's; None is
+    the runtime's own choice.
 
     `context` None: the model's, or what fits into the memory that is free.
     """

@@ -1,4 +1,6 @@
-"""Keyed randomness (docs/algorithms.md, section 1): every draw is a pure function of (request, purpose, position, step)."""
+"""Keyed randomness (docs/algorithms.md, section 1): every draw is a pure function of (request,
+purpose, position, step).
+"""
 
 import hashlib
 import struct
@@ -8,7 +10,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from common.errors import BadInput
+from hedge.common.errors import BadInput
 
 SEED_LIMIT = 1 << 64
 _LANES = 4
@@ -38,17 +40,22 @@ _GENERATOR = _Generator()
 
 
 def _philox(key: np.ndarray, counter: tuple[int, int, int, int], count: int) -> np.ndarray:
-    """`count` words (uint64) of Philox 4x64 with `key` (uint64 [2]) behind `counter`, lowest word first."""
+    """`count` words (uint64) of Philox 4x64 with `key` (uint64 [2]) behind `counter`, lowest word
+    first.
+    """
     philox = _GENERATOR.philox
-    philox.state = {**_GENERATOR.fresh, "state": {"counter": np.array(counter, dtype=np.uint64), "key": key}}
+    philox.state = {
+        **_GENERATOR.fresh,
+        "state": {"counter": np.array(counter, dtype=np.uint64), "key": key},
+    }
     return np.asarray(philox.random_raw(count), dtype=np.uint64)
 
 
 class Noise:
     """The random numbers of one request, addressed by purpose, position and step id.
 
-    The key is a hash of the seed and all prompt ids, so that two turns of a chat with one seed differ. The generator is
-    Philox 4x64: the counter holds (block, position, step id, purpose).
+    The key is a hash of the seed and all prompt ids, so that two turns of a chat with one seed
+    differ. The generator is Philox 4x64: the counter holds (block, position, step id, purpose).
     """
 
     def __init__(self, seed: int, prompt_ids: Sequence[int]) -> None:
@@ -70,12 +77,16 @@ class Noise:
         """Two numbers below 2^64 that all of it comes from."""
         return tuple(int(part) for part in self._key)
 
-    def uniforms(self, purpose: Purpose, position: int, step: int = 0, count: int = 1) -> np.ndarray:
+    def uniforms(
+        self, purpose: Purpose, position: int, step: int = 0, count: int = 1
+    ) -> np.ndarray:
         """`count` numbers in [0, 1), float64, multiples of 2^-53."""
         return (_philox(self._key, (0, position, step, purpose), count) >> np.uint64(11)) * 2.0**-53
 
     def integers(self, purpose: Purpose, position: int, start: int, count: int) -> np.ndarray:
-        """Numbers `start` to `start + count` of a stream that can be entered anywhere: uint64 below 2^52."""
+        """Numbers `start` to `start + count` of a stream that can be entered anywhere: uint64 below
+        2^52.
+        """
         skipped = start % _LANES
         raw = _philox(self._key, (start // _LANES, position, 0, purpose), skipped + count)
         return raw[skipped:] >> np.uint64(12)

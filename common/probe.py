@@ -1,4 +1,6 @@
-"""What a model costs on this machine. `python -m common.probe MODEL` does it in its own process: a wrong build crashes."""
+"""What a model costs on this machine. `python -m hedge.common.probe MODEL` does it in its own
+process: a wrong build crashes.
+"""
 
 import json
 import resource
@@ -7,16 +9,19 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 
-from common.errors import HedgeError
-from common.model import LanguageModel, load
-from common.model_options import ModelOptions
+from hedge.common.errors import HedgeError
+from hedge.common.model import LanguageModel, load
+from hedge.common.model_options import ModelOptions
 
-ROUNDS, WIDE = 6, 8
+ROUNDS = 6
+WIDE = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Milliseconds of a forward pass over one id and over eight, and the process's memory at its peak, in MB."""
+    """Milliseconds of a forward pass over one id and over eight, and the process's memory at its
+    peak, in MB.
+    """
 
     runtime: str
     one_ms: float
@@ -40,7 +45,12 @@ def measure(lm: LanguageModel) -> Measured:
         medians.append(statistics.median(times))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Kilobytes on Linux, bytes on macOS.
-    return Measured(lm.describe(), medians[0], medians[1], memory // (1024 if sys.platform == "linux" else 1 << 20))
+    return Measured(
+        lm.describe(),
+        medians[0],
+        medians[1],
+        memory // (1024 if sys.platform == "linux" else 1 << 20),
+    )
 
 
 def main() -> None:

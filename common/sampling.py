@@ -1,10 +1,12 @@
-"""The warp, and speculative accept / resample (Leviathan 2023; docs/algorithms.md, sections 1 and 2)."""
+"""The warp, and speculative accept / resample (Leviathan 2023; docs/algorithms.md, sections 1 and
+2).
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from common.errors import BadInput
+from hedge.common.errors import BadInput
 
 _COLDEST = 1e-300
 
@@ -41,7 +43,8 @@ def gap(logits: np.ndarray) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Warp:
-    """W: temperature, then top-k (0 keeps all), then top-p, then min-p, renormalised. Temperature 0 is the argmax.
+    """W: temperature, then top-k (0 keeps all), then top-p, then min-p, renormalised. Temperature 0
+    is the argmax.
 
     `min_p` leaves out what has less than that share of the largest probability.
     """
@@ -78,7 +81,9 @@ class Warp:
             probs[int(np.argmax(logits))] = 1.0
             return probs
         # Subtracting first, and the floor, keep tiny temperatures from overflowing.
-        probs = softmax((logits.astype(np.float64) - logits.max()) / max(self.temperature, _COLDEST))
+        probs = softmax(
+            (logits.astype(np.float64) - logits.max()) / max(self.temperature, _COLDEST)
+        )
         if 0 < self.top_k < len(probs):
             kept = largest(logits, self.top_k)
             probs = _only(probs, kept)
@@ -99,14 +104,18 @@ def _only(probs: np.ndarray, kept: np.ndarray) -> np.ndarray:
 
 
 def draw(weights: np.ndarray, uniform: float) -> int:
-    """Inverse-CDF draw from non-negative weights [V] of any positive sum, clamped to the last positive entry."""
+    """Inverse-CDF draw from non-negative weights [V] of any positive sum, clamped to the last
+    positive entry.
+    """
     edges = np.cumsum(weights)
     index = int(np.searchsorted(edges, uniform * edges[-1], side="right"))
     return index if index < len(weights) else int(np.flatnonzero(weights)[-1])
 
 
 def accepts(proposed: float, target: float, uniform: float) -> bool:
-    """Whether a draft of proposal probability `proposed` and target probability `target` stays: r x_hat_d < y_d."""
+    """Whether a draft of proposal probability `proposed` and target probability `target` stays: r
+    x_hat_d < y_d.
+    """
     return uniform * proposed < target
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import grpc
 
-from common.errors import BadInput
+from hedge.common.errors import BadInput
 
 
 def read_pem(path: Path) -> bytes:
@@ -24,9 +24,13 @@ def channel_credentials(ca: Path, cert: Path | None, key: Path | None) -> grpc.C
 
 
 def server_credentials(cert: Path, key: Path, client_ca: Path | None) -> grpc.ServerCredentials:
-    """The server's side; with `client_ca` only clients with a certificate of that authority are let in (mTLS)."""
+    """The server's side; with `client_ca` only clients with a certificate of that authority are let
+    in (mTLS).
+    """
     return grpc.ssl_server_credentials(
-        [(read_pem(key), read_pem(cert))], _maybe(client_ca), require_client_auth=client_ca is not None
+        [(read_pem(key), read_pem(cert))],
+        _maybe(client_ca),
+        require_client_auth=client_ca is not None,
     )
 
 

@@ -21,9 +21,9 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 from transformers.utils import logging as transformers_logging
 
-from common.chat import Messages, Tools, encode_chat, refused
-from common.errors import BadInput, Incompatible
-from common.model import (
+from hedge.common.chat import Messages, Tools, encode_chat, refused
+from hedge.common.errors import BadInput, Incompatible
+from hedge.common.model import (
     BUNDLED,
     Identity,
     LanguageModel,
@@ -34,11 +34,14 @@ from common.model import (
     vocabulary,
     without_end,
 )
-from common.model_options import ModelOptions, check_threads
+from hedge.common.model_options import ModelOptions, check_threads
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Before, behind, and where the middle begins, by the names that families have for them.
-INFILL = (("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"), ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"))
+INFILL = (
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+)
 _SAMPLE = 1 << 16
 _SAMPLES = 64
 
@@ -50,9 +53,15 @@ class TokenizerModel(LanguageModel):
         super().__init__(identity)
         self.tokenizer = tokenizer
         self.chat_template = str(tokenizer.chat_template or "")
-        self.specials = {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self.specials = {
+            token.content: number
+            for number, token in tokenizer.added_tokens_decoder.items()
+            if token.special
+        }
 
-    def encode_chat(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
+    def encode_chat(
+        self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()
+    ) -> list[int]:
         if not self.tokenizer.chat_template:
             return self.encode_text("\n".join(message["content"] for message in messages))
         return encode_chat(messages, self.specials, self._render, self._encode, tools)
@@ -60,19 +69,33 @@ class TokenizerModel(LanguageModel):
     def encode_text(self, text: str) -> list[int]:
         check_unicode(text)
         ids = list(self.tokenizer.encode(text, split_special_tokens=True))
-        return without_end(ids, self._encode(text, False), {*self.end_ids, self.tokenizer.eos_token_id})
+        return without_end(
+            ids, self._encode(text, False), {*self.end_ids, self.tokenizer.eos_token_id}
+        )
 
     def encode_infill(self, before: str, behind: str) -> list[int]:
-        known = {token.content: number for number, token in self.tokenizer.added_tokens_decoder.items()}
+        known = {
+            token.content: number for number, token in self.tokenizer.added_tokens_decoder.items()
+        }
         for names in INFILL:
             if all(name in known for name in names):
                 prefix, suffix, middle = (known[name] for name in names)
                 check_unicode(before + behind)
-                return [prefix, *self._encode(before, False), suffix, *self._encode(behind, False), middle]
+                return [
+                    prefix,
+                    *self._encode(before, False),
+                    suffix,
+                    *self._encode(behind, False),
+                    middle,
+                ]
         return super().encode_infill(before, behind)
 
     def _render(self, messages: Messages, tools: Tools) -> str:
-        words: Any = {"tokenize": False, "add_generation_prompt": True, "tools": list(tools) or None}
+        words: Any = {
+            "tokenize": False,
+            "add_generation_prompt": True,
+            "tools": list(tools) or None,
+        }
         try:
             return str(self.tokenizer.apply_chat_template(list(messages), **words))
         except Exception as error:
@@ -80,10 +103,16 @@ class TokenizerModel(LanguageModel):
             raise refused(self.name, error) from None
 
     def _encode(self, text: str, parse: bool) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=not parse))
+        return list(
+            self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=not parse)
+        )
 
     def decode(self, ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return str(
+            self.tokenizer.decode(
+                list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
 
     def _grammar_tokenizer(self) -> Any:
         from llguidance.hf import from_tokenizer
@@ -95,7 +124,9 @@ class TokenizerModel(LanguageModel):
 class TorchModel(TokenizerModel):
     """A model and tokenizer of transformers."""
 
-    def __init__(self, identity: Identity, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self, identity: Identity, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
         super().__init__(identity, tokenizer)
         self.model = model
 
@@ -118,7 +149,10 @@ class TorchCache:
     def __init__(self, lm: TorchModel) -> None:
         self._lm = lm
         self._cache = DynamicCache(config=lm.model.config)
-        self._with_cache: dict[str, Any] = {cache_argument(lm.model): self._cache, "use_cache": True}
+        self._with_cache: dict[str, Any] = {
+            cache_argument(lm.model): self._cache,
+            "use_cache": True,
+        }
         self.length = 0
 
     @torch.inference_mode()
@@ -145,8 +179,12 @@ def cache_argument(model: PreTrainedModel) -> str:
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
-def load_folder(where: str, side: str, options: ModelOptions, name: str | None = None) -> TorchModel:
-    """The model at a local folder, or `bundled`. BadInput or Incompatible, as `common.model.load`."""
+def load_folder(
+    where: str, side: str, options: ModelOptions, name: str | None = None
+) -> TorchModel:
+    """The model at a local folder, or `bundled`. BadInput or Incompatible, as
+    `hedge.common.model.load`.
+    """
     if options.gpu_layers:
         raise BadInput(
             f"--gpu-layers {options.gpu_layers} is for .gguf files; {where} runs in torch, where --device cuda does it"
@@ -182,9 +220,13 @@ def load_folder(where: str, side: str, options: ModelOptions, name: str | None =
         fingerprint=weights_fingerprint(model),
         tokenizer_fingerprint=tokenizer_fingerprint,
         vocab_size=vocab_size,
-        context=fitting_context(trained_context(model.config), token_bytes(model), options.context, where),
+        context=fitting_context(
+            trained_context(model.config), token_bytes(model), options.context, where
+        ),
         trained_context=trained_context(model.config),
-        end_ids=tuple(token for token in end_ids_of(model.generation_config, tokenizer) if token < vocab_size),
+        end_ids=tuple(
+            token for token in end_ids_of(model.generation_config, tokenizer) if token < vocab_size
+        ),
         begin_id=tokenizer.bos_token_id,
     )
     return TorchModel(identity, model, tokenizer)
@@ -215,8 +257,14 @@ def check_folder(folder: Path, side: str) -> None:
         with path.open("rb") as file:
             header = int.from_bytes(file.read(8), "little")
             try:
-                entries: Any = json.loads(file.read(header)) if header <= path.stat().st_size else None
-                needed = max(e["data_offsets"][1] for n, e in entries.items() if n != "__metadata__") + header + 8
+                entries: Any = (
+                    json.loads(file.read(header)) if header <= path.stat().st_size else None
+                )
+                needed = (
+                    max(e["data_offsets"][1] for n, e in entries.items() if n != "__metadata__")
+                    + header
+                    + 8
+                )
             except (ValueError, TypeError, KeyError, AttributeError):
                 raise BadInput(f"{path} is not a safetensors file") from None
         if path.stat().st_size < needed:
@@ -227,7 +275,9 @@ def _check_weights(report: dict[str, Any], where: str) -> None:
     """What the file lacks would be random, and what it has too much of would be left out."""
     for what in ("missing", "unexpected", "mismatched"):
         if names := sorted(map(str, report.get(f"{what}_keys") or ())):
-            raise BadInput(f"the weights of {where} do not fit its config.json: {len(names)} {what}, such as {names[0]}")
+            raise BadInput(
+                f"the weights of {where} do not fit its config.json: {len(names)} {what}, such as {names[0]}"
+            )
 
 
 def _check_cache(model: PreTrainedModel, where: str) -> None:
@@ -241,10 +291,14 @@ def _check_cache(model: PreTrainedModel, where: str) -> None:
 def trained_context(model_config: PreTrainedConfig) -> int:
     """Tokens that the model knows."""
     config = model_config.get_text_config()
-    return int(getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or 2048)
+    return int(
+        getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or 2048
+    )
 
 
-def end_ids_of(generation: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def end_ids_of(
+    generation: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase
+) -> tuple[int, ...]:
     """What ends an answer, by the files of the model."""
     configured: Any = generation.eos_token_id if generation else None
     ids = configured if isinstance(configured, list) else [configured, tokenizer.eos_token_id]

@@ -11,19 +11,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from common.errors import BadInput
-from common.model import BUNDLED, LanguageModel, load
-from edge_client.calibrations import Pair
-from edge_client.config import CloudConfig, SamplingParams
-from edge_client.engine.gates.recalibration import Recalibrated, recalibration_of
-from edge_client.engine.gates.survival import Survival
-from edge_client.engine.sequence import Provenance
-from edge_client.engine.session import Emitted, Session
-from edge_client.engine.statistics import Statistics
-from edge_client.resolve import resolve
-from edge_client.systems import SYSTEMS, GenerationConfig
-from edge_client.transport.connect import reached
-from edge_client.transport.link import Link
+from hedge.common.errors import BadInput
+from hedge.common.model import BUNDLED, LanguageModel, load
+from hedge.edge_client.calibrations import Pair
+from hedge.edge_client.config import CloudConfig, SamplingParams
+from hedge.edge_client.engine.gates.recalibration import Recalibrated, recalibration_of
+from hedge.edge_client.engine.gates.survival import Survival
+from hedge.edge_client.engine.sequence import Provenance
+from hedge.edge_client.engine.session import Emitted, Session
+from hedge.edge_client.engine.statistics import Statistics
+from hedge.edge_client.resolve import resolve
+from hedge.edge_client.systems import SYSTEMS, GenerationConfig
+from hedge.edge_client.transport.connect import reached
+from hedge.edge_client.transport.link import Link
 
 # A question, or a conversation of `role` and `content`.
 Prompt = str | Sequence[dict[str, str]]
@@ -62,7 +62,9 @@ class _Asked:
         self.system = SYSTEMS[system] if isinstance(system, str) else system
         if self.system.needs_cloud and cloud is None:
             raise BadInput(f"system {self.system.system} needs a cloud: give CloudConfig(...)")
-        self._cloud, self._calibration, self._notify = cloud, calibration, notify
+        self._cloud = cloud
+        self._calibration = calibration
+        self._notify = notify
         self.slm = load(slm, "slm") if isinstance(slm, str) else slm
         self._stack = AsyncExitStack()
         self._link: Link | None = None
@@ -71,26 +73,45 @@ class _Asked:
 
     async def _open(self) -> None:
         if self._cloud:
-            self._link = await self._stack.enter_async_context(reached(self._cloud, self.slm, self._notify))
+            self._link = await self._stack.enter_async_context(
+                reached(self._cloud, self.slm, self._notify)
+            )
 
     def session(self, prompt: Prompt, sampling: SamplingParams | None = None) -> Session:
-        """An answer to come, token by token, with its statistics. `sampling` takes the place of the system's own."""
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        """An answer to come, token by token, with its statistics. `sampling` takes the place of the
+        system's own.
+        """
+        messages = (
+            [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        )
         config = self.system if sampling is None else replace(self.system, sampling=sampling)
-        config = resolve(config, Pair(self.slm, self._link.info if self._link else None), self._calibration, self._notify)
+        config = resolve(
+            config,
+            Pair(self.slm, self._link.info if self._link else None),
+            self._calibration,
+            self._notify,
+        )
         self._recalibrated = self._recalibrated or recalibration_of(config)
         link = self._link if config.needs_cloud else None
         ids = self.slm.encode_chat(messages)
         return Session(
-            self.slm, ids, config, link, recalibrated=self._recalibrated, survival=self._survival, notify=self._notify
+            self.slm,
+            ids,
+            config,
+            link,
+            recalibrated=self._recalibrated,
+            survival=self._survival,
+            notify=self._notify,
         )
 
 
 class AsyncHedge(_Asked):
-    """Answers by a system, with a cloud or, for `slm`, without. Use as an async context manager; answers may run at once.
+    """Answers by a system, with a cloud or, for `slm`, without. Use as an async context manager;
+    answers may run at once.
 
-    `slm` is a model or its name, `calibration` a file where it is not a bundled one. `notify` is told, a line each, what is to
-    be said of the link and of the threshold. BadInput for a system there is not, or one that needs a cloud and has none.
+    `slm` is a model or its name, `calibration` a file where it is not a bundled one. `notify` is
+    told, a line each, what is to be said of the link and of the threshold. BadInput for a system
+    there is not, or one that needs a cloud and has none.
     """
 
     async def __aenter__(self) -> Self:
@@ -100,7 +121,9 @@ class AsyncHedge(_Asked):
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    async def stream(self, prompt: Prompt, sampling: SamplingParams | None = None) -> AsyncIterator[Emitted]:
+    async def stream(
+        self, prompt: Prompt, sampling: SamplingParams | None = None
+    ) -> AsyncIterator[Emitted]:
         """The tokens as they become final."""
         async with aclosing(self.session(prompt, sampling).tokens()) as tokens:
             async for emitted in tokens:
@@ -148,5 +171,10 @@ async def _next(tokens: AsyncIterator[Emitted]) -> Emitted | None:
 async def _whole(session: Session) -> Answer:
     await session.run()
     return Answer(
-        session.text, session.token_ids, session.provenance, session.finish_reason, session.guarantee, session.statistics
+        session.text,
+        session.token_ids,
+        session.provenance,
+        session.finish_reason,
+        session.guarantee,
+        session.statistics,
     )

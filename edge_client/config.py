@@ -4,11 +4,11 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common.distribution import MAX_BITS
-from common.errors import BadInput
-from common.logits import LogitsOptions
-from common.noise import SEED_LIMIT
-from common.sampling import Warp
+from hedge.common.distribution import MAX_BITS
+from hedge.common.errors import BadInput
+from hedge.common.logits import LogitsOptions
+from hedge.common.noise import SEED_LIMIT
+from hedge.common.sampling import Warp
 
 POLICIES = ("always", "never", "random", "threshold", "adaptive", "survival", "gelato")
 # Those in which a threshold decides.
@@ -21,22 +21,26 @@ TRUNCATIONS = ("none", "fixed", "offline", "online")
 DRAFT_FROM = ("sent", "full")
 GUARANTEES = ("exact", "opportunistic")
 ON_DISCONNECT = ("continue", "wait", "fail")
-# What policy survival spends least of: time, the LLM's passes, or passes as long as that costs little time.
+# What policy survival spends least of: time, the LLM's passes, or passes as long as that costs
+# little time.
 PREFERENCES = ("speed", "balanced", "cloud")
 RULES = ("risk-averse", "risk-prone", "max-risk", "quantile")
 MAX_NEW_TOKENS = 1 << 20
 MAX_IN_FLIGHT = 64
 MAX_LOGPROBS = 20
-PATIENCE, SHORT_PATIENCE = 60.0, 5.0
+PATIENCE = 60.0
+SHORT_PATIENCE = 5.0
 # Of U_TV: its bound and its sharpness. Ours: the paper's are not known.
-THETA, ETA = 0.1, 1.0
+THETA = 0.1
+ETA = 1.0
 MEASURES = ("perturbation", "expected_perturbation", "entropy", "margin", "top1")
 # Functions of the drawn token too, not of the logits alone.
 LOOK_AT_DRAFT = frozenset({"perturbation"})
 VARIANTS = ("published", "tripping", "marginal")
 # Of whoever answers a person, whatever the way: the likeliest tokens, and the same ones each time.
 TEMPERATURE = 0.0
-BUDGET_J, MARGINAL_BUDGET_J = 1.2, 0.15
+BUDGET_J = 1.2
+MARGINAL_BUDGET_J = 0.15
 DECAY = 0.35
 
 
@@ -47,7 +51,9 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How tokens are drawn, and when an answer ends. Temperature 0 is greedy; top-k 0 and top-p 1 keep every token."""
+    """How tokens are drawn, and when an answer ends. Temperature 0 is greedy; top-k 0 and top-p 1
+    keep every token.
+    """
 
     temperature: float = TEMPERATURE
     top_k: int = 0
@@ -57,7 +63,8 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     min_p: float = 0.0
     logits: LogitsOptions = field(default_factory=LogitsOptions)
-    # Log-probabilities of every token are wanted, and of so many of the likeliest ones besides; None for none.
+    # Log-probabilities of every token are wanted, and of so many of the likeliest ones besides;
+    # None for none.
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
@@ -80,7 +87,8 @@ class SamplingParams:
 class ThresholdRule:
     """How a calibration sets the threshold (docs/algorithms.md, section 2.2).
 
-    `max-risk` keeps the joint risk within `max_risk` at level 1 - `delta`; `quantile` skips the share `skip_rate`.
+    `max-risk` keeps the joint risk within `max_risk` at level 1 - `delta`; `quantile` skips the
+    share `skip_rate`.
     """
 
     rule: str = "risk-averse"
@@ -107,15 +115,18 @@ def known(value: float | ThresholdRule | None) -> float:
 
 @dataclass(frozen=True, slots=True)
 class GelatoConfig:
-    """GELATO (docs/algorithms.md, section 4). None: the paper's value, and of `decay` the calibration's where there is one.
+    """GELATO (docs/algorithms.md, section 4). None: the paper's value, and of `decay` the
+    calibration's where there is one.
 
-    `weight` is V_L; `budget_j` E_bar in J a round, with variant `marginal` e_bar in J a token; `longest` gamma_0.
+    `weight` is V_L; `budget_j` E_bar in J a round, with variant `marginal` e_bar in J a token;
+    `longest` gamma_0.
 
-    `acceptance` is rho_0; `bucket` Theta_th / H_th; `decay` the kappa of rho = exp(-kappa H), H in nats; powers in W.
-    `uplink_bps` in bit/s, 0 for an upload that takes no time, as ids nearly do.
+    `acceptance` is rho_0; `bucket` Theta_th / H_th; `decay` the kappa of rho = exp(-kappa H), H in
+    nats; powers in W. `uplink_bps` in bit/s, 0 for an upload that takes no time, as ids nearly do.
 
-    Variants: `published` keeps back the token that made the bucket overflow, `tripping` sends it, `marginal` weighs every
-    token by itself, its step before it is drafted and its upload before it is sent; a round may be without any.
+    Variants: `published` keeps back the token that made the bucket overflow, `tripping` sends it,
+    `marginal` weighs every token by itself, its step before it is drafted and its upload before it
+    is sent; a round may be without any.
     """
 
     variant: str = "tripping"
@@ -156,7 +167,9 @@ class GelatoConfig:
 
     @property
     def level(self) -> float:
-        """H_th = -ln(rho_0) / kappa, nats: the entropy at which a token is accepted with probability rho_0."""
+        """H_th = -ln(rho_0) / kappa, nats: the entropy at which a token is accepted with
+        probability rho_0.
+        """
         return -math.log(self.acceptance) / self.kappa
 
 
@@ -164,8 +177,9 @@ class GelatoConfig:
 class GateConfig:
     """When a position is uncertain.
 
-    `threshold` and `verify_rate` are numbers, or the rule by which a calibration sets them (`edge_client/resolve.py`).
-    `recalibrate` is the joint risk that a moving threshold holds. `prefer`: what policy survival spends least of.
+    `threshold` and `verify_rate` are numbers, or the rule by which a calibration sets them
+    (`edge_client/resolve.py`). `recalibrate` is the joint risk that a moving threshold holds.
+    `prefer`: what policy survival spends least of.
     """
 
     policy: str = "always"
@@ -180,15 +194,30 @@ class GateConfig:
         _check_choice("policy", self.policy, (*POLICIES, STREAM))
         _check_choice("prefer", self.prefer, PREFERENCES)
         _check_choice("measure", self.measure, MEASURES)
-        limit, rate = self.threshold, self.verify_rate
-        if self.gated and not isinstance(limit, ThresholdRule) and (limit is None or not math.isfinite(limit)):
+        limit = self.threshold
+        rate = self.verify_rate
+        if (
+            self.gated
+            and not isinstance(limit, ThresholdRule)
+            and (limit is None or not math.isfinite(limit))
+        ):
             raise BadInput(f"threshold {limit} is not a finite number")
-        if self.policy == "survival" and limit is not None and not (isinstance(limit, int | float) and 0 <= limit <= 1):
+        if (
+            self.policy == "survival"
+            and limit is not None
+            and not (isinstance(limit, int | float) and 0 <= limit <= 1)
+        ):
             raise BadInput(f"threshold {limit} is not in 0..1, the range of policy survival")
-        if self.policy == "random" and not isinstance(rate, ThresholdRule) and (rate is None or not 0 <= rate <= 1):
+        if (
+            self.policy == "random"
+            and not isinstance(rate, ThresholdRule)
+            and (rate is None or not 0 <= rate <= 1)
+        ):
             raise BadInput(f"verify-rate {rate} is not in 0..1")
         if self.recalibrate is not None and self.policy != "threshold":
-            raise BadInput(f"--recalibrate moves the threshold of policy threshold, not of policy {self.policy}")
+            raise BadInput(
+                f"--recalibrate moves the threshold of policy threshold, not of policy {self.policy}"
+            )
 
     @property
     def asks(self) -> bool:
@@ -205,9 +234,10 @@ class GateConfig:
 class VerificationConfig:
     """How drafts are tested, and what is sent of them (docs/algorithms.md, sections 2.3 and 3).
 
-    With `exact` every draft is tested before release, and the gate decides only when: it ends blocks. `slope` and
-    `intercept` are the calibrated beta = a u + b of the gate's measure, read by truncation `online`. `law_entries`: most
-    entries of y that come back after a rejection in `split`, 0 for all.
+    With `exact` every draft is tested before release, and the gate decides only when: it ends
+    blocks. `slope` and `intercept` are the calibrated beta = a u + b of the gate's measure, read by
+    truncation `online`. `law_entries`: most entries of y that come back after a rejection in
+    `split`, 0 for all.
     """
 
     kind: str = "sparse"
@@ -253,10 +283,11 @@ class VerificationConfig:
 
 @dataclass(frozen=True, slots=True)
 class LinkConfig:
-    """The messages of an answer. None: by the guarantee, `wait` and 60 s where it is exact, else `continue` and 5 s.
+    """The messages of an answer. None: by the guarantee, `wait` and 60 s where it is exact, else
+    `continue` and 5 s.
 
-    `max_in_flight`: messages sent ahead of their verdicts. `on_disconnect`: what becomes of an answer whose link dies, or has
-    brought nothing for `patience` seconds.
+    `max_in_flight`: messages sent ahead of their verdicts. `on_disconnect`: what becomes of an
+    answer whose link dies, or has brought nothing for `patience` seconds.
     """
 
     max_in_flight: int = 1
@@ -274,7 +305,9 @@ class LinkConfig:
 
 @dataclass(frozen=True, slots=True)
 class CloudConfig:
-    """Where the cloud is, several addresses to turn to when one is gone, and how it is spoken to: plainly only when asked."""
+    """Where the cloud is, several addresses to turn to when one is gone, and how it is spoken to:
+    plainly only when asked.
+    """
 
     addresses: tuple[str, ...] = (DEFAULT_CLOUD,)
     insecure: bool = False

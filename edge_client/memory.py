@@ -1,4 +1,5 @@
-"""What verdicts have taught about a pair (policy survival), kept from command to command, one file a pair.
+"""What verdicts have taught about a pair (policy survival), kept from command to command, one file
+a pair.
 
 Only this user's commands read it: it lies with the history of the chat, by the XDG convention.
 """
@@ -11,10 +12,10 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from common.command import say
-from common.files import write_whole
-from edge_client.calibrations import Pair
-from edge_client.engine.gates.survival import Survival
+from hedge.common.command import say
+from hedge.common.files import write_whole
+from hedge.edge_client.calibrations import Pair
+from hedge.edge_client.engine.gates.survival import Survival
 
 
 def state_folder() -> Path:
@@ -25,11 +26,15 @@ def state_folder() -> Path:
 
 @contextlib.contextmanager
 def remembered(pair: Pair, *, keep: bool) -> Iterator[Survival]:
-    """What is known of the pair, and at the end what is known by then; without a cloud, or `keep`, it is not kept."""
+    """What is known of the pair, and at the end what is known by then; without a cloud, or `keep`,
+    it is not kept.
+    """
     if pair.info is None or not keep:
         yield Survival()
         return
-    path = state_folder() / "survival" / f"{pair.slm.fingerprint}-{pair.info.model_fingerprint}.json"
+    path = (
+        state_folder() / "survival" / f"{pair.slm.fingerprint}-{pair.info.model_fingerprint}.json"
+    )
     survival = _read(path)
     try:
         yield survival
@@ -55,7 +60,9 @@ def _checked(numbers: object) -> Survival:
     if not isinstance(numbers, dict):
         raise TypeError(numbers)
     found = Survival(**{name: float(value) for name, value in numbers.items()})
-    curved = found.aa >= 0 and found.bb >= 0 and found.aa * found.bb >= found.ab * found.ab * (1 - 1e-6)
+    curved = (
+        found.aa >= 0 and found.bb >= 0 and found.aa * found.bb >= found.ab * found.ab * (1 - 1e-6)
+    )
     if not (all(map(math.isfinite, asdict(found).values())) and found.b > 0 and curved):
         raise ValueError(numbers)
     return found

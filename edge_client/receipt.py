@@ -1,4 +1,6 @@
-"""The receipt of an answer: who wrote it, what left the device and to whom, and what it cost against the LLM alone."""
+"""The receipt of an answer: who wrote it, what left the device and to whom, and what it cost
+against the LLM alone.
+"""
 
 import json
 from collections import Counter
@@ -8,18 +10,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from common.command import say
-from common.errors import BadInput
-from edge_client.engine.session import Session
+from hedge.common.command import say
+from hedge.common.errors import BadInput
+from hedge.edge_client.engine.session import Session
 
 # What a message says of a draft besides its id.
-_SENT = {"full": "whole draft probs", "sparse": "the largest draft probs", "split": "the drafts' own probs", "coupled": None}
+_SENT = {
+    "full": "whole draft probs",
+    "sparse": "the largest draft probs",
+    "split": "the drafts' own probs",
+    "coupled": None,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Of a million: `prompt` ids that the cloud reads, `position`s of the LLM's passes, and `output` tokens of the LLM alone,
-    which are positions too where no other price is given.
+    """Of a million: `prompt` ids that the cloud reads, `position`s of the LLM's passes, and
+    `output` tokens of the LLM alone, which are positions too where no other price is given.
     """
 
     prompt: float = 0.0
@@ -53,8 +60,11 @@ class Prices:
 
 
 def receipt_of(session: Session, prices: Prices | None = None) -> dict[str, Any]:
-    """The record of an answer that has ended, in JSON's terms: bytes, seconds since it began, counts."""
-    statistics, link = session.statistics, session.link
+    """The record of an answer that has ended, in JSON's terms: bytes, seconds since it began,
+    counts.
+    """
+    statistics = session.statistics
+    link = session.link
     spoke = statistics.uplink_payload_bytes > 0
     sent = ["prompt ids"] if spoke else []
     if spoke and not session.config.streams:
@@ -73,8 +83,13 @@ def receipt_of(session: Session, prices: Prices | None = None) -> dict[str, Any]
         "system": session.config.system,
         "guarantee": session.guarantee,
         "prompt_tokens": session.prompt_tokens,
-        "tokens": {"all": statistics.tokens} | {kind.value: count for kind, count in statistics.released.items()},
-        "llm": {"passes": statistics.rounds, "positions": statistics.llm_positions, "passes_alone": statistics.tokens},
+        "tokens": {"all": statistics.tokens}
+        | {kind.value: count for kind, count in statistics.released.items()},
+        "llm": {
+            "passes": statistics.rounds,
+            "positions": statistics.llm_positions,
+            "passes_alone": statistics.tokens,
+        },
         "bytes": {
             "up": statistics.uplink_payload_bytes,
             "down": statistics.downlink_payload_bytes,
@@ -82,7 +97,11 @@ def receipt_of(session: Session, prices: Prices | None = None) -> dict[str, Any]
             "socket_down": statistics.downlink_socket_bytes,
         },
         "sent": sent,
-        "cloud": {"address": link.address, "model": link.info.model_name, "engine": link.info.engine}
+        "cloud": {
+            "address": link.address,
+            "model": link.info.model_name,
+            "engine": link.info.engine,
+        }
         if spoke and link
         else None,
         "seconds": round(statistics.wall_s, 3),
@@ -108,7 +127,9 @@ def summed(receipts: Iterable[dict[str, Any]]) -> dict[str, Any]:
     currencies = sorted({one["cost"]["currency"] for one in priced})
     costs = {
         currency: {
-            name: round(sum(one["cost"][name] for one in priced if one["cost"]["currency"] == currency), 9)
+            name: round(
+                sum(one["cost"][name] for one in priced if one["cost"]["currency"] == currency), 9
+            )
             for name in ("hedge", "llm_alone")
         }
         for currency in currencies
@@ -119,9 +140,17 @@ def summed(receipts: Iterable[dict[str, Any]]) -> dict[str, Any]:
         "prompt_tokens": total("prompt_tokens"),
         "tokens": dict(tokens),
         "llm": {name: total("llm", name) for name in ("passes", "positions", "passes_alone")},
-        "bytes": {name: total("bytes", name) for name in ("up", "down", "socket_up", "socket_down")},
+        "bytes": {
+            name: total("bytes", name) for name in ("up", "down", "socket_up", "socket_down")
+        },
         "sent": sorted({kind for one in found for kind in one["sent"]}),
-        "clouds": sorted({f"{one['cloud']['model']} at {one['cloud']['address']}" for one in found if one["cloud"]}),
+        "clouds": sorted(
+            {
+                f"{one['cloud']['model']} at {one['cloud']['address']}"
+                for one in found
+                if one["cloud"]
+            }
+        ),
         "seconds": round(total("seconds"), 3),
         "waited_s": round(total("waited_s"), 3),
         "without_cloud": sum(len(one["without_cloud_s"]) for one in found),
@@ -139,19 +168,36 @@ def _at(record: dict[str, Any], path: Iterable[str]) -> Any:
 
 def lines(receipt: dict[str, Any]) -> list[str]:
     """For people."""
-    tokens, llm, sizes = receipt["tokens"], receipt["llm"], receipt["bytes"]
-    kinds = ", ".join(f"{count} {kind}" for kind, count in tokens.items() if kind != "all" and count)
-    saved = f", {1 - llm['passes'] / llm['passes_alone']:.0%} saved" if 0 < llm["passes"] < llm["passes_alone"] else ""
-    wire = f" ({sizes['socket_up']} and {sizes['socket_down']} on the wire)" if sizes["socket_up"] is not None else ""
-    cloud, sent = receipt["cloud"], receipt["sent"]
+    tokens = receipt["tokens"]
+    llm = receipt["llm"]
+    sizes = receipt["bytes"]
+    kinds = ", ".join(
+        f"{count} {kind}" for kind, count in tokens.items() if kind != "all" and count
+    )
+    saved = (
+        f", {1 - llm['passes'] / llm['passes_alone']:.0%} saved"
+        if 0 < llm["passes"] < llm["passes_alone"]
+        else ""
+    )
+    wire = (
+        f" ({sizes['socket_up']} and {sizes['socket_down']} on the wire)"
+        if sizes["socket_up"] is not None
+        else ""
+    )
+    cloud = receipt["cloud"]
+    sent = receipt["sent"]
     told = [
         f"{receipt['system']}, {receipt['guarantee']}: {tokens['all']} tokens ({kinds or 'none'})",
         f"LLM passes: {llm['passes']} over {llm['positions']} positions; alone it makes {llm['passes_alone']}{saved}",
         f"left this device: {', '.join(sent) if sent else 'nothing'}; {sizes['up']} B up, {sizes['down']} B down{wire}",
     ]
     if cloud:
-        told.append(f"to: {cloud['model']} at {cloud['address']}{', ' + cloud['engine'] if cloud['engine'] else ''}")
-    told.append(f"time: {receipt['seconds']:.2f} s, {receipt['waited_s']:.2f} s of them waiting for the cloud")
+        told.append(
+            f"to: {cloud['model']} at {cloud['address']}{', ' + cloud['engine'] if cloud['engine'] else ''}"
+        )
+    told.append(
+        f"time: {receipt['seconds']:.2f} s, {receipt['waited_s']:.2f} s of them waiting for the cloud"
+    )
     told += [
         f"without the cloud from {gap[0]:.1f} s {f'to {gap[1]:.1f} s' if len(gap) > 1 else 'on'}"
         for gap in receipt["without_cloud_s"]
@@ -159,14 +205,20 @@ def lines(receipt: dict[str, Any]) -> list[str]:
     if receipt["near_ties"]:
         told.append(f"near ties: {receipt['near_ties']}")
     if cost := receipt["cost"]:
-        told.append(f"cost: {cost['hedge']:.6f} {cost['currency']}; the LLM alone {cost['llm_alone']:.6f}")
+        told.append(
+            f"cost: {cost['hedge']:.6f} {cost['currency']}; the LLM alone {cost['llm_alone']:.6f}"
+        )
     return told
 
 
 def summed_lines(total: dict[str, Any]) -> list[str]:
-    tokens, llm, sizes = total["tokens"], total["llm"], total["bytes"]
+    tokens = total["tokens"]
+    llm = total["llm"]
+    sizes = total["bytes"]
     systems = ", ".join(f"{count} {name}" for name, count in total["systems"].items())
-    kinds = ", ".join(f"{count} {kind}" for kind, count in tokens.items() if kind != "all" and count)
+    kinds = ", ".join(
+        f"{count} {kind}" for kind, count in tokens.items() if kind != "all" and count
+    )
     saved = f" ({1 - llm['passes'] / llm['passes_alone']:.0%} saved)" if llm["passes_alone"] else ""
     return [
         f"{total['answers']} answers ({systems}), {tokens.get('all', 0)} tokens ({kinds or 'none'})",
@@ -175,7 +227,10 @@ def summed_lines(total: dict[str, Any]) -> list[str]:
         *(f"to: {cloud}" for cloud in total["clouds"]),
         f"time: {total['seconds']:.1f} s, {total['waited_s']:.1f} s waiting; the cloud was lost {total['without_cloud']} times",
         f"near ties: {total['near_ties']}",
-        *(f"cost: {cost['hedge']:.6f} {name}; the LLM alone {cost['llm_alone']:.6f}" for name, cost in total["cost"].items()),
+        *(
+            f"cost: {cost['hedge']:.6f} {name}; the LLM alone {cost['llm_alone']:.6f}"
+            for name, cost in total["cost"].items()
+        ),
     ]
 
 
@@ -208,7 +263,7 @@ def _no_number(name: str) -> Any:
 
 def read_receipts(path: Path) -> list[dict[str, Any]]:
     """BadInput for a file that does not hold receipts."""
-    from common.files import read_text
+    from hedge.common.files import read_text
 
     found = []
     for number, line in enumerate(read_text(path).splitlines(), 1):

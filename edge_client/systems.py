@@ -3,8 +3,8 @@
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
-from common.errors import BadInput
-from edge_client.config import (
+from hedge.common.errors import BadInput
+from hedge.edge_client.config import (
     LOOK_AT_DRAFT,
     PATIENCE,
     SHORT_PATIENCE,
@@ -28,10 +28,13 @@ class GenerationConfig:
     link: LinkConfig = field(default_factory=LinkConfig)
 
     def __post_init__(self) -> None:
-        gate, verification = self.gate, self.verification
+        gate = self.gate
+        verification = self.verification
         resampled = verification.kind in ("full", "sparse") and gate.asks
         if resampled and (verification.kind == "full") != (verification.truncation == "none"):
-            raise BadInput(f"verification {verification.kind} does not go with truncation {verification.truncation}")
+            raise BadInput(
+                f"verification {verification.kind} does not go with truncation {verification.truncation}"
+            )
         if gate.policy == "gelato":
             self._check_gelato()
         if gate.policy == "survival" and not (verification.exact and verification.coupled):
@@ -53,8 +56,12 @@ class GenerationConfig:
             )
 
     def _check_gelato(self) -> None:
-        exact, kind, measure = self.verification.exact, self.verification.kind, self.gate.measure
-        if not (exact and kind == "coupled" and measure == "entropy" and self.link.max_in_flight == 1):
+        exact = self.verification.exact
+        kind = self.verification.kind
+        measure = self.gate.measure
+        if not (
+            exact and kind == "coupled" and measure == "entropy" and self.link.max_in_flight == 1
+        ):
             raise BadInput(
                 "policy gelato needs verification coupled, measure entropy, guarantee exact and max-in-flight 1, which "
                 f"--system gelato sets; not verification {kind}, measure {measure}, guarantee "
@@ -73,14 +80,18 @@ class GenerationConfig:
     def guarantee(self) -> str:
         """`exact` only where the output provably follows the LLM's distribution."""
         verification = self.verification
-        always = self.gate.policy == "always" and verification.lossless and not verification.law_entries
+        always = (
+            self.gate.policy == "always" and verification.lossless and not verification.law_entries
+        )
         return "exact" if verification.exact or always or self.streams else "opportunistic"
 
     @property
     def measures(self) -> bool:
         """Whether the uncertainty of every position is needed."""
         v = self.verification
-        online = v.truncation == "online" and v.draft_from == "full" and not v.coupled and self.gate.asks
+        online = (
+            v.truncation == "online" and v.draft_from == "full" and not v.coupled and self.gate.asks
+        )
         return self.gate.gated or self.gate.policy == "gelato" or online
 
     @property
@@ -106,8 +117,11 @@ class GenerationConfig:
         return replace(self, gate=gate)
 
     def to_json(self) -> dict[str, Any]:
-        """Flat, by the names of the command line; None for a threshold that only a calibration knows."""
-        gate, sampling = asdict(self.gate), asdict(self.sampling)
+        """Flat, by the names of the command line; None for a threshold that only a calibration
+        knows.
+        """
+        gate = asdict(self.gate)
+        sampling = asdict(self.sampling)
         for name in ("threshold", "verify_rate"):
             gate[name] = None if isinstance(gate[name], dict) else gate[name]
         verification = asdict(self.verification)
@@ -118,7 +132,9 @@ class GenerationConfig:
 
 
 def _full(name: str, gate: GateConfig) -> GenerationConfig:
-    return GenerationConfig(name, gate=gate, verification=VerificationConfig("full", truncation="none", bits=16))
+    return GenerationConfig(
+        name, gate=gate, verification=VerificationConfig("full", truncation="none", bits=16)
+    )
 
 
 SYSTEMS: dict[str, GenerationConfig] = {
@@ -131,7 +147,9 @@ SYSTEMS: dict[str, GenerationConfig] = {
         _full("u-hlm", GateConfig("threshold", threshold=ThresholdRule())),
         GenerationConfig("cu-hlm", gate=GateConfig("threshold", threshold=ThresholdRule())),
         GenerationConfig(
-            "gelato", gate=GateConfig("gelato", measure="entropy"), verification=VerificationConfig("coupled", exact=True)
+            "gelato",
+            gate=GateConfig("gelato", measure="entropy"),
+            verification=VerificationConfig("coupled", exact=True),
         ),
         GenerationConfig(
             "hedge",

@@ -1,4 +1,6 @@
-"""transformers' own assisted generation with both models on one machine: the baseline that a cloud could run by itself."""
+"""transformers' own assisted generation with both models on one machine: the baseline that a cloud
+could run by itself.
+"""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -8,10 +10,10 @@ from typing import Any
 
 import torch
 
-from common.errors import BadInput
-from common.model import LanguageModel
-from common.sampling import Warp
-from common.torch_model import TorchModel
+from hedge.common.errors import BadInput
+from hedge.common.model import LanguageModel
+from hedge.common.sampling import Warp
+from hedge.common.torch_model import TorchModel
 
 
 @dataclass(slots=True)
@@ -46,14 +48,25 @@ class Assisted:
     llm: list[int]
 
 
-def assisted(slm: LanguageModel, llm: LanguageModel, prompt: Sequence[int], warp: Warp, seed: int, most: int) -> Assisted:
-    """At temperature 0 greedy, otherwise sampled under torch's generator of `seed`. BadInput for other models than torch's."""
+def assisted(
+    slm: LanguageModel, llm: LanguageModel, prompt: Sequence[int], warp: Warp, seed: int, most: int
+) -> Assisted:
+    """At temperature 0 greedy, otherwise sampled under torch's generator of `seed`. BadInput for
+    other models than torch's.
+    """
     if not (isinstance(slm, TorchModel) and isinstance(llm, TorchModel)):
-        raise BadInput(f"assisted generation runs in transformers: {slm.name} and {llm.name} have to be model folders")
+        raise BadInput(
+            f"assisted generation runs in transformers: {slm.name} and {llm.name} have to be model folders"
+        )
     torch.manual_seed(seed)
     sampling: dict[str, Any] = {"do_sample": False}
     if warp.temperature:
-        sampling = {"do_sample": True, "temperature": warp.temperature, "top_k": warp.top_k, "top_p": warp.top_p}
+        sampling = {
+            "do_sample": True,
+            "temperature": warp.temperature,
+            "top_k": warp.top_k,
+            "top_p": warp.top_p,
+        }
     ids = torch.tensor([list(prompt)])
     model: Any = llm.model
     with counted(slm) as small, counted(llm) as large, torch.inference_mode():

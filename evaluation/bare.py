@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from common.torch_model import TorchModel, cache_argument
+from hedge.common.torch_model import TorchModel, cache_argument
 
 # Ids in the cache before the passes that are timed.
 PREFIX = 50
@@ -20,7 +20,8 @@ def bare(lm: TorchModel, rows: int, new: int) -> float:
     model: Any = lm.model
     arguments = {cache_argument(lm.model): cache, "use_cache": True, "logits_to_keep": new}
     model(input_ids=torch.ones(rows, PREFIX, dtype=torch.int64), **arguments)
-    ids, times = torch.ones(rows, new, dtype=torch.int64), []
+    ids = torch.ones(rows, new, dtype=torch.int64)
+    times = []
     for _ in range(60):
         started = time.perf_counter()
         model(input_ids=ids, **arguments)

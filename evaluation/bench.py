@@ -1,4 +1,6 @@
-"""hedge bench: every system a user could pick, side by side, over real gRPC through the link emulator."""
+"""hedge bench: every system a user could pick, side by side, over real gRPC through the link
+emulator.
+"""
 
 import argparse
 import asyncio
@@ -10,20 +12,27 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from common.command import command_parser, model_options, parse, runtime_arguments
-from common.errors import BadInput
-from common.model import BUNDLED, LanguageModel, load
-from edge_client.cli.options import add_models, add_system, add_warp, check_connection, choose_seed, sampling_of
-from evaluation.bench_rows import rows_of, show
-from evaluation.bench_run import ASSISTED, COLOCATED, MEASURED, Bench, Cell
-from evaluation.link import parse_outages
-from evaluation.machine import machine
-from evaluation.processes import listening
-from evaluation.profile import Profile, named, read_profile
-from evaluation.quality import judge
-from evaluation.record import Journal, only_writer
-from evaluation.systems import options_of
-from evaluation.tasks import add_tasks, tasks
+from hedge.common.command import command_parser, model_options, parse, runtime_arguments
+from hedge.common.errors import BadInput
+from hedge.common.model import BUNDLED, LanguageModel, load
+from hedge.edge_client.cli.options import (
+    add_models,
+    add_system,
+    add_warp,
+    check_connection,
+    choose_seed,
+    sampling_of,
+)
+from hedge.evaluation.bench_rows import rows_of, show
+from hedge.evaluation.bench_run import ASSISTED, COLOCATED, MEASURED, Bench, Cell
+from hedge.evaluation.link import parse_outages
+from hedge.evaluation.machine import machine
+from hedge.evaluation.processes import listening
+from hedge.evaluation.profile import Profile, named, read_profile
+from hedge.evaluation.quality import judge
+from hedge.evaluation.record import Journal, only_writer
+from hedge.evaluation.systems import options_of
+from hedge.evaluation.tasks import add_tasks, tasks
 
 GATE = "threshold-rule=quantile,skip-rate=0.748"
 SYSTEMS_COMPARED = (
@@ -51,12 +60,15 @@ def command(arguments: Sequence[str]) -> None:
     cells, profiles = check(args)
     asked = tasks(args.prompts, args.questions, args.question_seed)
     with only_writer(args.out):
-        slm, llm = load(args.slm, "slm", options), load(args.llm, "llm", options)
+        slm = load(args.slm, "slm", options)
+        llm = load(args.llm, "llm", options)
         journal = Journal(args.out / "bench.jsonl", header(args, slm, llm), resume=args.resume)
         for profile in profiles:
             with _cloud(args, profile) as address:
                 asyncio.run(Bench(args, slm, llm, profile, journal).run(address, cells, asked))
-    rows = rows_of(journal.entries, lambda answers: judge(slm, llm, answers, sampling_of(args).warp)[0])
+    rows = rows_of(
+        journal.entries, lambda answers: judge(slm, llm, answers, sampling_of(args).warp)[0]
+    )
     if args.json:
         sys.stdout.write("".join(json.dumps(row) + "\n" for row in rows))
     else:
@@ -64,10 +76,16 @@ def command(arguments: Sequence[str]) -> None:
 
 
 def _parser() -> Any:
-    parser = command_parser("hedge bench", "Systems side by side over real gRPC and an emulated, or a real, link.", EXAMPLES)
+    parser = command_parser(
+        "hedge bench",
+        "Systems side by side over real gRPC and an emulated, or a real, link.",
+        EXAMPLES,
+    )
     add_models(parser)
     parser.set_defaults(cloud=None)
-    parser.add_argument("--llm", default=BUNDLED, help="the cloud's model, served for the bench and loaded to judge")
+    parser.add_argument(
+        "--llm", default=BUNDLED, help="the cloud's model, served for the bench and loaded to judge"
+    )
     add_system(parser)
     add_warp(parser)
     group = parser.add_argument_group("what is compared")
@@ -79,16 +97,32 @@ def _parser() -> Any:
         help=f"also `{COLOCATED}`: both models in the cloud, our rule; `{ASSISTED}`: the same by transformers, computed",
     )
     add_tasks(group, 12)
-    group.add_argument("--seconds", type=float, default=8.0, help="an answer is cut off then, and marked (default 8)")
-    group.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="bench.jsonl, every answer")
+    group.add_argument(
+        "--seconds",
+        type=float,
+        default=8.0,
+        help="an answer is cut off then, and marked (default 8)",
+    )
+    group.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="bench.jsonl, every answer"
+    )
     group.add_argument("--resume", action="store_true", help="go on with what the folder holds")
     group.add_argument("--json", action="store_true", help="rows on stdout instead of tables")
     group = parser.add_argument_group("where (every combination; not with --cloud)")
     group.add_argument(
-        "--rates", type=float, nargs="+", default=[1e5, 5e5, 2e6, 2e7], metavar="BIT/S", help="uplink; 0: no limit"
+        "--rates",
+        type=float,
+        nargs="+",
+        default=[1e5, 5e5, 2e6, 2e7],
+        metavar="BIT/S",
+        help="uplink; 0: no limit",
     )
-    group.add_argument("--round-trips", type=float, nargs="+", default=[0.005, 0.02, 0.05, 0.1, 0.3], metavar="S")
-    group.add_argument("--outages", nargs="+", default=["none"], metavar="PERIOD:LENGTH", help="seconds; `none`")
+    group.add_argument(
+        "--round-trips", type=float, nargs="+", default=[0.005, 0.02, 0.05, 0.1, 0.3], metavar="S"
+    )
+    group.add_argument(
+        "--outages", nargs="+", default=["none"], metavar="PERIOD:LENGTH", help="seconds; `none`"
+    )
     group.add_argument(
         "--profiles",
         nargs="+",
@@ -112,7 +146,9 @@ def check(args: argparse.Namespace) -> tuple[list[Cell], list[Profile | None]]:
     if args.cloud:
         check_connection(args)
         if args.profiles != [MEASURED] or {COLOCATED, ASSISTED} & set(args.systems):
-            raise BadInput(f"--cloud is as fast as it is: no --profiles, and not the systems {COLOCATED} and {ASSISTED}")
+            raise BadInput(
+                f"--cloud is as fast as it is: no --profiles, and not the systems {COLOCATED} and {ASSISTED}"
+            )
         return [Cell(0.0, 0.0, "none")], [None]
     profiles = [None if name == MEASURED else read_profile(name) for name in args.profiles]
     return [Cell(*cell) for cell in _grid(args)], profiles
@@ -129,7 +165,9 @@ def _check_links(args: argparse.Namespace) -> None:
         if word != "none":
             ((period, end),) = parse_outages([word])
             if not 0 < end - period < period:
-                raise BadInput(f"outages {word!r} is not PERIOD:LENGTH with a length below the period")
+                raise BadInput(
+                    f"outages {word!r} is not PERIOD:LENGTH with a length below the period"
+                )
 
 
 def _grid(args: argparse.Namespace) -> Iterator[tuple[float, float, str]]:
@@ -165,5 +203,7 @@ def _cloud(args: argparse.Namespace, profile: Profile | None) -> Iterator[str]:
     options = ["--llm", args.llm, "--no-prefix-sharing", *runtime_arguments(model_options(args))]
     if profile:
         options += ["--emulate", f"{profile.llm_s}:{profile.llm_position_s}"]
-    with listening("hedge-cloud", "serve", "--insecure", "--listen", "127.0.0.1:0", *options) as address:
+    with listening(
+        "hedge-cloud", "serve", "--insecure", "--listen", "127.0.0.1:0", *options
+    ) as address:
         yield address

@@ -1,4 +1,6 @@
-"""The figures of `hedge plot bench`: who wins where, what each system costs, and who waited for whom in one answer."""
+"""The figures of `hedge plot bench`: who wins where, what each system costs, and who waited for
+whom in one answer.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,8 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from evaluation.bench_rows import cell_name, cells, point, rows_of, winner
-from evaluation.figures import short
+from hedge.evaluation.bench_rows import cell_name, cells, point, rows_of, winner
+from hedge.evaluation.figures import short
 
 Entries = Sequence[dict[str, Any]]
 _SHADES = {"step": "0.75", "message": "0.45", "pass": "0.1"}
@@ -17,19 +19,29 @@ IN_THE_CLOUD = ("colocated", "assisted")
 
 
 def winners(entries: Entries) -> Figure:
-    """The fastest system over rate and round trip that keeps 99 % of the LLM's accuracy, and its tokens/s.
+    """The fastest system over rate and round trip that keeps 99 % of the LLM's accuracy, and its
+    tokens/s.
 
-    A row of panels with all systems, and one without a draft model in the cloud; a column a profile.
+    A row of panels with all systems, and one without a draft model in the cloud; a column a
+    profile.
     """
-    found = {where: systems for where, systems in cells(rows_of(entries)).items() if where[3] == "none"}
+    found = {
+        where: systems for where, systems in cells(rows_of(entries)).items() if where[3] == "none"
+    }
     profiles = list(dict.fromkeys(where[0] for where in found))
-    rates, trips = sorted({where[1] for where in found}), sorted({where[2] for where in found})
-    figure = Figure(figsize=(1.8 + 1.7 * len(trips) * len(profiles), 2 * (1.3 + 0.6 * len(rates))), layout="constrained")
+    rates = sorted({where[1] for where in found})
+    trips = sorted({where[2] for where in found})
+    figure = Figure(
+        figsize=(1.8 + 1.7 * len(trips) * len(profiles), 2 * (1.3 + 0.6 * len(rates))),
+        layout="constrained",
+    )
     for row, left_out in enumerate((("slm",), ("slm", *IN_THE_CLOUD))):
         for number, profile in enumerate(profiles):
             axes = figure.add_subplot(2, len(profiles), row * len(profiles) + number + 1)
             mine = {
-                (rates.index(rate), trips.index(trip)): {name: one for name, one in systems.items() if name not in left_out}
+                (rates.index(rate), trips.index(trip)): {
+                    name: one for name, one in systems.items() if name not in left_out
+                }
                 for (name, rate, trip, _), systems in found.items()
                 if name == profile
             }
@@ -47,22 +59,35 @@ def winners(entries: Entries) -> Figure:
     return figure
 
 
-def _winners(axes: Axes, systems: dict[tuple[int, int], dict[str, Any]], shape: tuple[int, int]) -> None:
+def _winners(
+    axes: Axes, systems: dict[tuple[int, int], dict[str, Any]], shape: tuple[int, int]
+) -> None:
     speeds = np.full(shape, np.nan)
     for at, rows in systems.items():
         best = winner(rows)
         speeds[at] = rows[best]["tokens_per_s"] if best in rows else np.nan
         label = f"{short(best)}\n{speeds[at]:.0f}"
-        axes.text(at[1], at[0], label, ha="center", va="center", fontsize=7, bbox={"fc": "white", "ec": "none", "pad": 1})
+        axes.text(
+            at[1],
+            at[0],
+            label,
+            ha="center",
+            va="center",
+            fontsize=7,
+            bbox={"fc": "white", "ec": "none", "pad": 1},
+        )
     axes.imshow(speeds, cmap="Greys", aspect="auto", alpha=0.6)
 
 
 def bars(entries: Entries) -> Figure:
-    """Of the cell in the middle: tokens/s with intervals, cloud seconds, and bytes up, a system a bar."""
+    """Of the cell in the middle: tokens/s with intervals, cloud seconds, and bytes up, a system a
+    bar.
+    """
     by_cell = cells(rows_of(entries))
     where = _middle(entries)
     systems = by_cell[where]
-    names, at = [short(name) for name in systems], np.arange(len(systems))
+    names = [short(name) for name in systems]
+    at = np.arange(len(systems))
     figure = Figure(figsize=(13.0, 0.9 + 0.36 * len(names)), layout="constrained")
     figure.suptitle(cell_name(where), fontsize=9)
     labels = {"tokens_per_s": "tokens/s", "cloud_s": "cloud seconds/token", "up": "bytes up/token"}
@@ -81,7 +106,9 @@ def bars(entries: Entries) -> Figure:
 
 
 def timeline(entries: Entries) -> Figure:
-    """One answer: steps of the device, messages until their verdicts, passes of the cloud, and released tokens."""
+    """One answer: steps of the device, messages until their verdicts, passes of the cloud, and
+    released tokens.
+    """
     where = _middle(entries)
     mine = [entry for entry in entries if point(entry) == where and entry["timeline"]]
     chosen = sorted(mine, key=lambda entry: entry["released"][-1])[-_TIMELINES:]
@@ -90,7 +117,12 @@ def timeline(entries: Entries) -> Figure:
     for number, entry in enumerate(chosen):
         axes = figure.add_subplot(len(chosen), 1, number + 1)
         _lanes(axes, entry)
-        axes.set(xlim=(0, end * 1.02), ylim=(-0.6, 3.4), yticks=range(4), ylabel=short(entry["system"]).split(":")[0])
+        axes.set(
+            xlim=(0, end * 1.02),
+            ylim=(-0.6, 3.4),
+            yticks=range(4),
+            ylabel=short(entry["system"]).split(":")[0],
+        )
         axes.set_yticklabels(["released", "pass", "message", "SLM step"], fontsize=6)
         if number < len(chosen) - 1:
             axes.set_xticklabels([])
@@ -103,16 +135,32 @@ def _lanes(axes: Axes, entry: dict[str, Any]) -> None:
     for number, (what, begin, stop) in enumerate(entry["timeline"]):
         height = 0.3 if what == "message" else 0.7
         shift = 0.16 * (number % 3 - 1) if what == "message" else 0.0
-        axes.barh(lanes[what] + shift, stop - begin, height, left=begin, color=_SHADES[what], edgecolor="white", linewidth=0.3)
+        axes.barh(
+            lanes[what] + shift,
+            stop - begin,
+            height,
+            left=begin,
+            color=_SHADES[what],
+            edgecolor="white",
+            linewidth=0.3,
+        )
     axes.plot(entry["released"], np.zeros(len(entry["released"])), "k|", markersize=7)
 
 
 def _middle(entries: Entries) -> tuple[Any, ...]:
     """The cell without outage whose rate and round trip are in the middle of those there are."""
-    plain = sorted({point(entry) for entry in entries if entry["outage"] == "none"}, key=lambda where: (where[1], where[2]))
-    rates, trips = sorted({where[1] for where in plain}), sorted({where[2] for where in plain})
+    plain = sorted(
+        {point(entry) for entry in entries if entry["outage"] == "none"},
+        key=lambda where: (where[1], where[2]),
+    )
+    rates = sorted({where[1] for where in plain})
+    trips = sorted({where[2] for where in plain})
     middle = rates[len(rates) // 2], trips[len(trips) // 2]
     return next(where for where in plain if where[1:3] == middle)
 
 
-FIGURES: dict[str, Callable[[Any], Figure]] = {"bench-winners": winners, "bench-bars": bars, "bench-timeline": timeline}
+FIGURES: dict[str, Callable[[Any], Figure]] = {
+    "bench-winners": winners,
+    "bench-bars": bars,
+    "bench-timeline": timeline,
+}

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from evaluation.break_even import no_overlap
-from evaluation.quality import RESAMPLES, relative_accuracy
-from evaluation.record import AnswerRecord, parse_answer
-from evaluation.tables import wide
+from hedge.evaluation.break_even import no_overlap
+from hedge.evaluation.quality import RESAMPLES, relative_accuracy
+from hedge.evaluation.record import AnswerRecord, parse_answer
+from hedge.evaluation.tables import wide
 
 Cells = dict[tuple[Any, ...], dict[str, dict[str, Any]]]
 POINT = ("profile", "rate", "round_trip", "outage")
@@ -37,7 +37,11 @@ def point(entry: dict[str, Any]) -> tuple[Any, ...]:
 def speed(entry: dict[str, Any]) -> float:
     """Tokens/s from the question to the last token, or to where the answer was cut off."""
     released = entry["released"]
-    return len(released) / (entry["answer"]["wall_s"] if entry["partial"] else released[-1]) if released else 0.0
+    return (
+        len(released) / (entry["answer"]["wall_s"] if entry["partial"] else released[-1])
+        if released
+        else 0.0
+    )
 
 
 def median_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float, float]:
@@ -51,7 +55,9 @@ def median_interval(values: Sequence[float], seed: int = 0) -> tuple[float, floa
 def rows_of(
     entries: Iterable[dict[str, Any]], fidelity: Callable[[list[AnswerRecord]], float] | None = None
 ) -> list[dict[str, Any]]:
-    """Medians over answers for times, sums over sums for what is per token; `fidelity` judges the answers of a row."""
+    """Medians over answers for times, sums over sums for what is per token; `fidelity` judges the
+    answers of a row.
+    """
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for entry in entries:
         groups.setdefault((*point(entry), entry["system"]), []).append(entry)
@@ -64,16 +70,26 @@ def rows_of(
         if words not in judged:
             spoken = [answer for answer in answers if answer.token_ids]
             judged[words] = fidelity(spoken) if fidelity and spoken else None
-        rows.append(dict(zip(POINT, where, strict=True)) | {"system": system} | _row(mine, answers, theirs, judged[words]))
+        rows.append(
+            dict(zip(POINT, where, strict=True))
+            | {"system": system}
+            | _row(mine, answers, theirs, judged[words])
+        )
     return rows
 
 
 def _row(
-    entries: Sequence[dict[str, Any]], answers: Sequence[AnswerRecord], theirs: Sequence[AnswerRecord], fidelity: float | None
+    entries: Sequence[dict[str, Any]],
+    answers: Sequence[AnswerRecord],
+    theirs: Sequence[AnswerRecord],
+    fidelity: float | None,
 ) -> dict[str, Any]:
     tokens = max(1, sum(len(answer.token_ids) for answer in answers))
     rate, low, high = median_interval([speed(entry) for entry in entries])
-    gaps = np.concatenate([np.diff(entry["released"]) for entry in entries if len(entry["released"]) > 1] or [np.zeros(1)])
+    gaps = np.concatenate(
+        [np.diff(entry["released"]) for entry in entries if len(entry["released"]) > 1]
+        or [np.zeros(1)]
+    )
     known = [entry["sockets"] for entry in entries if entry["sockets"]]
     whole = [(a, b) for a, b in zip(answers, theirs, strict=False) if a.token_ids and b.token_ids]
     right = [answer.correct for answer in answers if answer.correct is not None]
@@ -85,7 +101,9 @@ def _row(
         "tokens_per_s": rate,
         "low": low,
         "high": high,
-        "first_s": float(np.median([entry["released"][0] for entry in entries if entry["released"]] or [np.nan])),
+        "first_s": float(
+            np.median([entry["released"][0] for entry in entries if entry["released"]] or [np.nan])
+        ),
         "gap_p50_ms": float(np.quantile(gaps, 0.5)) * 1e3,
         "gap_p95_ms": float(np.quantile(gaps, 0.95)) * 1e3,
         "up": up,
@@ -97,7 +115,9 @@ def _row(
         "cloud_s": sum(entry["cloud_s"] for entry in entries) / tokens,
         "steps": sum(answer.steps for answer in answers) / tokens,
         "slm_s": sum(answer.slm_s for answer in answers) / tokens,
-        "joules": None if entries[0]["joules"] is None else sum(entry["joules"] for entry in entries) / tokens,
+        "joules": None
+        if entries[0]["joules"] is None
+        else sum(entry["joules"] for entry in entries) / tokens,
         "exact_match": sum(right) / len(right) if right else None,
         "relative_accuracy": None if relative is None else relative[0],
         "same": sum(a.token_ids == b.token_ids for a, b in whole) / len(whole) if whole else None,
@@ -146,12 +166,18 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def break_even_line(systems: dict[str, dict[str, Any]]) -> str | None:
-    """From what hedge and llm did in a cell: the round trip up to which hedge would be ahead if nothing overlapped."""
-    hedge, llm = systems.get("hedge"), systems.get("llm")
+    """From what hedge and llm did in a cell: the round trip up to which hedge would be ahead if
+    nothing overlapped.
+    """
+    hedge = systems.get("hedge")
+    llm = systems.get("llm")
     if hedge is None or llm is None or not hedge["rounds"] or not hedge["steps"]:
         return None
-    steps, passes = hedge["steps"], hedge["rounds"]
-    seconds = no_overlap(steps, passes, hedge["slm_s"] / steps, llm["cloud_s"], hedge["cloud_s"] / passes)
+    steps = hedge["steps"]
+    passes = hedge["rounds"]
+    seconds = no_overlap(
+        steps, passes, hedge["slm_s"] / steps, llm["cloud_s"], hedge["cloud_s"] / passes
+    )
     trip = f"below {1e3 * seconds:.0f} ms there and back" if seconds > 0 else "at no round trip"
     counts = f"{steps:.2f} steps and {passes:.2f} passes a token"
     return f"hedge is faster than llm {trip}, if steps and messages did not overlap ({counts})"

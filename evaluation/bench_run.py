@@ -1,4 +1,6 @@
-"""The running of a bench: one answer after the other, all systems in turn, through a link of every kind."""
+"""The running of a bench: one answer after the other, all systems in turn, through a link of every
+kind.
+"""
 
 import argparse
 import asyncio
@@ -11,36 +13,42 @@ from typing import Any
 
 from tqdm import tqdm
 
-from common.model import LanguageModel
-from edge_client.calibrations import Pair
-from edge_client.cli.connect import connected
-from edge_client.cli.options import resolved, sampling_of
-from edge_client.config import GateConfig, SamplingParams, VerificationConfig
-from edge_client.engine.session import Session
-from edge_client.systems import GenerationConfig
-from edge_client.transport.grpc_link import GrpcLink
-from evaluation.bench_rows import link_name
-from evaluation.link import Pipe, parse_outages
-from evaluation.machine import joules
-from evaluation.paced import PacedLM, Timeline, TracedLink
-from evaluation.processes import listening
-from evaluation.profile import Profile
-from evaluation.record import Journal, from_session
-from evaluation.systems import options_of
-from evaluation.tasks import Task
+from hedge.common.model import LanguageModel
+from hedge.edge_client.calibrations import Pair
+from hedge.edge_client.cli.connect import connected
+from hedge.edge_client.cli.options import resolved, sampling_of
+from hedge.edge_client.config import GateConfig, SamplingParams, VerificationConfig
+from hedge.edge_client.engine.session import Session
+from hedge.edge_client.systems import GenerationConfig
+from hedge.edge_client.transport.grpc_link import GrpcLink
+from hedge.evaluation.bench_rows import link_name
+from hedge.evaluation.link import Pipe, parse_outages
+from hedge.evaluation.machine import joules
+from hedge.evaluation.paced import PacedLM, Timeline, TracedLink
+from hedge.evaluation.processes import listening
+from hedge.evaluation.profile import Profile
+from hedge.evaluation.record import Journal, from_session
+from hedge.evaluation.systems import options_of
+from hedge.evaluation.tasks import Task
 
-COLOCATED, ASSISTED = "colocated", "assisted"
+COLOCATED = "colocated"
+ASSISTED = "assisted"
 MEASURED = "measured"
 # What a streamed token weighs on the way down: its frames.
 TOKEN_BYTES = 31
 WARM_UP = GenerationConfig(
-    "warm-up", SamplingParams(max_new_tokens=16), GateConfig("always"), VerificationConfig("coupled", exact=True)
+    "warm-up",
+    SamplingParams(max_new_tokens=16),
+    GateConfig("always"),
+    VerificationConfig("coupled", exact=True),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One link: bit/s up (0 for no limit), seconds there and back, and outages (start, end) of every period."""
+    """One link: bit/s up (0 for no limit), seconds there and back, and outages (start, end) of
+    every period.
+    """
 
     rate: float
     round_trip: float
@@ -65,12 +73,23 @@ def _steps(period: float, seconds: float) -> Iterator[float]:
 
 
 class Bench:
-    """One profile over all cells: question by question, all systems in turn, each question beginning with another one."""
+    """One profile over all cells: question by question, all systems in turn, each question
+    beginning with another one.
+    """
 
     def __init__(
-        self, args: argparse.Namespace, slm: LanguageModel, llm: LanguageModel, profile: Profile | None, journal: Journal
+        self,
+        args: argparse.Namespace,
+        slm: LanguageModel,
+        llm: LanguageModel,
+        profile: Profile | None,
+        journal: Journal,
     ) -> None:
-        self._args, self._profile, self._journal, self._llm, self._plain = args, profile, journal, llm, slm
+        self._args = args
+        self._profile = profile
+        self._journal = journal
+        self._llm = llm
+        self._plain = slm
         steps = (profile.slm_s, profile.slm_position_s) if profile else (0.0, 0.0)
         beside = (profile.colocated_slm_s, 0.0) if profile else (0.0, 0.0)
         self._timeline = Timeline()
@@ -78,50 +97,85 @@ class Bench:
         self._beside = PacedLM(slm, *beside)
         self._name = profile.name if profile else MEASURED
         self._done = {
-            (e["profile"], e["rate"], e["round_trip"], e["outage"], e["system"], e["answer"]["task"]) for e in journal.entries
+            (
+                e["profile"],
+                e["rate"],
+                e["round_trip"],
+                e["outage"],
+                e["system"],
+                e["answer"]["task"],
+            )
+            for e in journal.entries
         }
 
     async def run(self, address: str, cells: Sequence[Cell], asked: Sequence[Task]) -> None:
         async with AsyncExitStack() as stack:
             if self._args.cloud:
-                direct, _ = await stack.enter_async_context(connected(self._args, self._slm, cloud=True))
+                direct, _ = await stack.enter_async_context(
+                    connected(self._args, self._slm, cloud=True)
+                )
                 assert direct
                 await self._cell(cells[0], direct, direct, asked)
                 return
             direct = await stack.enter_async_context(GrpcLink(address))
             # The first passes of a fresh server are slower than all others.
-            async for _ in Session(self._plain, self._plain.encode_chat(asked[0].prompt.messages), WARM_UP, direct).tokens():
+            async for _ in Session(
+                self._plain, self._plain.encode_chat(asked[0].prompt.messages), WARM_UP, direct
+            ).tokens():
                 pass
             for cell in cells:
                 options = ["--rate", str(cell.rate), "--delay", str(cell.round_trip / 2)]
                 options += ["--outage", *cell.outages()] if cell.outages() else []
-                with listening("hedge", "link", "--listen", "127.0.0.1:0", "--to", address, *options) as relay:
+                with listening(
+                    "hedge", "link", "--listen", "127.0.0.1:0", "--to", address, *options
+                ) as relay:
                     up_since = time.perf_counter()
                     async with GrpcLink(relay) as link:
                         await self._cell(cell, link, direct, asked, up_since)
 
-    async def _cell(self, cell: Cell, link: GrpcLink, direct: GrpcLink, asked: Sequence[Task], up_since: float = 0.0) -> None:
+    async def _cell(
+        self,
+        cell: Cell,
+        link: GrpcLink,
+        direct: GrpcLink,
+        asked: Sequence[Task],
+        up_since: float = 0.0,
+    ) -> None:
         systems = self._args.systems
-        for number, task in enumerate(tqdm(asked, desc=f"{self._name}: {cell}", unit="question", disable=None)):
+        for number, task in enumerate(
+            tqdm(asked, desc=f"{self._name}: {cell}", unit="question", disable=None)
+        ):
             turn = number % len(systems)
             for system in (*systems[turn:], *systems[:turn]):
                 key = (self._name, *asdict(cell).values(), system, number)
                 if key in self._done:
                     continue
                 entry = await self._entry(system, cell, link, direct, number, task, up_since)
-                self._journal.append(dict(zip(("profile", "rate", "round_trip", "outage"), key, strict=False)) | entry)
+                self._journal.append(
+                    dict(zip(("profile", "rate", "round_trip", "outage"), key, strict=False))
+                    | entry
+                )
                 if entry["partial"] and link is not direct:
                     # What is still queued in the link would delay the next answer.
                     await link.reach(link.connection)
 
     async def _entry(
-        self, system: str, cell: Cell, link: GrpcLink, direct: GrpcLink, number: int, task: Task, up_since: float
+        self,
+        system: str,
+        cell: Cell,
+        link: GrpcLink,
+        direct: GrpcLink,
+        number: int,
+        task: Task,
+        up_since: float,
     ) -> dict[str, Any]:
         if system == ASSISTED:
             return self._assisted(cell, number, task, time.perf_counter() - up_since)
         if system == COLOCATED:
             # The tokens come from the machine beside the LLM, and go through the link as a stream.
-            config = resolved(options_of("hedge:max-in-flight=1", self._args), Pair(self._plain, direct.info))
+            config = resolved(
+                options_of("hedge:max-in-flight=1", self._args), Pair(self._plain, direct.info)
+            )
             since = time.perf_counter() - up_since
             entry = await self._answer(system, self._beside, config, direct, cell, number, task)
             return entry | {
@@ -134,27 +188,47 @@ class Bench:
         return await self._answer(system, self._slm, config, link, cell, number, task)
 
     async def _answer(
-        self, system: str, slm: LanguageModel, config: GenerationConfig, link: GrpcLink, cell: Cell, number: int, task: Task
+        self,
+        system: str,
+        slm: LanguageModel,
+        config: GenerationConfig,
+        link: GrpcLink,
+        cell: Cell,
+        number: int,
+        task: Task,
     ) -> dict[str, Any]:
         prompt = slm.encode_chat(task.prompt.messages)
         self._timeline.events.clear()
-        session = Session(slm, prompt, config, TracedLink(link, self._timeline) if config.needs_cloud else None)
+        session = Session(
+            slm, prompt, config, TracedLink(link, self._timeline) if config.needs_cloud else None
+        )
         released: list[float] = []
-        before, started = joules(), time.perf_counter()
+        before = joules()
+        started = time.perf_counter()
         partial = False
         try:
-            async with asyncio.timeout(self._args.seconds), contextlib.aclosing(session.tokens()) as tokens:
+            async with (
+                asyncio.timeout(self._args.seconds),
+                contextlib.aclosing(session.tokens()) as tokens,
+            ):
                 async for _ in tokens:
                     # The last characters of a text may come after its last token.
-                    released += [time.perf_counter() - started] * (len(session.token_ids) - len(released))
+                    released += [time.perf_counter() - started] * (
+                        len(session.token_ids) - len(released)
+                    )
         except TimeoutError:
             partial = True
-        after, statistics = joules(), session.statistics
+        after = joules()
+        statistics = session.statistics
         sockets = (statistics.uplink_socket_bytes, statistics.downlink_socket_bytes)
         steps = statistics.steps if slm is self._slm else 0
         modelled = self._profile and self._profile.energy(steps, sockets[0] or 0, cell.rate)
         measured = None if before is None or after is None else after - before
-        beside = statistics.steps * self._profile.colocated_slm_s if self._profile and slm is self._beside else 0.0
+        beside = (
+            statistics.steps * self._profile.colocated_slm_s
+            if self._profile and slm is self._beside
+            else 0.0
+        )
         return {
             "system": system,
             "partial": partial,
@@ -169,13 +243,22 @@ class Bench:
         }
 
     def _assisted(self, cell: Cell, number: int, task: Task, since: float) -> dict[str, Any]:
-        """Computed from counted passes where a profile sets their times, measured otherwise; streamed evenly."""
-        from evaluation.assisted import assisted
+        """Computed from counted passes where a profile sets their times, measured otherwise;
+        streamed evenly.
+        """
+        from hedge.evaluation.assisted import assisted
 
-        prompt, args = self._plain.encode_chat(task.prompt.messages), self._args
-        found = assisted(self._plain, self._llm, prompt, sampling_of(args).warp, args.seed, args.max_new_tokens)
-        profile, seconds = self._profile, found.seconds
-        passes = [profile.llm_s + profile.llm_position_s * count if profile else 0.0 for count in found.llm]
+        prompt = self._plain.encode_chat(task.prompt.messages)
+        args = self._args
+        found = assisted(
+            self._plain, self._llm, prompt, sampling_of(args).warp, args.seed, args.max_new_tokens
+        )
+        profile = self._profile
+        seconds = found.seconds
+        passes = [
+            profile.llm_s + profile.llm_position_s * count if profile else 0.0
+            for count in found.llm
+        ]
         if profile:
             seconds = sum(passes) + profile.colocated_slm_s * len(found.slm)
         text = self._plain.decode(found.token_ids)
@@ -217,8 +300,11 @@ class Bench:
 
 
 def through(cell: Cell, since: float, released: Sequence[float]) -> list[float]:
-    """When a user who asks `since` seconds after the link came up has the tokens that a cloud gives at `released`."""
+    """When a user who asks `since` seconds after the link came up has the tokens that a cloud gives
+    at `released`.
+    """
     outages = parse_outages(cell.outages())
-    up, down = Pipe(cell.rate, cell.round_trip / 2, outages=outages), Pipe(0.0, cell.round_trip / 2, outages=outages)
+    up = Pipe(cell.rate, cell.round_trip / 2, outages=outages)
+    down = Pipe(0.0, cell.round_trip / 2, outages=outages)
     asked = up.arrival(TOKEN_BYTES, since)
     return [round(down.arrival(TOKEN_BYTES, asked + at) - since, 5) for at in released]

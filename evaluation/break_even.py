@@ -1,9 +1,12 @@
-"""When hedge is faster than the LLM's own stream: what a pair does on a few answers, and from that on links of any length.
+"""When hedge is faster than the LLM's own stream: what a pair does on a few answers, and from that
+on links of any length.
 
-Without overlap a token takes s t_SLM + p (r + T_verify) seconds, where s are SLM steps and p verdicts a token, and r is the
-round trip (the closed form of Lyu et al., arXiv 2606.25091, with s and p in place of draft length and acceptance). The stream
-takes T_LLM, so that hedge is ahead below r* = (T_LLM - s t_SLM) / p - T_verify. But hedge drafts on while messages are under
-way, and its blocks follow the link; so what is expected is found by replaying the device's own loop on virtual time.
+Without overlap a token takes s t_SLM + p (r + T_verify) seconds, where s are SLM steps and p
+verdicts a token, and r is the round trip (the closed form of Lyu et al., arXiv 2606.25091, with s
+and p in place of draft length and acceptance). The stream takes T_LLM, so that hedge is ahead below
+r* = (T_LLM - s t_SLM) / p - T_verify. But hedge drafts on while messages are under way, and its
+blocks follow the link; so what is expected is found by replaying the device's own loop on virtual
+time.
 """
 
 import asyncio
@@ -12,28 +15,31 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import fmean, median
 
-from common.coupling import decided
-from common.model import LanguageModel
-from common.noise import Noise, Purpose
-from common.sampling import Warp, gap
-from edge_client.config import SamplingParams
-from edge_client.engine.session import Session
-from edge_client.systems import SYSTEMS, GenerationConfig
-from edge_client.transport.link import Link
-from evaluation.profile import Profile
-from evaluation.replay import Counts, Trace, replayed
+from hedge.common.coupling import decided
+from hedge.common.model import LanguageModel
+from hedge.common.noise import Noise, Purpose
+from hedge.common.sampling import Warp, gap
+from hedge.edge_client.config import SamplingParams
+from hedge.edge_client.engine.session import Session
+from hedge.edge_client.systems import SYSTEMS, GenerationConfig
+from hedge.edge_client.transport.link import Link
+from hedge.evaluation.profile import Profile
+from hedge.evaluation.replay import Counts, Trace, replayed
 
 # Of an answer that is asked for here.
 TOKENS = 128
 # Round trips, in seconds: none is looked for beyond the last, nor more closely than this.
-LONGEST, CLOSE = 2.0, 0.0005
+LONGEST = 2.0
+CLOSE = 0.0005
 _ROWS = 64
 # A margin beyond this says no more.
 _LARGEST = 50.0
 
 
 def no_overlap(steps: float, passes: float, slm_s: float, llm_s: float, verify_s: float) -> float:
-    """r* in seconds, of steps and passes a token; below 0 where even no round trip at all is too long."""
+    """r* in seconds, of steps and passes a token; below 0 where even no round trip at all is too
+    long.
+    """
     return (llm_s - steps * slm_s) / passes - verify_s
 
 
@@ -49,21 +55,30 @@ class Sample:
         return replayed(self.traces, config or SYSTEMS["hedge"], self.profile, round_trip)
 
     def break_even(self, config: GenerationConfig | None = None) -> float | None:
-        """Seconds there and back below which hedge is faster than the stream. None: never; infinite: beyond LONGEST too."""
+        """Seconds there and back below which hedge is faster than the stream. None: never;
+        infinite: beyond LONGEST too.
+        """
         if self.over(0.0, config).speed <= 1:
             return None
         if self.over(LONGEST, config).speed > 1:
             return float("inf")
-        low, high = 0.0, LONGEST
+        low = 0.0
+        high = LONGEST
         while high - low > CLOSE:
             middle = (low + high) / 2
             low, high = (middle, high) if self.over(middle, config).speed > 1 else (low, middle)
         return low
 
 
-def traced(slm: LanguageModel, prompt: list[int], answer: list[int], warp: Warp, seed: int) -> dict[str, list[float]]:
-    """What the SLM makes of the LLM's answer: of each token whether its draft is the same, and the margin of that draft."""
-    noise, cache, fed = Noise(seed, prompt), slm.kv_cache(), [*prompt, *answer[:-1]]
+def traced(
+    slm: LanguageModel, prompt: list[int], answer: list[int], warp: Warp, seed: int
+) -> dict[str, list[float]]:
+    """What the SLM makes of the LLM's answer: of each token whether its draft is the same, and the
+    margin of that draft.
+    """
+    noise = Noise(seed, prompt)
+    cache = slm.kv_cache()
+    fed = [*prompt, *answer[:-1]]
     if len(prompt) > 1:
         cache.forward(fed[: len(prompt) - 1], 0)
     accepted: list[float] = []
@@ -72,9 +87,12 @@ def traced(slm: LanguageModel, prompt: list[int], answer: list[int], warp: Warp,
         rows = cache.forward(fed[len(prompt) - 1 + first : len(prompt) - 1 + first + _ROWS])
         for position, logits in enumerate(rows, first):
             if warp.greedy:
-                draft, margin = int(logits.argmax()), gap(logits)
+                draft = int(logits.argmax())
+                margin = gap(logits)
             else:
-                draft, margin = decided(warp(logits), noise.integers(Purpose.TARGET, position, 0, len(logits)))
+                draft, margin = decided(
+                    warp(logits), noise.integers(Purpose.TARGET, position, 0, len(logits))
+                )
             accepted.append(int(draft == answer[position]))
             margins.append(round(min(margin, _LARGEST), 3))
     return {"accepted": accepted, "margin": margins}
@@ -88,13 +106,18 @@ async def sampled(
     slm_s: float,
     slm_position_s: float,
 ) -> Sample:
-    """Asks the cloud for each answer twice: streamed, and in hedge's blocks. `slm_s` and `slm_position_s` as in Profile.
+    """Asks the cloud for each answer twice: streamed, and in hedge's blocks. `slm_s` and
+    `slm_position_s` as in Profile.
 
     BadInput and what else a session may raise.
     """
     sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, TOKENS))
     loop = asyncio.get_running_loop()
-    traces, gaps, streamed, verified, overhead = [], [], [], [], []
+    traces = []
+    gaps = []
+    streamed = []
+    verified = []
+    overhead = []
     for prompt in prompts:
         stream = Session(slm, prompt, replace(SYSTEMS["llm"], sampling=sampling), link)
         arrived = [loop.time() async for _ in stream.tokens()]
@@ -105,22 +128,37 @@ async def sampled(
         blocks = Session(slm, prompt, replace(SYSTEMS["hedge"], sampling=sampling), link)
         await blocks.run()
         statistics = blocks.statistics
-        verified += [(round_.positions, round_.forward_s) for round_ in statistics.log[1:] if round_.positions]
+        verified += [
+            (round_.positions, round_.forward_s)
+            for round_ in statistics.log[1:]
+            if round_.positions
+        ]
         if statistics.steps:
             overhead.append((statistics.gate_s + statistics.codec_s) / statistics.steps)
     llm_s, position_s = _pass_times(streamed, verified)
     # What the cloud adds to a pass of its own, it adds to every verdict too.
     added = max(0.0, median(gaps) - llm_s - position_s) if gaps else 0.0
-    profile = Profile("sampled", slm_s + (fmean(overhead) if overhead else 0.0), llm_s + added, position_s, slm_position_s)
+    profile = Profile(
+        "sampled",
+        slm_s + (fmean(overhead) if overhead else 0.0),
+        llm_s + added,
+        position_s,
+        slm_position_s,
+    )
     return Sample([trace for trace in traces if trace.accepted], profile)
 
 
-def _pass_times(streamed: Sequence[float], verified: Sequence[tuple[int, float]]) -> tuple[float, float]:
-    """Seconds of a pass, and of each of its positions: through the median of one position, and the mean of the longer ones."""
+def _pass_times(
+    streamed: Sequence[float], verified: Sequence[tuple[int, float]]
+) -> tuple[float, float]:
+    """Seconds of a pass, and of each of its positions: through the median of one position, and the
+    mean of the longer ones.
+    """
     one = median(streamed) if streamed else 0.0
     longer = [(positions, seconds) for positions, seconds in verified if positions > 1]
     if not longer or not streamed:
         return one, 0.0
-    positions, seconds = fmean(count for count, _ in longer), fmean(took for _, took in longer)
+    positions = fmean(count for count, _ in longer)
+    seconds = fmean(took for _, took in longer)
     position_s = max(0.0, (seconds - one) / (positions - 1))
     return max(0.0, one - position_s), min(position_s, one)

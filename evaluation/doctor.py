@@ -1,4 +1,6 @@
-"""hedge doctor: what is needed for an answer, looked at one after the other, and what to do where it is missing."""
+"""hedge doctor: what is needed for an answer, looked at one after the other, and what to do where
+it is missing.
+"""
 
 import argparse
 import asyncio
@@ -13,21 +15,21 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from common.command import command_parser, model_options, parse, say
-from common.errors import BadInput, Denied, Disconnected, HedgeError, Incompatible
-from common.model import LanguageModel
-from common.model_options import is_gguf
-from common.probe import WIDE, Measured, measure
-from common.rpc import PROTOCOL_VERSION
-from edge_client.calibrations import Pair, find_calibration
-from edge_client.cli.connect import connected, load_slm
-from edge_client.cli.options import add_models, check_connection
-from edge_client.cli.prompts import from_text, read_prompts
-from edge_client.config import TEMPERATURE, SamplingParams
-from edge_client.transport.grpc_link import GrpcLink
-from edge_client.transport.messages import engine_of, id_codec_of
-from edge_client.transport.sockets import bytes_with
-from evaluation.break_even import LONGEST, Sample, no_overlap, sampled
+from hedge.common.command import command_parser, model_options, parse, say
+from hedge.common.errors import BadInput, Denied, Disconnected, HedgeError, Incompatible
+from hedge.common.model import LanguageModel
+from hedge.common.model_options import is_gguf
+from hedge.common.probe import WIDE, Measured, measure
+from hedge.common.rpc import PROTOCOL_VERSION
+from hedge.edge_client.calibrations import Pair, find_calibration
+from hedge.edge_client.cli.connect import connected, load_slm
+from hedge.edge_client.cli.options import add_models, check_connection
+from hedge.edge_client.cli.prompts import from_text, read_prompts
+from hedge.edge_client.config import TEMPERATURE, SamplingParams
+from hedge.edge_client.transport.grpc_link import GrpcLink
+from hedge.edge_client.transport.messages import engine_of, id_codec_of
+from hedge.edge_client.transport.sockets import bytes_with
+from hedge.evaluation.break_even import LONGEST, Sample, no_overlap, sampled
 
 PACKAGES = ("grpcio", "protobuf", "numpy", "uvicorn", "torch", "transformers", "llama-cpp-python")
 EXTRAS = {
@@ -39,7 +41,11 @@ EXTRAS = {
 CALLS = 5
 # Prompts that are asked, and those of nobody's own.
 MOST = 5
-PROMPTS = ("What is 47 + 38?", "Sort these numbers: 52, 7, 31, 18.", "Tell me a short story about a fox and a well.")
+PROMPTS = (
+    "What is 47 + 38?",
+    "Sort these numbers: 52, 7, 31, 18.",
+    "Tell me a short story about a fox and a well.",
+)
 # What builds llama.cpp for any processor of the last ten years.
 REBUILD = "CMAKE_ARGS=-DGGML_NATIVE=OFF pip install --no-cache-dir --force-reinstall --no-deps llama-cpp-python"
 EXAMPLES = """  hedge doctor --insecure
@@ -57,7 +63,9 @@ class Finding:
 
 
 def command(arguments: Sequence[str]) -> None:
-    parser = command_parser("hedge doctor", "Checks model, cloud, versions and link, and says what to do.", EXAMPLES)
+    parser = command_parser(
+        "hedge doctor", "Checks model, cloud, versions and link, and says what to do.", EXAMPLES
+    )
     add_models(parser)
     parser.add_argument(
         "--prompts",
@@ -65,10 +73,17 @@ def command(arguments: Sequence[str]) -> None:
         metavar="FILE",
         help=f"JSONL; the first {MOST} are asked to find the speed (default: three of ours)",
     )
-    parser.add_argument("--temperature", type=float, default=TEMPERATURE, help=f"of their answers (default {TEMPERATURE:g})")
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=TEMPERATURE,
+        help=f"of their answers (default {TEMPERATURE:g})",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object per finding on stdout")
     args = parse(parser, arguments)
-    args.asked = read_prompts(args.prompts)[:MOST] if args.prompts else [from_text(text) for text in PROMPTS]
+    args.asked = (
+        read_prompts(args.prompts)[:MOST] if args.prompts else [from_text(text) for text in PROMPTS]
+    )
     args.sampling = SamplingParams(temperature=args.temperature, seed=1)
     findings = list(_examined(args))
     for finding in findings:
@@ -76,7 +91,9 @@ def command(arguments: Sequence[str]) -> None:
             sys.stdout.write(json.dumps(asdict(finding)) + "\n")
         else:
             advice = f"\n      -> {finding.advice}" if finding.advice else ""
-            sys.stdout.write(f"{'ok   ' if finding.well else 'WRONG'} {finding.what}: {finding.found}{advice}\n")
+            sys.stdout.write(
+                f"{'ok   ' if finding.well else 'WRONG'} {finding.what}: {finding.found}{advice}\n"
+            )
     if wrong := sum(not finding.well for finding in findings):
         raise HedgeError(f"{wrong} of {len(findings)} findings are wrong")
 
@@ -96,7 +113,12 @@ def _examined(args: argparse.Namespace) -> Iterator[Finding]:
     try:
         check_connection(args)
     except BadInput as error:
-        yield Finding("the connection", well=False, found=str(error), advice="model slm needs no cloud: --system slm")
+        yield Finding(
+            "the connection",
+            well=False,
+            found=str(error),
+            advice="model slm needs no cloud: --system slm",
+        )
         return
     findings, sample, round_trip = asyncio.run(_cloud(args, slm, cost))
     yield from findings
@@ -111,11 +133,13 @@ class Crashed(HedgeError):
 def probe(args: argparse.Namespace) -> Measured:
     """What the model costs, found out in a process of its own. Crashed when that died."""
     options = json.dumps(asdict(model_options(args, args.slm)))
-    command = [sys.executable, "-m", "common.probe", args.slm, options]
+    command = [sys.executable, "-m", "hedge.common.probe", args.slm, options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
-        raise Crashed(f"llama.cpp dies of {name} in its first passes over {args.slm}: this build is not for this processor")
+        raise Crashed(
+            f"llama.cpp dies of {name} in its first passes over {args.slm}: this build is not for this processor"
+        )
     if done.returncode:
         raise BadInput(done.stderr.strip().rpartition("\n")[2])
     return Measured(**json.loads(done.stdout))
@@ -131,13 +155,22 @@ def installed(name: str) -> str | None:
 
 def versions() -> Iterator[Finding]:
     packages = ", ".join(f"{name} {number}" for name in PACKAGES if (number := installed(name)))
-    yield Finding("versions", well=True, found=f"hedge {version('hedge-hlm')}, Python {platform.python_version()}, {packages}")
+    yield Finding(
+        "versions",
+        well=True,
+        found=f"hedge {version('hedge-hlm')}, Python {platform.python_version()}, {packages}",
+    )
     for name, extra in EXTRAS.items():
         if installed(name) is None:
-            yield Finding("extra", well=True, found=f"{name} is not installed", advice=f"only for {extra}")
+            yield Finding(
+                "extra", well=True, found=f"{name} is not installed", advice=f"only for {extra}"
+            )
     if bytes_with(()) is None:
         yield Finding(
-            "socket bytes", well=True, found="not counted on this system", advice="statistics have payload bytes only"
+            "socket bytes",
+            well=True,
+            found="not counted on this system",
+            advice="statistics have payload bytes only",
         )
 
 
@@ -154,7 +187,9 @@ def device(slm: LanguageModel, cost: Measured) -> Iterator[Finding]:
     )
 
 
-async def _cloud(args: argparse.Namespace, slm: LanguageModel, cost: Measured) -> tuple[list[Finding], Sample | None, float]:
+async def _cloud(
+    args: argparse.Namespace, slm: LanguageModel, cost: Measured
+) -> tuple[list[Finding], Sample | None, float]:
     """What is known of the cloud, and of the link; the last two for what to expect of both."""
     advice = {
         Disconnected: f"is hedge-cloud serve running at {args.cloud}, the way open, and TLS the same on both sides?",
@@ -188,7 +223,9 @@ def _known(link: GrpcLink, slm: LanguageModel) -> Iterator[Finding]:
         "rounding": f"rounding: logits move by up to {info.exactness.difference:.2g} with what else is in a pass",
     }.get(engine or "", "it does not say")
     advice = "exact is up to near ties, which are counted; in torch or llama.cpp, hedge-cloud serve --reproducible has none"
-    yield Finding("its engine", well=True, found=found, advice=advice if engine == "rounding" else "")
+    yield Finding(
+        "its engine", well=True, found=found, advice=advice if engine == "rounding" else ""
+    )
 
 
 async def _trip(link: GrpcLink) -> list[float]:
@@ -206,16 +243,22 @@ def _link(trips: Sequence[float]) -> Finding:
     return Finding("the link", well=True, found=found)
 
 
-async def _sampled(args: argparse.Namespace, slm: LanguageModel, cost: Measured, link: GrpcLink) -> Sample:
+async def _sampled(
+    args: argparse.Namespace, slm: LanguageModel, cost: Measured, link: GrpcLink
+) -> Sample:
     prompts = [slm.encode_chat(prompt.messages) for prompt in args.asked]
-    step_s, eight_s = cost.one_ms / 1e3, cost.eight_ms / 1e3
+    step_s = cost.one_ms / 1e3
+    eight_s = cost.eight_ms / 1e3
     say(f"hedge doctor: asking the cloud for {len(prompts)} short answers, streamed and in blocks")
-    return await sampled(slm, link, prompts, args.sampling, step_s, max(0.0, eight_s - step_s) / (WIDE - 1))
+    return await sampled(
+        slm, link, prompts, args.sampling, step_s, max(0.0, eight_s - step_s) / (WIDE - 1)
+    )
 
 
 def _speed(sample: Sample, round_trip: float) -> list[Finding]:
     """What to expect of hedge here, and where it would begin to lose."""
-    counts, profile = sample.over(round_trip), sample.profile
+    counts = sample.over(round_trip)
+    profile = sample.profile
     passes, steps, positions = counts.per_token()
     stream_s = profile.llm_s + profile.llm_position_s
     verify_s = profile.llm_s + profile.llm_position_s * positions / passes
@@ -224,7 +267,11 @@ def _speed(sample: Sample, round_trip: float) -> list[Finding]:
     at = {None: "at no round trip", float("inf"): f"at every round trip up to {LONGEST:g} s"}.get(
         trip, f"below {1e3 * (trip or 0):.0f} ms there and back"
     )
-    advice = "" if counts.speed > 1 else "for speed alone take --system llm; hedge still saves passes of the LLM"
+    advice = (
+        ""
+        if counts.speed > 1
+        else "for speed alone take --system llm; hedge still saves passes of the LLM"
+    )
     return [
         Finding(
             "expected here",
@@ -243,7 +290,7 @@ def _speed(sample: Sample, round_trip: float) -> list[Finding]:
 
 
 def _calibrated(pair: Pair) -> Finding:
-    from common.sampling import Warp
+    from hedge.common.sampling import Warp
 
     try:
         find_calibration(None, pair, Warp())

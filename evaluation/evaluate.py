@@ -11,20 +11,20 @@ from typing import Any
 from rich.table import Table
 from tqdm import tqdm
 
-from common.codec import paper_bits
-from common.command import command_parser, model_options, parse
-from common.errors import BadInput, Incompatible
-from common.files import write_whole
-from common.model import BUNDLED, LanguageModel, load
-from edge_client.cli.connect import connected, load_slm
-from edge_client.cli.options import add_generation, check_connection, resolved, sampling_of
-from edge_client.engine.gates.recalibration import recalibration_of
-from edge_client.engine.session import Session
-from edge_client.systems import SYSTEMS, GenerationConfig
-from evaluation.quality import chrf, chrf_metric, judge, relative_accuracy
-from evaluation.record import AnswerRecord, Journal, answers_of, from_session
-from evaluation.tables import wide
-from evaluation.tasks import Task, add_judged, add_tasks, judged_tasks
+from hedge.common.codec import paper_bits
+from hedge.common.command import command_parser, model_options, parse
+from hedge.common.errors import BadInput, Incompatible
+from hedge.common.files import write_whole
+from hedge.common.model import BUNDLED, LanguageModel, load
+from hedge.edge_client.cli.connect import connected, load_slm
+from hedge.edge_client.cli.options import add_generation, check_connection, resolved, sampling_of
+from hedge.edge_client.engine.gates.recalibration import recalibration_of
+from hedge.edge_client.engine.session import Session
+from hedge.edge_client.systems import SYSTEMS, GenerationConfig
+from hedge.evaluation.quality import chrf, chrf_metric, judge, relative_accuracy
+from hedge.evaluation.record import AnswerRecord, Journal, answers_of, from_session
+from hedge.evaluation.tables import wide
+from hedge.evaluation.tasks import Task, add_judged, add_tasks, judged_tasks
 
 NO_JUDGE = "none"
 EXAMPLES = """  hedge evaluate --insecure --systems slm,llm,cu-hlm,hedge --questions 200 --temperature 0
@@ -35,18 +35,30 @@ EXAMPLES = """  hedge evaluate --insecure --systems slm,llm,cu-hlm,hedge --quest
 
 def command(arguments: Sequence[str]) -> None:
     parser = command_parser(
-        "hedge evaluate", "Exact match, fidelity, perplexity, share skipped and bytes, system by system.", EXAMPLES
+        "hedge evaluate",
+        "Exact match, fidelity, perplexity, share skipped and bytes, system by system.",
+        EXAMPLES,
     )
-    parser.add_argument("--systems", default="slm,llm,cu-hlm,hedge", help="comma-separated (default slm,llm,cu-hlm,hedge)")
+    parser.add_argument(
+        "--systems",
+        default="slm,llm,cu-hlm,hedge",
+        help="comma-separated (default slm,llm,cu-hlm,hedge)",
+    )
     add_tasks(parser, 200)
     add_judged(parser)
     parser.add_argument(
-        "--llm", default=BUNDLED, help="the cloud's model, loaded here to judge: fidelity and perplexity (`none`: without)"
+        "--llm",
+        default=BUNDLED,
+        help="the cloud's model, loaded here to judge: fidelity and perplexity (`none`: without)",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object per system on stdout")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON objects there")
-    parser.add_argument("--answers", type=Path, metavar="FOLDER", help="also write every answer as JSONL")
-    parser.add_argument("--resume", action="store_true", help="go on with what the folder of --answers holds")
+    parser.add_argument(
+        "--answers", type=Path, metavar="FOLDER", help="also write every answer as JSONL"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with what the folder of --answers holds"
+    )
     add_generation(parser, temperature=1.0)
     args = parse(parser, arguments)
     systems = args.systems.split(",")
@@ -67,7 +79,8 @@ def command(arguments: Sequence[str]) -> None:
     llm = None if args.llm == NO_JUDGE else load(args.llm, "llm", model_options(args))
     found = asyncio.run(_evaluate(args, slm, llm, systems, asked))
     rows = [
-        summarise(name, found[name], found.get("llm"), slm.vocab_size) | _judged(args, slm, llm, found[name])
+        summarise(name, found[name], found.get("llm"), slm.vocab_size)
+        | _judged(args, slm, llm, found[name])
         for name in systems
     ]
     told = "".join(json.dumps(row) + "\n" for row in rows)
@@ -80,15 +93,24 @@ def command(arguments: Sequence[str]) -> None:
 
 
 async def _evaluate(
-    args: argparse.Namespace, slm: LanguageModel, llm: LanguageModel | None, systems: list[str], asked: list[Task]
+    args: argparse.Namespace,
+    slm: LanguageModel,
+    llm: LanguageModel | None,
+    systems: list[str],
+    asked: list[Task],
 ) -> dict[str, list[AnswerRecord]]:
     found: dict[str, list[AnswerRecord]] = {}
     async with connected(args, slm, cloud=True) as (link, pair):
         if llm and pair.info and llm.fingerprint != pair.info.model_fingerprint:
-            raise Incompatible(f"--llm {args.llm} ({llm.fingerprint}) is not the cloud's model ({pair.info.model_fingerprint})")
+            raise Incompatible(
+                f"--llm {args.llm} ({llm.fingerprint}) is not the cloud's model ({pair.info.model_fingerprint})"
+            )
         for system in systems:
             config = resolved(args, pair, system)
-            models = {"slm": slm.fingerprint, "llm": pair.info.model_fingerprint if pair.info else ""}
+            models = {
+                "slm": slm.fingerprint,
+                "llm": pair.info.model_fingerprint if pair.info else "",
+            }
             journal = _journal(args, system, config, models)
             found[system] = answers_of(journal.path, journal.entries) if journal else []
             done = {answer.task for answer in found[system]}
@@ -104,7 +126,9 @@ async def _evaluate(
     return found
 
 
-def _journal(args: argparse.Namespace, system: str, config: GenerationConfig, models: dict[str, str]) -> Journal | None:
+def _journal(
+    args: argparse.Namespace, system: str, config: GenerationConfig, models: dict[str, str]
+) -> Journal | None:
     if args.answers is None:
         return None
     header = {
@@ -120,8 +144,12 @@ def _journal(args: argparse.Namespace, system: str, config: GenerationConfig, mo
     return Journal(args.answers / f"answers-{system}.jsonl", header, resume=args.resume)
 
 
-def summarise(system: str, run: Sequence[AnswerRecord], llm: Sequence[AnswerRecord] | None, vocab_size: int) -> dict[str, Any]:
-    """Exact match per family and overall, relative to the LLM's; shares and bytes are per emitted token."""
+def summarise(
+    system: str, run: Sequence[AnswerRecord], llm: Sequence[AnswerRecord] | None, vocab_size: int
+) -> dict[str, Any]:
+    """Exact match per family and overall, relative to the LLM's; shares and bytes are per emitted
+    token.
+    """
     right: dict[str, list[bool]] = {}
     for answer in run:
         if answer.correct is not None:
@@ -135,19 +163,29 @@ def summarise(system: str, run: Sequence[AnswerRecord], llm: Sequence[AnswerReco
         "system": system,
         "questions": len(run),
         "exact_match": round(sum(hits) / len(hits), 4) if hits else None,
-        "families": {family: round(sum(found) / len(found), 4) for family, found in sorted(right.items())},
+        "families": {
+            family: round(sum(found) / len(found), 4) for family, found in sorted(right.items())
+        },
         "relative_accuracy": [round(value, 4) for value in relative] if relative else None,
         "as_the_llms": _as_the_llms(run, llm) if llm else None,
         "near_tie_answers": sum(answer.near_ties > 0 for answer in run),
         "chrf": None if score is None else round(score, 2),
         "tokens": tokens,
         "share_skipped": round(sum(answer.skipped for answer in run) / tokens, 4),
-        "realised_risk": round(sum(answer.risk for answer in run) / audited, 5) if audited else None,
+        "realised_risk": round(sum(answer.risk for answer in run) / audited, 5)
+        if audited
+        else None,
     }
     for index, way in enumerate(("uplink", "downlink")):
         sockets = [answer.socket_bytes for answer in run]
-        row[f"{way}_payload_bytes_per_token"] = round(sum(answer.payload_bytes[index] for answer in run) / tokens, 3)
-        whole = None if None in sockets else round(sum(pair[index] for pair in sockets if pair) / tokens, 3)
+        row[f"{way}_payload_bytes_per_token"] = round(
+            sum(answer.payload_bytes[index] for answer in run) / tokens, 3
+        )
+        whole = (
+            None
+            if None in sockets
+            else round(sum(pair[index] for pair in sockets if pair) / tokens, 3)
+        )
         row[f"{way}_socket_bytes_per_token"] = whole
     paper = sum(paper_bits(vocab_size, round_.entries) for answer in run for round_ in answer.log)
     row["paper_bytes_per_token"] = round(paper / 8 / tokens, 3)
@@ -163,7 +201,10 @@ def _as_the_llms(run: Sequence[AnswerRecord], llm: Sequence[AnswerRecord]) -> fl
 
 
 def _judged(
-    args: argparse.Namespace, slm: LanguageModel, llm: LanguageModel | None, run: Sequence[AnswerRecord]
+    args: argparse.Namespace,
+    slm: LanguageModel,
+    llm: LanguageModel | None,
+    run: Sequence[AnswerRecord],
 ) -> dict[str, Any]:
     if llm is None:
         return {"fidelity": None, "llm_perplexity": None}
@@ -180,13 +221,25 @@ def _print(rows: list[dict[str, Any]]) -> None:
         table.add_row(family, *(f"{row['families'][family]:.0%}" for row in rows))
     for name in ("exact_match", "as_the_llms", "share_skipped"):
         shown = "the LLM's token for token" if name == "as_the_llms" else name.replace("_", " ")
-        table.add_row(shown, *("-" if row[name] is None else f"{row[name]:.1%}" for row in rows), style="bold")
+        table.add_row(
+            shown, *("-" if row[name] is None else f"{row[name]:.1%}" for row in rows), style="bold"
+        )
     table.add_row("answers with near ties", *(str(row["near_tie_answers"]) for row in rows))
     spans = [row["relative_accuracy"] for row in rows]
     table.add_row(
-        "accuracy over the LLM's, 95 %", *("-" if s is None else f"{s[0]:.1%} ({s[1]:.1%}..{s[2]:.1%})" for s in spans)
+        "accuracy over the LLM's, 95 %",
+        *("-" if s is None else f"{s[0]:.1%} ({s[1]:.1%}..{s[2]:.1%})" for s in spans),
     )
     for name in rows[0]:
-        if name.endswith("_per_token") or name in ("realised_risk", "fidelity", "llm_perplexity", "chrf", "tokens_per_second"):
-            table.add_row(name.replace("_", " "), *("-" if row[name] is None else f"{row[name]:g}" for row in rows))
+        if name.endswith("_per_token") or name in (
+            "realised_risk",
+            "fidelity",
+            "llm_perplexity",
+            "chrf",
+            "tokens_per_second",
+        ):
+            table.add_row(
+                name.replace("_", " "),
+                *("-" if row[name] is None else f"{row[name]:g}" for row in rows),
+            )
     wide().print(table)

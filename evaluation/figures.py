@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from edge_client.engine.gates.calibration import fit_measure
-from evaluation.record import AnswerRecord
-from evaluation.study import KEPT, KS, auc, column
+from hedge.edge_client.engine.gates.calibration import fit_measure
+from hedge.evaluation.record import AnswerRecord
+from hedge.evaluation.study import KEPT, KS, auc, column
 
 Entries = Sequence[dict[str, Any]]
 MEASURES = ("perturbation", "expected_perturbation", "entropy", "margin", "top1")
@@ -22,7 +22,10 @@ def _styles() -> Any:
     marks = cycle("os^vDPX*<>")
     lines = cycle(["-", "--", "-.", ":"])
     shades = cycle(["0.0", "0.35", "0.55"])
-    return ({"marker": m, "linestyle": s, "color": c, "markersize": 5} for m, s, c in zip(marks, lines, shades, strict=False))
+    return (
+        {"marker": m, "linestyle": s, "color": c, "markersize": 5}
+        for m, s, c in zip(marks, lines, shades, strict=False)
+    )
 
 
 def _figure(columns: int, width: float = 4.2, rows: int = 1) -> tuple[Figure, list[Axes]]:
@@ -31,18 +34,24 @@ def _figure(columns: int, width: float = 4.2, rows: int = 1) -> tuple[Figure, li
 
 
 def uncertainty(entries: Entries) -> Figure:
-    """Mean rejection probability in bins of u, the least-squares fit over all tokens and its R^2; every measure."""
+    """Mean rejection probability in bins of u, the least-squares fit over all tokens and its R^2;
+    every measure.
+    """
     figure, panels = _figure(len(MEASURES), 3.2)
     beta = column(entries, "beta")
     for axes, measure in zip(panels, MEASURES, strict=True):
         us = column(entries, "u", measure)
-        u, b, fit = np.concatenate(us), np.concatenate(beta), fit_measure(us, beta)
+        u = np.concatenate(us)
+        b = np.concatenate(beta)
+        fit = fit_measure(us, beta)
         groups = [g for g in np.array_split(np.argsort(u, kind="stable"), _BINS) if len(g)]
         means = [(u[g].mean(), b[g].mean()) for g in groups]
         x, y = np.array(means).T
         axes.scatter(x, y, s=18, color="0.45", label="mean of 1/36 of the tokens")
         span = np.array([u.min(), u.max()])
-        axes.plot(span, np.clip(fit.a * span + fit.b, 0, 1), "k--", label=f"{fit.a:.2f} u {fit.b:+.3f}")
+        axes.plot(
+            span, np.clip(fit.a * span + fit.b, 0, 1), "k--", label=f"{fit.a:.2f} u {fit.b:+.3f}"
+        )
         axes.set(title=f"{measure}\n$R^2$ = {fit.r2:.2f}", xlabel="u", ylim=(-0.02, 1.02))
         axes.legend(fontsize=7)
     panels[0].set_ylabel(r"rejection probability $\beta$")
@@ -50,18 +59,31 @@ def uncertainty(entries: Entries) -> Figure:
 
 
 def roc(entries: Entries) -> Figure:
-    """Asking the most uncertain first: share of rejections found against share of accepted tokens asked in vain."""
+    """Asking the most uncertain first: share of rejections found against share of accepted tokens
+    asked in vain.
+    """
     figure, (axes,) = _figure(1, 5.0)
     rejected = np.concatenate(column(entries, "rejected"))
     for measure, style in zip(MEASURES, _styles(), strict=False):
         u = np.concatenate(column(entries, "u", measure))
         order = np.argsort(-u, kind="stable")
         last = np.append(np.diff(u[order]) != 0, True)
-        hit, miss = np.cumsum(rejected[order])[last], np.cumsum(1 - rejected[order])[last]
-        x, y = np.append(0, miss / miss[-1]), np.append(0, hit / hit[-1])
-        axes.plot(x, y, **style | {"markevery": max(1, len(x) // 9)}, label=f"{measure}, AUC {auc(u, rejected):.3f}")
+        hit = np.cumsum(rejected[order])[last]
+        miss = np.cumsum(1 - rejected[order])[last]
+        x = np.append(0, miss / miss[-1])
+        y = np.append(0, hit / hit[-1])
+        axes.plot(
+            x,
+            y,
+            **style | {"markevery": max(1, len(x) // 9)},
+            label=f"{measure}, AUC {auc(u, rejected):.3f}",
+        )
     axes.plot([0, 1], [0, 1], color="0.8", lw=1)
-    axes.set(xlabel="accepted tokens asked", ylabel="rejected tokens asked", title="which measure finds rejections")
+    axes.set(
+        xlabel="accepted tokens asked",
+        ylabel="rejected tokens asked",
+        title="which measure finds rejections",
+    )
     axes.legend(fontsize=8, loc="lower right")
     return figure
 
@@ -70,14 +92,26 @@ def frontier(rows: Entries) -> Figure:
     """Threshold, risk and accuracy over the share skipped, one line a measure."""
     figure, panels = _figure(3)
     llm = next((row["exact_match"] for row in rows if row["system"] == "llm"), None)
-    gated = [row for row in _one_channel(rows) if row.get("threshold") is not None and row["exact_match"] is not None]
-    for measure, style in zip(dict.fromkeys(row["measure"] for row in gated), _styles(), strict=False):
-        mine = sorted((row for row in gated if row["measure"] == measure), key=lambda row: float(row["share_skipped"]))
+    gated = [
+        row
+        for row in _one_channel(rows)
+        if row.get("threshold") is not None and row["exact_match"] is not None
+    ]
+    for measure, style in zip(
+        dict.fromkeys(row["measure"] for row in gated), _styles(), strict=False
+    ):
+        mine = sorted(
+            (row for row in gated if row["measure"] == measure),
+            key=lambda row: float(row["share_skipped"]),
+        )
         skipped = [row["share_skipped"] for row in mine]
         panels[0].plot(skipped, [row["threshold"] for row in mine], **style, label=measure)
         panels[1].plot(skipped, [row["risk"] for row in mine], **style, label=measure)
         panels[2].plot(
-            skipped, [row["exact_match"] / llm if llm else row["exact_match"] for row in mine], **style, label=measure
+            skipped,
+            [row["exact_match"] / llm if llm else row["exact_match"] for row in mine],
+            **style,
+            label=measure,
         )
     panels[0].set(ylabel="threshold $u_{th}$")
     panels[0].set_yscale("symlog", linthresh=1e-3)
@@ -115,23 +149,36 @@ def truncation(entries: Entries) -> Figure:
 def throughput(rows: Entries) -> Figure:
     """Tokens/s over SNR, one panel a bandwidth and kind of fading, one line a system."""
     paper = [row for row in rows if row["account"] == "paper"] or list(rows)
-    bandwidths, fadings = sorted({row["bandwidth_hz"] for row in paper}), sorted({row["fading"] for row in paper})
+    bandwidths = sorted({row["bandwidth_hz"] for row in paper})
+    fadings = sorted({row["fading"] for row in paper})
     figure, panels = _figure(len(bandwidths), 4.2, len(fadings))
     for axes, (fading, bandwidth) in zip(panels, product(fadings, bandwidths), strict=True):
         for run, style in zip(dict.fromkeys(row["run"] for row in paper), _styles(), strict=False):
-            mine = [r for r in paper if (r["run"], r["bandwidth_hz"], r["fading"]) == (run, bandwidth, fading)]
+            mine = [
+                r
+                for r in paper
+                if (r["run"], r["bandwidth_hz"], r["fading"]) == (run, bandwidth, fading)
+            ]
             mine.sort(key=lambda row: float(row["snr_db"]))
-            snr, speed = [row["snr_db"] for row in mine], np.array([row["tokens_per_s"] for row in mine])
+            snr = [row["snr_db"] for row in mine]
+            speed = np.array([row["tokens_per_s"] for row in mine])
             axes.errorbar(
                 snr,
                 speed,
                 **style,
                 label=short(run),
                 lw=1,
-                yerr=np.maximum(0, [speed - [r["low"] for r in mine], [r["high"] for r in mine] - speed]),
+                yerr=np.maximum(
+                    0, [speed - [r["low"] for r in mine], [r["high"] for r in mine] - speed]
+                ),
             )
         fades = "no fading" if fading == "none" else f"Rayleigh per {fading}"
-        axes.set(yscale="log", xlabel="SNR, dB", ylabel="tokens/s", title=f"{bandwidth / 1e6:g} MHz, {fades}")
+        axes.set(
+            yscale="log",
+            xlabel="SNR, dB",
+            ylabel="tokens/s",
+            title=f"{bandwidth / 1e6:g} MHz, {fades}",
+        )
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, fontsize=8, loc="outside lower center", ncols=5)
     return figure
@@ -143,7 +190,11 @@ def payload(rows: Entries) -> Figure:
     runs = list(dict.fromkeys(row["run"] for row in rows))
     accounts = list(dict.fromkeys((row["account"], row["vocab"]) for row in rows))
     for i, (account, vocab) in enumerate(accounts):
-        mine = {row["run"]: row["uplink_bytes_per_token"] for row in rows if (row["account"], row["vocab"]) == (account, vocab)}
+        mine = {
+            row["run"]: row["uplink_bytes_per_token"]
+            for row in rows
+            if (row["account"], row["vocab"]) == (account, vocab)
+        }
         at = np.arange(len(runs)) + (i - (len(accounts) - 1) / 2) * 0.8 / len(accounts)
         label = f"the paper's account, |V| = {vocab}" if account == "paper" else "messages as sent"
         bars = axes.barh(
@@ -157,12 +208,18 @@ def payload(rows: Entries) -> Figure:
         )
         axes.bar_label(
             bars,
-            labels=[f"{bar.get_width():,.3g}" if bar.get_width() < 1000 else f"{bar.get_width():,.0f}" for bar in bars],
+            labels=[
+                f"{bar.get_width():,.3g}" if bar.get_width() < 1000 else f"{bar.get_width():,.0f}"
+                for bar in bars
+            ],
             fontsize=7,
             padding=2,
         )
     axes.set(
-        xscale="symlog", xlabel="uplink bytes per token", yticks=range(len(runs)), yticklabels=[short(run) for run in runs]
+        xscale="symlog",
+        xlabel="uplink bytes per token",
+        yticks=range(len(runs)),
+        yticklabels=[short(run) for run in runs],
     )
     axes.margins(x=0.12)
     axes.invert_yaxis()
@@ -174,10 +231,17 @@ def payload(rows: Entries) -> Figure:
 def skips(runs: dict[str, list[AnswerRecord]]) -> Figure:
     """How the share skipped is spread over answers."""
     figure, (axes,) = _figure(1, 5.5)
-    fills: Any = cycle([{"color": "0.2"}, {"color": "0.7", "hatch": "//"}, {"color": "0.95", "hatch": ".."}])
-    gated = {name: run for name, run in runs.items() if 0 < sum(a.skipped for a in run) < sum(len(a.token_ids) for a in run)}
+    fills: Any = cycle(
+        [{"color": "0.2"}, {"color": "0.7", "hatch": "//"}, {"color": "0.95", "hatch": ".."}]
+    )
+    gated = {
+        name: run
+        for name, run in runs.items()
+        if 0 < sum(a.skipped for a in run) < sum(len(a.token_ids) for a in run)
+    }
     shares = [[answer.skipped / len(answer.token_ids) for answer in run] for run in gated.values()]
-    edges, width = np.linspace(0, 1, _SKIP_BINS + 1), 0.9 / _SKIP_BINS / max(1, len(shares))
+    edges = np.linspace(0, 1, _SKIP_BINS + 1)
+    width = 0.9 / _SKIP_BINS / max(1, len(shares))
     for i, (name, share, fill) in enumerate(zip(gated, shares, fills, strict=False)):
         axes.bar(
             edges[:-1] + i * width,

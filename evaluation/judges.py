@@ -1,4 +1,6 @@
-"""How an answer is judged, the same for every system: by its last number, text, an expression, a letter, or by running it."""
+"""How an answer is judged, the same for every system: by its last number, text, an expression, a
+letter, or by running it.
+"""
 
 import re
 from collections.abc import Callable, Mapping
@@ -6,9 +8,9 @@ from decimal import Decimal, InvalidOperation
 from functools import partial
 from typing import Any
 
-from common.errors import BadInput
-from evaluation.questions import parse_answer
-from evaluation.run_code import runs
+from hedge.common.errors import BadInput
+from hedge.evaluation.questions import parse_answer
+from hedge.evaluation.run_code import runs
 
 # Of a reply, whether it is right. They travel to other processes.
 Judge = Callable[[str], bool]
@@ -60,7 +62,9 @@ def regex(reference: str) -> Judge:
     try:
         pattern = re.compile(reference)
     except re.error as error:
-        raise BadInput(f"reference {reference[:40]!r} is not a regular expression: {error}") from None
+        raise BadInput(
+            f"reference {reference[:40]!r} is not a regular expression: {error}"
+        ) from None
     return partial(_is_found, pattern)
 
 
@@ -81,7 +85,9 @@ def _is_chosen(letter: str, reply: str) -> bool:
 
 
 def code(prompt: str, test: str, entry_point: str) -> Judge:
-    """Whether `test`, which defines check(candidate), passes on the function that the reply writes (Chen 2021)."""
+    """Whether `test`, which defines check(candidate), passes on the function that the reply writes
+    (Chen 2021).
+    """
     return partial(_passes, prompt, test, entry_point)
 
 
@@ -90,7 +96,9 @@ def _passes(prompt: str, test: str, entry_point: str, reply: str) -> bool:
 
 
 def program_of(prompt: str, reply: str, entry_point: str) -> str:
-    """The function whole, where the reply writes it so; else the prompt with what the reply goes on with."""
+    """The function whole, where the reply writes it so; else the prompt with what the reply goes on
+    with.
+    """
     blocks = _BLOCK.findall(reply)
     defined = [block for block in blocks if f"def {entry_point}" in block]
     if defined:
@@ -101,16 +109,26 @@ def program_of(prompt: str, reply: str, entry_point: str) -> str:
     return prompt + (blocks[-1] if blocks else reply)
 
 
-JUDGES: dict[str, Callable[[str], Judge]] = {"exact": exact, "last-number": last_number, "regex": regex, "choice": choice}
+JUDGES: dict[str, Callable[[str], Judge]] = {
+    "exact": exact,
+    "last-number": last_number,
+    "regex": regex,
+    "choice": choice,
+}
 
 
-def judge_of(row: Mapping[str, Any], prompt: str, reference: str | None, wanted: str | None, where: str) -> Judge | None:
-    """How a line of a file is judged: by `wanted`, by what it says, by its tests, or exactly; None without a reference."""
+def judge_of(
+    row: Mapping[str, Any], prompt: str, reference: str | None, wanted: str | None, where: str
+) -> Judge | None:
+    """How a line of a file is judged: by `wanted`, by what it says, by its tests, or exactly; None
+    without a reference.
+    """
     name = wanted or row.get("judge")
     if name is None and "test" in row:
         name = "code"
     if name == "code":
-        test, entry = row.get("test"), row.get("entry_point")
+        test = row.get("test")
+        entry = row.get("entry_point")
         if not isinstance(test, str) or not isinstance(entry, str) or not entry.isidentifier():
             raise BadInput(f"{where}: judge code needs the texts test and entry_point")
         return code(prompt, test, entry)

@@ -1,4 +1,6 @@
-"""hedge link: a TCP relay that behaves like a slow link, so that real gRPC frames cross one: rate, delay, jitter, outages."""
+"""hedge link: a TCP relay that behaves like a slow link, so that real gRPC frames cross one: rate,
+delay, jitter, outages.
+"""
 
 import asyncio
 import contextlib
@@ -10,9 +12,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from common.command import command_parser, parse
-from common.errors import BadInput, HedgeError
-from common.rpc import split_address
+from hedge.common.command import command_parser, parse
+from hedge.common.errors import BadInput, HedgeError
+from hedge.common.rpc import split_address
 
 CHUNK = 2048
 QUEUED = 64
@@ -24,10 +26,11 @@ Outage = tuple[float, float]
 
 @dataclass(slots=True)
 class Pipe:
-    """One direction: what is handed over at a time arrives at a time. Seconds since the link came up; bytes are counted.
+    """One direction: what is handed over at a time arrives at a time. Seconds since the link came
+    up; bytes are counted.
 
-    `rate` in bit/s, 0 for no limit; `jitter` is the largest addition to `delay`, uniform, and never reorders. In an outage
-    [start, end) nothing is sent.
+    `rate` in bit/s, 0 for no limit; `jitter` is the largest addition to `delay`, uniform, and never
+    reorders. In an outage [start, end) nothing is sent.
     """
 
     rate: float
@@ -42,8 +45,12 @@ class Pipe:
     def arrival(self, size: int, now: float) -> float:
         """When the last of `size` bytes that are handed over at `now` comes out."""
         self.bytes += size
-        self.free_at = self._sent(max(now, self.free_at), 8 * size / self.rate if self.rate else 0.0)
-        self.last = max(self.last, self.free_at + self.delay + self.jitter * float(self.rng.random()))
+        self.free_at = self._sent(
+            max(now, self.free_at), 8 * size / self.rate if self.rate else 0.0
+        )
+        self.last = max(
+            self.last, self.free_at + self.delay + self.jitter * float(self.rng.random())
+        )
         return self.last
 
     def _sent(self, start: float, needed: float) -> float:
@@ -63,20 +70,30 @@ def parse_outages(words: Sequence[str]) -> list[Outage]:
     for word in words:
         start, mark, length = word.partition(":")
         try:
-            begin, lasts = float(start), float(length)
+            begin = float(start)
+            lasts = float(length)
         except ValueError:
             begin = lasts = -1.0
-        if not mark or not 0 <= begin < float("inf") or not 0 < lasts < float("inf") or (found and begin < found[-1][1]):
+        if (
+            not mark
+            or not 0 <= begin < float("inf")
+            or not 0 < lasts < float("inf")
+            or (found and begin < found[-1][1])
+        ):
             raise BadInput(f"outage {word!r} is not START:LENGTH in seconds, after the one before")
         found.append((begin, begin + lasts))
     return found
 
 
 class Relay:
-    """Accepts connections and carries them to `to` through one Pipe each way, which all of them share."""
+    """Accepts connections and carries them to `to` through one Pipe each way, which all of them
+    share.
+    """
 
     def __init__(self, to: tuple[str, int], up: Pipe, down: Pipe) -> None:
-        self._to, self.up, self.down = to, up, down
+        self._to = to
+        self.up = up
+        self.down = down
         self._started = 0.0
         self._carrying: set[asyncio.Task[None]] = set()
         self.cut = False
@@ -98,7 +115,9 @@ class Relay:
                 return
             far_reader, far_writer = await asyncio.open_connection(*self._to)
             ends.append(far_writer)
-            await asyncio.gather(self._pump(reader, far_writer, self.up), self._pump(far_reader, writer, self.down))
+            await asyncio.gather(
+                self._pump(reader, far_writer, self.up), self._pump(far_reader, writer, self.down)
+            )
         except OSError:
             # Nothing listens there: this end is closed too.
             pass
@@ -109,7 +128,9 @@ class Relay:
                     await end.wait_closed()
             self._carrying.discard(task)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pipe: Pipe) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pipe: Pipe
+    ) -> None:
         """Carries one direction to its end; the end arrives like everything else."""
         queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(QUEUED)
 
@@ -135,11 +156,17 @@ class Relay:
             delivering.cancel()
 
     def change(self, wanted: dict[str, object]) -> dict[str, object]:
-        """Sets `cut` (connections end, and none is made), `delay` and `rate` (of the uplink); the state after that."""
+        """Sets `cut` (connections end, and none is made), `delay` and `rate` (of the uplink); the
+        state after that.
+        """
         for name, value in wanted.items():
             if name == "cut" and isinstance(value, bool):
                 self.cut = value
-            elif name in ("delay", "rate") and isinstance(value, int | float) and 0 <= value < float("inf"):
+            elif (
+                name in ("delay", "rate")
+                and isinstance(value, int | float)
+                and 0 <= value < float("inf")
+            ):
                 for pipe in (self.up, self.down) if name == "delay" else (self.up,):
                     setattr(pipe, name, float(value))
             else:
@@ -147,7 +174,13 @@ class Relay:
         if self.cut:
             for task in self._carrying:
                 task.cancel()
-        return {"cut": self.cut, "delay": self.up.delay, "rate": self.up.rate, "up": self.up.bytes, "down": self.down.bytes}
+        return {
+            "cut": self.cut,
+            "delay": self.up.delay,
+            "rate": self.up.rate,
+            "up": self.up.bytes,
+            "down": self.down.bytes,
+        }
 
     async def control(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One JSON object a line, answered with the state."""
@@ -167,21 +200,50 @@ class Relay:
 
 
 def command(arguments: Sequence[str]) -> None:
-    parser = command_parser("hedge link", "Relays TCP like a slow link; when ended it prints what it carried.", EXAMPLES)
-    parser.add_argument("--listen", required=True, metavar="HOST:PORT", help="port 0 picks a free one")
+    parser = command_parser(
+        "hedge link", "Relays TCP like a slow link; when ended it prints what it carried.", EXAMPLES
+    )
+    parser.add_argument(
+        "--listen", required=True, metavar="HOST:PORT", help="port 0 picks a free one"
+    )
     parser.add_argument("--to", required=True, metavar="HOST:PORT")
-    parser.add_argument("--rate", type=float, default=0.0, metavar="BIT/S", help="of the uplink (default: no limit)")
-    parser.add_argument("--down-rate", type=float, default=0.0, metavar="BIT/S", help="of the downlink (default: no limit)")
+    parser.add_argument(
+        "--rate", type=float, default=0.0, metavar="BIT/S", help="of the uplink (default: no limit)"
+    )
+    parser.add_argument(
+        "--down-rate",
+        type=float,
+        default=0.0,
+        metavar="BIT/S",
+        help="of the downlink (default: no limit)",
+    )
     parser.add_argument("--delay", type=float, default=0.0, metavar="S", help="one way (default 0)")
-    parser.add_argument("--jitter", type=float, default=0.0, metavar="S", help="up to so much more, uniform (default 0)")
-    parser.add_argument("--outage", nargs="+", default=[], metavar="START:LENGTH", help="seconds in which nothing is sent")
-    parser.add_argument("--control", metavar="HOST:PORT", help='takes {"cut": true} and the like, a line each')
+    parser.add_argument(
+        "--jitter",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="up to so much more, uniform (default 0)",
+    )
+    parser.add_argument(
+        "--outage",
+        nargs="+",
+        default=[],
+        metavar="START:LENGTH",
+        help="seconds in which nothing is sent",
+    )
+    parser.add_argument(
+        "--control", metavar="HOST:PORT", help='takes {"cut": true} and the like, a line each'
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the jitter")
     args = parse(parser, arguments)
     for name in ("rate", "down_rate", "delay", "jitter", "seed"):
         if not 0 <= getattr(args, name) < float("inf"):
-            raise BadInput(f"{name.replace('_', '-')} {getattr(args, name):g} is not a number of at least 0")
-    outages, to = parse_outages(args.outage), split_address(args.to)
+            raise BadInput(
+                f"{name.replace('_', '-')} {getattr(args, name):g} is not a number of at least 0"
+            )
+    outages = parse_outages(args.outage)
+    to = split_address(args.to)
     up, down = (
         Pipe(rate, args.delay, args.jitter, outages, np.random.default_rng([args.seed, way]))
         for way, rate in enumerate((args.rate, args.down_rate))
@@ -205,4 +267,6 @@ async def _relay(relay: Relay, host: str, port: int, control: tuple[str, int] | 
         asyncio.get_running_loop().add_signal_handler(name, stopped.set)
     await stopped.wait()
     server.close()
-    sys.stdout.write(json.dumps({"uplink_bytes": relay.up.bytes, "downlink_bytes": relay.down.bytes}) + "\n")
+    sys.stdout.write(
+        json.dumps({"uplink_bytes": relay.up.bytes, "downlink_bytes": relay.down.bytes}) + "\n"
+    )

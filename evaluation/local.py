@@ -1,26 +1,31 @@
-"""The cloud's verifier in this process, behind the edge's own Link: the same code on both sides, without a network."""
+"""The cloud's verifier in this process, behind the edge's own Link: the same code on both sides,
+without a network.
+"""
 
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 
+from hedge.cloud_server.sessions.opening import server_info
+from hedge.cloud_server.sessions.session import VerifierSession
+from hedge.cloud_server.sessions.steps import alone
+from hedge.common.model import KVCache, LanguageModel
+from hedge.edge_client.config import SamplingParams
+from hedge.edge_client.engine.session import Session
+from hedge.edge_client.systems import SYSTEMS
 from hedge.v1 import hedge_pb2 as pb
-
-from cloud_server.opening import server_info
-from cloud_server.session import VerifierSession
-from cloud_server.steps import alone
-from common.model import KVCache, LanguageModel
-from edge_client.config import SamplingParams
-from edge_client.engine.session import Session
-from edge_client.systems import SYSTEMS
 
 
 class LocalStream:
-    """One session, answered on receive. A verdict arrives when it has been looked for `lag` times, or is waited for."""
+    """One session, answered on receive. A verdict arrives when it has been looked for `lag` times,
+    or is waited for.
+    """
 
     def __init__(self, session: VerifierSession, prefix: KVCache, lag: int = 0) -> None:
-        self.session, self._prefix = session, prefix
-        self._lag, self._looks = lag, 0
+        self.session = session
+        self._prefix = prefix
+        self._lag = lag
+        self._looks = 0
         self.opened = alone(session.prefill(), prefix)
         self._sent: deque[pb.Draft] = deque()
 
@@ -33,7 +38,9 @@ class LocalStream:
         if self.session.streams:
             return alone(self.session.next_token(), self._prefix)
         while self._sent:
-            if (verdict := alone(self.session.verify(self._sent.popleft()), self._prefix)) is not None:
+            if (
+                verdict := alone(self.session.verify(self._sent.popleft()), self._prefix)
+            ) is not None:
                 return verdict
         return None
 
@@ -45,19 +52,25 @@ class LocalStream:
         self._sent.clear()
 
 
-async def own_answer(slm: LanguageModel, llm: LanguageModel, prompt: Sequence[int], sampling: SamplingParams) -> list[int]:
+async def own_answer(
+    slm: LanguageModel, llm: LanguageModel, prompt: Sequence[int], sampling: SamplingParams
+) -> list[int]:
     """What the LLM streams."""
     session = Session(slm, prompt, replace(SYSTEMS["llm"], sampling=sampling), LocalLink(llm))
     return [emitted.token async for emitted in session.tokens()]
 
 
 class LocalLink:
-    """A server over `lm` that is never out of reach; `lag` as in its streams, `difference` as in its sessions."""
+    """A server over `lm` that is never out of reach; `lag` as in its streams, `difference` as in
+    its sessions.
+    """
 
     address = "this process"
 
     def __init__(self, lm: LanguageModel, lag: int = 0, difference: float = 0.0) -> None:
-        self._lm, self._lag, self._difference = lm, lag, difference
+        self._lm = lm
+        self._lag = lag
+        self._difference = difference
         self.connection = 1
         self.info = server_info(lm)
 

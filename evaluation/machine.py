@@ -27,5 +27,7 @@ def _read(path: str) -> str:
 
 def joules() -> float | None:
     """What the processor's packages have drawn so far (RAPL), where the machine tells."""
-    found = [_read(str(path / "energy_uj")) for path in Path("/sys/class/powercap").glob("intel-rapl:?")]
+    found = [
+        _read(str(path / "energy_uj")) for path in Path("/sys/class/powercap").glob("intel-rapl:?")
+    ]
     return sum(map(float, found)) / 1e6 if found and all(found) else None

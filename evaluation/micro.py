@@ -1,7 +1,8 @@
-"""python -m evaluation.micro: speed of the parts as ratios within one run, interleaved, on the bundled pair.
+"""python -m hedge.evaluation.micro: speed of the parts as ratios within one run, interleaved, on
+the bundled pair.
 
-Reports `hedge --system slm` against transformers' own generate, the cloud's time per asked token against the bare LLM
-forward, and the gate and codec against an SLM step.
+Reports `hedge --system slm` against transformers' own generate, the cloud's time per asked token
+against the bare LLM forward, and the gate and codec against an SLM step.
 """
 
 import asyncio
@@ -15,24 +16,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from hedge.v1 import hedge_pb2 as pb
 
-from cloud_server.session import VerifierSession
-from cloud_server.steps import alone as run_alone
-from common import codec
-from common.ids import FIXED, FixedIds
-from common.model import BUNDLED, bundled_folder
-from common.model_options import ModelOptions
-from common.noise import Noise, Purpose
-from common.rpc import PROTOCOL_VERSION
-from common.sampling import Warp
-from common.torch_model import TorchModel, load_folder
-from edge_client.calibrations import load_calibration
-from edge_client.config import SamplingParams
-from edge_client.engine.gates.measures import DRAWS, MEASURES
-from edge_client.engine.session import Session
-from edge_client.engine.verification.truncation import truncate
-from edge_client.systems import SYSTEMS
+from hedge.cloud_server.sessions.session import VerifierSession
+from hedge.cloud_server.sessions.steps import alone as run_alone
+from hedge.common import codec
+from hedge.common.ids import FIXED, FixedIds
+from hedge.common.model import BUNDLED, bundled_folder
+from hedge.common.model_options import ModelOptions
+from hedge.common.noise import Noise, Purpose
+from hedge.common.rpc import PROTOCOL_VERSION
+from hedge.common.sampling import Warp
+from hedge.common.torch_model import TorchModel, load_folder
+from hedge.edge_client.calibrations import load_calibration
+from hedge.edge_client.config import SamplingParams
+from hedge.edge_client.engine.gates.measures import DRAWS, MEASURES
+from hedge.edge_client.engine.session import Session
+from hedge.edge_client.engine.verification.truncation import truncate
+from hedge.edge_client.systems import SYSTEMS
+from hedge.v1 import hedge_pb2 as pb
 
 ROUNDS = 15
 TOKENS = 96
@@ -54,7 +55,9 @@ def paired(*calls: Callable[[], object], rounds: int = ROUNDS) -> list[float]:
 
 
 def alone(slm: TorchModel, ids: list[int]) -> float:
-    """Tokens/s of --system slm over tokens/s of transformers' generate, both sampling TOKENS tokens at temperature 1."""
+    """Tokens/s of --system slm over tokens/s of transformers' generate, both sampling TOKENS tokens
+    at temperature 1.
+    """
     config = replace(SYSTEMS["slm"], sampling=SamplingParams(max_new_tokens=TOKENS, seed=1))
     endless = TorchModel(replace(slm.identity, end_ids=()), slm.model, slm.tokenizer)
     model: Any = slm.model
@@ -71,7 +74,12 @@ def alone(slm: TorchModel, ids: list[int]) -> float:
 
     def theirs() -> None:
         out = model.generate(
-            fed, attention_mask=torch.ones_like(fed), do_sample=True, top_k=0, max_new_tokens=TOKENS, min_new_tokens=TOKENS
+            fed,
+            attention_mask=torch.ones_like(fed),
+            do_sample=True,
+            top_k=0,
+            max_new_tokens=TOKENS,
+            min_new_tokens=TOKENS,
         )
         assert out.shape[1] == len(ids) + TOKENS
 
@@ -80,7 +88,9 @@ def alone(slm: TorchModel, ids: list[int]) -> float:
 
 
 def cloud(llm: TorchModel, ids: list[int]) -> float:
-    """Seconds of verifying one asked token over those of the bare forward of the model, the same positions fed."""
+    """Seconds of verifying one asked token over those of the bare forward of the model, the same
+    positions fed.
+    """
     request = pb.Open(
         protocol_version=PROTOCOL_VERSION,
         prompt_ids=ids,
@@ -99,12 +109,15 @@ def cloud(llm: TorchModel, ids: list[int]) -> float:
     bare.forward(ids[:-1], 0)
     probs = Warp()(llm.kv_cache().forward(ids, 1)[0])
     sent = truncate(probs, 30, 12)
-    coded, payload = FixedIds(llm.vocab_size).encode([], [int(sent.ids[0])]), codec.encode(sent)
+    coded = FixedIds(llm.vocab_size).encode([], [int(sent.ids[0])])
+    payload = codec.encode(sent)
     step = 0
 
     def verify() -> None:
         nonlocal step
-        draft = pb.Draft(step_id=step, verdicts_seen=step, position=0, ids=coded, proposals=[payload])
+        draft = pb.Draft(
+            step_id=step, verdicts_seen=step, position=0, ids=coded, proposals=[payload]
+        )
         run_alone(session.verify(draft), prefix)
         step += 1
 
@@ -119,7 +132,9 @@ def cloud(llm: TorchModel, ids: list[int]) -> float:
 
 
 def overhead(slm: TorchModel, ids: list[int]) -> dict[str, float]:
-    """Gate every step + codec at the share of positions that cu-hlm asks (risk-averse threshold), over an SLM step."""
+    """Gate every step + codec at the share of positions that cu-hlm asks (risk-averse threshold),
+    over an SLM step.
+    """
     calibration = load_calibration(bundled_folder() / "calibration.json")
     prefix = slm.kv_cache()
     logits = prefix.forward(ids, 1)[0]
@@ -133,7 +148,11 @@ def overhead(slm: TorchModel, ids: list[int]) -> dict[str, float]:
             prefix.rollback(len(ids))
 
         def gate(measure: Any = measure) -> None:
-            coins = np.empty(0) if measure.draft_independent else noise.uniforms(Purpose.GATE, 3, count=2 * DRAWS)
+            coins = (
+                np.empty(0)
+                if measure.draft_independent
+                else noise.uniforms(Purpose.GATE, 3, count=2 * DRAWS)
+            )
             measure.of(logits, probs, 5, coins)
 
         def code() -> None:
@@ -153,9 +172,14 @@ def main() -> None:
     figures = {
         "slm alone, tokens/s over transformers generate (bar: at least 1)": alone(slm, ids),
         "cloud time per asked token over bare forward (bar: at most 1.25)": cloud(llm, ids),
-        **{f"{name} over slm step (bar: at most 0.25)": value for name, value in overhead(slm, ids).items()},
+        **{
+            f"{name} over slm step (bar: at most 0.25)": value
+            for name, value in overhead(slm, ids).items()
+        },
     }
-    sys.stdout.write(json.dumps({name: round(value, 4) for name, value in figures.items()}, indent=1) + "\n")
+    sys.stdout.write(
+        json.dumps({name: round(value, 4) for name, value in figures.items()}, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""The device's model at the speed of a profile, and what an answer did when: the timeline of `hedge plot bench`."""
+"""The device's model at the speed of a profile, and what an answer did when: the timeline of `hedge
+plot bench`.
+"""
 
 import time
 from collections.abc import Sequence
@@ -6,15 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from hedge.v1 import hedge_pb2 as pb
 
-from common.model import LanguageModel, WrappedModel
-from edge_client.transport.link import Link, Stream
+from hedge.common.model import LanguageModel, WrappedModel
+from hedge.edge_client.transport.link import Link, Stream
+from hedge.v1 import hedge_pb2 as pb
 
 
 @dataclass(slots=True)
 class Timeline:
-    """(what, from, to) in seconds of one clock: `step`, `message` (from: it left, to: its verdict came), `pass`."""
+    """(what, from, to) in seconds of one clock: `step`, `message` (from: it left, to: its verdict
+    came), `pass`.
+    """
 
     events: list[tuple[str, float, float]] = field(default_factory=list)
 
@@ -23,13 +27,21 @@ class Timeline:
 
 
 class PacedLM(WrappedModel):
-    """A real model whose forward pass takes `step_s` + `position_s` x (positions - 1) seconds, or as long as it does."""
+    """A real model whose forward pass takes `step_s` + `position_s` x (positions - 1) seconds, or
+    as long as it does.
+    """
 
     def __init__(
-        self, lm: LanguageModel, step_s: float = 0.0, position_s: float = 0.0, timeline: Timeline | None = None
+        self,
+        lm: LanguageModel,
+        step_s: float = 0.0,
+        position_s: float = 0.0,
+        timeline: Timeline | None = None,
     ) -> None:
         super().__init__(lm)
-        self.step_s, self.position_s, self.timeline = step_s, position_s, timeline or Timeline()
+        self.step_s = step_s
+        self.position_s = position_s
+        self.timeline = timeline or Timeline()
 
     def kv_cache(self) -> "PacedCache":
         return PacedCache(self)
@@ -37,7 +49,8 @@ class PacedLM(WrappedModel):
 
 class PacedCache:
     def __init__(self, paced: PacedLM) -> None:
-        self._paced, self._cache = paced, paced.lm.kv_cache()
+        self._paced = paced
+        self._cache = paced.lm.kv_cache()
 
     @property
     def length(self) -> int:
@@ -102,7 +115,8 @@ class TracedStream:
         verdict = await self.stream.receive()
         now = time.perf_counter()
         if verdict is not None and self.sent:
-            # Void messages have no verdict: of those that left before this one came, this one's is not known.
+            # Void messages have no verdict: of those that left before this one came, this one's is
+            # not known.
             left = self.sent.pop(0)
             busy = verdict.timings.forward_us / 1e6
             middle = (left + now - busy) / 2

@@ -13,9 +13,15 @@ R = TypeVar("R")
 
 
 def shared(
-    processes: int, start: Callable[..., None], made_of: tuple[Any, ...], work: Callable[[T], R], items: Sequence[T]
+    processes: int,
+    start: Callable[..., None],
+    made_of: tuple[Any, ...],
+    work: Callable[[T], R],
+    items: Sequence[T],
 ) -> Iterator[R]:
-    """`work(item)` of every item, in the order they are done; each process calls `start(*made_of)` first."""
+    """`work(item)` of every item, in the order they are done; each process calls `start(*made_of)`
+    first.
+    """
     if not items:
         return
     with (
@@ -44,7 +50,9 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def _remembering_ctrl_c() -> Iterator[list[int]]:
-    """A KeyboardInterrupt that is raised inside a finaliser is only printed: the list is not empty once there was one."""
+    """A KeyboardInterrupt that is raised inside a finaliser is only printed: the list is not empty
+    once there was one.
+    """
     pressed: list[int] = []
 
     def note(number: int, _: object) -> None:

@@ -34,7 +34,9 @@ def local_cloud(*options: str) -> AbstractContextManager[str]:
 
 @contextmanager
 def listening(program: str, *arguments: str) -> Iterator[str]:
-    """Yields HOST:PORT. The program is stopped however the block ends, and on Linux even if this process is killed."""
+    """Yields HOST:PORT. The program is stopped however the block ends, and on Linux even if this
+    process is killed.
+    """
     command = [str(BIN / program), *arguments]
     # A session of its own: Ctrl-C is for the chat, not for the server.
     running = subprocess.Popen(  # noqa: S603

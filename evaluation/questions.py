@@ -1,7 +1,8 @@
 """Questions with one right answer, each answered by a worked solution.
 
-Training and evaluation draw from the same families; `is_held_out` splits them by a hash of what makes two questions the
-same (the operands, the word list), so that no held-out question can occur in training whatever the seed.
+Training and evaluation draw from the same families; `is_held_out` splits them by a hash of what
+makes two questions the same (the operands, the word list), so that no held-out question can occur
+in training whatever the seed.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.errors import BadInput
+from hedge.common.errors import BadInput
 
 HELD_OUT_ONE_IN = 8
 ANSWER_MARK = "Answer:"
@@ -28,12 +29,25 @@ WORDS = tuple(
     village voice wall watch water wheel wind window wing winter witch wolf wood wool year""".split()
 )
 NAMES = ("Anna", "Tom", "Mary", "John", "Rose", "Peter", "Jane", "Jack", "Lily", "Hans")
-THINGS = ("apples", "nuts", "eggs", "stones", "coins", "books", "flowers", "candles", "pearls", "fish")
+THINGS = (
+    "apples",
+    "nuts",
+    "eggs",
+    "stones",
+    "coins",
+    "books",
+    "flowers",
+    "candles",
+    "pearls",
+    "fish",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question; `key` identifies it up to wording, `worked` ends with the line that holds `answer`."""
+    """One question; `key` identifies it up to wording, `worked` ends with the line that holds
+    `answer`.
+    """
 
     family: str
     key: str
@@ -79,7 +93,8 @@ def _columns(number: int, width: int) -> list[int]:
 def _add_columns(a: int, b: int) -> str:
     """Column addition from the right, a carry written as a third summand."""
     width = max(len(str(a)), len(str(b)))
-    steps, carry = [], 0
+    steps = []
+    carry = 0
     for top, bottom in zip(_columns(a, width), _columns(b, width), strict=True):
         total = top + bottom + carry
         steps.append(f"{top}+{bottom}{'+1' if carry else ''}={total}")
@@ -89,10 +104,13 @@ def _add_columns(a: int, b: int) -> str:
 
 def _subtract_columns(a: int, b: int) -> str:
     """Column subtraction from the right; a borrow shows as ten more here and -1 in the next column."""
-    steps, borrow = [], 0
+    steps = []
+    borrow = 0
     for top, bottom in zip(_columns(a, len(str(a))), _columns(b, len(str(a))), strict=True):
         lent = 10 if top - borrow < bottom else 0
-        steps.append(f"{top + lent}{'-1' if borrow else ''}-{bottom}={top + lent - borrow - bottom}")
+        steps.append(
+            f"{top + lent}{'-1' if borrow else ''}-{bottom}={top + lent - borrow - bottom}"
+        )
         borrow = lent // 10
     return ", ".join(steps) + "."
 
@@ -102,7 +120,13 @@ def _sum(rng: np.random.Generator) -> Question:
     b = _upto(rng, 999 - a)
     if rng.integers(2):
         a, b = b, a
-    text = _pick(rng, f"What is {a} + {b}?", f"What is {a} + {b}?", f"Add {a} and {b}.", f"How much is {a} plus {b}?")
+    text = _pick(
+        rng,
+        f"What is {a} + {b}?",
+        f"What is {a} + {b}?",
+        f"Add {a} and {b}.",
+        f"How much is {a} plus {b}?",
+    )
     return _question("sum", (a, b), text, _add_columns(a, b), a + b)
 
 
@@ -113,8 +137,10 @@ def _difference(rng: np.random.Generator) -> Question:
 
 
 def _product(rng: np.random.Generator) -> Question:
-    a, b = int(rng.integers(2, 20)), int(rng.integers(2, 13))
-    tens, ones = 10 * (a // 10) * b, (a % 10) * b
+    a = int(rng.integers(2, 20))
+    b = int(rng.integers(2, 13))
+    tens = 10 * (a // 10) * b
+    ones = (a % 10) * b
     if not ones or not tens:
         steps = f"{a}x{b}={a * b}."
     else:
@@ -128,27 +154,36 @@ def _story(rng: np.random.Generator) -> Question:
     name, other = (str(n) for n in rng.choice(NAMES, 2, replace=False))
     thing = _pick(rng, *THINGS)
     kind = int(rng.integers(5))
-    a, b, c = int(rng.integers(3, 31)), int(rng.integers(2, 13)), int(rng.integers(2, 13))
+    a = int(rng.integers(3, 31))
+    b = int(rng.integers(2, 13))
+    c = int(rng.integers(2, 13))
     if kind == 0:
         a = max(a, c + 1)
         text = f"{name} has {a} {thing}. {name} finds {b} more and gives {c} to {other}. How many {thing} does {name} have?"
-        steps, result = f"{a}+{b}={a + b}, {a + b}-{c}={a + b - c}.", a + b - c
+        steps = f"{a}+{b}={a + b}, {a + b}-{c}={a + b - c}."
+        result = a + b - c
     elif kind == 1:
         a = max(a, b + c)
         text = f"{name} has {a} {thing}. {name} loses {b} and gives {c} to {other}. How many {thing} are left?"
-        steps, result = f"{a}-{b}={a - b}, {a - b}-{c}={a - b - c}.", a - b - c
+        steps = f"{a}-{b}={a - b}, {a - b}-{c}={a - b - c}."
+        result = a - b - c
     elif kind == 2:
         text = f"{name} has {a} {thing} and {other} has {b} more than {name}. How many {thing} do they have together?"
-        steps, result = f"{a}+{b}={a + b}, {a + b}+{a}={2 * a + b}.", 2 * a + b
+        steps = f"{a}+{b}={a + b}, {a + b}+{a}={2 * a + b}."
+        result = 2 * a + b
     elif kind == 3:
-        a, b = 2 + a % 8, 2 + b % 8
+        a = 2 + a % 8
+        b = 2 + b % 8
         c = min(c, a * b)
         text = f"There are {a} boxes with {b} {thing} in each. {name} takes {c} {thing}. How many {thing} are left?"
-        steps, result = f"{a}x{b}={a * b}, {a * b}-{c}={a * b - c}.", a * b - c
+        steps = f"{a}x{b}={a * b}, {a * b}-{c}={a * b - c}."
+        result = a * b - c
     else:
-        a, b = 2 + a % 8, 2 + b % 8
+        a = 2 + a % 8
+        b = 2 + b % 8
         text = f"{name} buys {a} bags with {b} {thing} in each and finds {c} more. How many {thing} does {name} have?"
-        steps, result = f"{a}x{b}={a * b}, {a * b}+{c}={a * b + c}.", a * b + c
+        steps = f"{a}x{b}={a * b}, {a * b}+{c}={a * b + c}."
+        result = a * b + c
     return _question("story", (kind, a, b, c), text, steps, result)
 
 
@@ -162,25 +197,38 @@ def _listed(items: list[int]) -> str:
 
 def _sort(rng: np.random.Generator) -> Question:
     numbers = _numbers(rng)
-    left, steps = list(numbers), []
+    left = list(numbers)
+    steps = []
     while len(left) > 1:
         left.remove(least := min(left))
         steps.append(f"{least} leaves {_listed(left)}.")
-    text = _pick(rng, f"Sort these numbers: {_listed(numbers)}.", f"Sort {_listed(numbers)} from small to large.")
+    text = _pick(
+        rng,
+        f"Sort these numbers: {_listed(numbers)}.",
+        f"Sort {_listed(numbers)} from small to large.",
+    )
     return _question("sort", numbers, text, " ".join(steps), _listed(sorted(numbers)))
 
 
 def _largest(rng: np.random.Generator) -> Question:
     numbers = _numbers(rng)
     so_far = [max(numbers[: i + 1]) for i in range(len(numbers))]
-    text = _pick(rng, f"Which is the largest: {_listed(numbers)}?", f"What is the largest of {_listed(numbers)}?")
+    text = _pick(
+        rng,
+        f"Which is the largest: {_listed(numbers)}?",
+        f"What is the largest of {_listed(numbers)}?",
+    )
     return _question("largest", numbers, text, f"Largest so far: {_listed(so_far)}.", max(numbers))
 
 
 def _reverse(rng: np.random.Generator) -> Question:
     words = [str(w) for w in rng.choice(WORDS, int(rng.integers(2, 6)), replace=False)]
     indexed = [f"{i} {word}" for i, word in enumerate(words, 1)]
-    text = _pick(rng, f"Say these words backwards: {' '.join(words)}.", f"Reverse the order of the words: {' '.join(words)}.")
+    text = _pick(
+        rng,
+        f"Say these words backwards: {' '.join(words)}.",
+        f"Reverse the order of the words: {' '.join(words)}.",
+    )
     steps = f"{', '.join(indexed)}. {', '.join(reversed(indexed))}."
     return _question("reverse", words, text, steps, " ".join(reversed(words)))
 
@@ -190,10 +238,14 @@ def _letters(rng: np.random.Generator) -> Question:
     spelled = "-".join(word)
     if rng.integers(3) == 0:
         steps = "-".join(f"{letter}{i}" for i, letter in enumerate(word, 1))
-        return _question("letters", (word, "*"), f"How many letters are in {spelled}?", f"{steps}.", len(word))
+        return _question(
+            "letters", (word, "*"), f"How many letters are in {spelled}?", f"{steps}.", len(word)
+        )
     letter = str(rng.choice(list(word)))
     running = "-".join(f"{c}{word[: i + 1].count(letter)}" for i, c in enumerate(word))
-    text = _pick(rng, f"How many times is {letter} in {spelled}?", f"Count the letter {letter} in {spelled}.")
+    text = _pick(
+        rng, f"How many times is {letter} in {spelled}?", f"Count the letter {letter} in {spelled}."
+    )
     return _question("letters", (word, letter), text, f"{running}.", word.count(letter))
 
 
@@ -218,7 +270,9 @@ def draw(family: str, rng: np.random.Generator, *, held_out: bool) -> Question:
 
 
 def held_out_set(count: int, seed: int = 0) -> list[Question]:
-    """`count` different held-out questions, the families taken in turn; a family that has no more leaves its turn."""
+    """`count` different held-out questions, the families taken in turn; a family that has no more
+    leaves its turn.
+    """
     if seed < 0:
         raise BadInput(f"question-seed {seed} is not at least 0")
     rng = np.random.default_rng(seed)

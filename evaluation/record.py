@@ -1,4 +1,6 @@
-"""Answers on disk: one JSONL file per run, a header and then one line per answer, appended as they come."""
+"""Answers on disk: one JSONL file per run, a header and then one line per answer, appended as they
+come.
+"""
 
 import fcntl
 import json
@@ -9,17 +11,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from common.errors import BadInput, HedgeError
-from edge_client.engine.session import Session
-from edge_client.engine.statistics import Round
-from evaluation.tasks import Task
+from hedge.common.errors import BadInput, HedgeError
+from hedge.edge_client.engine.session import Session
+from hedge.edge_client.engine.statistics import Round
+from hedge.evaluation.tasks import Task
 
 VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerRecord:
-    """What one task came to. `correct` is None without a reference; `risk` sums beta over `audited` tokens' skipped ones."""
+    """What one task came to. `correct` is None without a reference; `risk` sums beta over `audited`
+    tokens' skipped ones.
+    """
 
     task: int
     family: str
@@ -79,16 +83,22 @@ def from_session(index: int, task: Task, prompt_ids: list[int], session: Session
 
 
 def parse_answer(data: dict[str, Any]) -> AnswerRecord:
-    pairs = {name: tuple(data[name]) if data[name] else None for name in ("payload_bytes", "socket_bytes")}
+    pairs = {
+        name: tuple(data[name]) if data[name] else None
+        for name in ("payload_bytes", "socket_bytes")
+    }
     return AnswerRecord(**data | pairs | {"log": [Round(*values) for values in data["log"]]})
 
 
 class Journal:
-    """An append-only JSONL file whose first line says what it is. A line cut short by a crash is dropped."""
+    """An append-only JSONL file whose first line says what it is. A line cut short by a crash is
+    dropped.
+    """
 
     def __init__(self, path: Path, header: dict[str, Any], *, resume: bool) -> None:
         """BadInput when the file exists without `resume`, or is of another run, version or kind."""
-        self.path, self.header = path, header
+        self.path = path
+        self.header = header
         self.entries: list[dict[str, Any]] = []
         known = {"version": VERSION, **json.loads(json.dumps(header))}
         if path.exists() and path.stat().st_size:
@@ -96,8 +106,12 @@ class Journal:
                 raise BadInput(f"{path} exists: --resume goes on with it, or remove it")
             found, self.entries, whole = _read(path)
             if found is not None and found != known:
-                wrong = sorted(key for key in found.keys() | known.keys() if found.get(key) != known.get(key))
-                raise BadInput(f"{path} is of another run: {', '.join(f'{k} {found.get(k)!r}' for k in wrong)}")
+                wrong = sorted(
+                    key for key in found.keys() | known.keys() if found.get(key) != known.get(key)
+                )
+                raise BadInput(
+                    f"{path} is of another run: {', '.join(f'{k} {found.get(k)!r}' for k in wrong)}"
+                )
             try:
                 os.truncate(path, whole if found is not None else 0)
             except OSError as error:
@@ -140,13 +154,17 @@ def only_writer(folder: Path) -> Iterator[None]:
 
 
 def _read(path: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]], int]:
-    """The header (None when not even that is whole), the entries, and the bytes that whole lines take."""
+    """The header (None when not even that is whole), the entries, and the bytes that whole lines
+    take.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from None
     whole = data.rfind(b"\n") + 1
-    lines = [_parse(line, f"{path}:{number}") for number, line in enumerate(data[:whole].splitlines(), 1)]
+    lines = [
+        _parse(line, f"{path}:{number}") for number, line in enumerate(data[:whole].splitlines(), 1)
+    ]
     if not lines:
         return None, [], 0
     if lines[0].get("version") != VERSION:
@@ -168,7 +186,9 @@ def read_journal(path: Path, kind: str) -> tuple[dict[str, Any], list[dict[str, 
     """Header and entries of a finished or unfinished file. BadInput when it is not of `kind`."""
     header, entries, _ = _read(path)
     if header is None or header.get("kind") != kind:
-        raise BadInput(f"{path} is {'empty' if header is None else repr(header.get('kind'))}, not a file of {kind}")
+        raise BadInput(
+            f"{path} is {'empty' if header is None else repr(header.get('kind'))}, not a file of {kind}"
+        )
     return header, entries
 
 

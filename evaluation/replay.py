@@ -1,9 +1,12 @@
-"""Recorded answers replayed over links, on virtual time: the device's own loop and the cloud's own verifier, no model.
+"""Recorded answers replayed over links, on virtual time: the device's own loop and the cloud's own
+verifier, no model.
 
-A trace is the LLM's own answer as the SLM sees it: for every position whether the draft that the SLM makes behind the LLM's
-tokens is the LLM's token, and the noised log margin of that draft. In coupled mode that is all that an exact answer depends on.
-Two models of four ids say it again: at temperature 0 a row whose two best are the margin apart. Behind a rejected draft, where
-the SLM would go another way, the trace's own positions stand for it. Any number of devices may share one LLM.
+A trace is the LLM's own answer as the SLM sees it: for every position whether the draft that the
+SLM makes behind the LLM's tokens is the LLM's token, and the noised log margin of that draft. In
+coupled mode that is all that an exact answer depends on. Two models of four ids say it again: at
+temperature 0 a row whose two best are the margin apart. Behind a rejected draft, where the SLM
+would go another way, the trace's own positions stand for it. Any number of devices may share one
+LLM.
 """
 
 import asyncio
@@ -14,18 +17,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
+
+from hedge.common.model import Identity, LanguageModel
+from hedge.edge_client.config import SamplingParams
+from hedge.edge_client.engine.gates.survival import Survival
+from hedge.edge_client.engine.session import Session
+from hedge.edge_client.systems import GenerationConfig
+from hedge.evaluation.local import LocalLink, LocalStream
+from hedge.evaluation.profile import Profile
 from hedge.v1 import hedge_pb2 as pb
 
-from common.model import Identity, LanguageModel
-from edge_client.config import SamplingParams
-from edge_client.engine.gates.survival import Survival
-from edge_client.engine.session import Session
-from edge_client.systems import GenerationConfig
-from evaluation.local import LocalLink, LocalStream
-from evaluation.profile import Profile
-
 Result = TypeVar("Result")
-# The ids of a replay: what ends answers and never comes, the LLM's token, another one, and the prompt.
+# The ids of a replay: what ends answers and never comes, the LLM's token, another one, and the
+# prompt.
 _END, RIGHT, WRONG, _PROMPT = range(4)
 _NEVER = -100.0
 # Positions in a pass, as in the cloud.
@@ -79,7 +83,7 @@ class VirtualMachine:
     def now(self) -> float:
         return asyncio.get_running_loop().time()
 
-    async def run(self, step: Callable[[], Result], slm: LanguageModel, ids: int) -> Result:  # noqa: ARG002
+    async def run(self, step: Callable[[], Result], slm: LanguageModel, ids: int) -> Result:
         result = step()
         await asyncio.sleep(self.step_s + self.position_s * (ids - 1))
         return result
@@ -89,19 +93,23 @@ class TraceModel(LanguageModel):
     """Says at every position of an answer what `rows` say."""
 
     def __init__(self, rows: np.ndarray) -> None:
-        super().__init__(Identity("trace", "trace", "trace", 4, len(rows) + 1, len(rows) + 1, (_END,)))
+        super().__init__(
+            Identity("trace", "trace", "trace", 4, len(rows) + 1, len(rows) + 1, (_END,))
+        )
         self.rows = rows
 
     def kv_cache(self) -> "TraceCache":
         return TraceCache(self)
 
-    def encode_chat(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> list[int]:  # noqa: ARG002
+    def encode_chat(
+        self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()
+    ) -> list[int]:
         return [_PROMPT]
 
-    def encode_text(self, text: str) -> list[int]:  # noqa: ARG002
+    def encode_text(self, text: str) -> list[int]:
         return [_PROMPT]
 
-    def decode(self, ids: Sequence[int]) -> str:  # noqa: ARG002
+    def decode(self, ids: Sequence[int]) -> str:
         return ""
 
     def describe(self) -> str:
@@ -110,7 +118,8 @@ class TraceModel(LanguageModel):
 
 class TraceCache:
     def __init__(self, lm: TraceModel) -> None:
-        self._lm, self.length = lm, 0
+        self._lm = lm
+        self.length = 0
 
     def forward(self, ids: Sequence[int], rows: int | None = None) -> np.ndarray:
         self.length += len(ids)
@@ -121,7 +130,9 @@ class TraceCache:
 
 
 def drafting(trace: Trace) -> np.ndarray:
-    """float32 [tokens + 1, 4]: the SLM's logits after the prompt and after each of the answer's tokens."""
+    """float32 [tokens + 1, 4]: the SLM's logits after the prompt and after each of the answer's
+    tokens.
+    """
     rows = np.full((len(trace.accepted) + 1, 4), _NEVER, np.float32)
     rows[:, [RIGHT, WRONG]] = 0.0
     best = np.where([*trace.accepted, True], RIGHT, WRONG)
@@ -131,11 +142,15 @@ def drafting(trace: Trace) -> np.ndarray:
 
 @dataclass(slots=True)
 class Cloud:
-    """One LLM whose pass takes llm_s + llm_position_s x positions: all that has come when it begins, in order of arrival."""
+    """One LLM whose pass takes llm_s + llm_position_s x positions: all that has come when it
+    begins, in order of arrival.
+    """
 
     profile: Profile
     positions: int = 0
-    waiting: deque[tuple[float, int, "asyncio.Future[tuple[float, float]]"]] = field(default_factory=deque)
+    waiting: deque[tuple[float, int, "asyncio.Future[tuple[float, float]]"]] = field(
+        default_factory=deque
+    )
     busy: bool = False
 
     async def compute(self, positions: int) -> tuple[float, float]:
@@ -150,7 +165,8 @@ class Cloud:
         return await done
 
     def _begin(self) -> None:
-        loop, total = asyncio.get_running_loop(), 0
+        loop = asyncio.get_running_loop()
+        total = 0
         chosen: list[tuple[float, asyncio.Future[tuple[float, float]]]] = []
         while self.waiting and (not chosen or total + self.waiting[0][1] <= MOST_POSITIONS):
             came, positions, done = self.waiting.popleft()
@@ -160,7 +176,9 @@ class Cloud:
         self.positions += total
         loop.call_later(seconds, self._end, chosen, seconds)
 
-    def _end(self, chosen: list[tuple[float, "asyncio.Future[tuple[float, float]]"]], seconds: float) -> None:
+    def _end(
+        self, chosen: list[tuple[float, "asyncio.Future[tuple[float, float]]"]], seconds: float
+    ) -> None:
         for waited, done in chosen:
             if not done.done():
                 done.set_result((waited, seconds))
@@ -170,11 +188,15 @@ class Cloud:
 
 
 class VirtualLink(LocalLink):
-    """The verifier of this process, half a round trip away each way. A prompt is `prompt` positions."""
+    """The verifier of this process, half a round trip away each way. A prompt is `prompt`
+    positions.
+    """
 
     def __init__(self, lm: LanguageModel, cloud: Cloud, round_trip: float, prompt: int = 0) -> None:
         super().__init__(lm)
-        self.cloud, self.way, self.prompt = cloud, round_trip / 2, prompt
+        self.cloud = cloud
+        self.way = round_trip / 2
+        self.prompt = prompt
         self.messages = self.positions = 0
 
     async def open(self, request: pb.Open) -> LocalStream:
@@ -182,10 +204,13 @@ class VirtualLink(LocalLink):
 
 
 class VirtualStream(LocalStream):
-    """One session of a cloud: its messages are judged one after the other, those that are void in no time."""
+    """One session of a cloud: its messages are judged one after the other, those that are void in
+    no time.
+    """
 
     def __init__(self, stream: LocalStream, link: VirtualLink) -> None:
-        self._stream, self._link = stream, link
+        self._stream = stream
+        self._link = link
         self.opened = stream.opened
         self._drafts: asyncio.Queue[pb.Draft] = asyncio.Queue()
         self._verdicts: asyncio.Queue[pb.Verdict] = asyncio.Queue()
@@ -195,7 +220,8 @@ class VirtualStream(LocalStream):
         asyncio.get_running_loop().call_later(self._link.way, self._drafts.put_nowait, draft)
 
     async def _judge(self) -> None:
-        link, loop = self._link, asyncio.get_running_loop()
+        link = self._link
+        loop = asyncio.get_running_loop()
         await asyncio.sleep(link.way)
         if link.prompt:
             await link.cloud.compute(link.prompt)
@@ -203,8 +229,10 @@ class VirtualStream(LocalStream):
             await self._stream.send(await self._drafts.get())
             if (verdict := await self._stream.receive()) is not None:
                 waited, seconds = await link.cloud.compute(verdict.timings.positions)
-                link.messages, link.positions = link.messages + 1, link.positions + verdict.timings.positions
-                verdict.timings.queue_us, verdict.timings.forward_us = round(1e6 * waited), round(1e6 * seconds)
+                link.messages = link.messages + 1
+                link.positions = link.positions + verdict.timings.positions
+                verdict.timings.queue_us = round(1e6 * waited)
+                verdict.timings.forward_us = round(1e6 * seconds)
                 loop.call_later(link.way, self._verdicts.put_nowait, verdict)
 
     async def receive(self) -> pb.Verdict | None:
@@ -224,7 +252,8 @@ class VirtualStream(LocalStream):
 
 @dataclass(slots=True)
 class Counts:
-    """What answers came to: tokens, the LLM's passes and the positions they judged, SLM steps, and seconds.
+    """What answers came to: tokens, the LLM's passes and the positions they judged, SLM steps, and
+    seconds.
 
     `streamed_s`: of the same tokens when the LLM streams them.
     """
@@ -247,10 +276,16 @@ class Counts:
 
 
 def replayed(
-    traces: Iterable[Trace], config: GenerationConfig, profile: Profile, round_trip: float, *, carried: bool = True
+    traces: Iterable[Trace],
+    config: GenerationConfig,
+    profile: Profile,
+    round_trip: float,
+    *,
+    carried: bool = True,
 ) -> Counts:
     """Answers in their order over one link, what verdicts have taught carried on or not."""
-    counts, survival = Counts(), Survival()
+    counts = Counts()
+    survival = Survival()
     for trace in traces:
         survival = survival if carried else Survival()
         on_virtual_time(answered(trace, config, Cloud(profile), round_trip, survival, counts))
@@ -268,10 +303,14 @@ async def answered(
     watch: Callable[[], None] = lambda: None,
 ) -> None:
     """One answer, added to `counts`; `watch` is called at every token."""
-    tokens, profile, loop = len(trace.accepted), cloud.profile, asyncio.get_running_loop()
-    slm, llm = TraceModel(drafting(trace)), TraceModel(drafting(Trace((True,) * tokens, (1.0,) * tokens)))
+    tokens = len(trace.accepted)
+    profile = cloud.profile
+    loop = asyncio.get_running_loop()
+    slm = TraceModel(drafting(trace))
+    llm = TraceModel(drafting(Trace((True,) * tokens, (1.0,) * tokens)))
     config = replace(config, sampling=SamplingParams(temperature=0.0, max_new_tokens=tokens))
-    link, began = VirtualLink(llm, cloud, round_trip, prompt), loop.time()
+    link = VirtualLink(llm, cloud, round_trip, prompt)
+    began = loop.time()
     machine = VirtualMachine(profile.slm_s, profile.slm_position_s)
     session = Session(slm, [_PROMPT], config, link, survival=survival, machine=machine)
     async for _ in session.tokens():
@@ -288,5 +327,7 @@ async def answered(
 def foresight(traces: Iterable[Trace]) -> float:
     """Passes a token of who knows which drafts will stay."""
     traces = list(traces)
-    passes = sum(1 for trace in traces for stays in trace.accepted if not stays) + sum(trace.accepted[-1] for trace in traces)
+    passes = sum(1 for trace in traces for stays in trace.accepted if not stays) + sum(
+        trace.accepted[-1] for trace in traces
+    )
     return passes / sum(len(trace.accepted) for trace in traces)

@@ -1,4 +1,5 @@
-"""Runs a program that a model has written: in a process with little time, memory and disk, and where it can be had no network.
+"""Runs a program that a model has written: in a process with little time, memory and disk, and
+where it can be had no network.
 
 It bounds accidents, and is no prison: what is run comes from models that one has chosen.
 """
@@ -18,11 +19,14 @@ _FILE = 1 << 20
 # A status that nobody has by chance.
 _ENDED = 97
 _AT_THE_END = f"__import__('os')._exit({_ENDED})\n"
-_NEW_USER, _NEW_NET = 0x10000000, 0x40000000
+_NEW_USER = 0x10000000
+_NEW_NET = 0x40000000
 
 
 def runs(program: str, seconds: float = SECONDS) -> bool:
-    """Whether a Python program comes to its end within so many seconds: without an exception, and without leaving early."""
+    """Whether a Python program comes to its end within so many seconds: without an exception, and
+    without leaving early.
+    """
     with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(
             [sys.executable, "-I", "-"],
@@ -35,7 +39,9 @@ def runs(program: str, seconds: float = SECONDS) -> bool:
             preexec_fn=_bounded,
         )
         try:
-            process.communicate(f"{program}\n{_AT_THE_END}".encode(errors="replace"), timeout=seconds)
+            process.communicate(
+                f"{program}\n{_AT_THE_END}".encode(errors="replace"), timeout=seconds
+            )
         except subprocess.TimeoutExpired:
             return False
         finally:

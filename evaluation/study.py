@@ -1,7 +1,8 @@
-"""What the two models think of the same tokens: every measure of uncertainty, rejection, and what truncation would do.
+"""What the two models think of the same tokens: every measure of uncertainty, rejection, and what
+truncation would do.
 
-The tokens are answers of the LLM, so the statistics are those of the LLM's own prefixes, every token asked; one forward of
-each model an answer. Drafts and coins are keyed like a session's.
+The tokens are answers of the LLM, so the statistics are those of the LLM's own prefixes, every
+token asked; one forward of each model an answer. Drafts and coins are keyed like a session's.
 """
 
 import time
@@ -11,14 +12,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from common.model import LanguageModel
-from common.noise import Noise, Purpose
-from common.sampling import Warp, draw, residual
-from edge_client.config import ETA
-from edge_client.engine.gates.calibration import Fit
-from edge_client.engine.gates.measures import DRAWS, MEASURES
-from edge_client.engine.statistics import rejection
-from edge_client.engine.verification.bound import flattening, strictness
+from hedge.common.model import LanguageModel
+from hedge.common.noise import Noise, Purpose
+from hedge.common.sampling import Warp, draw, residual
+from hedge.edge_client.config import ETA
+from hedge.edge_client.engine.gates.calibration import Fit
+from hedge.edge_client.engine.gates.measures import DRAWS, MEASURES
+from hedge.edge_client.engine.statistics import rejection
+from hedge.edge_client.engine.verification.bound import flattening, strictness
 
 KS = (1, 2, 4, 8, 16, 30, 64, 128, 256, 512, 1024)
 NO_COINS = np.empty(0)
@@ -50,8 +51,12 @@ class Answered(Protocol):
     def token_ids(self) -> list[int]: ...
 
 
-def study(context: Context, answers: Sequence[Answered], truncated: int) -> Iterator[dict[str, Any]]:
-    """One entry an answer; the first `truncated` also say what each k of KS does, averaged over their tokens."""
+def study(
+    context: Context, answers: Sequence[Answered], truncated: int
+) -> Iterator[dict[str, Any]]:
+    """One entry an answer; the first `truncated` also say what each k of KS does, averaged over
+    their tokens.
+    """
     for number, answer in enumerate(answers):
         history = answer.prompt_ids + answer.token_ids
         rows = len(answer.token_ids)
@@ -68,11 +73,16 @@ def study(context: Context, answers: Sequence[Answered], truncated: int) -> Iter
         seconds: dict[str, list[float]] = {name: [] for name in MEASURES}
         effects = []
         for t, (z, z_llm) in enumerate(zip(mine, theirs, strict=True)):
-            x, y = context.warp(z), context.warp(z_llm)
+            x = context.warp(z)
+            y = context.warp(z_llm)
             d = draw(x, noise.uniform(Purpose.DRAFT, t))
             for name, measure in MEASURES.items():
                 started = time.perf_counter()
-                coins = NO_COINS if measure.draft_independent else noise.uniforms(Purpose.GATE, t, count=2 * DRAWS)
+                coins = (
+                    NO_COINS
+                    if measure.draft_independent
+                    else noise.uniforms(Purpose.GATE, t, count=2 * DRAWS)
+                )
                 u = measure.of(z, x, d, coins)
                 seconds[name].append(time.perf_counter() - started)
                 entry["u"][name].append(round(u, 6))
@@ -81,7 +91,9 @@ def study(context: Context, answers: Sequence[Answered], truncated: int) -> Iter
             entry["rejected"].append(int(noise.uniform(Purpose.ACCEPT, t) < beta))
             entry["tv"].append(round(0.5 * float(np.abs(x - y).sum()), 6))
             if number < truncated:
-                expected = float(np.clip(context.fit.a * entry["u"][context.measure][-1] + context.fit.b, 0, 1))
+                expected = float(
+                    np.clip(context.fit.a * entry["u"][context.measure][-1] + context.fit.b, 0, 1)
+                )
                 effects.append(effect(x, y, float(x[d]), expected))
         entry["seconds"] = {name: float(np.median(found)) for name, found in seconds.items()}
         if effects:
@@ -89,11 +101,15 @@ def study(context: Context, answers: Sequence[Answered], truncated: int) -> Iter
         yield entry
 
 
-def effect(x: np.ndarray, y: np.ndarray, drafted: float, beta: float, ks: Sequence[int] = KS) -> np.ndarray:
-    """[k, KEPT] of the paper's truncation: U_TV, half the flattening, and the true distances and acceptance.
+def effect(
+    x: np.ndarray, y: np.ndarray, drafted: float, beta: float, ks: Sequence[int] = KS
+) -> np.ndarray:
+    """[k, KEPT] of the paper's truncation: U_TV, half the flattening, and the true distances and
+    acceptance.
 
-    `residuals` is the distance between the distributions a rejected token is redrawn from, with x and with x_hat; `tested` the
-    distance of a tested token's distribution from y when the draft comes from x.
+    `residuals` is the distance between the distributions a rejected token is redrawn from, with x
+    and with x_hat; `tested` the distance of a tested token's distribution from y when the draft
+    comes from x.
     """
     inside = np.array([k for k in ks if k <= len(x)])
     away = flattening(x, inside)
@@ -121,9 +137,14 @@ def _normalised(weights: np.ndarray) -> np.ndarray:
     return np.asarray(weights / weights.sum())
 
 
-def column(entries: Sequence[dict[str, Any]], name: str, measure: str | None = None) -> list[np.ndarray]:
+def column(
+    entries: Sequence[dict[str, Any]], name: str, measure: str | None = None
+) -> list[np.ndarray]:
     """One array an answer."""
-    return [np.asarray(entry[name] if measure is None else entry[name][measure], dtype=float) for entry in entries]
+    return [
+        np.asarray(entry[name] if measure is None else entry[name][measure], dtype=float)
+        for entry in entries
+    ]
 
 
 def pearson(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> float:
@@ -134,5 +155,6 @@ def auc(u: np.ndarray, rejected: np.ndarray) -> float:
     """Pr(u of a rejected token > u of an accepted one), ties half."""
     from scipy.stats import rankdata
 
-    ranks, ones = rankdata(u), rejected.sum()
+    ranks = rankdata(u)
+    ones = rejected.sum()
     return float((ranks[rejected > 0].sum() - ones * (ones + 1) / 2) / (ones * (len(u) - ones)))

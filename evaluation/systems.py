@@ -3,10 +3,10 @@
 import argparse
 import copy
 
-from common.command import command_parser
-from common.errors import BadInput
-from edge_client.cli.options import add_system
-from edge_client.systems import SYSTEMS
+from hedge.common.command import command_parser
+from hedge.common.errors import BadInput
+from hedge.edge_client.cli.options import add_system
+from hedge.edge_client.systems import SYSTEMS
 
 
 def options_of(spec: str, args: argparse.Namespace) -> argparse.Namespace:

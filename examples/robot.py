@@ -1,13 +1,14 @@
-"""python examples/robot.py: a loop that may not stop. Decisions at a bounded risk, the device alone while the link is away.
+"""python examples/robot.py: a loop that may not stop. Decisions at a bounded risk, the device alone
+while the link is away.
 
-Needs `hedge-cloud serve --insecure`; stop and start it while this runs. The risk that was taken is known where the
-cloud was asked.
+Needs `hedge-cloud serve --insecure`; stop and start it while this runs. The risk that was taken is
+known where the cloud was asked.
 """
 
 import asyncio
 from collections.abc import Iterator
 
-from edge_client import (
+from hedge import (
     AsyncHedge,
     CloudConfig,
     GateConfig,
@@ -31,7 +32,9 @@ def observations() -> Iterator[str]:
 
 SYSTEM = GenerationConfig(
     "robot",
-    gate=GateConfig("threshold", "expected_perturbation", ThresholdRule("max-risk", max_risk=MAX_RISK)),
+    gate=GateConfig(
+        "threshold", "expected_perturbation", ThresholdRule("max-risk", max_risk=MAX_RISK)
+    ),
     verification=VerificationConfig(draft_from="sent"),
     link=LinkConfig(on_disconnect="continue", patience=1.0),
 )
@@ -40,11 +43,15 @@ SYSTEM = GenerationConfig(
 async def main() -> None:
     async with AsyncHedge(CLOUD, system=SYSTEM) as hedge:
         for step, observation in enumerate(observations()):
-            answer = await hedge.generate(observation, SamplingParams(temperature=0, seed=step, max_new_tokens=48))
+            answer = await hedge.generate(
+                observation, SamplingParams(temperature=0, seed=step, max_new_tokens=48)
+            )
             alone = answer.statistics.count(Provenance.OFFLINE)
             risk = answer.statistics.realised_risk
             taken = "not known" if risk is None else f"{risk:.3f}"
-            print(f"{observation:20} {answer.text.rpartition('Answer: ')[2]:8} risk taken {taken}{', alone' if alone else ''}")
+            print(
+                f"{observation:20} {answer.text.rpartition('Answer: ')[2]:8} risk taken {taken}{', alone' if alone else ''}"
+            )
 
 
 if __name__ == "__main__":

@@ -3,11 +3,16 @@
 from dataclasses import fields, replace
 from typing import Any
 
-from common.sampling import Warp
-from edge_client.config import GateConfig, LinkConfig, SamplingParams, VerificationConfig
-from edge_client.systems import GenerationConfig
+from hedge.common.sampling import Warp
+from hedge.edge_client.config import GateConfig, LinkConfig, SamplingParams, VerificationConfig
+from hedge.edge_client.systems import GenerationConfig
 
-_PARTS = {"sampling": SamplingParams, "gate": GateConfig, "verification": VerificationConfig, "link": LinkConfig}
+_PARTS = {
+    "sampling": SamplingParams,
+    "gate": GateConfig,
+    "verification": VerificationConfig,
+    "link": LinkConfig,
+}
 
 
 def config_of(system: str = "test", **options: Any) -> GenerationConfig:
@@ -20,13 +25,17 @@ def config_of(system: str = "test", **options: Any) -> GenerationConfig:
 
 def changed(config: GenerationConfig, **options: Any) -> GenerationConfig:
     """The same with other options."""
-    parts = {name: replace(getattr(config, name), **found) for name, found in _split(options).items()}
+    parts = {
+        name: replace(getattr(config, name), **found) for name, found in _split(options).items()
+    }
     return replace(config, **parts)
 
 
 def _split(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
     if isinstance(warp := options.pop("warp", None), Warp):
-        options |= {name: getattr(warp, name) for name in ("temperature", "top_k", "top_p", "min_p")}
+        options |= {
+            name: getattr(warp, name) for name in ("temperature", "top_k", "top_p", "min_p")
+        }
     if "verification" in options:
         options["kind"] = options.pop("verification")
     found: dict[str, dict[str, Any]] = {}

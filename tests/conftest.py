@@ -24,15 +24,16 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from common.model import LanguageModel, WrappedModel, load
-from common.model_options import ModelOptions
-from edge_client.engine.session import Session
-from edge_client.systems import GenerationConfig
-from edge_client.transport.link import Link
+from hedge.common.model import LanguageModel, WrappedModel, load
+from hedge.common.model_options import ModelOptions
+from hedge.edge_client.engine.session import Session
+from hedge.edge_client.systems import GenerationConfig
+from hedge.edge_client.transport.link import Link
 
 # What commands remember stays here, and starts from nothing.
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp()
-# A shell that starts the tests in the background has it ignored, and whatever they start would ignore it too.
+# A shell that starts the tests in the background has it ignored, and whatever they start would
+# ignore it too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 # How long an example takes says more of the machine than of the code.
@@ -55,7 +56,14 @@ def _build(kind: str, vocab: int, eos: int | None, width: int, context: int) -> 
     common = {"vocab_size": vocab, "eos_token_id": eos, "bos_token_id": None, "pad_token_id": None}
     if kind == "gpt2":
         return GPT2LMHeadModel(
-            GPT2Config(n_embd=width, n_layer=2, n_head=2, n_positions=context, initializer_range=0.6, **common)
+            GPT2Config(
+                n_embd=width,
+                n_layer=2,
+                n_head=2,
+                n_positions=context,
+                initializer_range=0.6,
+                **common,
+            )
         )
     shape = {
         "hidden_size": width,
@@ -77,7 +85,9 @@ MakeFolder = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def make_folder(tmp_path_factory: pytest.TempPathFactory) -> MakeFolder:
-    """make_folder(kind, seed, vocab, padding, eos, ...): a model folder; equal arguments give equal weights."""
+    """make_folder(kind, seed, vocab, padding, eos, ...): a model folder; equal arguments give equal
+    weights.
+    """
 
     def make(
         kind: str = "llama",
@@ -107,7 +117,9 @@ def make_lm(make_folder: MakeFolder) -> Callable[..., LanguageModel]:
 
 
 class RememberingLM(WrappedModel):
-    """A real model that computes the logits of each prefix once: thousands of sessions meet the same few prefixes."""
+    """A real model that computes the logits of each prefix once: thousands of sessions meet the
+    same few prefixes.
+    """
 
     def __init__(self, lm: LanguageModel) -> None:
         super().__init__(lm)
@@ -144,7 +156,11 @@ class RememberedCache:
 
 
 def run_session(
-    slm: LanguageModel, prompt: list[int], settings: GenerationConfig, link: Link | None = None, **more: object
+    slm: LanguageModel,
+    prompt: list[int],
+    settings: GenerationConfig,
+    link: Link | None = None,
+    **more: object,
 ) -> Session:
     """One answer, to its end."""
     session = Session(slm, prompt, settings, link, **more)  # type: ignore[arg-type]

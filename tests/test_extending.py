@@ -5,28 +5,28 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
-from hedge.v1 import hedge_pb2 as pb
 
-from cloud_server.batcher import Batcher
-from cloud_server.block_manager import BlockManager
-from cloud_server.engine import BLOCK_SIZE
-from cloud_server.scheduler import ScheduledChunk
-from cloud_server.session import VerifierSession
-from cloud_server.verification import RULES, Rule
-from cloud_server.verification.base import ClaimedDraft, Outcome
-from common.model import Identity, LanguageModel
-from common.noise import Noise
-from edge_client import config as parts
-from edge_client.config import GateConfig
-from edge_client.engine.gates.measures import MEASURES, Measure
-from edge_client.engine.gates.policy import POLICIES, Policy
-from edge_client.engine.sequence import Provenance
-from edge_client.engine.session import Session
-from edge_client.engine.verification import WAYS
-from edge_client.engine.verification.coupled import Coupled
-from edge_client.engine.verification.proposal import Proposal
-from edge_client.transport.link import Link
-from evaluation.local import LocalLink
+from hedge.cloud_server.engines.base import BLOCK_SIZE
+from hedge.cloud_server.engines.batcher import Batcher
+from hedge.cloud_server.engines.block_manager import BlockManager
+from hedge.cloud_server.engines.scheduler import ScheduledChunk
+from hedge.cloud_server.sessions.session import VerifierSession
+from hedge.cloud_server.verification import RULES, Rule
+from hedge.cloud_server.verification.base import ClaimedDraft, Outcome
+from hedge.common.model import Identity, LanguageModel
+from hedge.common.noise import Noise
+from hedge.edge_client import config as parts
+from hedge.edge_client.config import GateConfig
+from hedge.edge_client.engine.gates.measures import MEASURES, Measure
+from hedge.edge_client.engine.gates.policy import POLICIES, Policy
+from hedge.edge_client.engine.sequence import Provenance
+from hedge.edge_client.engine.session import Session
+from hedge.edge_client.engine.verification import WAYS
+from hedge.edge_client.engine.verification.coupled import Coupled
+from hedge.edge_client.engine.verification.proposal import Proposal
+from hedge.edge_client.transport.link import Link
+from hedge.evaluation.local import LocalLink
+from hedge.v1 import hedge_pb2 as pb
 from tests.cloud_server.test_session import PROMPT as OPENED
 from tests.cloud_server.test_session import opening
 from tests.configs import config_of
@@ -44,7 +44,9 @@ class Stubborn(Coupled):
     def sample(self, probs: np.ndarray, position: int, step: int) -> int:
         return int(probs.argmax())
 
-    def propose(self, probs: np.ndarray, position: int, step: int, drawn: int | None, uncertainty: float) -> Proposal:
+    def propose(
+        self, probs: np.ndarray, position: int, step: int, drawn: int | None, uncertainty: float
+    ) -> Proposal:
         return Proposal(self.sample(probs, position, step))
 
     def announce(self, request: pb.Open) -> None:
@@ -57,23 +59,35 @@ class Trusting(Rule):
     def claimed(self, token: int, payload: bytes, vocab_size: int) -> ClaimedDraft:
         return ClaimedDraft(token)
 
-    def read(self, tokens: Sequence[int], payloads: Sequence[bytes], vocab_size: int) -> list[ClaimedDraft]:
+    def read(
+        self, tokens: Sequence[int], payloads: Sequence[bytes], vocab_size: int
+    ) -> list[ClaimedDraft]:
         return [self.claimed(token, b"", vocab_size) for token in tokens]
 
-    def test(self, step: int, at: int, index: int, draft: ClaimedDraft, target: np.ndarray) -> Outcome | None:
-        return None if draft.token % 2 == 0 else Outcome(index, correction=self.bonus(step, at, target))
+    def test(
+        self, step: int, at: int, index: int, draft: ClaimedDraft, target: np.ndarray
+    ) -> Outcome | None:
+        return (
+            None
+            if draft.token % 2 == 0
+            else Outcome(index, correction=self.bonus(step, at, target))
+        )
 
     def bonus(self, step: int, at: int, target: np.ndarray) -> int:
         return int(target.argmax())
 
 
-def test_a_verification(monkeypatch: pytest.MonkeyPatch, make_lm: Callable[..., LanguageModel]) -> None:
+def test_a_verification(
+    monkeypatch: pytest.MonkeyPatch, make_lm: Callable[..., LanguageModel]
+) -> None:
     monkeypatch.setitem(WAYS, "stubborn", Stubborn)
     monkeypatch.setitem(RULES, NUMBER, lambda _, noise: Trusting(noise))
     monkeypatch.setattr(parts, "KINDS", (*parts.KINDS, "stubborn"))
-    slm, llm = make_lm(seed=1), make_lm(seed=2)
+    slm = make_lm(seed=1)
+    llm = make_lm(seed=2)
     options = config_of(policy="always", verification="stubborn", seed=3, max_new_tokens=20)
-    found, history = run_session(slm, PROMPT, options, LocalLink(llm)), list(PROMPT)
+    found = run_session(slm, PROMPT, options, LocalLink(llm))
+    history = list(PROMPT)
     for token, kind in zip(found.token_ids, found.provenance, strict=True):
         draft, own = (int(lm.kv_cache().forward(history, 1)[0].argmax()) for lm in (slm, llm))
         assert token == (draft if draft % 2 == 0 else own)
@@ -95,8 +109,14 @@ def test_a_gate(monkeypatch: pytest.MonkeyPatch, make_lm: Callable[..., Language
 
     monkeypatch.setitem(POLICIES, "third", made)
     monkeypatch.setattr(parts, "POLICIES", (*parts.POLICIES, "third"))
-    slm, llm = make_lm(seed=1), make_lm(seed=2)
-    found = run_session(slm, PROMPT, config_of(policy="third", verification="coupled", max_new_tokens=21), LocalLink(llm))
+    slm = make_lm(seed=1)
+    llm = make_lm(seed=2)
+    found = run_session(
+        slm,
+        PROMPT,
+        config_of(policy="third", verification="coupled", max_new_tokens=21),
+        LocalLink(llm),
+    )
     assert (found.statistics.asked, found.statistics.rounds) == (7, 7)
     assert [kind.value for kind in found.provenance[:2]] == ["local", "local"]
 
@@ -109,11 +129,21 @@ def test_a_measure(monkeypatch: pytest.MonkeyPatch, make_lm: Callable[..., Langu
 
     monkeypatch.setitem(MEASURES, "parity", Measure("parity", draft_independent=True, of=parity))
     monkeypatch.setattr(parts, "MEASURES", (*parts.MEASURES, "parity"))
-    slm, llm = make_lm(seed=1), make_lm(seed=2)
-    options = {"policy": "threshold", "measure": "parity", "threshold": 0.5, "verification": "coupled", "max_new_tokens": 30}
-    found, history = run_session(slm, PROMPT, config_of(**options), LocalLink(llm)), list(PROMPT)
+    slm = make_lm(seed=1)
+    llm = make_lm(seed=2)
+    options = {
+        "policy": "threshold",
+        "measure": "parity",
+        "threshold": 0.5,
+        "verification": "coupled",
+        "max_new_tokens": 30,
+    }
+    found = run_session(slm, PROMPT, config_of(**options), LocalLink(llm))
+    history = list(PROMPT)
     for token, kind in zip(found.token_ids, found.provenance, strict=True):
-        assert (kind is Provenance.LOCAL) == (slm.kv_cache().forward(history, 1)[0].argmax() % 2 == 0)
+        assert (kind is Provenance.LOCAL) == (
+            slm.kv_cache().forward(history, 1)[0].argmax() % 2 == 0
+        )
         history.append(token)
     assert len(set(found.provenance)) > 1
 
@@ -122,7 +152,9 @@ class Counting(LanguageModel):
     """A model runtime: the next number is likely."""
 
     def __init__(self, vocab_size: int) -> None:
-        super().__init__(Identity("counting", "counting", "numbers", vocab_size, 64, 64, end_ids=()))
+        super().__init__(
+            Identity("counting", "counting", "numbers", vocab_size, 64, 64, end_ids=())
+        )
 
     def describe(self) -> str:
         return "fingers"
@@ -153,7 +185,10 @@ class CountingCache:
         self._ids += ids
         wanted = len(ids) if rows is None else rows
         logits = np.zeros((wanted, self._vocab_size), np.float32)
-        logits[np.arange(wanted), [(i + 1) % self._vocab_size for i in self._ids[len(self._ids) - wanted :]]] = 5.0
+        logits[
+            np.arange(wanted),
+            [(i + 1) % self._vocab_size for i in self._ids[len(self._ids) - wanted :]],
+        ] = 5.0
         return logits
 
     def rollback(self, length: int) -> None:
@@ -169,13 +204,19 @@ def test_a_model_runtime() -> None:
 class Recounting:
     """An engine: no memory of its own, every chunk is fed from its beginning."""
 
-    most_sessions, token_bytes, prefix_sharing = None, 1, False
+    most_sessions = None
+    token_bytes = 1
+    prefix_sharing = False
 
     def __init__(self, lm: LanguageModel) -> None:
-        self._lm, self.block_manager = lm, BlockManager(20, BLOCK_SIZE)
+        self._lm = lm
+        self.block_manager = BlockManager(20, BLOCK_SIZE)
 
     def forward(self, batch: Sequence[ScheduledChunk]) -> list[np.ndarray]:
-        return [self._lm.kv_cache().forward(list(chunk.work.ids[: chunk.end]), chunk.rows) for chunk in batch]
+        return [
+            self._lm.kv_cache().forward(list(chunk.work.ids[: chunk.end]), chunk.rows)
+            for chunk in batch
+        ]
 
 
 def test_an_engine() -> None:
@@ -186,7 +227,11 @@ def test_an_engine() -> None:
         try:
             prefix = batcher.prefix()
             session = VerifierSession(
-                lm, opening(lm, verification=pb.VERIFICATION_STREAM, warp=pb.Warp(top_p=1), max_new_tokens=5), prefix
+                lm,
+                opening(
+                    lm, verification=pb.VERIFICATION_STREAM, warp=pb.Warp(top_p=1), max_new_tokens=5
+                ),
+                prefix,
             )
             await batcher.run(prefix, session.prefill())
             return (await batcher.run(prefix, session.next_token()))[0]
@@ -200,7 +245,12 @@ def test_an_engine() -> None:
 
 async def shouted(slm: LanguageModel, link: Link, text: str) -> str:
     """A face: reads words, gives capitals."""
-    session = Session(slm, slm.encode_text(text), config_of(policy="always", verification="coupled", max_new_tokens=4), link)
+    session = Session(
+        slm,
+        slm.encode_text(text),
+        config_of(policy="always", verification="coupled", max_new_tokens=4),
+        link,
+    )
     return "".join([emitted.text async for emitted in session.tokens()]).upper()
 
 

@@ -1,25 +1,27 @@
-"""Runtimes stay behind their seams, and the mathematics runs without grpc, torch or transformers. `make lint` checks layers."""
+"""Runtimes stay behind their seams, and the mathematics runs without grpc, torch or transformers.
+`make lint` checks layers.
+"""
 
 import ast
 import subprocess
 import sys
 from pathlib import Path
 
-from edge_client.cli.commands import commands
+from hedge.edge_client.cli.commands import commands
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("common", "edge_client", "cloud_server", "evaluation", "studies")
+PACKAGES = ("common", "edge_client", "cloud_server", "evaluation", "research")
 PURE = (
-    "common.codec",
-    "common.distribution",
-    "common.noise",
-    "common.sampling",
-    "cloud_server.verification.base",
-    "edge_client.engine.gates.calibration",
-    "edge_client.engine.gates.measures",
-    "edge_client.engine.gates.policy",
-    "edge_client.config",
-    "edge_client.engine.verification.truncation",
+    "hedge.common.codec",
+    "hedge.common.distribution",
+    "hedge.common.noise",
+    "hedge.common.sampling",
+    "hedge.cloud_server.verification.base",
+    "hedge.edge_client.engine.gates.calibration",
+    "hedge.edge_client.engine.gates.measures",
+    "hedge.edge_client.engine.gates.policy",
+    "hedge.edge_client.config",
+    "hedge.edge_client.engine.verification.truncation",
 )
 
 
@@ -38,16 +40,16 @@ WITH_RUNTIME = {
     "common/torch_model.py",
     "common/llama_decoder.py",
     "common/llama_model.py",
-    "cloud_server/torch_engine.py",
-    "cloud_server/llama_engine.py",
-    "cloud_server/vllm_draw.py",
-    "cloud_server/vllm_engine.py",
-    "cloud_server/row_sizes.py",
+    "cloud_server/engines/torch_engine.py",
+    "cloud_server/engines/llama_engine.py",
+    "cloud_server/engines/vllm_draw.py",
+    "cloud_server/engines/vllm_engine.py",
+    "cloud_server/engines/row_sizes.py",
     "evaluation/assisted.py",
     "evaluation/bare.py",
     "evaluation/micro.py",
-    "studies/wireless/masked.py",
-    "studies/wireless/similarity.py",
+    "research/wireless/masked.py",
+    "research/wireless/similarity.py",
 }
 
 
@@ -59,13 +61,15 @@ def test_only_the_files_behind_the_seams_import_a_runtime() -> None:
 
 
 def test_no_command_loads_a_runtime_before_its_model() -> None:
-    modules = {where.partition(":")[0] for where in commands().values()} | {"cloud_server.serving"}
+    modules = {where.partition(":")[0] for where in commands().values()} | {
+        "hedge.cloud_server.serving.server"
+    }
     check = f"import sys, {', '.join(modules)}; assert not {RUNTIMES!r} & set(sys.modules), set(sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True, cwd=ROOT)
 
 
 def test_help_loads_no_numbers() -> None:
-    check = "import sys, edge_client.cli.main; assert not {'numpy', 'grpc', 'rich'} & set(sys.modules)"
+    check = "import sys, hedge.edge_client.cli.main; assert not {'numpy', 'grpc', 'rich'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True, cwd=ROOT)
 
 

@@ -1,4 +1,6 @@
-"""Penalties, bias, min-p and grammars through whole sessions: the output is still the LLM's, processed as it would be alone."""
+"""Penalties, bias, min-p and grammars through whole sessions: the output is still the LLM's,
+processed as it would be alone.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,16 +10,16 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from common.grammar import of_regex, of_schema
-from common.logits import LogitsOptions, LogitsProcessor
-from common.model import BUNDLED, LanguageModel, load
-from common.sampling import Warp
-from edge_client.config import GateConfig, SamplingParams, VerificationConfig
-from edge_client.engine.gates.survival_pace import SurvivalPace
-from edge_client.engine.sequence import Provenance
-from edge_client.engine.session import Session
-from edge_client.systems import SYSTEMS, GenerationConfig
-from evaluation.local import LocalLink
+from hedge.common.grammar import of_regex, of_schema
+from hedge.common.logits import LogitsOptions, LogitsProcessor
+from hedge.common.model import BUNDLED, LanguageModel, load
+from hedge.common.sampling import Warp
+from hedge.edge_client.config import GateConfig, SamplingParams, VerificationConfig
+from hedge.edge_client.engine.gates.survival_pace import SurvivalPace
+from hedge.edge_client.engine.sequence import Provenance
+from hedge.edge_client.engine.session import Session
+from hedge.edge_client.systems import SYSTEMS, GenerationConfig
+from hedge.evaluation.local import LocalLink
 from tests.configs import changed, config_of
 from tests.conftest import run_session
 from tests.test_exactness import ERROR_RATE, PROMPT, RUNS, VOCAB, WAYS, pair  # noqa: F401
@@ -42,7 +44,11 @@ ALL = (MIXED, Warp(0.9, 4, 0.95, 0.1))
 
 @pytest.mark.parametrize(
     ("way", "options", "warp"),
-    [*((way, *ALL) for way in WAYS), ("coupled", PENALTIES, Warp()), ("sparse", LogitsOptions(), Warp(1.2, min_p=0.2))],
+    [
+        *((way, *ALL) for way in WAYS),
+        ("coupled", PENALTIES, Warp()),
+        ("sparse", LogitsOptions(), Warp(1.2, min_p=0.2)),
+    ],
     ids=[*WAYS, "penalties", "min-p"],
 )
 def test_the_output_follows_the_processed_llm(
@@ -53,7 +59,8 @@ def test_the_output_follows_the_processed_llm(
 ) -> None:
     slm, llm = pair
     settings = changed(WAYS[way], warp=warp, logits=options, threshold=0.5, max_in_flight=2)
-    link, counts = LocalLink(llm, 1), np.zeros([VOCAB] * 3)
+    link = LocalLink(llm, 1)
+    counts = np.zeros([VOCAB] * 3)
     for seed in range(RUNS):
         counts[tuple(run_session(slm, PROMPT, changed(settings, seed=seed), link).token_ids)] += 1
     expected = RUNS * joint_probs(llm, options, warp, 3)
@@ -66,7 +73,11 @@ def test_the_output_follows_the_processed_llm(
 
 PERSON = {
     "type": "object",
-    "properties": {"name": {"type": "string", "maxLength": 20}, "age": {"type": "integer"}, "ok": {"type": "boolean"}},
+    "properties": {
+        "name": {"type": "string", "maxLength": 20},
+        "age": {"type": "integer"},
+        "ok": {"type": "boolean"},
+    },
     "required": ["name", "age", "ok"],
     "additionalProperties": False,
 }
@@ -75,10 +86,16 @@ ASKED = {
     "bias": SamplingParams(0.7, logits=LogitsOptions(logit_bias=((95, 3.0), (6, -2.0)))),
     "schema": SamplingParams(1.0, logits=LogitsOptions(grammar=of_schema(PERSON))),
     "schema at 0": SamplingParams(0.0, logits=LogitsOptions(grammar=of_schema(PERSON))),
-    "expression with penalties": SamplingParams(1.3, 0, 0.9, logits=LogitsOptions(1.2, 1.0, grammar=of_regex("[a-f ]{3,30}!"))),
+    "expression with penalties": SamplingParams(
+        1.3, 0, 0.9, logits=LogitsOptions(1.2, 1.0, grammar=of_regex("[a-f ]{3,30}!"))
+    ),
     "min-p": SamplingParams(1.3, min_p=0.1),
     "all": SamplingParams(
-        1.1, 50, 0.95, min_p=0.01, logits=replace(PENALTIES, grammar=of_schema(PERSON), logit_bias=((9, 2.0),))
+        1.1,
+        50,
+        0.95,
+        min_p=0.01,
+        logits=replace(PENALTIES, grammar=of_schema(PERSON), logit_bias=((9, 2.0),)),
     ),
 }
 
@@ -92,7 +109,9 @@ def answer(system: str, sampling: SamplingParams, seed: int, lag: int = 0) -> Se
     slm = bundled("slm")
     config = replace(SYSTEMS[system], sampling=replace(sampling, seed=seed, max_new_tokens=40))
     prompt = slm.encode_chat([{"role": "user", "content": f"Tell me tale number {seed}."}])
-    return run_session(slm, prompt, config, LocalLink(bundled("llm"), lag) if config.needs_cloud else None)
+    return run_session(
+        slm, prompt, config, LocalLink(bundled("llm"), lag) if config.needs_cloud else None
+    )
 
 
 @pytest.mark.parametrize("asked", ASKED)
@@ -105,7 +124,10 @@ def test_every_exact_system_is_the_llm_alone(asked: str) -> None:
 
 @pytest.mark.parametrize("system", ["slm", "cu-hlm", "hlm"])
 def test_a_grammar_holds_in_every_system(system: str) -> None:
-    config = replace(SYSTEMS[system], sampling=SamplingParams(1.0, logits=LogitsOptions(grammar=of_regex("[a-e]{4,9}"))))
+    config = replace(
+        SYSTEMS[system],
+        sampling=SamplingParams(1.0, logits=LogitsOptions(grammar=of_regex("[a-e]{4,9}"))),
+    )
     if system == "cu-hlm":
         config = config.with_threshold(0.3)
     slm = bundled("slm")
@@ -116,17 +138,29 @@ def test_a_grammar_holds_in_every_system(system: str) -> None:
     assert session.finish_reason == "stop"
 
 
-def test_forced_tokens_cost_no_slm_step_no_bytes_and_no_llm_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One answer that is forced whole, and one that is forced but for a letter. Their time is that of no step."""
+def test_forced_tokens_cost_no_slm_step_no_bytes_and_no_llm_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One answer that is forced whole, and one that is forced but for a letter. Their time is that
+    of no step.
+    """
     timed: list[float] = []
     monkeypatch.setattr(SurvivalPace, "drafted", lambda _, seconds: timed.append(seconds))
-    forced = SamplingParams(1.0, logits=LogitsOptions(grammar=of_regex("It was a dark and stormy night; the rain fell")))
+    forced = SamplingParams(
+        1.0, logits=LogitsOptions(grammar=of_regex("It was a dark and stormy night; the rain fell"))
+    )
     whole = answer("hedge", forced, 1)
     assert whole.text == "It was a dark and stormy night; the rain fell"
     assert whole.statistics.steps == 0
     assert whole.statistics.uplink_codec_bytes == 0
     assert {Provenance.ACCEPTED, Provenance.BONUS} >= set(whole.provenance)
-    once = answer("hedge", replace(forced, logits=LogitsOptions(grammar=of_regex("It was a [dp]ark and stormy night"))), 1)
+    once = answer(
+        "hedge",
+        replace(
+            forced, logits=LogitsOptions(grammar=of_regex("It was a [dp]ark and stormy night"))
+        ),
+        1,
+    )
     # The id codec needs a byte or two for the one choice there is.
     assert once.statistics.uplink_codec_bytes <= 3 * once.statistics.steps
     assert len(timed) == once.statistics.steps <= 3
@@ -134,7 +168,12 @@ def test_forced_tokens_cost_no_slm_step_no_bytes_and_no_llm_pass(monkeypatch: py
 
 
 def test_a_policy_that_always_asks_is_exact_under_a_grammar_too() -> None:
-    asked = SamplingParams(1.0, seed=1, max_new_tokens=40, logits=LogitsOptions(grammar=of_regex("It was a [dp]ark night")))
+    asked = SamplingParams(
+        1.0,
+        seed=1,
+        max_new_tokens=40,
+        logits=LogitsOptions(grammar=of_regex("It was a [dp]ark night")),
+    )
     config = GenerationConfig("always", asked, GateConfig("always"), VerificationConfig("coupled"))
     assert config.guarantee == "exact"
     prompt = bundled("slm").encode_chat([{"role": "user", "content": "Tell me tale number 1."}])
@@ -143,8 +182,11 @@ def test_a_policy_that_always_asks_is_exact_under_a_grammar_too() -> None:
 
 
 def test_logprobs_are_those_of_whoever_vouches(make_lm: Callable[..., LanguageModel]) -> None:
-    """One a token, of the LLM's own softmax, whatever blocks and rollbacks there were; and the SLM's where it is alone."""
-    slm, llm = make_lm(seed=1, vocab=VOCAB), make_lm(seed=2, vocab=VOCAB)
+    """One a token, of the LLM's own softmax, whatever blocks and rollbacks there were; and the
+    SLM's where it is alone.
+    """
+    slm = make_lm(seed=1, vocab=VOCAB)
+    llm = make_lm(seed=2, vocab=VOCAB)
     for way, owner in (
         (WAYS["survival"], llm),
         (WAYS["sparse"], llm),
@@ -152,7 +194,9 @@ def test_logprobs_are_those_of_whoever_vouches(make_lm: Callable[..., LanguageMo
         (config_of(policy="never"), slm),
     ):
         for seed in range(20):
-            settings = changed(way, seed=seed, max_new_tokens=12, max_in_flight=3, logprobs=2, logits=PENALTIES)
+            settings = changed(
+                way, seed=seed, max_new_tokens=12, max_in_flight=3, logprobs=2, logits=PENALTIES
+            )
             link = LocalLink(llm, 1) if settings.needs_cloud else None
             found = emitted(slm, settings, link)
             ids = list(PROMPT)
@@ -165,7 +209,9 @@ def test_logprobs_are_those_of_whoever_vouches(make_lm: Callable[..., LanguageMo
                 ids.append(token)
 
 
-def emitted(slm: LanguageModel, settings: GenerationConfig, link: LocalLink | None) -> list[tuple[int, object]]:
+def emitted(
+    slm: LanguageModel, settings: GenerationConfig, link: LocalLink | None
+) -> list[tuple[int, object]]:
     import asyncio
 
     async def run() -> list[tuple[int, object]]:

@@ -1,4 +1,6 @@
-"""python -m tools.bench: the rows, tables and plots of docs/benchmarks.md; a second run goes on where the first ended."""
+"""python -m tools.bench: the rows, tables and plots of docs/benchmarks.md; a second run goes on
+where the first ended.
+"""
 
 import argparse
 import json
@@ -9,23 +11,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.model import BUNDLED, load
-from common.sampling import Warp
-from evaluation.bench_rows import rows_of
-from evaluation.processes import BIN
-from evaluation.quality import judge
-from evaluation.record import AnswerRecord, read_journal
+from hedge.common.model import BUNDLED, load
+from hedge.common.sampling import Warp
+from hedge.evaluation.bench_rows import rows_of
+from hedge.evaluation.processes import BIN
+from hedge.evaluation.quality import judge
+from hedge.evaluation.record import AnswerRecord, read_journal
 from tools import bench_tables
 from tools.bench_tables import STREAMED
 from tools.results_tables import write
 
 ROOT = Path(__file__).parent.parent
-RUNS, RESULTS = ROOT / "runs", ROOT / "docs" / "results"
+RUNS = ROOT / "runs"
+RESULTS = ROOT / "docs" / "results"
 COMMON = ("--seed", "1", "--resume")
-# The grid of one profile over all systems, and the map of three devices over the round trip at two acceptance rates.
+# The grid of one profile over all systems, and the map of three devices over the round trip at two
+# acceptance rates.
 RUN = {
-    "bench": (*"--temperature 0 --profiles phone --questions 12 --rates 1e5 2e6 2e7 --round-trips 0.005 0.05 0.3".split(),),
-    "bench-outage": (*"--temperature 0 --profiles phone --questions 12 --rates 2e6 --round-trips 0.05 --outages 6:2".split(),),
+    "bench": (
+        *"--temperature 0 --profiles phone --questions 12 --rates 1e5 2e6 2e7 --round-trips 0.005 0.05 0.3".split(),
+    ),
+    "bench-outage": (
+        *"--temperature 0 --profiles phone --questions 12 --rates 2e6 --round-trips 0.05 --outages 6:2".split(),
+    ),
     **{
         f"bench-map-{temperature}": (
             *f"--temperature {temperature} --profiles laptop phone tablet --questions 12 --rates 2e6".split(),
@@ -66,7 +74,8 @@ def rows_named(name: str) -> list[dict[str, Any]]:
     """The rows of a bench; with fidelity where every system is in it."""
     if name.startswith("bench-map"):
         return rows_of(entries_of(name))
-    slm, llm = load(BUNDLED, "slm"), load(BUNDLED, "llm")
+    slm = load(BUNDLED, "slm")
+    llm = load(BUNDLED, "llm")
 
     def fidelity(answers: list[AnswerRecord]) -> float:
         return judge(slm, llm, answers, Warp(0.0))[0]
@@ -76,7 +85,10 @@ def rows_named(name: str) -> list[dict[str, Any]]:
 
 def plots() -> None:
     files = [str(RUNS / name / "bench.jsonl") for name in ("bench", "bench-outage")]
-    subprocess.run([str(BIN / "hedge"), "plot", "bench", *files, "--out", str(ROOT / "docs" / "plots")], check=True)
+    subprocess.run(
+        [str(BIN / "hedge"), "plot", "bench", *files, "--out", str(ROOT / "docs" / "plots")],
+        check=True,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

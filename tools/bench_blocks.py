@@ -1,34 +1,41 @@
-"""python -m tools.bench_blocks [PAIR TASKS]: how long blocks are, and what they bring, replayed over the real pair's answers.
+"""python -m tools.bench_blocks [PAIR TASKS]: how long blocks are, and what they bring, replayed
+over the real pair's answers.
 
-With PAIR and TASKS the traces are made: the LLM's answers are those of docs/results/exact.jsonl (bfloat16), and q05.gguf reads
-them, one thread, minutes. They are kept in docs/results/traces.jsonl. Without, the tables alone are made anew from there.
+With PAIR and TASKS the traces are made: the LLM's answers are those of docs/results/exact.jsonl
+(bfloat16), and q05.gguf reads them, one thread, minutes. They are kept in
+docs/results/traces.jsonl. Without, the tables alone are made anew from there.
 """
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from common.model import load
-from common.model_options import ModelOptions
-from common.sampling import Warp
-from edge_client.config import PREFERENCES
-from evaluation.break_even import traced
-from evaluation.profile import Profile, read_profile
-from evaluation.record import Journal, read_journal
-from evaluation.replay import Trace, foresight, replayed
-from studies.links import preferring, traces_of
+from hedge.common.model import load
+from hedge.common.model_options import ModelOptions
+from hedge.common.sampling import Warp
+from hedge.edge_client.config import PREFERENCES
+from hedge.evaluation.break_even import traced
+from hedge.evaluation.profile import Profile, read_profile
+from hedge.evaluation.record import Journal, read_journal
+from hedge.evaluation.replay import Trace, foresight, replayed
+from research.links import preferring, traces_of
 from tools.bench_exact import OUT as ANSWERS
 from tools.bench_real import SEED, TEMPERATURES, questions
 
 OUT = ANSWERS.parent / "traces.jsonl"
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6)
-PROFILES, ROUND_TRIPS = ("phone", "laptop"), (0.005, 0.05, 0.1)
+PROFILES = ("phone", "laptop")
+ROUND_TRIPS = (0.005, 0.05, 0.1)
 
 
 def record(pair: Path, tasks: Path) -> None:
     slm = load(str(pair / "q05.gguf"), "slm", ModelOptions(threads=1))
     asked = questions(tasks)
-    journal = Journal(OUT, {"kind": "traces", "slm": slm.fingerprint, "llm": "q15 bfloat16", "seed": SEED}, resume=OUT.exists())
+    journal = Journal(
+        OUT,
+        {"kind": "traces", "slm": slm.fingerprint, "llm": "q15 bfloat16", "seed": SEED},
+        resume=OUT.exists(),
+    )
     done = {(entry["temperature"], entry["question"]) for entry in journal.entries}
     for entry in read_journal(ANSWERS, "exact")[1]:
         key = (entry["temperature"], entry["question"])
@@ -43,7 +50,9 @@ def table(*columns: str) -> None:
 
 
 def line(*cells: Any) -> None:
-    print(f"| {' | '.join(f'{cell:.3f}' if isinstance(cell, float) else str(cell) for cell in cells)} |")
+    print(
+        f"| {' | '.join(f'{cell:.3f}' if isinstance(cell, float) else str(cell) for cell in cells)} |"
+    )
 
 
 def waiting(traces: list[Trace], temperature: float) -> None:
@@ -52,7 +61,12 @@ def waiting(traces: list[Trace], temperature: float) -> None:
     for threshold in THRESHOLDS:
         config = preferring("balanced", threshold, max_in_flight=1)
         counts = replayed(traces, config, here, 0.0).per_token()
-        line(f"{temperature:g}", f"{threshold:g}", *counts, replayed(traces, config, here, 0.0, carried=False).per_token()[0])
+        line(
+            f"{temperature:g}",
+            f"{threshold:g}",
+            *counts,
+            replayed(traces, config, here, 0.0, carried=False).per_token()[0],
+        )
     line(f"{temperature:g}", "perfect foresight", foresight(traces), "", "", "")
 
 
@@ -61,7 +75,14 @@ def over_links(traces: list[Trace], temperature: float) -> None:
         for round_trip in ROUND_TRIPS:
             for prefer in PREFERENCES:
                 counts = replayed(traces, preferring(prefer), profile, round_trip)
-                line(f"{temperature:g}", profile.name, f"{1e3 * round_trip:g} ms", prefer, counts.speed, *counts.per_token())
+                line(
+                    f"{temperature:g}",
+                    profile.name,
+                    f"{1e3 * round_trip:g} ms",
+                    prefer,
+                    counts.speed,
+                    *counts.per_token(),
+                )
 
 
 def report() -> None:
@@ -78,7 +99,9 @@ def report() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("pair", type=Path, nargs="?")
     parser.add_argument("tasks", type=Path, nargs="?")
     args = parser.parse_args()

@@ -1,6 +1,8 @@
-"""python -m tools.bench_cloud [--soak SECONDS]: many devices on one cloud, as ratios within one run.
+"""python -m tools.bench_cloud [--soak SECONDS]: many devices on one cloud, as ratios within one
+run.
 
-The server has one torch thread, the devices are one other process, and the bare forward runs in this one while both are idle.
+The server has one torch thread, the devices are one other process, and the bare forward runs in
+this one while both are idle.
 """
 
 import argparse
@@ -13,28 +15,46 @@ from typing import Any
 
 import numpy as np
 
-from common.model import BUNDLED
-from common.model_options import ModelOptions
-from common.torch_model import TorchModel, load_folder
-from evaluation.bare import bare
-from evaluation.loadtest import batches
-from evaluation.processes import BIN, free_port, local_cloud
+from hedge.common.model import BUNDLED
+from hedge.common.model_options import ModelOptions
+from hedge.common.torch_model import TorchModel, load_folder
+from hedge.evaluation.bare import bare
+from hedge.evaluation.loadtest import batches
+from hedge.evaluation.processes import BIN, free_port, local_cloud
 
-SECONDS, MANY, HELD = 20.0, 32, 200
+SECONDS = 20.0
+MANY = 32
+HELD = 200
 PREFIX = 50
 
 
-def played(cloud: str, http: str, devices: int, seconds: float, think: float = 0.0) -> dict[str, Any]:
-    command = [str(BIN / "hedge-cloud"), "loadtest", "--cloud", cloud, "--http", http, "--devices", str(devices)]
+def played(
+    cloud: str, http: str, devices: int, seconds: float, think: float = 0.0
+) -> dict[str, Any]:
+    command = [
+        str(BIN / "hedge-cloud"),
+        "loadtest",
+        "--cloud",
+        cloud,
+        "--http",
+        http,
+        "--devices",
+        str(devices),
+    ]
     done = subprocess.run(
-        [*command, "--seconds", str(seconds), "--think", str(think)], stdout=subprocess.PIPE, text=True, check=True
+        [*command, "--seconds", str(seconds), "--think", str(think)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
     )
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 
 
 def compared(name: str, found: dict[str, Any], lm: TorchModel) -> tuple[float, float]:
-    """Positions/s of the server and of the bare forward over as many sessions and positions as its passes had."""
+    """Positions/s of the server and of the bare forward over as many sessions and positions as its
+    passes had.
+    """
     rows = max(1, round(found["sessions_per_pass"]))
     new = max(1, round(found["positions_per_pass"] / found["sessions_per_pass"]))
     plain = bare(lm, rows, new)
@@ -47,14 +67,21 @@ def compared(name: str, found: dict[str, Any], lm: TorchModel) -> tuple[float, f
 
 
 def bars(cloud: str, http: str, lm: TorchModel) -> None:
-    one, many = played(cloud, http, 1, SECONDS), played(cloud, http, MANY, SECONDS)
-    alone, together = compared("1 session", one, lm), compared(f"{MANY} sessions", many, lm)
+    one = played(cloud, http, 1, SECONDS)
+    many = played(cloud, http, MANY, SECONDS)
+    alone = compared("1 session", one, lm)
+    together = compared(f"{MANY} sessions", many, lm)
     print(f"batches: {many['batches']}")
-    gain, possible = together[0] / alone[0], together[1] / alone[1]
-    print(f"gain over one session {gain:.2f}, of the bare forward {possible:.2f}; ratio {gain / possible:.2f}")
+    gain = together[0] / alone[0]
+    possible = together[1] / alone[1]
+    print(
+        f"gain over one session {gain:.2f}, of the bare forward {possible:.2f}; ratio {gain / possible:.2f}"
+    )
     print(f"p99 over median latency: {many['verdict_ms']['p99'] / many['verdict_ms']['p50']:.2f}")
     held = played(cloud, http, HELD, SECONDS, think=1.0)
-    print(f"{HELD} streams: {held['errors']} errors, {held['throttled']} throttled, verdict {held['verdict_ms']}")
+    print(
+        f"{HELD} streams: {held['errors']} errors, {held['throttled']} throttled, verdict {held['verdict_ms']}"
+    )
 
 
 async def soak(cloud: str, http: str, seconds: float) -> None:
@@ -65,10 +92,14 @@ async def soak(cloud: str, http: str, seconds: float) -> None:
     while not playing.done():
         await asyncio.sleep(5)
         samples.append(
-            (time.perf_counter() - started, (await asyncio.to_thread(batches, http))["process_resident_memory_bytes"])
+            (
+                time.perf_counter() - started,
+                (await asyncio.to_thread(batches, http))["process_resident_memory_bytes"],
+            )
         )
     at, rss = np.array(samples).T
-    warm, late = rss[at > 60], at > seconds / 2
+    warm = rss[at > 60]
+    late = at > seconds / 2
     slope = np.polyfit(at[late], rss[late], 1)[0] * seconds / 2 / rss[late].mean()
     result = await playing
     print(
@@ -81,14 +112,19 @@ async def soak(cloud: str, http: str, seconds: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument(
-        "--soak", type=float, default=0.0, help="seconds under load, with an eye on memory, instead of the bars"
+        "--soak",
+        type=float,
+        default=0.0,
+        help="seconds under load, with an eye on memory, instead of the bars",
     )
     args = parser.parse_args()
     lm = load_folder(BUNDLED, "llm", ModelOptions(threads=1))
     http = f"127.0.0.1:{free_port()}"
     with local_cloud("--threads", "1", "--no-prefix-sharing", "--http", http) as cloud:
         run: Callable[[], None] = (
-            (lambda: asyncio.run(soak(cloud, http, args.soak))) if args.soak else lambda: bars(cloud, http, lm)
+            (lambda: asyncio.run(soak(cloud, http, args.soak)))
+            if args.soak
+            else lambda: bars(cloud, http, lm)
         )
         run()
 

@@ -1,10 +1,12 @@
-"""python -m tools.bench_devices: how many devices one LLM serves at a pace each, on virtual time, and what bounds it.
+"""python -m tools.bench_devices: how many devices one LLM serves at a pace each, on virtual time,
+and what bounds it.
 
-Devices of a profile answer the real pair's questions (docs/results/traces.jsonl) one after the other, each over a link of its
-own, all from one LLM that takes whatever has come into its next pass. A number of devices is served when nine of ten have
-their pace, or when they have it in the mean. The LLM streaming is computed: one pass a token for everybody. So is the limit of
-any design: passes that cost their positions alone, one a token. Python and memory bound nothing here; `tools.bench_served`
-measures real streams.
+Devices of a profile answer the real pair's questions (docs/results/traces.jsonl) one after the
+other, each over a link of its own, all from one LLM that takes whatever has come into its next
+pass. A number of devices is served when nine of ten have their pace, or when they have it in the
+mean. The LLM streaming is computed: one pass a token for everybody. So is the limit of any design:
+passes that cost their positions alone, one a token. Python and memory bound nothing here;
+`tools.bench_served` measures real streams.
 """
 
 import argparse
@@ -14,30 +16,36 @@ from functools import cache, partial
 
 import numpy as np
 
-from edge_client.engine.gates.survival import Survival
-from edge_client.systems import GenerationConfig
-from evaluation.profile import Profile, read_profile
-from evaluation.record import read_journal
-from evaluation.replay import Cloud, Counts, Trace, answered, on_virtual_time
-from studies.links import preferring, traces_of
+from hedge.edge_client.engine.gates.survival import Survival
+from hedge.edge_client.systems import GenerationConfig
+from hedge.evaluation.profile import Profile, read_profile
+from hedge.evaluation.record import read_journal
+from hedge.evaluation.replay import Cloud, Counts, Trace, answered, on_virtual_time
+from research.links import preferring, traces_of
 from tools.bench_blocks import OUT, line, table
 
 RATES = (10.0, 15.0, 17.5, 20.0)
 # Ids of a prompt before answers of 160 tokens.
 PROMPTS = (0, 120)
-SLACK, ROUND_TRIP, SEED = 0.95, 0.05, 0
+SLACK = 0.95
+ROUND_TRIP = 0.05
+SEED = 0
 # Seconds in which devices begin, and that are measured then.
-BEGINNING, MEASURED = 5.0, 8.0
+BEGINNING = 5.0
+MEASURED = 8.0
 
 
 def paces(
     devices: int, traces: Sequence[Trace], config: GenerationConfig, profile: Profile, prompt: int
 ) -> tuple[list[float], float]:
     """Tokens/s of every device, and the share of the LLM's time that its positions took."""
-    rng, cloud, tokens = np.random.default_rng(SEED), Cloud(profile), [0] * devices
+    rng = np.random.default_rng(SEED)
+    cloud = Cloud(profile)
+    tokens = [0] * devices
 
     async def device(which: int, first: int, delay: float) -> None:
-        survival, loop = Survival(), asyncio.get_running_loop()
+        survival = Survival()
+        loop = asyncio.get_running_loop()
 
         def released() -> None:
             tokens[which] += loop.time() >= BEGINNING
@@ -50,8 +58,11 @@ def paces(
             number += 1
 
     async def main() -> None:
-        firsts, delays = rng.integers(len(traces), size=devices), rng.uniform(0, BEGINNING / 2, devices)
-        running = [asyncio.create_task(device(n, int(firsts[n]), float(delays[n]))) for n in range(devices)]
+        firsts = rng.integers(len(traces), size=devices)
+        delays = rng.uniform(0, BEGINNING / 2, devices)
+        running = [
+            asyncio.create_task(device(n, int(firsts[n]), float(delays[n]))) for n in range(devices)
+        ]
         await asyncio.sleep(BEGINNING + MEASURED)
         for task in running:
             if task.done():
@@ -66,9 +77,11 @@ def paces(
 
 def most(keeps_up: Callable[[int], bool], start: int) -> int:
     """The largest number that keeps up, within 3 %."""
-    good, bad = 0, start
+    good = 0
+    bad = start
     while keeps_up(bad):
-        good, bad = bad, bad * 6 // 5 + 1
+        good = bad
+        bad = bad * 6 // 5 + 1
     while bad - good > max(1, good // 32):
         middle = (good + bad) // 2
         good, bad = (middle, bad) if keeps_up(middle) else (good, middle)
@@ -76,7 +89,9 @@ def most(keeps_up: Callable[[int], bool], start: int) -> int:
 
 
 def streaming(rate: float, profile: Profile, per_token: float) -> int:
-    """Devices that the LLM streams to: llm_s + llm_position_s x positions is a token's time. `per_token`: positions."""
+    """Devices that the LLM streams to: llm_s + llm_position_s x positions is a token's time.
+    `per_token`: positions.
+    """
     return max(0, int((1 / (SLACK * rate) - profile.llm_s) / (profile.llm_position_s * per_token)))
 
 
@@ -86,14 +101,17 @@ def limit(rate: float, profile: Profile, per_token: float) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--profile", default="phone")
     parser.add_argument("--prefer", default="balanced")
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--rates", type=float, nargs="+", default=list(RATES))
     parser.add_argument("--prompts", type=int, nargs="+", default=list(PROMPTS))
     args = parser.parse_args()
-    profile, config = read_profile(args.profile), preferring(args.prefer)
+    profile = read_profile(args.profile)
+    config = preferring(args.prefer)
     traces = traces_of(read_journal(OUT, "traces")[1], args.temperature)
     length = sum(len(trace.accepted) for trace in traces) / len(traces)
 
@@ -105,16 +123,37 @@ def main() -> None:
     def keeps_up(devices: int, rate: float, prompt: int, which: int) -> bool:
         return measured(devices, prompt)[which] >= SLACK * rate
 
-    counts = ("llm", "hedge, nine of ten", "ratio", "hedge, in the mean", "ratio", "limit of the ratio")
+    counts = (
+        "llm",
+        "hedge, nine of ten",
+        "ratio",
+        "hedge, in the mean",
+        "ratio",
+        "limit of the ratio",
+    )
     table("tokens/s each", "prompt ids", *counts, "LLM's time in positions, then")
     for prompt in args.prompts:
         for rate in args.rates:
             per_token = 1 + prompt / length
-            streamed, largest = streaming(rate, profile, per_token), limit(rate, profile, per_token)
-            served = [most(partial(keeps_up, rate=rate, prompt=prompt, which=n), max(2, largest // 3)) for n in (0, 1)]
+            streamed = streaming(rate, profile, per_token)
+            largest = limit(rate, profile, per_token)
+            served = [
+                most(partial(keeps_up, rate=rate, prompt=prompt, which=n), max(2, largest // 3))
+                for n in (0, 1)
+            ]
             ratios = [number / max(1, streamed) for number in (*served, largest)]
             busy = measured(max(1, served[1]), prompt)[2]
-            line(f"{rate:g}", prompt, streamed, served[0], ratios[0], served[1], ratios[1], ratios[2], busy)
+            line(
+                f"{rate:g}",
+                prompt,
+                streamed,
+                served[0],
+                ratios[0],
+                served[1],
+                ratios[1],
+                ratios[2],
+                busy,
+            )
 
 
 if __name__ == "__main__":

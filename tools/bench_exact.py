@@ -1,8 +1,10 @@
-"""python -m tools.bench_exact PAIR TASKS [--dtype D ...]: whether `hedge` says token for token what `llm` says.
+"""python -m tools.bench_exact PAIR TASKS [--dtype D ...]: whether `hedge` says token for token what
+`llm` says.
 
-The real pair, q05.gguf on the device, q15 in torch or q15.gguf (Q4_K_M) in the cloud, one thread each: 20 questions, 160
-tokens, temperatures 0 and 0.7; `llm` alone, `hedge` with four answers at once and alone. Answers are kept in docs/results,
-exact.jsonl and exact-gguf.jsonl, where it goes on, on a processor of the same kind: bits are a machine's own.
+The real pair, q05.gguf on the device, q15 in torch or q15.gguf (Q4_K_M) in the cloud, one thread
+each: 20 questions, 160 tokens, temperatures 0 and 0.7; `llm` alone, `hedge` with four answers at
+once and alone. Answers are kept in docs/results, exact.jsonl and exact-gguf.jsonl, where it goes
+on, on a processor of the same kind: bits are a machine's own.
 """
 
 import argparse
@@ -12,10 +14,10 @@ from typing import Any
 
 import torch
 
-from common.model import load
-from common.model_options import ModelOptions
-from evaluation.processes import local_cloud
-from evaluation.record import Journal, read_journal
+from hedge.common.model import load
+from hedge.common.model_options import ModelOptions
+from hedge.evaluation.processes import local_cloud
+from hedge.evaluation.record import Journal, read_journal
 from tools.bench_real import TEMPERATURES, answers, questions
 
 OUT = Path(__file__).parents[1] / "docs" / "results" / "exact.jsonl"
@@ -32,24 +34,35 @@ PASSES = {
 
 
 def report(entries: list[dict[str, Any]]) -> None:
-    print("| cloud | temperature | answers at once | answers of `hedge` that are `llm`'s | tokens | near ties | passes/token |")
+    print(
+        "| cloud | temperature | answers at once | answers of `hedge` that are `llm`'s | tokens | near ties | passes/token |"
+    )
     print("|---|---:|---:|---:|---:|---:|---:|")
     for dtype in PASSES:
         for temperature in TEMPERATURES:
             mine = [e for e in entries if (e["dtype"], e["temperature"]) == (dtype, temperature)]
             theirs = {e["question"]: e["token_ids"] for e in mine if e["system"] == "llm"}
             for system, together in RUNS[1:]:
-                rows = [e for e in mine if (e["system"], e["together"]) == (system, together) and e["question"] in theirs]
+                rows = [
+                    e
+                    for e in mine
+                    if (e["system"], e["together"]) == (system, together)
+                    and e["question"] in theirs
+                ]
                 if not rows:
                     continue
                 same = sum(e["token_ids"] == theirs[e["question"]] for e in rows)
                 tokens, ties = (sum(e[key] for e in rows) for key in ("tokens", "near_ties"))
                 passes = sum(e["rounds"] for e in rows) / tokens
-                print(f"| {dtype} | {temperature:g} | {together} | {same} of {len(rows)} | {tokens} | {ties} | {passes:.3f} |")
+                print(
+                    f"| {dtype} | {temperature:g} | {together} | {same} of {len(rows)} | {tokens} | {ties} | {passes:.3f} |"
+                )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("pair", type=Path)
     parser.add_argument("tasks", type=Path)
     parser.add_argument("--dtype", nargs="+", choices=tuple(PASSES), default=list(PASSES))
@@ -67,8 +80,17 @@ def main() -> None:
         journal = Journal(out, header, resume=out.exists())
         options = (*PASSES[dtype], "--threads", "1", "--max-step-s", "0", "--max-session-s", "0")
         with local_cloud("--llm", str(args.pair / llm), *options) as address:
-            asyncio.run(answers(slm, address, questions(args.tasks), journal, TOKENS, RUNS, dtype=dtype))
-    report([entry for out in (OUT, OUT_GGUF) if out.exists() for entry in read_journal(out, "exact")[1]])
+            asyncio.run(
+                answers(slm, address, questions(args.tasks), journal, TOKENS, RUNS, dtype=dtype)
+            )
+    report(
+        [
+            entry
+            for out in (OUT, OUT_GGUF)
+            if out.exists()
+            for entry in read_journal(out, "exact")[1]
+        ]
+    )
 
 
 if __name__ == "__main__":

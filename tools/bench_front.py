@@ -1,8 +1,10 @@
-"""python -m tools.bench_front: verdicts/s of the cloud's gRPC front alone, one core, over an engine that computes nothing.
+"""python -m tools.bench_front: verdicts/s of the cloud's gRPC front alone, one core, over an engine
+that computes nothing.
 
-64 streams in a process of their own send blocks of 6 ids, each when the verdict on the one before is in. The engine finds
-every draft likely, and tells as many of the likeliest tokens as it is asked for. Where the clients are slower than the server,
-only the verdicts a second of its processor say what it can.
+64 streams in a process of their own send blocks of 6 ids, each when the verdict on the one before
+is in. The engine finds every draft likely, and tells as many of the likeliest tokens as it is asked
+for. Where the clients are slower than the server, only the verdicts a second of its processor say
+what it can.
 """
 
 import argparse
@@ -16,25 +18,30 @@ from functools import lru_cache
 
 import grpc.aio
 import numpy as np
-from hedge.v1.hedge_pb2_grpc import add_HedgeServicer_to_server
 
-from cloud_server.certificate import Top
-from cloud_server.limits import Limits
-from cloud_server.metrics import Metrics
-from cloud_server.scoring import Scored, ScoringRunner
-from cloud_server.servicer import ErrorInterceptor, Servicer
-from cloud_server.steps import Draws
-from common.model import BUNDLED, LanguageModel, load
-from common.rpc import make_server
+from hedge.cloud_server.serving.limits import Limits
+from hedge.cloud_server.serving.metrics import Metrics
+from hedge.cloud_server.serving.servicer import ErrorInterceptor, Servicer
+from hedge.cloud_server.sessions.certificate import Top
+from hedge.cloud_server.sessions.scoring import Scored, ScoringRunner
+from hedge.cloud_server.sessions.steps import Draws
+from hedge.common.model import BUNDLED, LanguageModel, load
+from hedge.common.rpc import make_server
+from hedge.v1.hedge_pb2_grpc import add_HedgeServicer_to_server
 from tools.raw_session import RawSession
 
-STREAMS, BLOCK, SECONDS, PROMPT = 64, 6, 10.0, 20
+STREAMS = 64
+BLOCK = 6
+SECONDS = 10.0
+PROMPT = 20
 # A session ends before its context does.
 MESSAGES = 100
 
 
 class Nothing:
-    """A Scorer without a model: the id that follows is the likeliest token, with logprobs that fall by 1."""
+    """A Scorer without a model: the id that follows is the likeliest token, with logprobs that fall
+    by 1.
+    """
 
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
@@ -48,17 +55,27 @@ class Nothing:
 
     async def score(self, ids: Sequence[int], rows: int, count: int | None) -> Scored:
         wanted = count or self._vocab_size
-        return Scored([self._top(token, wanted) for token in [*ids[len(ids) - rows + 1 :], 7][-rows:]] if rows else [])
+        return Scored(
+            [self._top(token, wanted) for token in [*ids[len(ids) - rows + 1 :], 7][-rows:]]
+            if rows
+            else []
+        )
 
-    def stream(self, ids: Sequence[int], draws: Draws, limit: int, count: int) -> AsyncGenerator[tuple[int, Top], None]:
+    def stream(
+        self, ids: Sequence[int], draws: Draws, limit: int, count: int
+    ) -> AsyncGenerator[tuple[int, Top], None]:
         raise NotImplementedError(f"{limit} tokens behind {len(ids)}, {count} by {draws}")
 
 
 @asynccontextmanager
 async def served(lm: LanguageModel) -> AsyncGenerator[str]:
     """Yields HOST:PORT."""
-    servicer = Servicer(lm, ScoringRunner(Nothing(lm.vocab_size), lm.vocab_size, lm.context - 1, 1), Limits())
-    server = make_server(lambda made: add_HedgeServicer_to_server(servicer, made), [ErrorInterceptor(Metrics())])
+    servicer = Servicer(
+        lm, ScoringRunner(Nothing(lm.vocab_size), lm.vocab_size, lm.context - 1, 1), Limits()
+    )
+    server = make_server(
+        lambda made: add_HedgeServicer_to_server(servicer, made), [ErrorInterceptor(Metrics())]
+    )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
@@ -70,7 +87,8 @@ async def served(lm: LanguageModel) -> AsyncGenerator[str]:
 async def ask(address: str, temperature: float) -> None:
     """The clients: counts verdicts for a while."""
     lm = load(BUNDLED, "slm")
-    done, until = 0, time.perf_counter() + SECONDS
+    done = 0
+    until = time.perf_counter() + SECONDS
 
     async def one(channel: grpc.aio.Channel) -> None:
         nonlocal done
@@ -94,11 +112,21 @@ async def measure() -> None:
     lm = load(BUNDLED, "llm")
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {0})
-    sys.stdout.write("| temperature | verdicts/s | verdicts a second of the server's processor |\n|---:|---:|---:|\n")
+    sys.stdout.write(
+        "| temperature | verdicts/s | verdicts a second of the server's processor |\n|---:|---:|---:|\n"
+    )
     sys.stdout.flush()
     async with served(lm) as address:
         for temperature in ("0", "1"):
-            command = [sys.executable, "-m", "tools.bench_front", "--ask", address, "--temperature", temperature]
+            command = [
+                sys.executable,
+                "-m",
+                "tools.bench_front",
+                "--ask",
+                address,
+                "--temperature",
+                temperature,
+            ]
             busy = time.process_time()
             client = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
             told, _ = await client.communicate()

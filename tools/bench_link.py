@@ -1,7 +1,9 @@
-"""python -m tools.bench_link: hedge, cu-hlm and plain streaming over real gRPC, direct and through the link emulator.
+"""python -m tools.bench_link: hedge, cu-hlm and plain streaming over real gRPC, direct and through
+the link emulator.
 
-Every question is answered by all systems in turn before the next one, so that all see the same machine. Answers are
-appended to docs/results/link.jsonl; a second run goes on where the first ended.
+Every question is answered by all systems in turn before the next one, so that all see the same
+machine. Answers are appended to docs/results/link.jsonl; a second run goes on where the first
+ended.
 """
 
 import asyncio
@@ -10,25 +12,29 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from hedge.v1 import hedge_pb2 as pb
 from tqdm import tqdm
 
-from common.command import command_parser
-from common.model import BUNDLED, LanguageModel, load
-from common.torch_model import use_threads
-from edge_client.calibrations import Pair
-from edge_client.cli.options import add_system, add_warp, resolved
-from edge_client.engine.session import Session
-from edge_client.systems import GenerationConfig
-from edge_client.transport.grpc_link import GrpcLink
-from edge_client.transport.messages import opening
-from evaluation.processes import listening, local_cloud
-from evaluation.record import Journal, read_journal
-from evaluation.systems import options_of
-from evaluation.tasks import Task, tasks
+from hedge.common.command import command_parser
+from hedge.common.model import BUNDLED, LanguageModel, load
+from hedge.common.torch_model import use_threads
+from hedge.edge_client.calibrations import Pair
+from hedge.edge_client.cli.options import add_system, add_warp, resolved
+from hedge.edge_client.engine.session import Session
+from hedge.edge_client.systems import GenerationConfig
+from hedge.edge_client.transport.grpc_link import GrpcLink
+from hedge.edge_client.transport.messages import opening
+from hedge.evaluation.processes import listening, local_cloud
+from hedge.evaluation.record import Journal, read_journal
+from hedge.evaluation.systems import options_of
+from hedge.evaluation.tasks import Task, tasks
+from hedge.v1 import hedge_pb2 as pb
 
 OUT = Path(__file__).parent.parent / "docs" / "results" / "link.jsonl"
-RIVAL, GATE, WAITING, OURS, CHEAP = "cu-hlm", "hedge, cu-hlm's gate", "hedge, waiting", "hedge", "hedge, prefer cloud"
+RIVAL = "cu-hlm"
+GATE = "hedge, cu-hlm's gate"
+WAITING = "hedge, waiting"
+OURS = "hedge"
+CHEAP = "hedge, prefer cloud"
 SAME = "skip-rate=0.748"
 SYSTEMS = {
     "llm": "llm",
@@ -49,7 +55,9 @@ TEMPERATURES = (1.0, 0.0)
 SEED = 1
 
 
-async def setup_bytes(slm: LanguageModel, prompt: Sequence[int], config: GenerationConfig, link: GrpcLink) -> int:
+async def setup_bytes(
+    slm: LanguageModel, prompt: Sequence[int], config: GenerationConfig, link: GrpcLink
+) -> int:
     """Bytes both ways of a session that is opened and closed without a draft."""
     before = link.socket_bytes()
     request = opening(slm, config, pb.AUDIT_NONE)
@@ -73,7 +81,9 @@ def settings_of(temperature: float, pair: Pair) -> dict[str, GenerationConfig]:
     return {name: resolved(options_of(spec, args), pair) for name, spec in SYSTEMS.items()}
 
 
-async def answer(slm: LanguageModel, task: Task, config: GenerationConfig, link: GrpcLink) -> dict[str, Any]:
+async def answer(
+    slm: LanguageModel, task: Task, config: GenerationConfig, link: GrpcLink
+) -> dict[str, Any]:
     prompt = slm.encode_chat(task.prompt.messages)
     setup = await setup_bytes(slm, prompt, config, link)
     session = Session(slm, prompt, config, link)
@@ -101,13 +111,18 @@ async def run(slm: LanguageModel, address: str, link_name: str, journal: Journal
         pair = Pair(slm, link.info)
         for temperature in TEMPERATURES:
             systems = settings_of(temperature, pair)
-            for number, task in enumerate(tqdm(questions, desc=f"{link_name}, T {temperature:g}", disable=None)):
+            for number, task in enumerate(
+                tqdm(questions, desc=f"{link_name}, T {temperature:g}", disable=None)
+            ):
                 for name in systems:
                     key = (link_name, temperature, name, number)
                     if key in done:
                         continue
                     found = await answer(slm, task, systems[name], link)
-                    journal.append(dict(zip(("link", "temperature", "system", "question"), key, strict=True)) | found)
+                    journal.append(
+                        dict(zip(("link", "temperature", "system", "question"), key, strict=True))
+                        | found
+                    )
 
 
 def ratio(entries: Sequence[dict[str, Any]], one: str, other: str) -> float:
@@ -134,7 +149,9 @@ def report(entries: Sequence[dict[str, Any]]) -> None:
     for link in LINKS:
         for temperature in TEMPERATURES:
             mine = [e for e in entries if (e["link"], e["temperature"]) == (link, temperature)]
-            print(f"**{link}, temperature {temperature:g}**, {len({e['question'] for e in mine})} questions\n")
+            print(
+                f"**{link}, temperature {temperature:g}**, {len({e['question'] for e in mine})} questions\n"
+            )
             print(f"| {' | '.join(heads)} |\n|---|{'---:|' * (len(heads) - 1)}")
             theirs = {e["question"]: e["token_ids"] for e in mine if e["system"] == "llm"}
             for name in SYSTEMS:
@@ -142,7 +159,14 @@ def report(entries: Sequence[dict[str, Any]]) -> None:
                 tokens = sum(e["tokens"] for e in rows)
                 per = [
                     sum(e[key] for e in rows) / tokens
-                    for key in ("rounds", "llm_positions", "slm_steps", "uplink_payload", "uplink_paper", "sockets")
+                    for key in (
+                        "rounds",
+                        "llm_positions",
+                        "slm_steps",
+                        "uplink_payload",
+                        "uplink_paper",
+                        "sockets",
+                    )
                 ]
                 same = sum(e["token_ids"] == theirs[e["question"]] for e in rows)
                 cells = (
@@ -154,7 +178,14 @@ def report(entries: Sequence[dict[str, Any]]) -> None:
                     f"{same} of {len(rows)}",
                 )
                 print(f"| {' | '.join(cells)} |")
-            pairs = ((OURS, WAITING), (OURS, GATE), (OURS, RIVAL), (OURS, "llm"), (CHEAP, RIVAL), (CHEAP, "llm"))
+            pairs = (
+                (OURS, WAITING),
+                (OURS, GATE),
+                (OURS, RIVAL),
+                (OURS, "llm"),
+                (CHEAP, RIVAL),
+                (CHEAP, "llm"),
+            )
             ratios = "; ".join(f"{a} over {b} {ratio(mine, a, b):.2f}" for a, b in pairs)
             print(f"\ntokens/s, median of pairs: {ratios}\n")
 
@@ -162,14 +193,29 @@ def report(entries: Sequence[dict[str, Any]]) -> None:
 def main() -> None:
     use_threads(1)
     slm = load(BUNDLED, "slm")
-    header = {"kind": "bench-link", "slm": slm.fingerprint, "systems": SYSTEMS, "links": LINKS, "seed": SEED}
+    header = {
+        "kind": "bench-link",
+        "slm": slm.fingerprint,
+        "systems": SYSTEMS,
+        "links": LINKS,
+        "seed": SEED,
+    }
     journal = Journal(OUT, header, resume=OUT.exists())
     with local_cloud("--threads", "1", "--no-prefix-sharing") as cloud:
         for name, (round_trip, rate, _) in LINKS.items():
             if not round_trip:
                 asyncio.run(run(slm, cloud, name, journal))
                 continue
-            options = ("--listen", "127.0.0.1:0", "--to", cloud, "--rate", str(rate), "--delay", str(round_trip / 2))
+            options = (
+                "--listen",
+                "127.0.0.1:0",
+                "--to",
+                cloud,
+                "--rate",
+                str(rate),
+                "--delay",
+                str(round_trip / 2),
+            )
             with listening("hedge", "link", *options) as relay:
                 asyncio.run(run(slm, relay, name, journal))
     report(read_journal(OUT, "bench-link")[1])

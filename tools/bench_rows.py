@@ -1,7 +1,8 @@
-"""python -m tools.bench_rows MODEL [--dtype D ...]: what reproducible passes cost, and the self-check, one thread.
+"""python -m tools.bench_rows MODEL [--dtype D ...]: what reproducible passes cost, and the
+self-check, one thread.
 
-MODEL is a folder or a GGUF file. A prompt of 160 ids, and passes over sessions that have it behind them, the plain engine and
-the reproducible one in turn; medians, and their ratio.
+MODEL is a folder or a GGUF file. A prompt of 160 ids, and passes over sessions that have it behind
+them, the plain engine and the reproducible one in turn; medians, and their ratio.
 """
 
 import argparse
@@ -12,14 +13,16 @@ from statistics import median
 
 import numpy as np
 
-from cloud_server.engine import BLOCK_SIZE, Engine, engine_of
-from cloud_server.scheduler import BlockTable, ScheduledChunk, Work
-from cloud_server.self_check import self_check
-from common.model import load
-from common.model_options import ModelOptions, is_gguf
+from hedge.cloud_server.engines.base import BLOCK_SIZE, Engine, engine_of
+from hedge.cloud_server.engines.scheduler import BlockTable, ScheduledChunk, Work
+from hedge.cloud_server.engines.self_check import self_check
+from hedge.common.model import load
+from hedge.common.model_options import ModelOptions, is_gguf
 
 # Ids of whole blocks; an engine has room for 16 sessions of so many.
-BEHIND, CONTEXT, ROUNDS = 10 * BLOCK_SIZE, 256, 3
+BEHIND = 10 * BLOCK_SIZE
+CONTEXT = 256
+ROUNDS = 3
 # Sessions, and new ids of each; none for the prompt itself.
 PASSES = ((1, 0), (1, 1), (1, 16), (16, 4))
 
@@ -31,11 +34,19 @@ def timed(engine: Engine, batch: list[ScheduledChunk]) -> float:
 
 
 @contextmanager
-def passes(engine: Engine, ids: list[int], sessions: int, rows: int) -> Iterator[Callable[[], float]]:
+def passes(
+    engine: Engine, ids: list[int], sessions: int, rows: int
+) -> Iterator[Callable[[], float]]:
     """A function that runs a pass and tells its seconds."""
-    rng, tables, batch = np.random.default_rng(0), [], list[ScheduledChunk]()
+    rng = np.random.default_rng(0)
+    tables = []
+    batch = list[ScheduledChunk]()
     for _ in range(sessions):
-        tables.append(BlockTable(0, engine.block_manager.allocate(engine.block_manager.needed(BEHIND + rows)) or []))
+        tables.append(
+            BlockTable(
+                0, engine.block_manager.allocate(engine.block_manager.needed(BEHIND + rows)) or []
+            )
+        )
         prompt = [ScheduledChunk(Work(tables[-1], ids, 1), 0, BEHIND)]
         if not rows:
             batch = prompt
@@ -51,14 +62,22 @@ def passes(engine: Engine, ids: list[int], sessions: int, rows: int) -> Iterator
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model")
     parser.add_argument("--dtype", nargs="+", default=["bfloat16", "float32"])
     args = parser.parse_args()
-    print("| precision | sessions x rows | plain, ms | reproducible, ms | ratio |\n|---|---|---:|---:|---:|")
+    print(
+        "| precision | sessions x rows | plain, ms | reproducible, ms | ratio |\n|---|---|---:|---:|---:|"
+    )
     said = []
     for dtype in ["GGUF"] if is_gguf(args.model) else args.dtype:
-        options = ModelOptions(context=CONTEXT, threads=1) if dtype == "GGUF" else ModelOptions(dtype=dtype, threads=1)
+        options = (
+            ModelOptions(context=CONTEXT, threads=1)
+            if dtype == "GGUF"
+            else ModelOptions(dtype=dtype, threads=1)
+        )
         lm = load(args.model, "llm", options)
         started = time.perf_counter()
         lm.warm_up()
@@ -74,7 +93,10 @@ def main() -> None:
         )
         ids = np.random.default_rng(1).integers(0, 1000, BEHIND).tolist()
         for sessions, rows in PASSES:
-            with passes(engines[0], ids, sessions, rows) as one, passes(engines[1], ids, sessions, rows) as other:
+            with (
+                passes(engines[0], ids, sessions, rows) as one,
+                passes(engines[1], ids, sessions, rows) as other,
+            ):
                 times = [[run() for run in (one, other)] for _ in range(ROUNDS)]
             plain, ours = (1e3 * median(column) for column in zip(*times, strict=True))
             ratio = median(b / a for a, b in times)

@@ -1,6 +1,8 @@
-"""python -m tools.bench_versions OTHER: the bundled pair's tokens/s of every system here, over those in the checkout OTHER.
+"""python -m tools.bench_versions OTHER: the bundled pair's tokens/s of every system here, over
+those in the checkout OTHER.
 
-A device process and a cloud of each checkout, one thread each, answer the same questions in turn: both see the same machine.
+A device process and a cloud of each checkout, one thread each, answer the same questions in turn:
+both see the same machine.
 """
 
 import argparse
@@ -14,18 +16,22 @@ from statistics import median
 
 ROOT = Path(__file__).parents[1]
 SYSTEMS = ("slm", "llm", "hlm", "rand-hlm", "u-hlm", "cu-hlm", "gelato", "hedge")
-QUESTIONS, ROUNDS = 4, 9
+QUESTIONS = 4
+ROUNDS = 9
 
 
 async def work(address: str) -> None:
-    """Reads the name of a system a line, and writes the tokens/s of its answers. Runs on either checkout."""
-    from common.model import load
-    from edge_client.client import AsyncHedge
-    from edge_client.config import CloudConfig, SamplingParams
-    from evaluation.tasks import tasks
+    """Reads the name of a system a line, and writes the tokens/s of its answers. Runs on either
+    checkout.
+    """
+    from hedge.common.model import load
+    from hedge.edge_client.client import AsyncHedge
+    from hedge.edge_client.config import CloudConfig, SamplingParams
+    from hedge.evaluation.tasks import tasks
 
     slm = load("bundled", "slm")
-    asked, sampling = tasks(None, QUESTIONS, 0), SamplingParams(temperature=0.0, max_new_tokens=48)
+    asked = tasks(None, QUESTIONS, 0)
+    sampling = SamplingParams(temperature=0.0, max_new_tokens=48)
     cloud = CloudConfig((address,), insecure=True)
     for line in sys.stdin:
         async with AsyncHedge(cloud, slm=slm, system=line.strip()) as hedge:
@@ -39,16 +45,30 @@ class Version:
 
     def __init__(self, root: Path) -> None:
         self._environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-        serve = "import sys; from cloud_server.cli import main; main()"
+        serve = "import sys; from hedge.cloud_server.cli import main; main()"
         self._cloud = subprocess.Popen(
-            [sys.executable, "-c", serve, "serve", "--insecure", "--listen", "127.0.0.1:0", "--threads", "1"],
+            [
+                sys.executable,
+                "-c",
+                serve,
+                "serve",
+                "--insecure",
+                "--listen",
+                "127.0.0.1:0",
+                "--threads",
+                "1",
+            ],
             stderr=subprocess.PIPE,
             text=True,
             cwd=root,
             env=self._environment,
         )
         assert self._cloud.stderr
-        address = next(found[1] for line in self._cloud.stderr if (found := re.search(r"listening on (\S+)", line)))
+        address = next(
+            found[1]
+            for line in self._cloud.stderr
+            if (found := re.search(r"listening on (\S+)", line))
+        )
         self._device = subprocess.Popen(
             [sys.executable, __file__, "--work", address],
             stdin=subprocess.PIPE,
@@ -78,12 +98,16 @@ def main() -> None:
     if args.work:
         asyncio.run(work(args.work))
         return
-    here, other = Version(ROOT), Version(args.other.resolve())
+    here = Version(ROOT)
+    other = Version(args.other.resolve())
     print("| system | tokens/s here | there | median ratio |\n|---|---:|---:|---:|")
     for system in SYSTEMS:
         pairs = [(here.speed(system), other.speed(system)) for _ in range(ROUNDS)][1:]
         ours, theirs = (median(column) for column in zip(*pairs, strict=True))
-        print(f"| {system} | {ours:.1f} | {theirs:.1f} | {median(a / b for a, b in pairs):.3f} |", flush=True)
+        print(
+            f"| {system} | {ours:.1f} | {theirs:.1f} | {median(a / b for a, b in pairs):.3f} |",
+            flush=True,
+        )
     here.end()
     other.end()
 

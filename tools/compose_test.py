@@ -1,4 +1,6 @@
-"""make compose-test: the containers, asked through the page and the command line, with a cloud and without."""
+"""make compose-test: the containers, asked through the page and the command line, with a cloud and
+without.
+"""
 
 import json
 import os
@@ -9,6 +11,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +34,9 @@ def run(*command: str, check: bool = True) -> "subprocess.CompletedProcess[str]"
 
 def compose_command() -> list[str]:
     if shutil.which("docker") is None or run("docker", "info", check=False).returncode:
-        sys.exit("compose-test: no Docker engine answers (docker info fails): start one, or add yourself to its group")
+        sys.exit(
+            "compose-test: no Docker engine answers (docker info fails): start one, or add yourself to its group"
+        )
     for command in (["docker", "compose"], ["docker-compose"]):
         if shutil.which(command[0]) and run(*command, "version", check=False).returncode == 0:
             return command
@@ -60,12 +65,19 @@ class Containers:
     def up(self) -> None:
         self.do("up", "-d", "--remove-orphans")
         for service in ("cloud", "edge"):
-            until(f"{service} is healthy", lambda service=service: self.health(service) == "healthy")  # type: ignore[misc]
+            until(f"{service} is healthy", partial(self.is_healthy, service))
+
+    def is_healthy(self, service: str) -> bool:
+        return self.health(service) == "healthy"
 
     def health(self, service: str) -> str:
         name = self.do("ps", "-q", service)
         return (
-            run("docker", "inspect", "--format", "{{.State.Health.Status}}", name, check=False).stdout.strip() if name else ""
+            run(
+                "docker", "inspect", "--format", "{{.State.Health.Status}}", name, check=False
+            ).stdout.strip()
+            if name
+            else ""
         )
 
     def get(self, path: str) -> bytes:
@@ -77,8 +89,15 @@ class Containers:
 
     def ask(self) -> tuple[str, dict[str, Any]]:
         """The text of an answer of the page's API, and its `hedge` block."""
-        body = {"model": "hedge", "messages": [{"role": "user", "content": QUESTION}], "temperature": 0, "seed": 0}
-        request = urllib.request.Request(self._page + "/v1/chat/completions", json.dumps(body).encode())
+        body = {
+            "model": "hedge",
+            "messages": [{"role": "user", "content": QUESTION}],
+            "temperature": 0,
+            "seed": 0,
+        }
+        request = urllib.request.Request(
+            self._page + "/v1/chat/completions", json.dumps(body).encode()
+        )
         with urllib.request.urlopen(request, timeout=120) as answer:
             choice = json.loads(answer.read())["choices"][0]
         return choice["message"]["content"], choice["hedge"]
@@ -96,13 +115,28 @@ def plain(containers: Containers) -> None:
     containers.up()
     for service in ("cloud", "edge"):
         assert containers.do("exec", "-T", service, "id", "-u") == "1000"
-        assert "Read-only" in run(*containers._command, "exec", "-T", service, "touch", "/opt/x", check=False).stderr
+        assert (
+            "Read-only"
+            in run(
+                *containers._command, "exec", "-T", service, "touch", "/opt/x", check=False
+            ).stderr
+        )
     say("asking through the page")
     assert b"<title>Hedge" in containers.get("/")
     right(containers.ask())
     say("asking through the command line")
     found = containers.do(
-        "run", "--rm", "-T", "edge", "hedge", "generate", "--json", "--temperature", "0", "--prompt", QUESTION
+        "run",
+        "--rm",
+        "-T",
+        "edge",
+        "hedge",
+        "generate",
+        "--json",
+        "--temperature",
+        "0",
+        "--prompt",
+        QUESTION,
     )
     said = json.loads(found.splitlines()[-1])
     assert said["text"].endswith("Answer: 85"), said
@@ -134,7 +168,19 @@ def tls(containers: Containers) -> None:
     say("TLS with certificates of both sides")
     containers.up()
     right(containers.ask())
-    stranger = ("run", "--rm", "-T", "-e", "HEDGE_CONFIG=", "edge", "hedge", "generate", "--insecure", "--cloud", "cloud:7411")
+    stranger = (
+        "run",
+        "--rm",
+        "-T",
+        "-e",
+        "HEDGE_CONFIG=",
+        "edge",
+        "hedge",
+        "generate",
+        "--insecure",
+        "--cloud",
+        "cloud:7411",
+    )
     without = (*stranger[:-3], "--tls-ca", "/certs/ca.pem", *stranger[-2:])
     for words in (stranger, without):
         refused = run(*containers._command, *words, "--prompt", QUESTION, check=False)
@@ -149,7 +195,9 @@ def light(containers: Containers, models: str) -> None:
     containers.do("build")
     containers.up()
     right(containers.ask())
-    installed = containers.do("exec", "-T", "edge", "sh", "-c", "ls /opt/hedge/lib/python3*/site-packages").split()
+    installed = containers.do(
+        "exec", "-T", "edge", "sh", "-c", "ls /opt/hedge/lib/python3*/site-packages"
+    ).split()
     assert "llama_cpp" in installed, installed
     assert not {"torch", "transformers"} & set(installed), installed
 
@@ -170,14 +218,18 @@ def main() -> None:
             if (models := os.environ.get("HEDGE_GGUF")) is not None:
                 light(Containers(LIGHT), models)
             else:
-                say("the light device is not tried: HEDGE_GGUF names no folder with slm.gguf and llm.gguf (tools.to_gguf)")
+                say(
+                    "the light device is not tried: HEDGE_GGUF names no folder with slm.gguf and llm.gguf (tools.to_gguf)"
+                )
         except (AssertionError, OSError) as error:
             sys.stderr.write(everything.do("logs", "--tail", "40", check=False) + "\n")
             sys.exit(f"compose-test: not as it should be: {error}")
         finally:
             everything.do("down", "--volumes", "--remove-orphans", check=False)
     for image in ("hedge", "hedge-light"):
-        if (found := run("docker", "image", "inspect", "--format", "{{.Size}}", image, check=False)).returncode == 0:
+        if (
+            found := run("docker", "image", "inspect", "--format", "{{.Size}}", image, check=False)
+        ).returncode == 0:
             say(f"image {image}: {int(found.stdout) / 1e6:.0f} MB")
     say("passed")
 

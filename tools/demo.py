@@ -1,12 +1,14 @@
-"""python -m tools.demo [--slm S] [--llm L] [PROMPT]: a cloud on loopback for a chat, or for one question."""
+"""python -m tools.demo [--slm S] [--llm L] [PROMPT]: a cloud on loopback for a chat, or for one
+question.
+"""
 
 import argparse
 import signal
 import subprocess
 import sys
 
-from common.model import BUNDLED
-from evaluation.processes import BIN, local_cloud
+from hedge.common.model import BUNDLED
+from hedge.evaluation.processes import BIN, local_cloud
 
 
 def main() -> None:
@@ -19,9 +21,23 @@ def main() -> None:
     sys.stderr.write("starting the cloud: the large model, on this machine\n")
     with local_cloud("--threads", "1", "--llm", args.llm or BUNDLED) as address:
         sys.stderr.write(f"starting the edge: the small model, talking to {address}\n")
-        options = ["--cloud", address, "--insecure", "--temperature", "0", "--seed", "0", "--threads", "1"]
+        options = [
+            "--cloud",
+            address,
+            "--insecure",
+            "--temperature",
+            "0",
+            "--seed",
+            "0",
+            "--threads",
+            "1",
+        ]
         options += ["--slm", args.slm or BUNDLED]
-        command = [str(BIN / "hedge"), *(("generate", "--prompt", prompt) if prompt else ("chat",)), *options]
+        command = [
+            str(BIN / "hedge"),
+            *(("generate", "--prompt", prompt) if prompt else ("chat",)),
+            *options,
+        ]
         edge = subprocess.Popen(command)
         # Ctrl-C is the edge's: it ends an answer, and at the prompt the chat.
         signal.signal(signal.SIGINT, signal.SIG_IGN)

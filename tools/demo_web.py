@@ -1,9 +1,11 @@
-"""python -m tools.demo_web [HOST:PORT]: a cloud, a link that can be cut and slowed, and the device's web page."""
+"""python -m tools.demo_web [HOST:PORT]: a cloud, a link that can be cut and slowed, and the
+device's web page.
+"""
 
 import subprocess
 import sys
 
-from evaluation.processes import BIN, free_port, listening, local_cloud
+from hedge.evaluation.processes import BIN, free_port, listening, local_cloud
 
 
 def main() -> None:
@@ -12,7 +14,9 @@ def main() -> None:
     control = f"127.0.0.1:{free_port()}"
     with (
         local_cloud("--threads", "1") as cloud,
-        listening("hedge", "link", "--listen", "127.0.0.1:0", "--to", cloud, "--control", control) as relay,
+        listening(
+            "hedge", "link", "--listen", "127.0.0.1:0", "--to", cloud, "--control", control
+        ) as relay,
     ):
         sys.stderr.write(f"starting the device: its page is http://{where}/ ; Ctrl-C ends all\n")
         command = [

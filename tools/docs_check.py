@@ -1,6 +1,8 @@
-"""python -m tools.docs_check: links of the documents that lead nowhere, commands that are none, figures their rows do not have.
+"""python -m tools.docs_check: links of the documents that lead nowhere, commands that are none,
+figures their rows do not have.
 
-docs/figures.toml names the figures: on which page which words stand, and the rows, field and format that they come from.
+docs/figures.toml names the figures: on which page which words stand, and the rows, field and format
+that they come from.
 """
 
 import contextlib
@@ -17,9 +19,9 @@ from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import Any
 
-from cloud_server.cli import commands as cloud_commands
-from common.command import dispatch
-from edge_client.cli.commands import commands
+from hedge.cloud_server.cli import commands as cloud_commands
+from hedge.common.command import dispatch
+from hedge.edge_client.cli.commands import commands
 from tools import results_generated
 
 ROOT = Path(__file__).parent.parent
@@ -64,7 +66,9 @@ def _headings(path: Path) -> set[str]:
 
 def spoken_commands(text: str) -> Iterator[str]:
     """Commands of ours in code, each on one line."""
-    lines = [line for block in _BLOCK.findall(text) for line in block.replace("\\\n", " ").splitlines()]
+    lines = [
+        line for block in _BLOCK.findall(text) for line in block.replace("\\\n", " ").splitlines()
+    ]
     for line in (*lines, *_INLINE.findall(_BLOCK.sub("", text))):
         if _PROGRAM.match(line) and not re.match(r"^hedge(-cloud)?: ", line):
             yield line.strip()
@@ -79,12 +83,17 @@ def wrong(command: str, root: Path) -> str | None:
     words = [word for word in words if word != "$"]
     if words[0] == "python":
         module = words[2]
-        if not (root / (module.replace(".", "/") + ".py")).exists() and not (root / module.replace(".", "/")).is_dir():
+        if (
+            not (root / (module.replace(".", "/") + ".py")).exists()
+            and not (root / module.replace(".", "/")).is_dir()
+        ):
             return f"no module {module}"
         return None
     if words[0] == "make":
         targets = [word for word in words[1:] if re.fullmatch(r"[a-z][a-z-]*", word)]
-        known = set(re.findall(r"^([a-z][a-z-]*):", (root / "Makefile").read_text("utf-8"), re.MULTILINE))
+        known = set(
+            re.findall(r"^([a-z][a-z-]*):", (root / "Makefile").read_text("utf-8"), re.MULTILINE)
+        )
         missing = [target for target in targets[:1] if target not in known]
         return f"no target {missing[0]}" if missing else None
     return _wrong_option(words[0], words[1:])
@@ -96,10 +105,20 @@ def _wrong_option(program: str, words: list[str]) -> str | None:
     known = commands() if program == "hedge" else cloud_commands()
     if words[0] not in known:
         return f"{program} has no {words[0]}"
-    inner = words[1] if len(words) > 1 and words[0] in ("simulate", "wireless") and re.fullmatch(r"[a-z]+", words[1]) else ""
+    inner = (
+        words[1]
+        if len(words) > 1
+        and words[0] in ("simulate", "wireless")
+        and re.fullmatch(r"[a-z]+", words[1])
+        else ""
+    )
     text = _help(program, words[0], inner)
     options = [word.partition("=")[0] for word in words[1:] if word.startswith("--")]
-    missing = [option for option in options if not re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", text)]
+    missing = [
+        option
+        for option in options
+        if not re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", text)
+    ]
     return f"{program} {words[0]} {inner}".rstrip() + f" has no {missing[0]}" if missing else None
 
 
@@ -118,19 +137,32 @@ def _in_table(line: str) -> bool:
 
 def wide_table(page: Path) -> Iterator[str]:
     """A page of docs/results whose first table is wider than a terminal."""
-    table = list(takewhile(_in_table, dropwhile(lambda line: not _in_table(line), page.read_text("utf-8").splitlines())))
-    if page.parent.name == "results" and page.stem != "tables" and (widest := max(map(len, table), default=0)) > WIDEST:
+    table = list(
+        takewhile(
+            _in_table,
+            dropwhile(lambda line: not _in_table(line), page.read_text("utf-8").splitlines()),
+        )
+    )
+    if (
+        page.parent.name == "results"
+        and page.stem != "tables"
+        and (widest := max(map(len, table), default=0)) > WIDEST
+    ):
         yield f"its first table has {widest} columns, more than {WIDEST}"
 
 
 def unknown_commits(page: Path, root: Path) -> Iterator[str]:
-    """Commits that a page names and the history has not; nothing where there is no history, or not all of it."""
+    """Commits that a page names and the history has not; nothing where there is no history, or not
+    all of it.
+    """
     asked = ["git", "-C", str(root), "rev-parse", "--is-shallow-repository"]
     if subprocess.run(asked, capture_output=True, check=False).stdout.strip() != b"false":
         return
     for name in sorted(set(_COMMIT.findall(page.read_text("utf-8")))):
         found = subprocess.run(
-            ["git", "-C", str(root), "cat-file", "-e", f"{name}^{{commit}}"], capture_output=True, check=False
+            ["git", "-C", str(root), "cat-file", "-e", f"{name}^{{commit}}"],
+            capture_output=True,
+            check=False,
         )
         if found.returncode == 1 or b"Not a valid object" in found.stderr:
             yield f"no commit {name}"
@@ -139,20 +171,30 @@ def unknown_commits(page: Path, root: Path) -> Iterator[str]:
 def figures(root: Path) -> Iterator[str]:
     """Words that the rows they are said to come from do not give, or that are not on their page."""
     for entry in tomllib.loads((root / FIGURES).read_text("utf-8")).get("figure", []):
-        page, words = root / entry["page"], entry["words"]
+        page = root / entry["page"]
+        words = entry["words"]
         text = re.sub(r"\s+", " ", page.read_text("utf-8"))
         if words not in text:
             yield f"{entry['page']}: does not say {words!r}"
             continue
-        if (expected := entry["format"].format(entry.get("times", 1) * value_of(entry, root))) not in words:
+        if (
+            expected := entry["format"].format(entry.get("times", 1) * value_of(entry, root))
+        ) not in words:
             yield f"{entry['page']}: says {words!r}, and {entry['rows']} gives {expected!r}"
 
 
 def value_of(entry: dict[str, Any], root: Path) -> float:
-    """Of the rows that are as `where` says: the sum of `field` over that of `per`, how many have `share`, or the only one."""
+    """Of the rows that are as `where` says: the sum of `field` over that of `per`, how many have
+    `share`, or the only one.
+    """
     every = [json.loads(line) for line in (root / entry["rows"]).read_text("utf-8").splitlines()]
-    field, where = entry["field"], entry.get("where", {})
-    rows = [row for row in every if field in row and all(row.get(key) == value for key, value in where.items())]
+    field = entry["field"]
+    where = entry.get("where", {})
+    rows = [
+        row
+        for row in every
+        if field in row and all(row.get(key) == value for key, value in where.items())
+    ]
     if "per" in entry and rows:
         return float(sum(row[field] for row in rows) / sum(row[entry["per"]] for row in rows))
     if "share" in entry:
@@ -170,7 +212,9 @@ def checked(root: Path = ROOT) -> list[str]:
         found += [f"{where}: {line}" for line in links(page, root)]
         found += [f"{where}: {line}" for line in (*unknown_commits(page, root), *wide_table(page))]
         said = dict.fromkeys(spoken_commands(page.read_text("utf-8")))
-        found += [f"{where}: {command}: {line}" for command in said if (line := wrong(command, root))]
+        found += [
+            f"{where}: {command}: {line}" for command in said if (line := wrong(command, root))
+        ]
     found += figures(root)
     found += results_generated.differences(root)
     return found

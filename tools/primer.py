@@ -1,11 +1,13 @@
-"""python -m tools.primer: writes models/primer.json, ids that the coding of ids starts from on both sides."""
+"""python -m tools.primer: writes models/primer.json, ids that the coding of ids starts from on both
+sides.
+"""
 
 import json
 
 import numpy as np
 
-from common.model import BUNDLED, PRIMER, bundled_folder, load
-from evaluation.questions import FAMILIES, draw
+from hedge.common.model import BUNDLED, PRIMER, bundled_folder, load
+from hedge.evaluation.questions import FAMILIES, draw
 
 QUESTIONS = 80
 
@@ -13,7 +15,9 @@ QUESTIONS = 80
 def main() -> None:
     """Worked answers of every family in turn, from the part that training may see."""
     lm = load(BUNDLED, "slm")
-    rng, names, ids = np.random.default_rng(11), list(FAMILIES), list[int]()
+    rng = np.random.default_rng(11)
+    names = list(FAMILIES)
+    ids = list[int]()
     for number in range(QUESTIONS):
         question = draw(names[number % len(names)], rng, held_out=False)
         ids += lm.encode_chat([{"role": "user", "content": question.text}])

@@ -1,4 +1,6 @@
-"""python -m tools.protos [--check]: writes the stubs of proto/hedge/v1, or says whether the committed ones are stale."""
+"""python -m tools.protos [--check]: writes the stubs of proto/hedge/v1, or says whether the
+committed ones are stale.
+"""
 
 import shutil
 import sys
@@ -24,7 +26,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         generate(Path(folder))
         for stub in STUBS:
-            fresh, kept = Path(folder, "hedge/v1", stub), ROOT / "hedge/v1" / stub
+            fresh = Path(folder, "hedge/v1", stub)
+            kept = ROOT / "hedge/v1" / stub
             if "--check" not in sys.argv:
                 shutil.copyfile(fresh, kept)
             elif not kept.exists() or fresh.read_bytes() != kept.read_bytes():

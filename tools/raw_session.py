@@ -3,20 +3,21 @@
 from collections.abc import Sequence
 
 import grpc.aio
+
+from hedge.common import codec
+from hedge.common.ids import FIXED, FixedIds
+from hedge.common.model import LanguageModel
+from hedge.common.rpc import PROTOCOL_VERSION
 from hedge.v1 import hedge_pb2 as pb
 from hedge.v1.hedge_pb2_grpc import HedgeStub
-
-from common import codec
-from common.ids import FIXED, FixedIds
-from common.model import LanguageModel
-from common.rpc import PROTOCOL_VERSION
 
 
 class RawSession:
     """One stream. `draft` sends ids behind what the server holds, and waits for the verdict."""
 
     def __init__(self, channel: grpc.aio.Channel, lm: LanguageModel) -> None:
-        self._lm, self._ids = lm, FixedIds(lm.vocab_size)
+        self._lm = lm
+        self._ids = FixedIds(lm.vocab_size)
         self._call = HedgeStub(channel).Generate()
 
     async def open(self, prompt: Sequence[int], temperature: float, stream: int = 0) -> None:

@@ -9,16 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from common.codec import paper_bits
-from evaluation.figures import short
-from evaluation.profile import read_profile
-from evaluation.quality import interval
-from evaluation.record import read_journal
+from hedge.common.codec import paper_bits
+from hedge.evaluation.figures import short
+from hedge.evaluation.profile import read_profile
+from hedge.evaluation.quality import interval
+from hedge.evaluation.record import read_journal
 from tools.results_tables import quantile, table
 
 Parts = dict[str, dict[str, Callable[[], str]]]
 Entries = Sequence[dict[str, Any]]
-TASKS, TEMPERATURES = ("gsm8k", "humaneval"), ("0", "0.7", "1")
+TASKS = ("gsm8k", "humaneval")
+TEMPERATURES = ("0", "0.7", "1")
 # Both models on one thread of a CPU each, as `python -m tools.bench_rows` measured them.
 CPU = "cpu"
 MEASURED = read_profile(CPU)
@@ -26,8 +27,10 @@ HEDGE = "hedge:max-in-flight=1,threshold=0.4"
 # Skips about as much as the paper says on the real pair, as "margin, 0.76" does on the bundled one.
 PAPER_SHARE = quantile("margin", 0.58)
 # The entries that CU-HLM keeps, and what it is compared with.
-KEPT, REFERENCE = 30, "hlm"
-SNR_DB, BANDWIDTH_HZ = -10.0, 1e6
+KEPT = 30
+REFERENCE = "hlm"
+SNR_DB = -10.0
+BANDWIDTH_HZ = 1e6
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,19 @@ class Runs:
     def whole(self, name: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """A run's answers beside the LLM's to the same questions."""
         theirs = self.answers["llm"]
-        return [(entry, theirs[number]) for number, entry in sorted(self.answers.get(name, {}).items()) if number in theirs]
+        return [
+            (entry, theirs[number])
+            for number, entry in sorted(self.answers.get(name, {}).items())
+            if number in theirs
+        ]
 
 
-def summed(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], vocab_size: int) -> dict[str, float]:
+def summed(
+    pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], vocab_size: int
+) -> dict[str, float]:
     """What a run comes to: shares, and what is per token."""
-    mine, theirs = [own for own, _ in pairs], [llm for _, llm in pairs]
+    mine = [own for own, _ in pairs]
+    theirs = [llm for _, llm in pairs]
     tokens = sum(entry["tokens"] for entry in mine)
     skipped = sum(entry["skipped"] for entry in mine)
     right = np.array([[own["correct"], llm["correct"]] for own, llm in pairs], dtype=float)
@@ -89,7 +99,13 @@ def summed(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], vocab_size: i
     }
 
 
-def clock(entry: dict[str, Any], snr_db: float = SNR_DB, bandwidth_hz: float = BANDWIDTH_HZ, *, flat: bool = False) -> float:
+def clock(
+    entry: dict[str, Any],
+    snr_db: float = SNR_DB,
+    bandwidth_hz: float = BANDWIDTH_HZ,
+    *,
+    flat: bool = False,
+) -> float:
     """Seconds of an answer on the paper's channel: tau_SLM + bits / C + tau_LLM, without fading.
 
     `flat` as the paper has it: a pass takes as long as one of one position, however many it has.
@@ -106,7 +122,10 @@ def systems(folder: Path, temperature: str) -> str:
     lines = []
     for name in sorted({name for one in runs.values() for name in one.answers}, key=order):
         each = {task: one.whole(name) for task, one in runs.items()}
-        every = summed([pair for pairs in each.values() for pair in pairs], next(iter(runs.values())).vocab_size)
+        every = summed(
+            [pair for pairs in each.values() for pair in pairs],
+            next(iter(runs.values())).vocab_size,
+        )
         right = [percent(summed(pairs, 2)["accuracy"]) if pairs else "-" for pairs in each.values()]
         lines.append(
             [
@@ -141,11 +160,17 @@ def speeds(folder: Path, temperature: str) -> str:
         [
             short(f"{name} #1"),
             str(sum(len(one.whole(name)) for one in runs)),
-            *(f"{speed[name, channel]:.3g} ({speed[name, channel] / speed[REFERENCE, channel]:,.3g}x)" for channel in CHANNELS),
+            *(
+                f"{speed[name, channel]:.3g} ({speed[name, channel] / speed[REFERENCE, channel]:,.3g}x)"
+                for channel in CHANNELS
+            ),
         ]
         for name in names
     ]
-    return table(("tokens/s (over hlm)", "n", *(f"{snr:g} dB, {hz / 1e6:g} MHz" for snr, hz in CHANNELS)), lines)
+    return table(
+        ("tokens/s (over hlm)", "n", *(f"{snr:g} dB, {hz / 1e6:g} MHz" for snr, hz in CHANNELS)),
+        lines,
+    )
 
 
 def order(name: str) -> tuple[int, str]:
@@ -155,7 +180,9 @@ def order(name: str) -> tuple[int, str]:
 
 
 def between(low: float, high: float) -> str:
-    """An interval; nothing where resampling gives none: too few answers, or no question that only one of the two has right."""
+    """An interval; nothing where resampling gives none: too few answers, or no question that only
+    one of the two has right.
+    """
     return "" if np.isnan(low) or np.isnan(high) or low == high else f" ({low:.0%} to {high:.0%})"
 
 
@@ -169,7 +196,9 @@ def percent(value: float) -> str:
 
 
 def measures(folder: Path) -> str:
-    """Fits and areas of the five measures and of the noised margin on the same answers, the mean over both tasks' tokens."""
+    """Fits and areas of the five measures and of the noised margin on the same answers, the mean
+    over both tasks' tokens.
+    """
     header, entries = read_journal(folder / "measures.jsonl", "measures")
     studied = int(header["studied"])
     lines = []
@@ -184,7 +213,12 @@ def measures(folder: Path) -> str:
     for temperature in TEMPERATURES:
         mine = [entry for entry in entries if entry["temperature"] == float(temperature)]
         areas = [margin_auc(folder, entry["task"], entry["temperature"], studied) for entry in mine]
-        cells += ["-", f"{np.average(areas, weights=[entry['tokens'] for entry in mine]):.3f}" if mine else "-"]
+        cells += [
+            "-",
+            f"{np.average(areas, weights=[entry['tokens'] for entry in mine]):.3f}"
+            if mine
+            else "-",
+        ]
     lines.append(["noised margin of `hedge`", *cells])
     head = ("measure", *(f"T {t}: {what}" for t in TEMPERATURES for what in ("R^2", "AUC")))
     return table(head, lines)
@@ -197,11 +231,15 @@ def weighted(entries: Entries, weights: Sequence[int], name: str, key: str) -> s
 
 
 def margin_auc(folder: Path, task: str, temperature: float, studied: int) -> float:
-    """Of the margin by which the shared noise decided a draft, for drafts that are not the LLM's token; first answers."""
-    from evaluation.study import auc
+    """Of the margin by which the shared noise decided a draft, for drafts that are not the LLM's
+    token; first answers.
+    """
+    from hedge.evaluation.study import auc
 
     every = read_journal(folder / "traces.jsonl", "traces")[1]
-    mine = [entry for entry in every if (entry["task"], entry["temperature"]) == (task, temperature)]
+    mine = [
+        entry for entry in every if (entry["task"], entry["temperature"]) == (task, temperature)
+    ]
     first = sorted(mine, key=lambda entry: int(entry["question"]))[:studied]
     margins = np.concatenate([np.asarray(entry["margin"]) for entry in first])
     return auc(-margins, 1 - np.concatenate([np.asarray(entry["accepted"]) for entry in first]))
@@ -213,7 +251,9 @@ EUR = 0.60
 
 
 def savings(rows: Entries) -> str:
-    """hedge on the recorded answers over emulated devices and links, against the LLM's stream; a token each."""
+    """hedge on the recorded answers over emulated devices and links, against the LLM's stream; a
+    token each.
+    """
     lines = [
         [
             f"{row['temperature']:g}",
@@ -227,7 +267,20 @@ def savings(rows: Entries) -> str:
         for row in rows
         if row["what"] == "savings" and row["profile"] in PROFILES and row["round_trip"]
     ]
-    return table(("T", "device", "round trip", "passes", "positions", "SLM steps", "J", "EUR/M", "speed over llm"), lines)
+    return table(
+        (
+            "T",
+            "device",
+            "round trip",
+            "passes",
+            "positions",
+            "SLM steps",
+            "J",
+            "EUR/M",
+            "speed over llm",
+        ),
+        lines,
+    )
 
 
 def break_evens(rows: Entries) -> str:
@@ -238,7 +291,10 @@ def break_evens(rows: Entries) -> str:
             f"{row['temperature']:g}",
             f"{row['count']}",
             f"{row['accepted']:.1%}",
-            *("never" if row[name] is None else f"{1e3 * row[name]:.0f} ms" for name in (*PROFILES, CPU)),
+            *(
+                "never" if row[name] is None else f"{1e3 * row[name]:.0f} ms"
+                for name in (*PROFILES, CPU)
+            ),
         ]
         for row in rows
         if row["what"] == "break-even"
@@ -247,16 +303,24 @@ def break_evens(rows: Entries) -> str:
 
 
 def agreement(results: Path) -> list[tuple[str, str, int, int, int]]:
-    """By engine of the cloud: temperatures, how many answers of hedge are llm's token for token, of how many, near ties."""
+    """By engine of the cloud: temperatures, how many answers of hedge are llm's token for token, of
+    how many, near ties.
+    """
     found = []
-    rows = [row for name in ("exact", "exact-gguf") for row in read_journal(results / f"{name}.jsonl", "exact")[1]]
+    rows = [
+        row
+        for name in ("exact", "exact-gguf")
+        for row in read_journal(results / f"{name}.jsonl", "exact")[1]
+    ]
     for dtype, what in (
         ("bfloat16", "torch, bfloat16, reproducible"),
         ("float32", "torch, float32, plain"),
         ("Q4_K_M", "llama.cpp, Q4_K_M, reproducible"),
     ):
         found.append(_agree(what, [row for row in rows if row["dtype"] == dtype], "question"))
-    found.append(_agree("vLLM, bfloat16", read_journal(results / "vllm.jsonl", "bench-vllm")[1], "question"))
+    found.append(
+        _agree("vLLM, bfloat16", read_journal(results / "vllm.jsonl", "bench-vllm")[1], "question")
+    )
     live = [
         row | {"system": name, "temperature": 0.0}
         for name in ("llm", "hedge")
@@ -265,7 +329,13 @@ def agreement(results: Path) -> list[tuple[str, str, int, int, int]]:
     found.append(_agree("llama.cpp, Q4_K_M, one device", live, "task"))
     for temperature in TEMPERATURES:
         batched = [
-            entry | {"system": name, "temperature": float(temperature), "number": (task, number), "token_ids": entry["digest"]}
+            entry
+            | {
+                "system": name,
+                "temperature": float(temperature),
+                "number": (task, number),
+                "token_ids": entry["digest"],
+            }
             for task in TASKS
             if (runs := Runs.read(results / "real", task, temperature))
             for name, run in (("llm", "llm"), ("hedge", HEDGE))
@@ -277,23 +347,36 @@ def agreement(results: Path) -> list[tuple[str, str, int, int, int]]:
 
 
 def _agree(what: str, rows: Entries, key: str) -> tuple[str, str, int, int, int]:
-    llm = {(row["temperature"], row[key]): row["token_ids"] for row in rows if row["system"] == "llm"}
-    mine = [row for row in rows if row["system"] == "hedge" and (row["temperature"], row[key]) in llm]
+    llm = {
+        (row["temperature"], row[key]): row["token_ids"] for row in rows if row["system"] == "llm"
+    }
+    mine = [
+        row for row in rows if row["system"] == "hedge" and (row["temperature"], row[key]) in llm
+    ]
     same = sum(row["token_ids"] == llm[row["temperature"], row[key]] for row in mine)
-    temperatures = " and ".join(f"{value:g}" for value in sorted({row["temperature"] for row in mine}))
+    temperatures = " and ".join(
+        f"{value:g}" for value in sorted({row["temperature"] for row in mine})
+    )
     return what, temperatures, same, len(mine), sum(row.get("near_ties", 0) for row in mine)
 
 
 def exactness(results: Path) -> str:
     lines = [
-        [what, at, f"{same} of {total}", "-" if what.endswith("reproducible") else f"{ties / total:.1f}"]
+        [
+            what,
+            at,
+            f"{same} of {total}",
+            "-" if what.endswith("reproducible") else f"{ties / total:.1f}",
+        ]
         for what, at, same, total, ties in agreement(results)
     ]
     return table(("LLM in the cloud", "T", "answers that are llm's", "near ties an answer"), lines)
 
 
 def claims(folder: Path, page: Path) -> str:
-    """The abstract of the paper beside both pairs at temperature 0: cu-hlm as published, and gated by margin."""
+    """The abstract of the paper beside both pairs at temperature 0: cu-hlm as published, and gated
+    by margin.
+    """
     bundled = {name: headline(page, name) for name in ("cu-hlm", "cu-hlm:margin,skip 0.76")}
     runs = {task: found for task in TASKS if (found := Runs.read(folder, task, "0"))}
     vocab_size = next(iter(runs.values())).vocab_size
@@ -304,25 +387,52 @@ def claims(folder: Path, page: Path) -> str:
     hlm = real(REFERENCE)["tokens_per_s"]
     own = {"published": real("cu-hlm"), "margin": real(PAPER_SHARE)}
     columns = {
-        name: (one["skipped"], one["compression"], one["relative"], one["tokens_per_s"] / hlm) for name, one in own.items()
+        name: (one["skipped"], one["compression"], one["relative"], one["tokens_per_s"] / hlm)
+        for name, one in own.items()
     }
     flat = [f"{one['tokens_per_s_flat'] / hlm:.0f}x" for one in own.values()]
     lines = [
-        ["transmissions skipped", "74.8%", *(b[0] for b in bundled.values()), *(f"{c[0]:.1%}" for c in columns.values())],
-        ["vocabulary not sent", "97.4%", *(b[1] for b in bundled.values()), *(f"{c[1]:.2%}" for c in columns.values())],
-        ["accuracy over llm's", "97.4%", *(b[2] for b in bundled.values()), *(over(c[2]) for c in columns.values())],
-        ["throughput over hlm's", "206x", *(b[3] for b in bundled.values()), *(f"{c[3]:.0f}x" for c in columns.values())],
+        [
+            "transmissions skipped",
+            "74.8%",
+            *(b[0] for b in bundled.values()),
+            *(f"{c[0]:.1%}" for c in columns.values()),
+        ],
+        [
+            "vocabulary not sent",
+            "97.4%",
+            *(b[1] for b in bundled.values()),
+            *(f"{c[1]:.2%}" for c in columns.values()),
+        ],
+        [
+            "accuracy over llm's",
+            "97.4%",
+            *(b[2] for b in bundled.values()),
+            *(over(c[2]) for c in columns.values()),
+        ],
+        [
+            "throughput over hlm's",
+            "206x",
+            *(b[3] for b in bundled.values()),
+            *(f"{c[3]:.0f}x" for c in columns.values()),
+        ],
     ]
-    streams = [over_hlm(_row(page, "llm", 6))] * 2 + [f"{real('llm')['tokens_per_s'] / hlm:.0f}x"] * 2
+    streams = [over_hlm(_row(page, "llm", 6))] * 2 + [
+        f"{real('llm')['tokens_per_s'] / hlm:.0f}x"
+    ] * 2
     lines.append(["the same, if every pass takes 52 ms", "-", "-", "-", *flat])
     lines.append(["throughput of `llm` over hlm's", "-", *streams])
-    lines.append(["answers", "", "1000", "1000", *(f"{one['answers']:.0f}" for one in own.values())])
+    lines.append(
+        ["answers", "", "1000", "1000", *(f"{one['answers']:.0f}" for one in own.values())]
+    )
     head = ("cu-hlm", "paper", "bundled", "bundled, margin 0.76", "real", "real, margin 0.58")
     return table(head, lines)
 
 
 def headline(page: Path, name: str) -> tuple[str, str, str, str]:
-    """Of the bundled pair, as its own tables on the page have it: skipped, not sent, accuracy, over hlm at -10 dB."""
+    """Of the bundled pair, as its own tables on the page have it: skipped, not sent, accuracy, over
+    hlm at -10 dB.
+    """
     system, speed = (_row(page, name, columns) for columns in (8, 6))
     sent = 1 - paper_bits(32000, KEPT) / paper_bits(32000, 32000)
     return system[2], f"{sent:.2%}", system[4].split(" ")[0], over_hlm(speed)
@@ -342,19 +452,31 @@ def over_hlm(speed: list[str]) -> str:
 def parts(folder: Path) -> Parts:
     page = folder.parent / "paper.md"
     exact: dict[str, Callable[[], str]] = {"exactness": partial(exactness, folder.parent)}
-    found: Parts = {"docs/results/paper.md": {}, "docs/results/hedge.md": {}, "docs/results/exactness.md": exact}
+    found: Parts = {
+        "docs/results/paper.md": {},
+        "docs/results/hedge.md": {},
+        "docs/results/exactness.md": exact,
+    }
     found["docs/results/hedge.md"]["predicted"] = partial(predicted, folder.parent)
     found["docs/results/hedge.md"]["first"] = partial(first, folder.parent)
     found["README.md"] = {"first": partial(first, folder.parent)}
     for temperature in TEMPERATURES:
         if any((folder / f"{task}-{temperature}.jsonl").exists() for task in TASKS):
-            found["docs/results/paper.md"][f"real {temperature}"] = partial(systems, folder, temperature)
+            found["docs/results/paper.md"][f"real {temperature}"] = partial(
+                systems, folder, temperature
+            )
     if (folder / "gsm8k-0.jsonl").exists():
-        found["docs/results/paper.md"] |= {"claims": partial(claims, folder, page), "real speeds": partial(speeds, folder, "0")}
+        found["docs/results/paper.md"] |= {
+            "claims": partial(claims, folder, page),
+            "real speeds": partial(speeds, folder, "0"),
+        }
     if (folder / "measures.jsonl").exists():
         found["docs/results/paper.md"]["real measures"] = partial(measures, folder)
     rows = read_journal(folder.parent / "replays.jsonl", "replays")[1]
-    found["docs/results/hedge.md"] |= {"savings": partial(savings, rows), "break-even": partial(break_evens, rows)}
+    found["docs/results/hedge.md"] |= {
+        "savings": partial(savings, rows),
+        "break-even": partial(break_evens, rows),
+    }
     return found
 
 
@@ -362,11 +484,19 @@ def predicted(results: Path) -> str:
     """What was expected of a link beside what a run then measured."""
     lines = []
     for row in read_journal(results / "break-even.jsonl", "break-even")[1]:
-        cells = [f"{row['expected'][key]:.{digits}f} / {row['measured'][key]:.{digits}f}" for key, digits in PREDICTED.items()]
+        cells = [
+            f"{row['expected'][key]:.{digits}f} / {row['measured'][key]:.{digits}f}"
+            for key, digits in PREDICTED.items()
+        ]
         offs = [f"{row[f'{key}_off']:+.0%}" for key in PREDICTED]
         link = f"{1e3 * row['round_trip']:.0f} ms"
         lines.append(
-            [row["pair"], f"{row['temperature']:g}", link, *(x for pair in zip(cells, offs, strict=True) for x in pair)]
+            [
+                row["pair"],
+                f"{row['temperature']:g}",
+                link,
+                *(x for pair in zip(cells, offs, strict=True) for x in pair),
+            ]
         )
     return table(("pair", "T", "link", "tokens/s", "off", "llm's", "off", "passes", "off"), lines)
 
@@ -384,7 +514,9 @@ SHOWN = (
 
 
 def first(results: Path) -> str:
-    """Of an answer at temperature 0, a token: passes, positions, bytes, the median and the worst tenth; how many are llm's."""
+    """Of an answer at temperature 0, a token: passes, positions, bytes, the median and the worst
+    tenth; how many are llm's.
+    """
     lines = []
     for label, folder, task in SHOWN:
         runs = Runs.read(results / folder, task, "0")

@@ -1,21 +1,23 @@
-"""python -m tools.record_drafts: writes models/drafts.jsonl, what a device of the bundled pair sent for some questions."""
+"""python -m tools.record_drafts: writes models/drafts.jsonl, what a device of the bundled pair sent
+for some questions.
+"""
 
 import asyncio
 import json
 from dataclasses import dataclass, field
 
+from hedge.common.ids import ADAPTIVE, id_codec
+from hedge.common.model import BUNDLED, LanguageModel, bundled_folder, load
+from hedge.common.torch_model import use_threads
+from hedge.edge_client.config import GateConfig, SamplingParams, VerificationConfig
+from hedge.edge_client.engine.session import Session
+from hedge.edge_client.systems import GenerationConfig
+from hedge.evaluation.local import LocalLink, LocalStream
+from hedge.evaluation.questions import held_out_set
 from hedge.v1 import hedge_pb2 as pb
 
-from common.ids import ADAPTIVE, id_codec
-from common.model import BUNDLED, LanguageModel, bundled_folder, load
-from common.torch_model import use_threads
-from edge_client.config import GateConfig, SamplingParams, VerificationConfig
-from edge_client.engine.session import Session
-from edge_client.systems import GenerationConfig
-from evaluation.local import LocalLink, LocalStream
-from evaluation.questions import held_out_set
-
-QUESTIONS, SEED = 48, 21
+QUESTIONS = 48
+SEED = 21
 # The gate of `hedge` at temperature 0, stop and wait: what is sent does not depend on time.
 CONFIG = GenerationConfig(
     "hedge",
@@ -39,10 +41,13 @@ class Recorder(LocalLink):
     async def open(self, request: pb.Open) -> LocalStream:
         request.id_codecs[:] = [ADAPTIVE]
         stream = await super().open(request)
-        coder, send = id_codec(ADAPTIVE, self.lm.vocab_size), stream.send
+        coder = id_codec(ADAPTIVE, self.lm.vocab_size)
+        send = stream.send
 
         async def kept(draft: pb.Draft) -> None:
-            self.drafts.append(coder.decode(list(stream.session.history), draft.ids, self.lm.context))
+            self.drafts.append(
+                coder.decode(list(stream.session.history), draft.ids, self.lm.context)
+            )
             await send(draft)
 
         stream.send = kept  # type: ignore[method-assign]
@@ -51,17 +56,21 @@ class Recorder(LocalLink):
 
 def main() -> None:
     use_threads(1)
-    slm, llm = load(BUNDLED, "slm"), load(BUNDLED, "llm")
+    slm = load(BUNDLED, "slm")
+    llm = load(BUNDLED, "llm")
     with (bundled_folder() / "drafts.jsonl").open("w") as file:
         for question in held_out_set(QUESTIONS, seed=SEED):
-            prompt, link = slm.encode_chat([{"role": "user", "content": question.text}]), Recorder(llm)
+            prompt = slm.encode_chat([{"role": "user", "content": question.text}])
+            link = Recorder(llm)
 
             async def answer(prompt: list[int] = prompt, link: Recorder = link) -> None:
                 async for _ in Session(slm, prompt, CONFIG, link).tokens():
                     pass
 
             asyncio.run(answer())
-            file.write(json.dumps({"prompt": prompt, "drafts": link.drafts}, separators=(",", ":")) + "\n")
+            file.write(
+                json.dumps({"prompt": prompt, "drafts": link.drafts}, separators=(",", ":")) + "\n"
+            )
 
 
 if __name__ == "__main__":

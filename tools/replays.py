@@ -1,21 +1,27 @@
-"""python -m tools.replays: hedge on recorded answers over devices and links, on virtual time, as docs/results/replays.jsonl."""
+"""python -m tools.replays: hedge on recorded answers over devices and links, on virtual time, as
+docs/results/replays.jsonl.
+"""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from evaluation.break_even import Sample
-from evaluation.profile import read_profile
-from evaluation.record import Journal, read_journal
-from evaluation.replay import Trace
-from studies.links import traces_of
+from hedge.evaluation.break_even import Sample
+from hedge.evaluation.profile import read_profile
+from hedge.evaluation.record import Journal, read_journal
+from hedge.evaluation.replay import Trace
+from research.links import traces_of
 from tools.real_tables import CPU, PROFILES
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 ROUND_TRIPS = (0.0, 0.02, 0.1, 0.2)
 # The recorded answers: folder, and how their tasks begin.
-ANSWERS = {"real": ("real", ""), "bundled, questions": ("bundled", "questions"), "bundled, tales": ("bundled", "tales")}
+ANSWERS = {
+    "real": ("real", ""),
+    "bundled, questions": ("bundled", "questions"),
+    "bundled, tales": ("bundled", "tales"),
+}
 
 
 def main() -> None:
@@ -24,15 +30,28 @@ def main() -> None:
     journal = Journal(path, {"kind": "replays"}, resume=False)
     for label, (folder, kind) in ANSWERS.items():
         entries = read_journal(RESULTS / folder / "traces.jsonl", "traces")[1]
-        mine = [entry | {"question": number} for number, entry in enumerate(entries) if entry["task"].startswith(kind)]
+        mine = [
+            entry | {"question": number}
+            for number, entry in enumerate(entries)
+            if entry["task"].startswith(kind)
+        ]
         for temperature in sorted({entry["temperature"] for entry in mine}):
             traces = traces_of(mine, temperature)
             if label == "real":
                 for row in savings(traces):
-                    journal.append({"what": "savings", "answers": label, "temperature": temperature} | row)
+                    journal.append(
+                        {"what": "savings", "answers": label, "temperature": temperature} | row
+                    )
             accepted = float(np.mean([stays for trace in traces for stays in trace.accepted]))
-            trips = {name: Sample(traces, read_profile(name)).break_even() for name in (*PROFILES, CPU)}
-            row = {"what": "break-even", "answers": label, "temperature": temperature, "accepted": accepted}
+            trips = {
+                name: Sample(traces, read_profile(name)).break_even() for name in (*PROFILES, CPU)
+            }
+            row = {
+                "what": "break-even",
+                "answers": label,
+                "temperature": temperature,
+                "accepted": accepted,
+            }
             journal.append(row | {"count": len(traces)} | trips)
 
 
@@ -43,8 +62,16 @@ def savings(traces: list[Trace]) -> list[dict[str, Any]]:
         for seconds in ROUND_TRIPS:
             counts = Sample(traces, profile).over(seconds)
             passes, steps, positions = counts.per_token()
-            row = {"profile": name, "round_trip": seconds, "passes": passes, "positions": positions, "steps": steps}
-            found.append(row | {"joules": profile.energy(1, 0.0, 0.0) * steps, "speed": counts.speed})
+            row = {
+                "profile": name,
+                "round_trip": seconds,
+                "passes": passes,
+                "positions": positions,
+                "steps": steps,
+            }
+            found.append(
+                row | {"joules": profile.energy(1, 0.0, 0.0) * steps, "speed": counts.speed}
+            )
     return found
 
 

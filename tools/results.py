@@ -1,4 +1,6 @@
-"""python -m tools.results: tables and plots of the bundled pair in docs/results/paper.md; goes on where it ended."""
+"""python -m tools.results: tables and plots of the bundled pair in docs/results/paper.md; goes on
+where it ended.
+"""
 
 import subprocess
 import sys
@@ -7,19 +9,33 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from common.model import BUNDLED, bundled_folder, load
-from common.sampling import Warp
-from common.torch_model import use_threads
-from edge_client.calibrations import load_calibration
-from evaluation.processes import BIN
-from evaluation.record import Journal, answers_of, read_journal
-from evaluation.study import KS, Context, study
+from hedge.common.model import BUNDLED, bundled_folder, load
+from hedge.common.sampling import Warp
+from hedge.common.torch_model import use_threads
+from hedge.edge_client.calibrations import load_calibration
+from hedge.evaluation.processes import BIN
+from hedge.evaluation.record import Journal, answers_of, read_journal
+from hedge.evaluation.study import KS, Context, study
 from tools import results_tables
 from tools.results_tables import PROPOSED, quantile
 
 ROOT = Path(__file__).parent.parent
 RUNS = ROOT / "runs"
-GRID = ("--vocab", "32000", "--bandwidth", "1e6", "5e6", "10e6", "--snr", "-10", "-5", "0", "5", "10", "20")
+GRID = (
+    "--vocab",
+    "32000",
+    "--bandwidth",
+    "1e6",
+    "5e6",
+    "10e6",
+    "--snr",
+    "-10",
+    "-5",
+    "0",
+    "5",
+    "10",
+    "20",
+)
 SHARES = (0.3, 0.5, 0.76, 0.85, 0.95)
 FRONTIER_MEASURES = ("perturbation", "expected_perturbation", "margin")
 SPEEDS = ("headline", "paper")
@@ -27,16 +43,38 @@ MEASURE = "perturbation"
 TRUNCATED = 150
 LOSSLESS = "hedge:max-in-flight=1"
 
-# One process per core, each folder one pass of the models; the frontier needs fewer questions a point.
+# One process per core, each folder one pass of the models; the frontier needs fewer questions a
+# point.
 SIMULATIONS = {
-    "headline": ("--temperature", "0", "--questions", "1000", "--systems", "slm", "llm", "hlm", "cu-hlm", PROPOSED, LOSSLESS),
+    "headline": (
+        "--temperature",
+        "0",
+        "--questions",
+        "1000",
+        "--systems",
+        "slm",
+        "llm",
+        "hlm",
+        "cu-hlm",
+        PROPOSED,
+        LOSSLESS,
+    ),
     "paper": (
         *"--temperature 1 --questions 200 --systems slm llm hlm rand-hlm u-hlm u-hlm:threshold-rule=risk-prone".split(),
         *"cu-hlm cu-hlm:truncation=offline cu-hlm:truncation=online".split(),
         PROPOSED,
         LOSSLESS,
     ),
-    "tokens": ("--temperature", "1", "--questions", "600", "--question-seed", "1", "--systems", "llm"),
+    "tokens": (
+        "--temperature",
+        "1",
+        "--questions",
+        "600",
+        "--question-seed",
+        "1",
+        "--systems",
+        "llm",
+    ),
     "frontier": (
         *"--temperature 0 --questions 200 --systems llm".split(),
         *(quantile(measure, share) for measure in FRONTIER_MEASURES for share in SHARES),
@@ -45,7 +83,17 @@ SIMULATIONS = {
 
 
 def simulate(name: str, *options: str) -> None:
-    command = [str(BIN / "hedge"), "simulate", "--out", str(RUNS / name), "--resume", "--seed", "1", *GRID, *options]
+    command = [
+        str(BIN / "hedge"),
+        "simulate",
+        "--out",
+        str(RUNS / name),
+        "--resume",
+        "--seed",
+        "1",
+        *GRID,
+        *options,
+    ]
     sys.stderr.write(f"{name}: {' '.join(command[1:])}\n")
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
@@ -61,22 +109,36 @@ def main() -> None:
         study_tokens()
     plots()
     tables()
-    sys.stderr.write(f"docs/results/paper.md and docs/plots are up to date: {time.monotonic() - started:.0f} s\n")
+    sys.stderr.write(
+        f"docs/results/paper.md and docs/plots are up to date: {time.monotonic() - started:.0f} s\n"
+    )
 
 
 def study_tokens() -> None:
     """Both models on the LLM's answers, into runs/tokens.jsonl, whole or not at all."""
     use_threads(1)
-    path, seed = RUNS / "tokens.jsonl", 1
+    path = RUNS / "tokens.jsonl"
+    seed = 1
     header, entries = read_journal(RUNS / "tokens" / "answers-llm_1.jsonl", "answers")
     calibration = load_calibration(bundled_folder() / "calibration.json")
-    slm, llm = load(BUNDLED, "slm"), load(BUNDLED, "llm")
+    slm = load(BUNDLED, "slm")
+    llm = load(BUNDLED, "llm")
     context = Context(slm, llm, Warp(), seed, MEASURE, calibration.fits[MEASURE])
     answers = answers_of(path, entries)
     partial = path.with_suffix(".partial")
     partial.unlink(missing_ok=True)
-    journal = Journal(partial, {"kind": "tokens", "slm": header["slm"], "llm": header["llm"], "ks": KS}, resume=False)
-    for entry in tqdm(study(context, answers, TRUNCATED), total=len(answers), desc="study", unit="answer", disable=None):
+    journal = Journal(
+        partial,
+        {"kind": "tokens", "slm": header["slm"], "llm": header["llm"], "ks": KS},
+        resume=False,
+    )
+    for entry in tqdm(
+        study(context, answers, TRUNCATED),
+        total=len(answers),
+        desc="study",
+        unit="answer",
+        disable=None,
+    ):
         journal.append(entry)
     partial.replace(path)
 
@@ -89,7 +151,10 @@ def plots() -> None:
         "frontier": ["frontier/rows.jsonl"],
         "throughput": ["paper/rows.jsonl"],
         "payload": ["paper/rows.jsonl"],
-        "skips": [f"headline/{file.name}" for file in sorted((RUNS / "headline").glob("answers-cu-hlm*.jsonl"))],
+        "skips": [
+            f"headline/{file.name}"
+            for file in sorted((RUNS / "headline").glob("answers-cu-hlm*.jsonl"))
+        ],
     }.items():
         command = [
             str(BIN / "hedge"),
@@ -103,7 +168,13 @@ def plots() -> None:
 
 
 def tables() -> None:
-    still = [(-10.0, 1e6, "none"), (0.0, 1e6, "none"), (10.0, 1e6, "none"), (0.0, 10e6, "none"), (0.0, 1e6, "token")]
+    still = [
+        (-10.0, 1e6, "none"),
+        (0.0, 1e6, "none"),
+        (10.0, 1e6, "none"),
+        (0.0, 10e6, "none"),
+        (0.0, 1e6, "token"),
+    ]
     results_tables.write(
         ROOT / "docs" / "results" / "paper.md",
         {

@@ -1,24 +1,29 @@
-"""python -m tools.results_bundled: what `hedge` does with the bundled pair, one line an answer in docs/results/bundled.
+"""python -m tools.results_bundled: what `hedge` does with the bundled pair, one line an answer in
+docs/results/bundled.
 
-The rows are like those of `tools.results_real`: worked questions, and tales, of which the pair knows little.
+The rows are like those of `tools.results_real`: worked questions, and tales, of which the pair
+knows little.
 """
 
 import subprocess
 import tempfile
 from pathlib import Path
 
-from common.model import BUNDLED, load
-from common.sampling import Warp
-from evaluation.break_even import traced
-from evaluation.processes import BIN
-from evaluation.record import Journal, answers_of, read_journal
+from hedge.common.model import BUNDLED, load
+from hedge.common.sampling import Warp
+from hedge.evaluation.break_even import traced
+from hedge.evaluation.processes import BIN
+from hedge.evaluation.record import Journal, answers_of, read_journal
 from tools.real_tables import HEDGE
 from tools.results_real import SEED, kept
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "docs" / "results" / "bundled"
 TALES = ROOT / "tools" / "tales.jsonl"
-KINDS = {"questions": ("--questions", "100"), "tales": ("--questions", "0", "--prompts", str(TALES))}
+KINDS = {
+    "questions": ("--questions", "100"),
+    "tales": ("--questions", "0", "--prompts", str(TALES)),
+}
 TEMPERATURES = ("0", "1")
 
 
@@ -26,26 +31,65 @@ def main() -> None:
     for path in OUT.glob("*.jsonl"):
         path.unlink()
     slm = load(BUNDLED, "slm")
-    traces = Journal(OUT / "traces.jsonl", {"kind": "traces", "slm": slm.fingerprint, "seed": SEED}, resume=False)
+    traces = Journal(
+        OUT / "traces.jsonl", {"kind": "traces", "slm": slm.fingerprint, "seed": SEED}, resume=False
+    )
     for kind, which in KINDS.items():
         for temperature in TEMPERATURES:
             with tempfile.TemporaryDirectory() as folder:
-                command = [str(BIN / "hedge"), "simulate", "--out", folder, "--seed", str(SEED), "--temperature", temperature]
-                command += ["--tau-slm", "1", "--tau-llm", "1", "--max-new-tokens", "400", *which, "--systems", "llm", HEDGE]
+                command = [
+                    str(BIN / "hedge"),
+                    "simulate",
+                    "--out",
+                    folder,
+                    "--seed",
+                    str(SEED),
+                    "--temperature",
+                    temperature,
+                ]
+                command += [
+                    "--tau-slm",
+                    "1",
+                    "--tau-llm",
+                    "1",
+                    "--max-new-tokens",
+                    "400",
+                    *which,
+                    "--systems",
+                    "llm",
+                    HEDGE,
+                ]
                 subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
                 journal = None
                 for path in sorted(Path(folder).glob("answers-*.jsonl")):
                     header, entries = read_journal(path, "answers")
                     journal = journal or Journal(
                         OUT / f"{kind}-{temperature}.jsonl",
-                        {"kind": "real", "slm": header["slm"], "llm": header["llm"], "vocab_size": slm.vocab_size},
+                        {
+                            "kind": "real",
+                            "slm": header["slm"],
+                            "llm": header["llm"],
+                            "vocab_size": slm.vocab_size,
+                        },
                         resume=False,
                     )
                     for answer in sorted(answers_of(path, entries), key=lambda answer: answer.task):
-                        journal.append({"run": header["run"]} | kept(answer, slm.vocab_size, whole=False))
+                        journal.append(
+                            {"run": header["run"]} | kept(answer, slm.vocab_size, whole=False)
+                        )
                         if str(header["run"]).startswith("llm "):
-                            where = {"task": kind, "temperature": float(temperature), "question": answer.task}
-                            found = traced(slm, answer.prompt_ids, answer.token_ids, Warp(float(temperature)), SEED)
+                            where = {
+                                "task": kind,
+                                "temperature": float(temperature),
+                                "question": answer.task,
+                            }
+                            found = traced(
+                                slm,
+                                answer.prompt_ids,
+                                answer.token_ids,
+                                Warp(float(temperature)),
+                                SEED,
+                            )
                             traces.append(where | found)
 
 

@@ -1,19 +1,23 @@
-"""python -m tools.results_gelato: the tables and plots of docs/results/gelato.md, near the mast and far from it."""
+"""python -m tools.results_gelato: the tables and plots of docs/results/gelato.md, near the mast and
+far from it.
+"""
 
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from evaluation.processes import BIN
-from evaluation.record import read_journal
+from hedge.evaluation.processes import BIN
+from hedge.evaluation.record import read_journal
 from tools.results_tables import table, write
 
 ROOT = Path(__file__).parent.parent
 RUNS = ROOT / "runs"
-NEAR, FAR = "gelato", "gelato-far"
+NEAR = "gelato"
+FAR = "gelato-far"
 DISTANCES = {NEAR: 500, FAR: 3000}
-T_LLM, BAND = 0.1, 1e6
+T_LLM = 0.1
+BAND = 1e6
 
 
 def rows_of(name: str) -> list[dict[str, Any]]:
@@ -22,16 +26,24 @@ def rows_of(name: str) -> list[dict[str, Any]]:
 
 
 def systems(name: str) -> str:
-    """Every system at 1 MHz and 100 ms, and what it gains over the best static length with the same payload."""
+    """Every system at 1 MHz and 100 ms, and what it gains over the best static length with the same
+    payload.
+    """
     rows = {row["system"]: row for row in rows_of(name)}
     lines = []
     for system, row in rows.items():
         payload = "top-p" if system.endswith("top-p") else "ids"
-        static = [one for key, one in rows.items() if key.startswith("static") and key.endswith(payload)]
+        static = [
+            one for key, one in rows.items() if key.startswith("static") and key.endswith(payload)
+        ]
         best = max(static, key=lambda one: float(one["tokens_per_s"]))
         gain = row["tokens_per_s"] / best["tokens_per_s"] - 1
         energy = row["joules_per_token"] / best["joules_per_token"] - 1
-        queue = "-" if row["queue_mean"] is None else f"{row['queue_mean']:.2f} ({row['queue_share']:.0%})"
+        queue = (
+            "-"
+            if row["queue_mean"] is None
+            else f"{row['queue_mean']:.2f} ({row['queue_share']:.0%})"
+        )
         lines.append(
             [
                 system,
@@ -78,7 +90,10 @@ def short() -> str:
             *(
                 text
                 for rows in (near, far)
-                for text in (f"{rows[system]['tokens_per_s']:.1f}", f"{rows[system]['joules_per_token']:.3f}")
+                for text in (
+                    f"{rows[system]['tokens_per_s']:.1f}",
+                    f"{rows[system]['joules_per_token']:.3f}",
+                )
             ),
         ]
         for system in SHORT
@@ -88,12 +103,30 @@ def short() -> str:
 
 def main() -> None:
     for name, distance in DISTANCES.items():
-        command = [str(BIN / "hedge"), "simulate", "gelato", "--distance", str(distance), "--out", str(RUNS / name)]
+        command = [
+            str(BIN / "hedge"),
+            "simulate",
+            "gelato",
+            "--distance",
+            str(distance),
+            "--out",
+            str(RUNS / name),
+        ]
         sys.stderr.write(f"{' '.join(command[1:])}\n")
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     for name in DISTANCES:
         plots = ROOT / "docs" / "plots" / ("." if name == NEAR else "far")
-        subprocess.run([str(BIN / "hedge"), "plot", "gelato", str(RUNS / name / "rows.jsonl"), "--out", str(plots)], check=True)
+        subprocess.run(
+            [
+                str(BIN / "hedge"),
+                "plot",
+                "gelato",
+                str(RUNS / name / "rows.jsonl"),
+                "--out",
+                str(plots),
+            ],
+            check=True,
+        )
     folder = ROOT / "docs" / "results"
     write(folder / "tables.md", {"gelato near": systems(NEAR), "gelato far": systems(FAR)})
     write(folder / "gelato.md", {"gelato short": short()})

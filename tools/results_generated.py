@@ -1,11 +1,13 @@
-"""The generated parts of the pages whose rows are kept, written again or compared with what stands there."""
+"""The generated parts of the pages whose rows are kept, written again or compared with what stands
+there.
+"""
 
 import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from evaluation.record import read_journal
+from hedge.evaluation.record import read_journal
 from tools import bench_tables, real_tables, results_wireless
 from tools.results_tables import write
 
@@ -18,9 +20,14 @@ def parts(root: Path) -> Parts:
     wireless = read_journal(results / "wireless" / "rows.jsonl", "wireless")[1]
     benched = bench_tables.parts(bench_tables.read(results / "bench-rows.jsonl"))
     return {
-        "docs/results/tables.md": {name: partial(str, text) for name, text in results_wireless.tables(wireless).items()},
+        "docs/results/tables.md": {
+            name: partial(str, text) for name, text in results_wireless.tables(wireless).items()
+        },
         "docs/results/wireless.md": {"wireless short": lambda: results_wireless.short(wireless)},
-        **{page: {name: partial(str, text) for name, text in tables.items()} for page, tables in benched.items()},
+        **{
+            page: {name: partial(str, text) for name, text in tables.items()}
+            for page, tables in benched.items()
+        },
         **real_tables.parts(results / "real"),
     }
 
@@ -31,11 +38,17 @@ def differences(root: Path) -> list[str]:
     for page, named in parts(root).items():
         text = (root / page).read_text("utf-8")
         for name, made in named.items():
-            stands = re.search(rf"<!-- begin {re.escape(name)} -->\n(.*?)\n?<!-- end {re.escape(name)} -->", text, re.DOTALL)
+            stands = re.search(
+                rf"<!-- begin {re.escape(name)} -->\n(.*?)\n?<!-- end {re.escape(name)} -->",
+                text,
+                re.DOTALL,
+            )
             if stands is None:
                 found.append(f"{page}: has no place for {name}")
             elif stands[1].strip() != made().strip():
-                found.append(f"{page}: {name} is not what its rows give: python -m tools.results_generated")
+                found.append(
+                    f"{page}: {name} is not what its rows give: python -m tools.results_generated"
+                )
     return found
 
 

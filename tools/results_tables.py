@@ -1,14 +1,16 @@
-"""The generated parts of the pages in docs/results: each stands between a begin and an end mark that names it."""
+"""The generated parts of the pages in docs/results: each stands between a begin and an end mark
+that names it.
+"""
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluation.figures import short
-from evaluation.findings import RESAMPLES, max_risk_trials, predictors
-from evaluation.quality import relative_accuracy
-from evaluation.record import AnswerRecord, answers_of, read_journal
+from hedge.evaluation.figures import short
+from hedge.evaluation.findings import RESAMPLES, max_risk_trials, predictors
+from hedge.evaluation.quality import relative_accuracy
+from hedge.evaluation.record import AnswerRecord, answers_of, read_journal
 
 Rows = Sequence[dict[str, Any]]
 
@@ -50,12 +52,15 @@ def _relative(run: Sequence[AnswerRecord], llm: Sequence[AnswerRecord]) -> str:
 
 def systems(folder: Path) -> str:
     """What each run of a folder skips, keeps and sends, channel apart."""
-    runs, rows = runs_of(folder), rows_of(folder)
+    runs = runs_of(folder)
+    rows = rows_of(folder)
     llm = next(run for name, run in runs.items() if name.startswith("llm #"))
     lines = []
     for name in dict.fromkeys(row["run"] for row in rows):
         paper = next(row for row in rows if row["run"] == name and row["account"] == "paper")
-        payload = next((row for row in rows if row["run"] == name and row["account"] == "payload"), None)
+        payload = next(
+            (row for row in rows if row["run"] == name and row["account"] == "payload"), None
+        )
         lines.append(
             [
                 short(name),
@@ -89,7 +94,8 @@ def speeds(folder: Path, channels: Sequence[tuple[float, float, str]], base: str
     for name in dict.fromkeys(row["run"] for row in rows):
         cells = []
         for channel in channels:
-            speed, reference = found[name, *channel]["tokens_per_s"], found[base, *channel]["tokens_per_s"]
+            speed = found[name, *channel]["tokens_per_s"]
+            reference = found[base, *channel]["tokens_per_s"]
             cells.append(f"{_short(speed)} ({_short(speed / reference)}x)")
         lines.append([short(name), *cells])
     heads = [
@@ -100,7 +106,8 @@ def speeds(folder: Path, channels: Sequence[tuple[float, float, str]], base: str
 
 
 def frontier(folder: Path) -> str:
-    runs, rows = runs_of(folder), {row["run"]: row for row in rows_of(folder)}
+    runs = runs_of(folder)
+    rows = {row["run"]: row for row in rows_of(folder)}
     llm = next(run for name, run in runs.items() if name.startswith("llm #"))
     lines = [
         [
@@ -113,13 +120,27 @@ def frontier(folder: Path) -> str:
         for name, row in rows.items()
         if row["threshold"] is not None
     ]
-    return table(("measure", "u_th", "skipped", "exact match", "realised risk", "accuracy over the LLM's (95 %)"), lines)
+    return table(
+        (
+            "measure",
+            "u_th",
+            "skipped",
+            "exact match",
+            "realised risk",
+            "accuracy over the LLM's (95 %)",
+        ),
+        lines,
+    )
 
 
 def measures(tokens: Path) -> str:
     entries = read_journal(tokens, "tokens")[1]
     lines = [
-        [name, *(f"{found[key]:.3f}" for key in ("pearson_tv", "pearson_beta", "r2_beta", "auc")), f"{found['cost']:.2f}"]
+        [
+            name,
+            *(f"{found[key]:.3f}" for key in ("pearson_tv", "pearson_beta", "r2_beta", "auc")),
+            f"{found['cost']:.2f}",
+        ]
         for name, found in predictors(entries).items()
     ]
     head = (
@@ -138,8 +159,18 @@ def risk(tokens: Path) -> str:
     lines = []
     for measure in ("perturbation", "expected_perturbation", "margin"):
         for epsilon in (0.02, 0.05):
-            exceeded, feasible, skipped = max_risk_trials(entries, measure, epsilon, 0.1, calibrated=len(entries) // 2)
-            lines.append([measure, f"{epsilon:g}", f"{feasible} of {RESAMPLES}", f"{exceeded}", f"{skipped:.1%}"])
+            exceeded, feasible, skipped = max_risk_trials(
+                entries, measure, epsilon, 0.1, calibrated=len(entries) // 2
+            )
+            lines.append(
+                [
+                    measure,
+                    f"{epsilon:g}",
+                    f"{feasible} of {RESAMPLES}",
+                    f"{exceeded}",
+                    f"{skipped:.1%}",
+                ]
+            )
     return table(("measure", "epsilon", "threshold found", "exceeded", "skipped"), lines)
 
 

@@ -1,4 +1,6 @@
-"""python -m tools.results_wireless: the tables and the plot of joint token masking and detection in docs/results."""
+"""python -m tools.results_wireless: the tables and the plot of joint token masking and detection in
+docs/results.
+"""
 
 import argparse
 import subprocess
@@ -7,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluation.processes import BIN
-from evaluation.record import read_journal
-from studies.wireless.summary import ADAPTIVE, BASELINES, METRICS
+from hedge.evaluation.processes import BIN
+from hedge.evaluation.record import read_journal
+from research.wireless.summary import ADAPTIVE, BASELINES, METRICS
 from tools.results_tables import table, write
 
 ROOT = Path(__file__).parent.parent
@@ -47,7 +49,12 @@ def systems(rows: Rows) -> str:
                 cells += [f"{row[metric]:.3f}", times]
             else:
                 cells += ["-", "-"]
-        rest = (f"{row['chrf']:.1f}", f"{row['masked']:.2f}", f"{row['position_bits']:.0f}", f"{row['uses']:.0f}")
+        rest = (
+            f"{row['chrf']:.1f}",
+            f"{row['masked']:.2f}",
+            f"{row['position_bits']:.0f}",
+            f"{row['uses']:.0f}",
+        )
         lines.append([f"{row['snr_db']:g}", row["system"], *cells, *rest])
     return table(head, lines)
 
@@ -63,7 +70,9 @@ def gains(rows: Rows, metric: str) -> str:
 
 
 def verdict(rows: Rows) -> str:
-    """Per rule and metric: baselines it is significantly worse than, and at how many SNRs it is better than each."""
+    """Per rule and metric: baselines it is significantly worse than, and at how many SNRs it is
+    better than each.
+    """
     lines = []
     for metric in (name for name in METRICS if name in rows[0]):
         for rule in ADAPTIVE:
@@ -73,8 +82,14 @@ def verdict(rows: Rows) -> str:
                 for row in rows
                 if row["system"] in BASELINES and row[key][2] < 0
             ]
-            better = {name: sum(row["system"] == name and row[key][1] > 0 for row in rows) for name in BASELINES}
-            best = max((row for row in rows if row["system"] == rule), key=lambda row: float(row[f"{metric} times ml"][0]))
+            better = {
+                name: sum(row["system"] == name and row[key][1] > 0 for row in rows)
+                for name in BASELINES
+            }
+            best = max(
+                (row for row in rows if row["system"] == rule),
+                key=lambda row: float(row[f"{metric} times ml"][0]),
+            )
             times, low, high = best[f"{metric} times ml"]
             lines.append(
                 [
@@ -85,31 +100,61 @@ def verdict(rows: Rows) -> str:
                     f"{times:.2f} ({low:.2f} to {high:.2f}) at {best['snr_db']:g} dB",
                 ]
             )
-    return table(("metric", "rule", "significantly worse than", "better than, at so many SNRs", "best over ml (95 %)"), lines)
+    return table(
+        (
+            "metric",
+            "rule",
+            "significantly worse than",
+            "better than, at so many SNRs",
+            "best over ml (95 %)",
+        ),
+        lines,
+    )
 
 
 def short(rows: Rows) -> str:
-    """One metric of every system over the SNRs, 4-QAM: similarity, or accuracy where no encoder was given."""
+    """One metric of every system over the SNRs, 4-QAM: similarity, or accuracy where no encoder was
+    given.
+    """
     rows = [row for row in rows if row["qam"] == 4]
     metric = next(name for name in reversed(METRICS) if name in rows[0])
     snrs = sorted({row["snr_db"] for row in rows})
     found = {(row["system"], row["snr_db"]): f"{row[metric]:.3f}" for row in rows}
-    lines = [[system, *(found[system, snr] for snr in snrs)] for system in dict.fromkeys(row["system"] for row in rows)]
+    lines = [
+        [system, *(found[system, snr] for snr in snrs)]
+        for system in dict.fromkeys(row["system"] for row in rows)
+    ]
     return table((metric, *(f"{snr:g} dB" for snr in snrs)), lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.results_wireless", description=__doc__)
     parser.add_argument("--packets", type=int, default=200)
-    parser.add_argument("--embedding", default="", metavar="FOLDER", help="a sentence encoder, for similarities")
+    parser.add_argument(
+        "--embedding", default="", metavar="FOLDER", help="a sentence encoder, for similarities"
+    )
     args = parser.parse_args()
-    command = [str(BIN / "hedge"), "wireless", "study", "--out", str(OUT), "--qam", "4", "16", "--packets", str(args.packets)]
+    command = [
+        str(BIN / "hedge"),
+        "wireless",
+        "study",
+        "--out",
+        str(OUT),
+        "--qam",
+        "4",
+        "16",
+        "--packets",
+        str(args.packets),
+    ]
     command += ["--embedding", args.embedding]
     sys.stderr.write(f"{' '.join(command[1:])}\n")
     if code := subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
         sys.exit(code)
     plots = ROOT / "docs" / "plots"
-    subprocess.run([str(BIN / "hedge"), "plot", "wireless", str(OUT / "rows.jsonl"), "--out", str(plots)], check=True)
+    subprocess.run(
+        [str(BIN / "hedge"), "plot", "wireless", str(OUT / "rows.jsonl"), "--out", str(plots)],
+        check=True,
+    )
     every = read_journal(OUT / "rows.jsonl", "wireless")[1]
     write(OUT.parent / "tables.md", tables(every))
     write(OUT.parent / "wireless.md", {"wireless short": short(every)})

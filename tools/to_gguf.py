@@ -1,6 +1,8 @@
-"""python -m tools.to_gguf FOLDER FILE: a Llama or Qwen2 folder with a byte-level tokenizer as a GGUF file, in float32.
+"""python -m tools.to_gguf FOLDER FILE: a Llama or Qwen2 folder with a byte-level tokenizer as a
+GGUF file, in float32.
 
-For the bundled pair and tests; for other models llama.cpp has its own converter and its quantisation.
+For the bundled pair and tests; for other models llama.cpp has its own converter and its
+quantisation.
 """
 
 import json
@@ -13,17 +15,25 @@ from typing import Any
 import numpy as np
 
 ALIGNMENT = 32
-NORMAL, CONTROL = 1, 3
+NORMAL = 1
+CONTROL = 3
 
 
-def write_gguf(path: Path, metadata: Mapping[str, object], tensors: Mapping[str, np.ndarray] | None = None) -> Path:
+def write_gguf(
+    path: Path, metadata: Mapping[str, object], tensors: Mapping[str, np.ndarray] | None = None
+) -> Path:
     """float32 and float16 tensors; whole numbers become uint32, numbers float32."""
-    head, body = bytearray(), bytearray()
+    head = bytearray()
+    body = bytearray()
     for key, value in metadata.items():
         head += _text(key) + _value(value)
     for name, tensor in (tensors or {}).items():
         body += b"\0" * (-len(body) % ALIGNMENT)
-        head += _text(name) + struct.pack("<I", tensor.ndim) + struct.pack(f"<{tensor.ndim}Q", *reversed(tensor.shape))
+        head += (
+            _text(name)
+            + struct.pack("<I", tensor.ndim)
+            + struct.pack(f"<{tensor.ndim}Q", *reversed(tensor.shape))
+        )
         head += struct.pack("<IQ", {"float32": 0, "float16": 1}[str(tensor.dtype)], len(body))
         body += np.ascontiguousarray(tensor).tobytes()
     head = bytearray(b"GGUF" + struct.pack("<IQQ", 3, len(tensors or {}), len(metadata))) + head
@@ -61,7 +71,8 @@ def metadata_of(folder: Path, pre: str = "smollm", padding: int = 0) -> dict[str
     special = {entry["content"]: entry["id"] for entry in tokenizer["added_tokens"]}
     named = {number: word for word, number in (words | special).items()}
     tokens = [named.get(i, f"[PAD{i}]") for i in range(max(named) + 1 + padding)]
-    kind, heads = config["model_type"], config["num_attention_heads"]
+    kind = config["model_type"]
+    heads = config["num_attention_heads"]
     size = config.get("head_dim") or config["hidden_size"] // heads
     template = folder / "chat_template.jinja"
     return {
@@ -106,13 +117,20 @@ _NAMES = {
 
 
 def convert(folder: Path, path: Path, *, padding: int = 0, **more: object) -> Path:
-    """The GGUF file of a folder's model, in float32. `more` are changes of its metadata, with __ for dots."""
+    """The GGUF file of a folder's model, in float32. `more` are changes of its metadata, with __
+    for dots.
+    """
     import torch
     from safetensors.torch import load_file
 
-    metadata = metadata_of(folder, padding=padding) | {key.replace("__", "."): value for key, value in more.items()}
+    metadata = metadata_of(folder, padding=padding) | {
+        key.replace("__", "."): value for key, value in more.items()
+    }
     kind = metadata["general.architecture"]
-    heads = {"attn_q": metadata[f"{kind}.attention.head_count"], "attn_k": metadata[f"{kind}.attention.head_count_kv"]}
+    heads = {
+        "attn_q": metadata[f"{kind}.attention.head_count"],
+        "attn_k": metadata[f"{kind}.attention.head_count_kv"],
+    }
     tensors = {}
     for name, held in load_file(folder / "model.safetensors").items():
         tensor = held.to(torch.float32).numpy()
@@ -124,7 +142,11 @@ def convert(folder: Path, path: Path, *, padding: int = 0, **more: object) -> Pa
         if kind == "llama" and short in heads:
             # llama.cpp turns neighbouring pairs, transformers halves.
             count = heads[short]
-            tensor = tensor.reshape(count, 2, tensor.shape[0] // count // 2, -1).swapaxes(1, 2).reshape(tensor.shape)
+            tensor = (
+                tensor.reshape(count, 2, tensor.shape[0] // count // 2, -1)
+                .swapaxes(1, 2)
+                .reshape(tensor.shape)
+            )
         if padding and short in ("token_embd", "output"):
             tensor = np.concatenate([tensor, np.zeros((padding, tensor.shape[1]), np.float32)])
         tensors[f"blk.{number}.{short}.{last}" if number else f"{short}.{last}"] = tensor

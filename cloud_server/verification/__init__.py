@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 
+from hedge.cloud_server.verification.base import Rule
+from hedge.cloud_server.verification.coupled import CoupledRule
+from hedge.cloud_server.verification.resampled import ResampledRule
+from hedge.cloud_server.verification.split import SplitRule
+from hedge.common.noise import Noise
 from hedge.v1 import hedge_pb2 as pb
-
-from cloud_server.verification.base import Rule
-from cloud_server.verification.coupled import CoupledRule
-from cloud_server.verification.resampled import ResampledRule
-from cloud_server.verification.split import SplitRule
-from common.noise import Noise
 
 __all__ = ["RULES", "Rule", "rule_of"]
 

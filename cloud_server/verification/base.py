@@ -1,4 +1,5 @@
-"""The seam of verification: which drafts stay, and what follows them (docs/algorithms.md, sections 1 to 3).
+"""The seam of verification: which drafts stay, and what follows them (docs/algorithms.md, sections
+1 to 3).
 
 Nothing else asks which way runs. The device's half of each is in the file of the same name in
 `edge_client/engine/verification/`. No model, no network.
@@ -11,14 +12,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.distribution import Quantised
-from common.errors import BadInput
-from common.noise import Noise
+from hedge.common.distribution import Quantised
+from hedge.common.errors import BadInput
+from hedge.common.noise import Noise
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimedDraft:
-    """A drafted id, and what the client says it was drawn from: x_hat_d, and x_hat where it was sent."""
+    """A drafted id, and what the client says it was drawn from: x_hat_d, and x_hat where it was
+    sent.
+    """
 
     token: int
     proposed: float = 0.0
@@ -29,7 +32,8 @@ class ClaimedDraft:
 class Outcome:
     """How many drafts stay, and what follows them.
 
-    The LLM's token at the first rejection, or its distribution where the client draws that token; else the bonus if wanted.
+    The LLM's token at the first rejection, or its distribution where the client draws that token;
+    else the bonus if wanted.
     """
 
     accepted: int
@@ -40,7 +44,9 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """The token that the noise of a position draws from y, where y itself is not known; `near_tie`: rounding could decide."""
+    """The token that the noise of a position draws from y, where y itself is not known; `near_tie`:
+    rounding could decide.
+    """
 
     token: int
     near_tie: bool = False
@@ -51,7 +57,9 @@ Target = np.ndarray | Drawn
 
 
 def whole(target: Target) -> np.ndarray:
-    """y of a position, for a rule that needs all of it: only rules that draw by position are given what was drawn."""
+    """y of a position, for a rule that needs all of it: only rules that draw by position are given
+    what was drawn.
+    """
     assert not isinstance(target, Drawn)
     return target
 
@@ -59,26 +67,37 @@ def whole(target: Target) -> np.ndarray:
 class Rule(ABC):
     """One way of testing drafts, for one session. `step` is the message that the drafts came in."""
 
-    # Whether the client draws the token after a rejection, which then comes untested in its next message.
+    # Whether the client draws the token after a rejection, which then comes untested in its next
+    # message.
     client_draws = False
-    # Whether the LLM's token of a position is the same whatever was drafted: the noise is addressed by position alone.
+    # Whether the LLM's token of a position is the same whatever was drafted: the noise is addressed
+    # by position alone.
     draws_by_position = False
 
     def __init__(self, noise: Noise) -> None:
         self.noise = noise
 
-    def read(self, tokens: Sequence[int], payloads: Sequence[bytes], vocab_size: int) -> list[ClaimedDraft]:
+    def read(
+        self, tokens: Sequence[int], payloads: Sequence[bytes], vocab_size: int
+    ) -> list[ClaimedDraft]:
         """The drafts of a message. BadInput or CodecError for payloads that are not theirs."""
         if len(payloads) != len(tokens):
             raise BadInput(f"{len(payloads)} proposals for {len(tokens)} drafts")
-        return [self.claimed(token, payload, vocab_size) for token, payload in zip(tokens, payloads, strict=True)]
+        return [
+            self.claimed(token, payload, vocab_size)
+            for token, payload in zip(tokens, payloads, strict=True)
+        ]
 
     @abstractmethod
     def claimed(self, token: int, payload: bytes, vocab_size: int) -> ClaimedDraft: ...
 
     @abstractmethod
-    def test(self, step: int, at: int, index: int, draft: ClaimedDraft, target: Target) -> Outcome | None:
-        """What becomes of the draft at position `at`, number `index` of its block, where y is `target` [V]. None: it stays."""
+    def test(
+        self, step: int, at: int, index: int, draft: ClaimedDraft, target: Target
+    ) -> Outcome | None:
+        """What becomes of the draft at position `at`, number `index` of its block, where y is
+        `target` [V]. None: it stays.
+        """
 
     @abstractmethod
     def bonus(self, step: int, at: int, target: Target) -> int:
@@ -95,8 +114,8 @@ def verify_block(
 ) -> Outcome:
     """Judges the drafts at `position`, `position` + 1, ...
 
-    `targets` are the warped y of those positions, float64 [V], and one more when a bonus is wanted. An accepted end token ends
-    the block: what was drafted after it is dropped untested.
+    `targets` are the warped y of those positions, float64 [V], and one more when a bonus is wanted.
+    An accepted end token ends the block: what was drafted after it is dropped untested.
     """
     for index, (proposal, target) in enumerate(zip(proposals, targets, strict=False)):
         if (outcome := rule.test(step, position + index, index, proposal, target)) is not None:
@@ -104,7 +123,9 @@ def verify_block(
         if proposal.token in end_ids:
             return Outcome(index + 1)
     if len(targets) > len(proposals):
-        return Outcome(len(proposals), bonus=rule.bonus(step, position + len(proposals), targets[-1]))
+        return Outcome(
+            len(proposals), bonus=rule.bonus(step, position + len(proposals), targets[-1])
+        )
     return Outcome(len(proposals))
 
 

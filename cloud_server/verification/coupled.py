@@ -1,9 +1,11 @@
-"""`coupled`: the LLM's own token under the shared noise, whatever was drafted; a draft stays iff it is that token."""
+"""`coupled`: the LLM's own token under the shared noise, whatever was drafted; a draft stays iff it
+is that token.
+"""
 
 from collections.abc import Sequence
 
-from cloud_server.verification.base import ClaimedDraft, Drawn, Outcome, Rule, Target
-from common.coupling import coupled_draw
+from hedge.cloud_server.verification.base import ClaimedDraft, Drawn, Outcome, Rule, Target
+from hedge.common.coupling import coupled_draw
 
 
 class CoupledRule(Rule):
@@ -11,15 +13,19 @@ class CoupledRule(Rule):
 
     draws_by_position = True
 
-    def read(self, tokens: Sequence[int], payloads: Sequence[bytes], vocab_size: int) -> list[ClaimedDraft]:  # noqa: ARG002
+    def read(
+        self, tokens: Sequence[int], payloads: Sequence[bytes], vocab_size: int
+    ) -> list[ClaimedDraft]:
         return [ClaimedDraft(token) for token in tokens]
 
-    def claimed(self, token: int, payload: bytes, vocab_size: int) -> ClaimedDraft:  # noqa: ARG002
+    def claimed(self, token: int, payload: bytes, vocab_size: int) -> ClaimedDraft:
         return ClaimedDraft(token)
 
-    def test(self, step: int, at: int, index: int, draft: ClaimedDraft, target: Target) -> Outcome | None:
+    def test(
+        self, step: int, at: int, index: int, draft: ClaimedDraft, target: Target
+    ) -> Outcome | None:
         own = self.bonus(step, at, target)
         return None if own == draft.token else Outcome(index, correction=own)
 
-    def bonus(self, step: int, at: int, target: Target) -> int:  # noqa: ARG002
+    def bonus(self, step: int, at: int, target: Target) -> int:
         return target.token if isinstance(target, Drawn) else coupled_draw(self.noise, at, target)

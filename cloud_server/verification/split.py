@@ -1,13 +1,15 @@
-"""`split`: only x_hat_d comes with a draft; after a rejection y goes back, and the client draws from (y - x_hat)+ (DSSD)."""
+"""`split`: only x_hat_d comes with a draft; after a rejection y goes back, and the client draws
+from (y - x_hat)+ (DSSD).
+"""
 
 import numpy as np
 
-from cloud_server.verification.base import ClaimedDraft, Outcome
-from cloud_server.verification.resampled import ResampledRule
-from common.distribution import MAX_BITS
-from common.errors import BadInput
-from common.noise import Noise
-from common.split import decode_share
+from hedge.cloud_server.verification.base import ClaimedDraft, Outcome
+from hedge.cloud_server.verification.resampled import ResampledRule
+from hedge.common.distribution import MAX_BITS
+from hedge.common.errors import BadInput
+from hedge.common.noise import Noise
+from hedge.common.split import decode_share
 
 
 class SplitRule(ResampledRule):
@@ -24,5 +26,7 @@ class SplitRule(ResampledRule):
     def claimed(self, token: int, payload: bytes, vocab_size: int) -> ClaimedDraft:
         return ClaimedDraft(token, decode_share(payload, vocab_size, self._bits).probability)
 
-    def rejected(self, step: int, at: int, index: int, draft: ClaimedDraft, target: np.ndarray) -> Outcome:  # noqa: ARG002
+    def rejected(
+        self, step: int, at: int, index: int, draft: ClaimedDraft, target: np.ndarray
+    ) -> Outcome:
         return Outcome(index, probs=target)

@@ -10,18 +10,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from hedge.v1 import hedge_pb2 as pb
 from tqdm import tqdm
 
-from common.command import command_parser, parse, say
-from common.errors import BadInput, HedgeError
-from common.model import LanguageModel
-from common.noise import Noise, Purpose
-from edge_client.calibrations import save_calibration
-from edge_client.cli.connect import connected, load_slm
-from edge_client.cli.options import add_models, add_warp, check_connection, choose_seed, sampling_of
-from edge_client.cli.prompts import Prompt, read_prompts
-from edge_client.config import (
+from hedge.common.command import command_parser, parse, say
+from hedge.common.errors import BadInput, HedgeError
+from hedge.common.model import LanguageModel
+from hedge.common.noise import Noise, Purpose
+from hedge.edge_client.calibrations import save_calibration
+from hedge.edge_client.cli.connect import connected, load_slm
+from hedge.edge_client.cli.options import (
+    add_models,
+    add_warp,
+    check_connection,
+    choose_seed,
+    sampling_of,
+)
+from hedge.edge_client.cli.prompts import Prompt, read_prompts
+from hedge.edge_client.config import (
     ETA,
     TEMPERATURE,
     THETA,
@@ -31,12 +36,13 @@ from edge_client.config import (
     ThresholdRule,
     VerificationConfig,
 )
-from edge_client.engine.gates.calibration import Calibration, fit_measure, with_bound
-from edge_client.engine.gates.measures import DRAWS, MEASURES
-from edge_client.engine.session import Session
-from edge_client.engine.verification.bound import flattening, grid
-from edge_client.systems import GenerationConfig
-from edge_client.transport.link import Link
+from hedge.edge_client.engine.gates.calibration import Calibration, fit_measure, with_bound
+from hedge.edge_client.engine.gates.measures import DRAWS, MEASURES
+from hedge.edge_client.engine.session import Session
+from hedge.edge_client.engine.verification.bound import flattening, grid
+from hedge.edge_client.systems import GenerationConfig
+from hedge.edge_client.transport.link import Link
+from hedge.v1 import hedge_pb2 as pb
 
 EXAMPLES = "  hedge calibrate --insecure --prompts prompts.jsonl --out calibration.json"
 BITS = 16
@@ -53,7 +59,9 @@ class Sample:
         self.drafted: list[float] = []
         self.distances: list[np.ndarray] = []
 
-    async def add(self, slm: LanguageModel, prompt: Prompt, config: GenerationConfig, link: Link) -> None:
+    async def add(
+        self, slm: LanguageModel, prompt: Prompt, config: GenerationConfig, link: Link
+    ) -> None:
         ids = slm.encode_chat(prompt.messages)
         noise = Noise(config.sampling.seed, ids)
         seen: list[list[float]] = []
@@ -75,17 +83,34 @@ class Sample:
 
 def command(arguments: Sequence[str]) -> None:
     parser = command_parser(
-        "hedge calibrate", "Fits uncertainty to rejection against a live cloud, and sets thresholds.", EXAMPLES
+        "hedge calibrate",
+        "Fits uncertainty to rejection against a live cloud, and sets thresholds.",
+        EXAMPLES,
     )
-    parser.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="JSONL of prompts like those to come")
+    parser.add_argument(
+        "--prompts",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="JSONL of prompts like those to come",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     add_models(parser)
     # Of a calibration that the other commands use as they are.
     add_warp(parser, TEMPERATURE)
-    parser.add_argument("--max-risk", type=float, default=0.05, metavar="E", help="risk of the threshold that is printed")
+    parser.add_argument(
+        "--max-risk",
+        type=float,
+        default=0.05,
+        metavar="E",
+        help="risk of the threshold that is printed",
+    )
     parser.add_argument("--delta", type=float, default=0.1, metavar="D", help="its level is 1 - D")
     parser.add_argument(
-        "--theta", type=float, default=THETA, help="bound on the mean U_TV of the k* that is printed (default 0.1)"
+        "--theta",
+        type=float,
+        default=THETA,
+        help="bound on the mean U_TV of the k* that is printed (default 0.1)",
     )
     parser.add_argument("--eta", type=float, default=ETA, help="eta of U_TV (default 1)")
     args = parse(parser, arguments)
@@ -96,7 +121,9 @@ def command(arguments: Sequence[str]) -> None:
     if args.out.is_dir() or not args.out.parent.is_dir():
         raise BadInput(f"--out {args.out} is not a file in an existing folder")
     if len(prompts) < FEW:
-        say(f"hedge calibrate: {len(prompts)} prompts tell little: the thresholds will be as uncertain; give {FEW} or more")
+        say(
+            f"hedge calibrate: {len(prompts)} prompts tell little: the thresholds will be as uncertain; give {FEW} or more"
+        )
     ThresholdRule("max-risk", args.max_risk, args.delta)
     sampling_of(args)
     check_connection(args)
@@ -118,26 +145,39 @@ def asking_always(sampling: SamplingParams) -> GenerationConfig:
     )
 
 
-async def _calibrate(args: argparse.Namespace, slm: LanguageModel, prompts: list[Prompt]) -> Calibration:
+async def _calibrate(
+    args: argparse.Namespace, slm: LanguageModel, prompts: list[Prompt]
+) -> Calibration:
     config = asking_always(replace(sampling_of(args), seed=choose_seed(args)))
     sample = Sample()
     async with connected(args, slm, cloud=True) as (link, _):
         assert link is not None
         for number, prompt in enumerate(prompts, 1):
-            if (length := len(slm.encode_chat(prompt.messages))) >= min(slm.context, link.info.context_limit):
-                raise BadInput(f"prompt {number} of {args.prompts} has {length} tokens, too many for the context")
+            if (length := len(slm.encode_chat(prompt.messages))) >= min(
+                slm.context, link.info.context_limit
+            ):
+                raise BadInput(
+                    f"prompt {number} of {args.prompts} has {length} tokens, too many for the context"
+                )
         for prompt in tqdm(prompts, desc="calibrating", unit="prompt", disable=None):
             await sample.add(slm, prompt, config, link)
         llm = link.info.model_fingerprint
     every = np.concatenate(sample.rejection)
-    fits = {name: fit_measure(values, sample.rejection) for name, values in sample.uncertainty.items()}
-    drafted, distances = np.array(sample.drafted), np.array(sample.distances)
     fits = {
-        name: with_bound(fit, np.concatenate(sample.uncertainty[name]), drafted, distances, args.eta)
+        name: fit_measure(values, sample.rejection) for name, values in sample.uncertainty.items()
+    }
+    drafted = np.array(sample.drafted)
+    distances = np.array(sample.distances)
+    fits = {
+        name: with_bound(
+            fit, np.concatenate(sample.uncertainty[name]), drafted, distances, args.eta
+        )
         for name, fit in fits.items()
     }
     if all(fit.a <= 0 for fit in fits.values()):
-        raise HedgeError(f"no measure predicts rejection on these {len(prompts)} prompts: every slope is 0 or below")
+        raise HedgeError(
+            f"no measure predicts rejection on these {len(prompts)} prompts: every slope is 0 or below"
+        )
     return Calibration(
         slm=slm.fingerprint,
         llm=llm,
@@ -152,23 +192,32 @@ async def _calibrate(args: argparse.Namespace, slm: LanguageModel, prompts: list
     )
 
 
-def summary(calibration: Calibration, max_risk: float, delta: float, theta: float) -> dict[str, object]:
+def summary(
+    calibration: Calibration, max_risk: float, delta: float, theta: float
+) -> dict[str, object]:
     """What was learned, with sample sizes: the fit and every rule's threshold per measure."""
     measures: dict[str, object] = {}
     for name, fit in calibration.fits.items():
         thresholds: dict[str, object] = {}
         for rule in ("risk-averse", "risk-prone", "max-risk", "quantile"):
             try:
-                threshold = calibration.threshold(name, rule, max_risk=max_risk, delta=delta, skip_rate=0.5)
+                threshold = calibration.threshold(
+                    name, rule, max_risk=max_risk, delta=delta, skip_rate=0.5
+                )
             except HedgeError as error:
                 thresholds[rule] = str(error)
                 continue
             if threshold is None:
                 thresholds[rule] = "ask always"
             else:
-                thresholds[rule] = {"u_th": round(threshold, 4), "skips": round(fit.skip_rate(threshold), 3)}
+                thresholds[rule] = {
+                    "u_th": round(threshold, 4),
+                    "skips": round(fit.skip_rate(threshold), 3),
+                }
         learned = {key: round(getattr(fit, key), 4) for key in ("a", "b", "r2", "pearson")}
-        measures[name] = learned | thresholds | {"k_star": calibration.smallest_k(name, theta, calibration.eta)}
+        measures[name] = (
+            learned | thresholds | {"k_star": calibration.smallest_k(name, theta, calibration.eta)}
+        )
     return {
         "prompts": calibration.prompts,
         "tokens": calibration.tokens,

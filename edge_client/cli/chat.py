@@ -11,12 +11,12 @@ from typing import Any
 
 from rich.console import Console
 
-from common.command import command_parser, parse, say
-from common.errors import HedgeError
-from edge_client.cli.connect import connected, load_slm
-from edge_client.cli.conversation import Conversation
-from edge_client.cli.local_only import stay_local
-from edge_client.cli.options import (
+from hedge.common.command import command_parser, parse, say
+from hedge.common.errors import HedgeError
+from hedge.edge_client.cli.connect import connected, load_slm
+from hedge.edge_client.cli.conversation import Conversation
+from hedge.edge_client.cli.local_only import stay_local
+from hedge.edge_client.cli.options import (
     add_generation,
     add_logits,
     add_memory,
@@ -27,7 +27,7 @@ from edge_client.cli.options import (
     needs_cloud,
     sampling_of,
 )
-from edge_client.memory import remembered, state_folder
+from hedge.edge_client.memory import remembered, state_folder
 
 EXAMPLES = """  hedge chat --insecure
   hedge chat --insecure --system u-hlm --temperature 0
@@ -78,8 +78,12 @@ def _line(prompt: str) -> str | None:
 
 
 def command(arguments: Sequence[str]) -> None:
-    parser = command_parser("hedge chat", "Chats on the terminal; words are coloured by who vouches for them.", EXAMPLES)
-    parser.add_argument("--plain", action="store_true", help="no colours and no line editing (NO_COLOR: no colours)")
+    parser = command_parser(
+        "hedge chat", "Chats on the terminal; words are coloured by who vouches for them.", EXAMPLES
+    )
+    parser.add_argument(
+        "--plain", action="store_true", help="no colours and no line editing (NO_COLOR: no colours)"
+    )
     add_memory(parser)
     add_generation(parser)
     add_logits(parser)
@@ -91,16 +95,23 @@ def command(arguments: Sequence[str]) -> None:
     sampling_of(args)
     check_connection(args, needs_cloud(args))
     slm = load_slm(args)
-    console = Console(highlight=False, no_color=args.plain or None, force_terminal=False if args.plain else None)
+    console = Console(
+        highlight=False, no_color=args.plain or None, force_terminal=False if args.plain else None
+    )
     if sys.stdin.isatty():
-        # A shell ignores it for what it starts in the background, and Python leaves an ignored one alone.
+        # A shell ignores it for what it starts in the background, and Python leaves an ignored one
+        # alone.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     with asyncio.Runner() as runner:
         entered = connected(args, slm)
         link, pair = runner.run(entered.__aenter__())
         try:
             with remembered(pair, keep=not args.no_memory) as survival:
-                _converse(runner, Conversation(args, slm, link, pair, console, survival), reader(plain=args.plain))
+                _converse(
+                    runner,
+                    Conversation(args, slm, link, pair, console, survival),
+                    reader(plain=args.plain),
+                )
         finally:
             runner.run(entered.__aexit__(None, None, None))
 

@@ -4,8 +4,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from common.command import Parser, command_parser, described, parse
-from edge_client.cli.commands import commands
+from hedge.common.command import Parser, command_parser, described, parse
+from hedge.edge_client.cli.commands import commands
 
 EXAMPLES = """  source <(hedge completion bash)
   hedge completion zsh > ~/.zfunc/_hedge                  (a folder of $fpath)
@@ -34,10 +34,16 @@ complete -o default -F _hedge hedge
 
 
 def command(arguments: Sequence[str]) -> None:
-    parser = command_parser("hedge completion", "Prints the completion of hedge for a shell.", EXAMPLES)
+    parser = command_parser(
+        "hedge completion", "Prints the completion of hedge for a shell.", EXAMPLES
+    )
     parser.add_argument("shell", choices=("bash", "zsh", "fish"))
     shell = parse(parser, arguments).shell
-    known = {name: options_of(described(where)) for name, where in commands().items() if name != "completion"}
+    known = {
+        name: options_of(described(where))
+        for name, where in commands().items()
+        if name != "completion"
+    }
     known["completion"] = {"bash": [], "zsh": [], "fish": []}
     sys.stdout.write({"bash": bash, "zsh": zsh, "fish": fish}[shell](known))
 
@@ -61,7 +67,9 @@ def bash(known: Mapping[str, Options]) -> str:
         if choices
     ]
     options = [f'            {name}) words="{" ".join(flags)}" ;;' for name, flags in known.items()]
-    return _BASH.format(commands=" ".join(known), values="\n".join(values), options="\n".join(options))
+    return _BASH.format(
+        commands=" ".join(known), values="\n".join(values), options="\n".join(options)
+    )
 
 
 def zsh(known: Mapping[str, Options]) -> str:
@@ -75,5 +83,7 @@ def fish(known: Mapping[str, Options]) -> str:
         for flag, choices in options.items():
             if flag.startswith("--"):
                 values = f" -x -a '{' '.join(choices)}'" if choices else ""
-                lines.append(f"complete -c hedge -n '__fish_seen_subcommand_from {name}' -l {flag[2:]}{values}")
+                lines.append(
+                    f"complete -c hedge -n '__fish_seen_subcommand_from {name}' -l {flag[2:]}{values}"
+                )
     return "\n".join(lines) + "\n"

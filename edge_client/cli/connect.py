@@ -4,12 +4,12 @@ import argparse
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from common.command import model_options, say
-from common.model import LanguageModel, context_line, load
-from edge_client.calibrations import Pair
-from edge_client.cli.options import check_connection, cloud_config, needs_cloud
-from edge_client.transport.connect import reached
-from edge_client.transport.grpc_link import GrpcLink
+from hedge.common.command import model_options, say
+from hedge.common.model import LanguageModel, context_line, load
+from hedge.edge_client.calibrations import Pair
+from hedge.edge_client.cli.options import check_connection, cloud_config, needs_cloud
+from hedge.edge_client.transport.connect import reached
+from hedge.edge_client.transport.grpc_link import GrpcLink
 
 
 def load_slm(args: argparse.Namespace) -> LanguageModel:

@@ -11,20 +11,20 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from common.errors import BadInput, HedgeError
-from common.files import TEXT
-from common.model import LanguageModel
-from edge_client.calibrations import Pair
-from edge_client.cli.options import resolved
-from edge_client.cli.prompts import check_messages
-from edge_client.cli.render import STYLES, AnswerView, counts_line, legend, statistics_line
-from edge_client.engine.gates.recalibration import recalibration_of
-from edge_client.engine.gates.survival import Survival
-from edge_client.engine.session import Session
-from edge_client.receipt import Prices, ReceiptLog, lines, receipt_of
-from edge_client.systems import SYSTEMS, GenerationConfig
-from edge_client.transport.grpc_link import GrpcLink
-from edge_client.transport.messages import engine_of
+from hedge.common.errors import BadInput, HedgeError
+from hedge.common.files import TEXT
+from hedge.common.model import LanguageModel
+from hedge.edge_client.calibrations import Pair
+from hedge.edge_client.cli.options import resolved
+from hedge.edge_client.cli.prompts import check_messages
+from hedge.edge_client.cli.render import STYLES, AnswerView, counts_line, legend, statistics_line
+from hedge.edge_client.engine.gates.recalibration import recalibration_of
+from hedge.edge_client.engine.gates.survival import Survival
+from hedge.edge_client.engine.session import Session
+from hedge.edge_client.receipt import Prices, ReceiptLog, lines, receipt_of
+from hedge.edge_client.systems import SYSTEMS, GenerationConfig
+from hedge.edge_client.transport.grpc_link import GrpcLink
+from hedge.edge_client.transport.messages import engine_of
 
 HELP = """/help             this list
 /system [NAME]    show or change the system: {systems}
@@ -64,7 +64,11 @@ class Conversation:
         console: Console,
         survival: Survival,
     ) -> None:
-        self._args, self._slm, self._link, self._pair, self._console = args, slm, link, pair, console
+        self._args = args
+        self._slm = slm
+        self._link = link
+        self._pair = pair
+        self._console = console
         self._config = resolved(args, pair)
         self._survival = survival
         self._recalibrated = recalibration_of(self._config)
@@ -72,15 +76,26 @@ class Conversation:
         self._beginning = [{"role": "system", "content": prompt}] if prompt else []
         self._messages: list[dict[str, str]] = list(self._beginning)
         self._answers: list[Session] = []
-        self._prices, self._log = Prices.of(args.prices), ReceiptLog(args.receipts)
+        self._prices = Prices.of(args.prices)
+        self._log = ReceiptLog(args.receipts)
         # The file that a second /save may write over.
         self._overwritten: Path | None = None
 
     def greet(self) -> None:
-        cloud = f", verified by {self._link.info.model_name} at {self._link.address}" if self._link else ", no cloud"
-        self.say(f"{self._slm.name} on this device{cloud}; system {self._config.system}. /help lists the commands.")
+        cloud = (
+            f", verified by {self._link.info.model_name} at {self._link.address}"
+            if self._link
+            else ", no cloud"
+        )
+        self.say(
+            f"{self._slm.name} on this device{cloud}; system {self._config.system}. /help lists the commands."
+        )
         if self._config.guarantee == "exact":
-            ties = ", up to near ties, which are counted" if self._link and engine_of(self._link.info) != "bitwise" else ""
+            ties = (
+                ", up to near ties, which are counted"
+                if self._link and engine_of(self._link.info) != "bitwise"
+                else ""
+            )
             self.say(
                 f"Exact: every word is the one the large model alone would have chosen{ties}; the small one saves its time."
             )
@@ -151,12 +166,15 @@ class Conversation:
 
     def _set(self, name: str, word: str) -> None:
         option, number = NUMBERS[name]
-        before, free = getattr(self._args, option), name == "threshold"
+        before = getattr(self._args, option)
+        free = name == "threshold"
         try:
             setattr(self._args, option, None if free and word == "calibrated" else number(word))
         except ValueError:
             kind = "a whole number" if number is int else "a number"
-            raise BadInput(f"{name} {word!r} is not {kind}{', and not `calibrated`' if free else ''}") from None
+            raise BadInput(
+                f"{name} {word!r} is not {kind}{', and not `calibrated`' if free else ''}"
+            ) from None
         try:
             self._config = resolved(self._args, self._pair, self._config.system)
         except HedgeError:
@@ -172,7 +190,9 @@ class Conversation:
             self.say(line)
 
     def _undo(self) -> None:
-        asked = [number for number, message in enumerate(self._messages) if message["role"] == "user"]
+        asked = [
+            number for number, message in enumerate(self._messages) if message["role"] == "user"
+        ]
         if not asked:
             raise BadInput("nothing has been asked yet")
         question = " ".join(self._messages[asked[-1]]["content"].split())
@@ -185,22 +205,32 @@ class Conversation:
             return
         started = time.perf_counter()
         await self._link.probe()
-        trip, info = 1e3 * (time.perf_counter() - started), self._link.info
-        self.say(f"{info.model_name} at {self._link.address}: {trip:.1f} ms there and back, context {info.context_limit}")
+        trip = 1e3 * (time.perf_counter() - started)
+        info = self._link.info
+        self.say(
+            f"{info.model_name} at {self._link.address}: {trip:.1f} ms there and back, context {info.context_limit}"
+        )
 
     def _report(self) -> None:
         done = [session.statistics for session in self._answers]
-        tokens, skipped = sum(s.tokens for s in done), sum(s.skipped for s in done)
-        up, down = sum(s.uplink_payload_bytes for s in done), sum(s.downlink_payload_bytes for s in done)
+        tokens = sum(s.tokens for s in done)
+        skipped = sum(s.skipped for s in done)
+        up = sum(s.uplink_payload_bytes for s in done)
+        down = sum(s.downlink_payload_bytes for s in done)
         share = f"{skipped / tokens:.0%}" if tokens else "none"
-        self.say(f"{len(done)} answers, {tokens} tokens, {share} kept on the device, {up} B up, {down} B down")
+        self.say(
+            f"{len(done)} answers, {tokens} tokens, {share} kept on the device, {up} B up, {down} B down"
+        )
 
     def _save(self, path: Path) -> None:
         if path.exists() and path != self._overwritten:
             self._overwritten = path
             raise BadInput(f"{path} is there already: the same /save once more writes over it")
         try:
-            path.write_text(json.dumps({"messages": self._messages}, ensure_ascii=False, indent=1) + "\n", "utf-8")
+            path.write_text(
+                json.dumps({"messages": self._messages}, ensure_ascii=False, indent=1) + "\n",
+                "utf-8",
+            )
         except OSError as error:
             raise BadInput(f"cannot write {path}: {error.strerror}") from None
         self.say(f"saved: {len(self._messages)} messages in {path}")
@@ -212,22 +242,32 @@ class Conversation:
             raise BadInput(f"cannot read {path}: {error.strerror}") from None
         except ValueError:
             raise BadInput(f"{path} is not JSON") from None
-        self._messages = check_messages(saved.get("messages") if isinstance(saved, dict) else None, str(path))
+        self._messages = check_messages(
+            saved.get("messages") if isinstance(saved, dict) else None, str(path)
+        )
         self.say(f"{len(self._messages)} messages from {path}")
 
     def _fitted(self, messages: list[dict[str, str]]) -> tuple[list[dict[str, str]], list[int]]:
         """The conversation and its ids; the oldest turns go when it has outgrown the context."""
-        context = min(self._slm.context, self._link.info.context_limit if self._link else self._slm.context)
-        dropped, first = 0, int(messages[0]["role"] == "system")
+        context = min(
+            self._slm.context, self._link.info.context_limit if self._link else self._slm.context
+        )
+        dropped = 0
+        first = int(messages[0]["role"] == "system")
         while True:
             ids = self._slm.encode_chat(messages)
             # Room for an answer as long as asked for, half of the context at most.
-            if len(ids) + min(self._config.sampling.max_new_tokens, context // 2) <= context or len(messages) == first + 1:
+            if (
+                len(ids) + min(self._config.sampling.max_new_tokens, context // 2) <= context
+                or len(messages) == first + 1
+            ):
                 break
             messages = messages[:first] + messages[first + min(2, len(messages) - first - 1) :]
             dropped += 1
         if dropped:
-            self.say(f"the conversation has outgrown the context of {context} tokens: {dropped} oldest turns dropped")
+            self.say(
+                f"the conversation has outgrown the context of {context} tokens: {dropped} oldest turns dropped"
+            )
         return messages, ids
 
     async def reply(self, line: str) -> None:
@@ -259,20 +299,30 @@ class Conversation:
     async def _compare(self, system: str) -> None:
         """The last question again, by two systems under one seed; the conversation stays as it is."""
         self._checked(system)
-        asked = [number for number, message in enumerate(self._messages) if message["role"] == "user"]
+        asked = [
+            number for number, message in enumerate(self._messages) if message["role"] == "user"
+        ]
         if not asked:
             raise BadInput("nothing has been asked yet")
         _, ids = self._fitted(self._messages[: asked[-1] + 1])
         panels = []
         for name in (self._config.system, system):
-            config = self._config if name == self._config.system else resolved(self._args, self._pair, name)
+            config = (
+                self._config
+                if name == self._config.system
+                else resolved(self._args, self._pair, name)
+            )
             session = Session(self._slm, ids, config, self._link if config.needs_cloud else None)
             words = Text()
             async for emitted in session.tokens():
                 words.append(emitted.text, STYLES[emitted.provenance])
-            panels.append(Panel(Text("\n").join([words, Text(statistics_line(session), "dim")]), title=name))
+            panels.append(
+                Panel(Text("\n").join([words, Text(statistics_line(session), "dim")]), title=name)
+            )
         self._console.print(Columns(panels, equal=True, expand=True))
-        self.say(f"{self._config.system} and {system} on the last question; the conversation is as it was")
+        self.say(
+            f"{self._config.system} and {system} on the last question; the conversation is as it was"
+        )
 
 
 def _describe(config: GenerationConfig) -> str:

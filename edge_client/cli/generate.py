@@ -9,12 +9,12 @@ from typing import Any
 
 from rich.console import Console
 
-from common.command import command_parser, parse
-from common.errors import BadInput, HedgeError
-from common.model import LanguageModel
-from edge_client.cli.connect import connected, load_slm
-from edge_client.cli.local_only import stay_local
-from edge_client.cli.options import (
+from hedge.common.command import command_parser, parse
+from hedge.common.errors import BadInput, HedgeError
+from hedge.common.model import LanguageModel
+from hedge.edge_client.cli.connect import connected, load_slm
+from hedge.edge_client.cli.local_only import stay_local
+from hedge.edge_client.cli.options import (
     add_generation,
     add_logits,
     add_memory,
@@ -26,13 +26,13 @@ from edge_client.cli.options import (
     resolved,
     sampling_of,
 )
-from edge_client.cli.prompts import Prompt, from_text, read_prompts
-from edge_client.cli.render import counts_line, print_piece, statistics_line
-from edge_client.engine.gates.recalibration import recalibration_of
-from edge_client.engine.session import Session
-from edge_client.memory import remembered
-from edge_client.receipt import Prices, ReceiptLog, receipt_of
-from edge_client.systems import GenerationConfig
+from hedge.edge_client.cli.prompts import Prompt, from_text, read_prompts
+from hedge.edge_client.cli.render import counts_line, print_piece, statistics_line
+from hedge.edge_client.engine.gates.recalibration import recalibration_of
+from hedge.edge_client.engine.session import Session
+from hedge.edge_client.memory import remembered
+from hedge.edge_client.receipt import Prices, ReceiptLog, receipt_of
+from hedge.edge_client.systems import GenerationConfig
 
 EXAMPLES = """  hedge generate --insecure --prompt "What is 47 + 38?"
   hedge generate --insecure --system cu-hlm --prompts questions.jsonl --json > answers.jsonl
@@ -40,10 +40,14 @@ EXAMPLES = """  hedge generate --insecure --prompt "What is 47 + 38?"
 
 
 def command(arguments: Sequence[str]) -> None:
-    parser = command_parser("hedge generate", "Answers prompts with the device's model and the cloud's.", EXAMPLES)
+    parser = command_parser(
+        "hedge generate", "Answers prompts with the device's model and the cloud's.", EXAMPLES
+    )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--prompt", metavar="TEXT")
-    source.add_argument("--prompts", type=Path, metavar="FILE", help="JSONL: prompt or messages per line")
+    source.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="JSONL: prompt or messages per line"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object per prompt on stdout")
     add_memory(parser)
     add_generation(parser)
@@ -65,7 +69,9 @@ def command(arguments: Sequence[str]) -> None:
 
 async def _generate(args: Any, slm: LanguageModel, prompts: list[Prompt]) -> int:
     before = [{"role": "system", "content": args.system_prompt}] if args.system_prompt else []
-    failed, prices, log = 0, Prices.of(args.prices), ReceiptLog(args.receipts)
+    failed = 0
+    prices = Prices.of(args.prices)
+    log = ReceiptLog(args.receipts)
     async with connected(args, slm) as (link, pair):
         config = resolved(args, pair)
         recalibrated = recalibration_of(config)
@@ -73,8 +79,18 @@ async def _generate(args: Any, slm: LanguageModel, prompts: list[Prompt]) -> int
             for prompt in prompts:
                 try:
                     ids = slm.encode_chat([*before, *prompt.messages])
-                    session = Session(slm, ids, config, link, recalibrated=recalibrated, survival=survival, notify=report_link)
-                    await (_as_json if args.json else _as_text)(prompt, config, session, prices, log)
+                    session = Session(
+                        slm,
+                        ids,
+                        config,
+                        link,
+                        recalibrated=recalibrated,
+                        survival=survival,
+                        notify=report_link,
+                    )
+                    await (_as_json if args.json else _as_text)(
+                        prompt, config, session, prices, log
+                    )
                 except BadInput as error:
                     # The next prompts may be fine; a dead link would not be.
                     failed += 1
@@ -90,15 +106,24 @@ def report_link(line: str) -> None:
     sys.stderr.flush()
 
 
-def _report_error(prompt: Prompt, config: GenerationConfig, error: HedgeError, *, as_json: bool) -> None:
+def _report_error(
+    prompt: Prompt, config: GenerationConfig, error: HedgeError, *, as_json: bool
+) -> None:
     if as_json:
-        record = {"prompt": prompt.text, "system": config.system, "seed": config.sampling.seed, "error": str(error)}
+        record = {
+            "prompt": prompt.text,
+            "system": config.system,
+            "seed": config.sampling.seed,
+            "error": str(error),
+        }
         sys.stdout.write(json.dumps(record) + "\n")
     else:
         sys.stderr.write(f"hedge generate: {error}\n")
 
 
-def record(prompt: Prompt, config: GenerationConfig, session: Session, receipt: dict[str, Any]) -> dict[str, Any]:
+def record(
+    prompt: Prompt, config: GenerationConfig, session: Session, receipt: dict[str, Any]
+) -> dict[str, Any]:
     """The JSON object of one answer."""
     return {
         "prompt": prompt.text,
@@ -115,10 +140,18 @@ def record(prompt: Prompt, config: GenerationConfig, session: Session, receipt: 
     }
 
 
-async def _as_json(prompt: Prompt, config: GenerationConfig, session: Session, prices: Prices | None, log: ReceiptLog) -> None:
+async def _as_json(
+    prompt: Prompt,
+    config: GenerationConfig,
+    session: Session,
+    prices: Prices | None,
+    log: ReceiptLog,
+) -> None:
     await session.run()
     log.add(receipt := receipt_of(session, prices))
-    sys.stdout.write(json.dumps(record(prompt, config, session, receipt), ensure_ascii=False) + "\n")
+    sys.stdout.write(
+        json.dumps(record(prompt, config, session, receipt), ensure_ascii=False) + "\n"
+    )
     sys.stdout.flush()
 
 
@@ -129,7 +162,8 @@ async def _as_text(
     prices: Prices | None,
     log: ReceiptLog,
 ) -> None:
-    out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+    out = Console(highlight=False)
+    err = Console(stderr=True, highlight=False)
     async for emitted in session.tokens():
         print_piece(out, emitted)
     out.print()

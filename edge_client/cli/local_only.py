@@ -4,15 +4,24 @@ import argparse
 import sys
 from typing import Any
 
-from common.errors import BadInput, HedgeError
-from common.rpc import LOOPBACK
+from hedge.common.errors import BadInput, HedgeError
+from hedge.common.rpc import LOOPBACK
 
-# What Python tells its auditors before it reaches out. gRPC would not ask: without a cloud it has no channel.
-_REACHING = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.sendmsg")
+# What Python tells its auditors before it reaches out. gRPC would not ask: without a cloud it has
+# no channel.
+_REACHING = (
+    "socket.connect",
+    "socket.getaddrinfo",
+    "socket.gethostbyname",
+    "socket.sendto",
+    "socket.sendmsg",
+)
 
 
 def stay_local(args: argparse.Namespace) -> None:
-    """With --local-only: the system is slm, and from here on every try to reach another process by network is an error."""
+    """With --local-only: the system is slm, and from here on every try to reach another process by
+    network is an error.
+    """
     if not args.local_only:
         return
     if args.system not in ("slm", "hedge") or args.policy not in (None, "never"):

@@ -2,8 +2,8 @@
 
 import sys
 
-from common.command import dispatch, run
-from edge_client.cli.commands import commands
+from hedge.common.command import dispatch, run
+from hedge.edge_client.cli.commands import commands
 
 
 def main() -> None:

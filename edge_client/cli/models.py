@@ -4,17 +4,23 @@ import json
 import sys
 from collections.abc import Sequence
 
-from common.command import command_parser, parse
+from hedge.common.command import command_parser, parse
 
 PULL = """  hedge pull hf:Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf
   hedge pull hf:Qwen/Qwen2.5-Coder-0.5B-Instruct          (safetensors, for torch)"""
 
 
 def pull(arguments: Sequence[str]) -> None:
-    parser = command_parser("hedge pull", "Fetches models from the Hugging Face hub; one that was cut off goes on.", PULL)
-    parser.add_argument("names", nargs="+", metavar="NAME", help="hf:OWNER/REPO or hf:OWNER/REPO/FILE.gguf")
+    parser = command_parser(
+        "hedge pull",
+        "Fetches models from the Hugging Face hub; one that was cut off goes on.",
+        PULL,
+    )
+    parser.add_argument(
+        "names", nargs="+", metavar="NAME", help="hf:OWNER/REPO or hf:OWNER/REPO/FILE.gguf"
+    )
     args = parse(parser, arguments)
-    from common.hub import PREFIX, fetch, hub_name
+    from hedge.common.hub import PREFIX, fetch, hub_name
 
     names = [hub_name(name if name.startswith(PREFIX) else PREFIX + name) for name in args.names]
     for name in names:
@@ -24,15 +30,21 @@ def pull(arguments: Sequence[str]) -> None:
 
 
 def models(arguments: Sequence[str]) -> None:
-    parser = command_parser("hedge models", "The models that are here: name, size, licence.", "  hedge models --json")
+    parser = command_parser(
+        "hedge models", "The models that are here: name, size, licence.", "  hedge models --json"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object per model on stdout")
     args = parse(parser, arguments)
     from dataclasses import asdict
 
-    from common.hub import CachedModel, held
-    from common.model import BUNDLED, bundled_folder
+    from hedge.common.hub import CachedModel, held
+    from hedge.common.model import BUNDLED, bundled_folder
 
-    size = sum(path.stat().st_size for side in ("slm", "llm") for path in (bundled_folder() / side).glob("*.safetensors"))
+    size = sum(
+        path.stat().st_size
+        for side in ("slm", "llm")
+        for path in (bundled_folder() / side).glob("*.safetensors")
+    )
     models = [CachedModel(BUNDLED, size, "apache-2.0"), *held()]
     if args.json:
         sys.stdout.write("".join(json.dumps(asdict(one)) + "\n" for one in models))

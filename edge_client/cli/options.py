@@ -8,14 +8,14 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from common.command import MODEL_HELP, Parser, add_runtime, say
-from common.errors import BadInput
-from common.files import read_text
-from common.grammar import of_lark, of_regex, of_schema
-from common.logits import LogitsOptions
-from common.model import BUNDLED
-from edge_client.calibrations import Pair
-from edge_client.config import (
+from hedge.common.command import MODEL_HELP, Parser, add_runtime, say
+from hedge.common.errors import BadInput
+from hedge.common.files import read_text
+from hedge.common.grammar import of_lark, of_regex, of_schema
+from hedge.common.logits import LogitsOptions
+from hedge.common.model import BUNDLED
+from hedge.edge_client.calibrations import Pair
+from hedge.edge_client.config import (
     DEFAULT_CLOUD,
     DRAFT_FROM,
     GATED,
@@ -37,8 +37,8 @@ from edge_client.config import (
     ThresholdRule,
     VerificationConfig,
 )
-from edge_client.resolve import resolve
-from edge_client.systems import SYSTEMS, GenerationConfig
+from hedge.edge_client.resolve import resolve
+from hedge.edge_client.systems import SYSTEMS, GenerationConfig
 
 # What only a gate with a threshold has: given to `hedge`, which needs none, it has one.
 OF_A_GATE = ("measure", "threshold", "calibration", "threshold_rule", "skip_rate")
@@ -61,21 +61,48 @@ def add_models(parser: Parser) -> None:
         metavar="HOST:PORT[,...]",
         help=f"the verifying server, or several to turn to when one is gone (default {DEFAULT_CLOUD})",
     )
-    group.add_argument("--insecure", action="store_true", help="plaintext to the cloud: has to be asked for")
-    group.add_argument("--tls-ca", type=Path, metavar="FILE", help="PEM of the authority that vouches for the cloud")
-    group.add_argument("--tls-cert", type=Path, metavar="FILE", help="PEM of this device, where the cloud asks for one")
+    group.add_argument(
+        "--insecure", action="store_true", help="plaintext to the cloud: has to be asked for"
+    )
+    group.add_argument(
+        "--tls-ca",
+        type=Path,
+        metavar="FILE",
+        help="PEM of the authority that vouches for the cloud",
+    )
+    group.add_argument(
+        "--tls-cert",
+        type=Path,
+        metavar="FILE",
+        help="PEM of this device, where the cloud asks for one",
+    )
     group.add_argument("--tls-key", type=Path, metavar="FILE")
-    group.add_argument("--token-file", type=Path, metavar="FILE", help="holds the token that the cloud knows this device by")
+    group.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="holds the token that the cloud knows this device by",
+    )
 
 
 def add_warp(parser: Parser, temperature: float = 1.0) -> None:
-    """`temperature`: by default. Studies sample as the paper does; who answers a person takes the likeliest tokens."""
+    """`temperature`: by default. Studies sample as the paper does; who answers a person takes the
+    likeliest tokens.
+    """
     group = parser.add_argument_group("sampling")
-    group.add_argument("--temperature", type=float, default=temperature, help=f"0 is greedy (default {temperature:g})")
+    group.add_argument(
+        "--temperature",
+        type=float,
+        default=temperature,
+        help=f"0 is greedy (default {temperature:g})",
+    )
     group.add_argument("--top-k", type=int, default=0, help="0 is off (default)")
     group.add_argument("--top-p", type=float, default=1.0)
     group.add_argument(
-        "--min-p", type=float, default=0.0, help="leaves out what has less than this share of the best (default 0)"
+        "--min-p",
+        type=float,
+        default=0.0,
+        help="leaves out what has less than this share of the best (default 0)",
     )
     group.add_argument("--seed", type=int, default=None, help="default: random, printed")
     group.add_argument("--max-new-tokens", type=int, default=256)
@@ -89,15 +116,46 @@ def add_generation(parser: Parser, temperature: float = TEMPERATURE) -> None:
 
 def add_logits(parser: Parser) -> None:
     group = parser.add_argument_group("logits")
-    group.add_argument("--repetition-penalty", type=float, metavar="R", help="1 is off (default); of prompt and answer")
-    group.add_argument("--presence-penalty", type=float, metavar="P", help="-2..2, of what the answer has said (default 0)")
-    group.add_argument("--frequency-penalty", type=float, metavar="P", help="-2..2, for each time it was said (default 0)")
-    group.add_argument("--logit-bias", nargs="+", default=[], metavar="ID=B", help="added to the logits of token ids")
+    group.add_argument(
+        "--repetition-penalty",
+        type=float,
+        metavar="R",
+        help="1 is off (default); of prompt and answer",
+    )
+    group.add_argument(
+        "--presence-penalty",
+        type=float,
+        metavar="P",
+        help="-2..2, of what the answer has said (default 0)",
+    )
+    group.add_argument(
+        "--frequency-penalty",
+        type=float,
+        metavar="P",
+        help="-2..2, for each time it was said (default 0)",
+    )
+    group.add_argument(
+        "--logit-bias",
+        nargs="+",
+        default=[],
+        metavar="ID=B",
+        help="added to the logits of token ids",
+    )
     shape = group.add_mutually_exclusive_group()
-    shape.add_argument("--json-schema", type=Path, metavar="FILE", help="the answer is JSON that this JSON schema allows")
-    shape.add_argument("--regex", metavar="R", help="the whole answer matches this regular expression")
     shape.add_argument(
-        "--grammar", type=Path, metavar="FILE", help="the answer follows this grammar (Lark, as llguidance has it)"
+        "--json-schema",
+        type=Path,
+        metavar="FILE",
+        help="the answer is JSON that this JSON schema allows",
+    )
+    shape.add_argument(
+        "--regex", metavar="R", help="the whole answer matches this regular expression"
+    )
+    shape.add_argument(
+        "--grammar",
+        type=Path,
+        metavar="FILE",
+        help="the answer follows this grammar (Lark, as llguidance has it)",
     )
 
 
@@ -105,7 +163,10 @@ def add_receipts(parser: Parser) -> None:
     """Of the commands that answer people."""
     group = parser.add_argument_group("receipts")
     group.add_argument(
-        "--receipts", type=Path, metavar="FILE", help="append the receipt of every answer to this file (default: no)"
+        "--receipts",
+        type=Path,
+        metavar="FILE",
+        help="append the receipt of every answer to this file (default: no)",
     )
     group.add_argument(
         "--prices",
@@ -115,25 +176,36 @@ def add_receipts(parser: Parser) -> None:
         help="of a million: prompt=, position= and, of the LLM alone, output=; currency= (default EUR)",
     )
     parser.add_argument(
-        "--local-only", action="store_true", help="system slm, and no connection is made to anywhere: a try ends it"
+        "--local-only",
+        action="store_true",
+        help="system slm, and no connection is made to anywhere: a try ends it",
     )
 
 
 def add_system_prompt(parser: Parser) -> None:
-    parser.add_argument("--system-prompt", metavar="TEXT", help="a message of the role system before the conversation")
+    parser.add_argument(
+        "--system-prompt",
+        metavar="TEXT",
+        help="a message of the role system before the conversation",
+    )
 
 
 def add_memory(parser: Parser) -> None:
     """Of the commands that keep what verdicts teach."""
     parser.add_argument(
-        "--no-memory", action="store_true", help="policy survival: neither read nor keep what verdicts of this pair have taught"
+        "--no-memory",
+        action="store_true",
+        help="policy survival: neither read nor keep what verdicts of this pair have taught",
     )
 
 
 def add_system(parser: Parser) -> None:
     group = parser.add_argument_group("what goes to the cloud")
     group.add_argument(
-        "--system", choices=tuple(SYSTEMS), default="hedge", help="a whole system; options below override it (default hedge)"
+        "--system",
+        choices=tuple(SYSTEMS),
+        default="hedge",
+        help="a whole system; options below override it (default hedge)",
     )
     group.add_argument("--policy", choices=POLICIES)
     group.add_argument(
@@ -143,23 +215,46 @@ def add_system(parser: Parser) -> None:
     )
     group.add_argument("--measure", choices=MEASURES)
     group.add_argument(
-        "--threshold", type=float, help="ask iff the uncertainty is above this; --policy survival: the risk of the block, 0..1"
+        "--threshold",
+        type=float,
+        help="ask iff the uncertainty is above this; --policy survival: the risk of the block, 0..1",
     )
-    group.add_argument("--calibration", type=Path, metavar="FILE", help="thresholds from hedge calibrate")
+    group.add_argument(
+        "--calibration", type=Path, metavar="FILE", help="thresholds from hedge calibrate"
+    )
     group.add_argument("--threshold-rule", choices=RULES)
     group.add_argument(
-        "--max-risk", type=float, default=0.05, metavar="E", help="rule max-risk: largest joint risk (default 0.05)"
+        "--max-risk",
+        type=float,
+        default=0.05,
+        metavar="E",
+        help="rule max-risk: largest joint risk (default 0.05)",
     )
-    group.add_argument("--delta", type=float, default=0.1, metavar="D", help="rule max-risk: at level 1 - D (default 0.1)")
-    group.add_argument("--recalibrate", action="store_true", help="move the threshold by the audit so that --max-risk is held")
     group.add_argument(
-        "--skip-rate", type=float, metavar="Q", help="rule quantile: share to skip (default 0.5; policy adaptive 0.85)"
+        "--delta",
+        type=float,
+        default=0.1,
+        metavar="D",
+        help="rule max-risk: at level 1 - D (default 0.1)",
+    )
+    group.add_argument(
+        "--recalibrate",
+        action="store_true",
+        help="move the threshold by the audit so that --max-risk is held",
+    )
+    group.add_argument(
+        "--skip-rate",
+        type=float,
+        metavar="Q",
+        help="rule quantile: share to skip (default 0.5; policy adaptive 0.85)",
     )
     group.add_argument("--verify-rate", type=float, metavar="P", help="policy random: share to ask")
     group.add_argument("--verification", choices=KINDS)
     group.add_argument("--truncation", choices=TRUNCATIONS)
     group.add_argument("--k", type=int, help="entries kept by truncation fixed (default 30)")
-    group.add_argument("--theta", type=float, help="truncation offline and online: bound on U_TV (default 0.1)")
+    group.add_argument(
+        "--theta", type=float, help="truncation offline and online: bound on U_TV (default 0.1)"
+    )
     group.add_argument("--eta", type=float, help="sharpness of U_TV (default 1)")
     group.add_argument("--bits", type=int, help="probabilities are integers that sum to 2^BITS")
     group.add_argument(
@@ -169,12 +264,21 @@ def add_system(parser: Parser) -> None:
         help="split: most entries of the LLM's distribution that come back after a rejection: not exact (default: all)",
     )
     group.add_argument(
-        "--draft-from", choices=DRAFT_FROM, help="draw drafts from the distribution that is sent, or from the full one"
+        "--draft-from",
+        choices=DRAFT_FROM,
+        help="draw drafts from the distribution that is sent, or from the full one",
     )
     group.add_argument(
-        "--guarantee", choices=GUARANTEES, help="exact: every token is tested before it is shown; the gate only ends blocks"
+        "--guarantee",
+        choices=GUARANTEES,
+        help="exact: every token is tested before it is shown; the gate only ends blocks",
     )
-    group.add_argument("--max-in-flight", type=int, metavar="N", help="messages sent ahead of their verdicts; 1 waits for each")
+    group.add_argument(
+        "--max-in-flight",
+        type=int,
+        metavar="N",
+        help="messages sent ahead of their verdicts; 1 waits for each",
+    )
     group.add_argument(
         "--on-disconnect",
         choices=ON_DISCONNECT,
@@ -196,12 +300,25 @@ def add_system(parser: Parser) -> None:
         "decay=0.35 (kappa; the calibration's where there is one), device_w=12, radio_w=0.2, uplink_bps=0 (bit/s; 0: uploads "
         "take no time)",
     )
-    group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end the answer before TEXT (repeatable)")
+    group.add_argument(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="end the answer before TEXT (repeatable)",
+    )
 
 
 def cloud_config(args: argparse.Namespace) -> CloudConfig:
     """BadInput for a connection that is neither encrypted nor asked to be plain."""
-    return CloudConfig(tuple(args.cloud.split(",")), args.insecure, args.tls_ca, args.tls_cert, args.tls_key, args.token_file)
+    return CloudConfig(
+        tuple(args.cloud.split(",")),
+        args.insecure,
+        args.tls_ca,
+        args.tls_cert,
+        args.tls_key,
+        args.token_file,
+    )
 
 
 def check_connection(args: argparse.Namespace, needed: bool = True) -> None:
@@ -230,7 +347,9 @@ def sampling_of(args: argparse.Namespace) -> SamplingParams:
 
 def _logits(args: argparse.Namespace) -> LogitsOptions:
     penalties = _given(args, "repetition_penalty", "presence_penalty", "frequency_penalty")
-    return LogitsOptions(**penalties, logit_bias=_biases(getattr(args, "logit_bias", [])), grammar=_grammar(args))
+    return LogitsOptions(
+        **penalties, logit_bias=_biases(getattr(args, "logit_bias", [])), grammar=_grammar(args)
+    )
 
 
 def _biases(words: list[str]) -> tuple[tuple[int, float], ...]:
@@ -239,7 +358,9 @@ def _biases(words: list[str]) -> tuple[tuple[int, float], ...]:
         parts = [word.split("=") for word in words]
         return tuple((int(token), float(bias)) for token, bias in parts)
     except ValueError:
-        raise BadInput(f"logit-bias {' '.join(words)} is not ID=BIAS, a token id and a number") from None
+        raise BadInput(
+            f"logit-bias {' '.join(words)} is not ID=BIAS, a token id and a number"
+        ) from None
 
 
 def _grammar(args: argparse.Namespace) -> str:
@@ -264,13 +385,20 @@ def choose_seed(args: argparse.Namespace) -> int:
 
 
 def config_from(args: argparse.Namespace, system: str | None = None) -> GenerationConfig:
-    """The system, `--system` unless another is named, with every option that was given in the place of its own."""
+    """The system, `--system` unless another is named, with every option that was given in the place
+    of its own.
+    """
     name = system or args.system
     preset = SYSTEMS[name]
     gate = _gate(args, preset.gate)
     verification = _verification(args, preset.verification, gate)
-    link = replace(preset.link, **_given(args, "on_disconnect", "patience", *(("max_in_flight",) if gate.asks else ())))
-    return GenerationConfig(name, replace(sampling_of(args), seed=choose_seed(args)), gate, verification, link)
+    link = replace(
+        preset.link,
+        **_given(args, "on_disconnect", "patience", *(("max_in_flight",) if gate.asks else ())),
+    )
+    return GenerationConfig(
+        name, replace(sampling_of(args), seed=choose_seed(args)), gate, verification, link
+    )
 
 
 def resolved(args: argparse.Namespace, pair: Pair, system: str | None = None) -> GenerationConfig:
@@ -298,7 +426,8 @@ def check_used(args: argparse.Namespace) -> None:
     policy = args.policy or SYSTEMS[args.system].gate.policy
     given = _given(args, *_OF_DRAFTS)
     if given and policy in ("never", STREAM):
-        option, why = next(iter(given)).replace("_", "-"), "asks no cloud" if policy == "never" else "drafts nothing"
+        option = next(iter(given)).replace("_", "-")
+        why = "asks no cloud" if policy == "never" else "drafts nothing"
         raise BadInput(f"--{option} does not apply to system {args.system}, which {why}")
 
 
@@ -325,7 +454,11 @@ def _gate(args: argparse.Namespace, preset: GateConfig) -> GateConfig:
         policy,
         args.measure or preset.measure,
         args.threshold if args.threshold is not None else rule if policy in GATED else None,
-        args.verify_rate if args.verify_rate is not None else ThresholdRule() if policy == "random" else None,
+        args.verify_rate
+        if args.verify_rate is not None
+        else ThresholdRule()
+        if policy == "random"
+        else None,
         recalibrate,
         gelato_config(args.gelato),
         args.prefer or preset.prefer,
@@ -333,20 +466,26 @@ def _gate(args: argparse.Namespace, preset: GateConfig) -> GateConfig:
 
 
 def _rule(args: argparse.Namespace, preset: GateConfig) -> ThresholdRule:
-    """How the threshold is set where none was given. BadInput for a risk, level or share that is none."""
+    """How the threshold is set where none was given. BadInput for a risk, level or share that is
+    none.
+    """
     rule = RULE_OF_BLOCKS if preset.policy == "survival" else ThresholdRule()
     changes = _given(args, "max_risk", "delta", "skip_rate")
     return replace(rule, rule=args.threshold_rule or rule.rule, **changes)
 
 
-def _verification(args: argparse.Namespace, preset: VerificationConfig, gate: GateConfig) -> VerificationConfig:
+def _verification(
+    args: argparse.Namespace, preset: VerificationConfig, gate: GateConfig
+) -> VerificationConfig:
     if gate.policy == STREAM:
         return VerificationConfig()
     exact = preset.exact if args.guarantee is None else args.guarantee == "exact"
     if gate.policy == "never":
         return VerificationConfig(exact=exact)
     kind = args.verification or preset.kind
-    if kind == "coupled" and (wrong := _given(args, "truncation", "k", "bits", "draft_from", "theta", "eta")):
+    if kind == "coupled" and (
+        wrong := _given(args, "truncation", "k", "bits", "draft_from", "theta", "eta")
+    ):
         option = next(iter(wrong)).replace("_", "-")
         raise BadInput(f"--{option} does not apply to verification coupled, which sends ids alone")
     changes = _given(args, "truncation", "k", "bits", "draft_from", "theta", "eta", "law_entries")
@@ -355,7 +494,10 @@ def _verification(args: argparse.Namespace, preset: VerificationConfig, gate: Ga
 
 def gelato_config(words: list[str]) -> GelatoConfig:
     """From OPTION=VALUE each."""
-    kinds: dict[str, type] = {field.name: float for field in fields(GelatoConfig)} | {"variant": str, "longest": int}
+    kinds: dict[str, type] = {field.name: float for field in fields(GelatoConfig)} | {
+        "variant": str,
+        "longest": int,
+    }
     given: dict[str, Any] = {}
     for word in words:
         name, mark, value = word.partition("=")

@@ -1,4 +1,6 @@
-"""Answers on a terminal: words coloured by provenance; plain text with a legend of counts elsewhere."""
+"""Answers on a terminal: words coloured by provenance; plain text with a legend of counts
+elsewhere.
+"""
 
 import asyncio
 import re
@@ -11,9 +13,9 @@ from rich.control import Control
 from rich.segment import ControlType
 from rich.text import Text
 
-from edge_client.engine.sequence import Provenance
-from edge_client.engine.session import Emitted, Session
-from edge_client.engine.statistics import Statistics
+from hedge.edge_client.engine.sequence import Provenance
+from hedge.edge_client.engine.session import Emitted, Session
+from hedge.edge_client.engine.statistics import Statistics
 
 STYLES = {
     Provenance.LOCAL: "default",
@@ -51,16 +53,19 @@ def print_piece(console: Console, emitted: Emitted) -> None:
 
 
 class AnswerView:
-    """Final words as they come and, on a terminal, those that are not final dimmed behind them, as far as the line goes.
+    """Final words as they come and, on a terminal, those that are not final dimmed behind them, as
+    far as the line goes.
 
-    The cursor stays where the next final word begins, so the terminal wraps and scrolls as with plain text.
+    The cursor stays where the next final word begins, so the terminal wraps and scrolls as with
+    plain text.
     """
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live = console.is_terminal and not console.is_dumb_terminal
         self._provisional: Callable[[], str] = str
-        self._column, self._shown = 0, ""
+        self._column = 0
+        self._shown = ""
         # The parts of the word that is being written, with their styles.
         self._word: list[tuple[str, str]] = []
         self._width = console.width
@@ -88,10 +93,13 @@ class AnswerView:
         """Puts what is provisional now in the place of what was."""
         if self._console.width != self._width:
             # Terminals differ in where the cursor is then.
-            self._width, self._lost = self._console.width, True
+            self._width = self._console.width
+            self._lost = True
         room = 0 if self._lost else self._console.width - self._column - 1
         # Controls move the cursor in ways that nobody counts.
-        line = "".join(c for c in self._provisional().expandtabs(1).partition("\n")[0] if c.isprintable())
+        line = "".join(
+            c for c in self._provisional().expandtabs(1).partition("\n")[0] if c.isprintable()
+        )
         self._show(chop_cells(line, room)[0] if room > 1 and line else "")
 
     def _show(self, words: str) -> None:
@@ -118,14 +126,20 @@ class AnswerView:
         self.look()
 
     def _write(self, word: str, style: str) -> None:
-        """A word or the next part of one. What would be cut by the end of the line goes to the next, its beginning too."""
-        width, begun, size = self._console.width, sum(cell_len(text) for text, _ in self._word), cell_len(word)
+        """A word or the next part of one. What would be cut by the end of the line goes to the
+        next, its beginning too.
+        """
+        width = self._console.width
+        begun = sum(cell_len(text) for text, _ in self._word)
+        size = cell_len(word)
         moves = self._column + size > width and begun + size <= width and self._column > begun
         if moves and not self._lost:
             if begun:
                 # Behind a full line the cursor stands on its last character.
                 back = begun - (self._column >= width)
-                self._console.control(Control((ControlType.CURSOR_BACKWARD, back), (ControlType.ERASE_IN_LINE, 0)))
+                self._console.control(
+                    Control((ControlType.CURSOR_BACKWARD, back), (ControlType.ERASE_IN_LINE, 0))
+                )
             self._console.print()
             self._column = 0
             for text, own in self._word:
@@ -163,25 +177,34 @@ class AnswerView:
         self._console.print()
         self._console.print(f"({line})", style=PROVISIONAL, markup=False)
         self._word.clear()
-        self._column, self._lost = 0, False
+        self._column = 0
+        self._lost = False
 
 
 def counts_line(statistics: Statistics) -> Text:
     """How many tokens came from where."""
     shown = [kind for kind in Provenance if statistics.count(kind)]
-    return Text(", ").join(Text.assemble((f"{statistics.count(kind)} {kind.value}", STYLES[kind])) for kind in shown)
+    return Text(", ").join(
+        Text.assemble((f"{statistics.count(kind)} {kind.value}", STYLES[kind])) for kind in shown
+    )
 
 
 def statistics_line(session: Session) -> str:
     s = session.statistics
-    kept = "all tested" if session.exact else f"{s.skipped / max(1, s.tokens):.0%} kept on the device, {s.asked} asked"
+    kept = (
+        "all tested"
+        if session.exact
+        else f"{s.skipped / max(1, s.tokens):.0%} kept on the device, {s.asked} asked"
+    )
     parts = [f"{s.tokens} tokens", kept, f"{s.rounds} round{'s' * (s.rounds != 1)}"]
     if s.near_ties:
         parts.append(f"{s.near_ties} near tie{'s' * (s.near_ties > 1)}")
     if s.realised_risk is not None:
         parts.append(f"risk taken {s.realised_risk:.4f}")
     if s.uplink_payload_bytes:
-        wire = f" ({s.uplink_socket_bytes} on the wire)" if s.uplink_socket_bytes is not None else ""
+        wire = (
+            f" ({s.uplink_socket_bytes} on the wire)" if s.uplink_socket_bytes is not None else ""
+        )
         parts.append(f"up {s.uplink_payload_bytes} B{wire}, down {s.downlink_payload_bytes} B")
     if s.uplink_paper_bits:
         parts.append(f"paper's account {s.uplink_paper_bits / 8:.0f} B")

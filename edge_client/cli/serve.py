@@ -6,18 +6,26 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.command import command_parser, parse, say
-from common.errors import BadInput
-from common.files import TEXT
-from common.http import check_free, serving
-from common.rpc import LOOPBACK, split_address
-from edge_client.cli.connect import load_slm
-from edge_client.cli.local_only import stay_local
-from edge_client.cli.options import add_generation, add_logits, add_memory, add_receipts, cloud_config, config_from, sampling_of
-from edge_client.http.api import Api
-from edge_client.http.page import Page
-from edge_client.http.service import Service
-from edge_client.receipt import Prices, ReceiptLog
+from hedge.common.command import command_parser, parse, say
+from hedge.common.errors import BadInput
+from hedge.common.files import TEXT
+from hedge.common.http import check_free, serving
+from hedge.common.rpc import LOOPBACK, split_address
+from hedge.edge_client.cli.connect import load_slm
+from hedge.edge_client.cli.local_only import stay_local
+from hedge.edge_client.cli.options import (
+    add_generation,
+    add_logits,
+    add_memory,
+    add_receipts,
+    cloud_config,
+    config_from,
+    sampling_of,
+)
+from hedge.edge_client.http.api import Api
+from hedge.edge_client.http.page import Page
+from hedge.edge_client.http.service import Service
+from hedge.edge_client.receipt import Prices, ReceiptLog
 
 EXAMPLES = """  hedge serve --insecure
   hedge serve --insecure --on-disconnect continue        (answers alone when the cloud is away)
@@ -25,14 +33,32 @@ EXAMPLES = """  hedge serve --insecure
 
 
 def command(arguments: Sequence[str]) -> None:
-    parser = command_parser("hedge serve", "The OpenAI API on this device; every model is a system.", EXAMPLES)
-    parser.add_argument("--http", default="127.0.0.1:8080", metavar="HOST:PORT", help="port 0 picks a free one")
+    parser = command_parser(
+        "hedge serve", "The OpenAI API on this device; every model is a system.", EXAMPLES
+    )
+    parser.add_argument(
+        "--http", default="127.0.0.1:8080", metavar="HOST:PORT", help="port 0 picks a free one"
+    )
     parser.add_argument("--host", help="in place of that of --http")
     parser.add_argument("--port", type=int, help="in place of that of --http")
-    parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="holds the key that clients have to send")
-    parser.add_argument("--cors", nargs="+", default=[], metavar="ORIGIN", help="web pages that may ask (default: none)")
-    parser.add_argument("--link-control", metavar="HOST:PORT", help="of `hedge link --control`: the page can cut and slow it")
-    parser.add_argument("--max-requests", type=int, default=64, metavar="N", help="at once (default 64)")
+    parser.add_argument(
+        "--api-key-file", type=Path, metavar="FILE", help="holds the key that clients have to send"
+    )
+    parser.add_argument(
+        "--cors",
+        nargs="+",
+        default=[],
+        metavar="ORIGIN",
+        help="web pages that may ask (default: none)",
+    )
+    parser.add_argument(
+        "--link-control",
+        metavar="HOST:PORT",
+        help="of `hedge link --control`: the page can cut and slow it",
+    )
+    parser.add_argument(
+        "--max-requests", type=int, default=64, metavar="N", help="at once (default 64)"
+    )
     add_memory(parser)
     add_generation(parser)
     add_logits(parser)
@@ -46,18 +72,28 @@ def command(arguments: Sequence[str]) -> None:
         raise BadInput(f"max-requests {args.max_requests} is not at least 1")
     key = read_key(args.api_key_file)
     if host not in LOOPBACK and key is None:
-        say(f"hedge serve: warning: {host} is not loopback, and without --api-key-file anybody may ask")
+        say(
+            f"hedge serve: warning: {host} is not loopback, and without --api-key-file anybody may ask"
+        )
     # Without one every request draws its own.
-    seed, args.seed = args.seed, args.seed or 0
+    seed = args.seed
+    args.seed = args.seed or 0
     sampling_of(args)
     cloud = None if args.local_only else cloud_config(args)
-    prices, log = Prices.of(args.prices), ReceiptLog(args.receipts)
+    prices = Prices.of(args.prices)
+    log = ReceiptLog(args.receipts)
     check_free(args.http)
     slm = load_slm(args)
     slm.warm_up()
     remembers = not args.no_memory
     service = Service(
-        slm, cloud, lambda system: config_from(args, system), args.calibration, remembers=remembers, prices=prices, log=log
+        slm,
+        cloud,
+        lambda system: config_from(args, system),
+        args.calibration,
+        remembers=remembers,
+        prices=prices,
+        log=log,
     )
     asyncio.run(_serve(args, service, key, seed))
 
@@ -76,13 +112,21 @@ def read_key(path: Path | None) -> str | None:
     return key
 
 
-async def _serve(args: argparse.Namespace, service: Service, key: str | None, seed: int | None) -> None:
+async def _serve(
+    args: argparse.Namespace, service: Service, key: str | None, seed: int | None
+) -> None:
     host, _ = split_address(args.http, lowest_port=0)
     async with service:
         api = Api(service, key, args.max_requests, tuple(args.cors), seed)
-        server, task = await serving(api.app(Page(api, service, args.link_control).routes()), args.http)
+        server, task = await serving(
+            api.app(Page(api, service, args.link_control).routes()), args.http
+        )
         alone = "alone (--local-only)" if args.local_only else "no cloud yet"
-        cloud = service.link and f"verified by {service.cloud.model_name} at {service.link.address}" if service.cloud else None
+        cloud = (
+            service.link and f"verified by {service.cloud.model_name} at {service.link.address}"
+            if service.cloud
+            else None
+        )
         say(f"hedge serve: {service.slm.name}, {cloud or alone}, listening on {host}:{server.port}")
         stopped = asyncio.Event()
         for name in (signal.SIGINT, signal.SIGTERM):

@@ -1,23 +1,28 @@
-"""What the cloud thought of every token it has read: the risk that was really taken (docs/algorithms.md, section 3)."""
+"""What the cloud thought of every token it has read: the risk that was really taken
+(docs/algorithms.md, section 3).
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
-from hedge.v1 import hedge_pb2 as pb
 
-from common.errors import Unreachable
-from edge_client.engine.gates.recalibration import Recalibrated
-from edge_client.engine.sequence import Token
-from edge_client.engine.statistics import Statistics, rejection
+from hedge.common.errors import Unreachable
+from hedge.edge_client.engine.gates.recalibration import Recalibrated
+from hedge.edge_client.engine.sequence import Token
+from hedge.edge_client.engine.statistics import Statistics, rejection
+from hedge.v1 import hedge_pb2 as pb
 
 
 class Auditor:
     """Computes beta of every token the cloud has judged, tested or not."""
 
-    def __init__(self, form: "pb.Audit.ValueType", statistics: Statistics, recalibrated: Recalibrated | None) -> None:
+    def __init__(
+        self, form: "pb.Audit.ValueType", statistics: Statistics, recalibrated: Recalibrated | None
+    ) -> None:
         self.form = form
         self.rejections: list[float] = []
-        self._statistics, self._recalibrated = statistics, recalibrated
+        self._statistics = statistics
+        self._recalibrated = recalibrated
 
     def take(self, verdict: pb.Verdict, judged: Sequence[Token]) -> None:
         if self.form == pb.AUDIT_NONE:
@@ -26,7 +31,9 @@ class Auditor:
         if len(targets) != len(judged):
             raise Unreachable(f"the server audited {len(targets)} of {len(judged)} tokens")
         if not np.isfinite(targets).all():
-            raise Unreachable(f"the server's audit holds {targets[~np.isfinite(targets)][0]}, which is no probability")
+            raise Unreachable(
+                f"the server's audit holds {targets[~np.isfinite(targets)][0]}, which is no probability"
+            )
         for token, target in zip(judged, targets, strict=True):
             beta = rejection(token.prob, float(target))
             self._statistics.audited += 1

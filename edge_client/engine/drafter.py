@@ -8,19 +8,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.logits import LogitsProcessor, logprobs
-from common.model import LanguageModel
-from common.noise import Noise, Purpose
-from common.sampling import gap
-from edge_client.engine.gates.measures import DRAWS, MEASURES
-from edge_client.engine.gates.policy import Policy
-from edge_client.engine.gates.survival import Survival
-from edge_client.engine.machine import Machine
-from edge_client.engine.sequence import Provenance, Sequence, Token
-from edge_client.engine.statistics import Statistics
-from edge_client.engine.verification import Verification
-from edge_client.engine.verification.proposal import Proposal
-from edge_client.systems import GenerationConfig
+from hedge.common.logits import LogitsProcessor, logprobs
+from hedge.common.model import LanguageModel
+from hedge.common.noise import Noise, Purpose
+from hedge.common.sampling import gap
+from hedge.edge_client.engine.gates.measures import DRAWS, MEASURES
+from hedge.edge_client.engine.gates.policy import Policy
+from hedge.edge_client.engine.gates.survival import Survival
+from hedge.edge_client.engine.machine import Machine
+from hedge.edge_client.engine.sequence import Provenance, Sequence, Token
+from hedge.edge_client.engine.statistics import Statistics
+from hedge.edge_client.engine.verification import Verification
+from hedge.edge_client.engine.verification.proposal import Proposal
+from hedge.edge_client.systems import GenerationConfig
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,9 @@ _BLIND = Reading(1.0, asks=True, survival=0.0)
 
 
 class Drafter:
-    """The device's half of a position. The SLM's cache follows whatever sequence it is given, one id behind."""
+    """The device's half of a position. The SLM's cache follows whatever sequence it is given, one
+    id behind.
+    """
 
     def __init__(
         self,
@@ -60,11 +62,17 @@ class Drafter:
     ) -> None:
         self._machine = machine
         self._survival = survival if config.gate.policy == "survival" else None
-        self._slm, self._cache = slm, slm.kv_cache()
-        self._config, self._policy, self._verification = config, policy, verification
-        self._noise, self._statistics, self._watch = noise, statistics, watch
+        self._slm = slm
+        self._cache = slm.kv_cache()
+        self._config = config
+        self._policy = policy
+        self._verification = verification
+        self._noise = noise
+        self._statistics = statistics
+        self._watch = watch
         self._measure = MEASURES[config.gate.measure]
-        self._warp, self._process = config.sampling.warp, processor
+        self._warp = config.sampling.warp
+        self._process = processor
         self._logprobs = config.sampling.logprobs
 
     def judged(self, kept: Iterable[Token], lost: Token | None) -> None:
@@ -95,7 +103,8 @@ class Drafter:
         stepped = time.perf_counter()
         if blind := not np.isfinite(logits).all():
             logits = np.zeros_like(logits)
-        raw, logits = logits, self._process(logits, sequence.ids)
+        raw = logits
+        logits = self._process(logits, sequence.ids)
         probs = self._warp(logits)
         if blind:
             # A guess of one token is sent exactly, however it is quantised, so that its test is.
@@ -112,21 +121,42 @@ class Drafter:
         return token
 
     def _forced(self, only: int, at: int, step: int) -> Token:
-        """The one token that the grammar allows: certain on both sides, and the SLM need not be asked."""
+        """The one token that the grammar allows: certain on both sides, and the SLM need not be
+        asked.
+        """
         known = None if self._logprobs is None else (0.0, [(only, 0.0)][: self._logprobs])
         if self._config.guarantee != "exact":
             return Token(only, Provenance.LOCAL, 1.0, logprobs=known)
         probs = np.zeros(self._slm.vocab_size)
         probs[only] = 1.0
-        return Token(only, None, 1.0, proposal=self._propose(probs, at, step, None, 0.0), logprobs=known)
+        return Token(
+            only, None, 1.0, proposal=self._propose(probs, at, step, None, 0.0), logprobs=known
+        )
 
-    def _choose(self, logits: np.ndarray, probs: np.ndarray, at: int, step: int, before: float, *, blind: bool) -> Token:
-        """Exact: draw, then let the gate end the block. Opportunistic: gate, then draw. A blind draft is always asked about."""
+    def _choose(
+        self,
+        logits: np.ndarray,
+        probs: np.ndarray,
+        at: int,
+        step: int,
+        before: float,
+        *,
+        blind: bool,
+    ) -> Token:
+        """Exact: draw, then let the gate end the block. Opportunistic: gate, then draw. A blind
+        draft is always asked about.
+        """
         if self._config.verification.exact:
             proposal = self._propose(probs, at, step, None, 0.0)
-            reading = _BLIND if blind else self._read(logits, probs, at, proposal.token, before, proposal.margin)
+            reading = (
+                _BLIND
+                if blind
+                else self._read(logits, probs, at, proposal.token, before, proposal.margin)
+            )
         else:
-            early = self._verification.sample(probs, at, step) if self._config.looks_at_draft else None
+            early = (
+                self._verification.sample(probs, at, step) if self._config.looks_at_draft else None
+            )
             reading = _BLIND if blind else self._read(logits, probs, at, early)
             if not reading.asks:
                 token = self._verification.sample(probs, at, step) if early is None else early
@@ -134,31 +164,56 @@ class Drafter:
             proposal = self._propose(probs, at, step, early, reading.uncertainty)
         if self._watch and reading.asks and not blind:
             self._watch(at, logits, probs, proposal.token)
-        if logger.isEnabledFor(logging.INFO) and (line := self._verification.describe(probs, proposal, reading.uncertainty)):
+        if logger.isEnabledFor(logging.INFO) and (
+            line := self._verification.describe(probs, proposal, reading.uncertainty)
+        ):
             logger.info("position %d: %s", at, line)
         prob = float(probs[proposal.token])
-        return Token(proposal.token, None, prob, reading.asks, proposal, blind, reading.margin, reading.survival)
+        return Token(
+            proposal.token,
+            None,
+            prob,
+            reading.asks,
+            proposal,
+            blind,
+            reading.margin,
+            reading.survival,
+        )
 
     def _read(
-        self, logits: np.ndarray, probs: np.ndarray, at: int, draft: int | None, before: float = 1.0, decided: float = math.inf
+        self,
+        logits: np.ndarray,
+        probs: np.ndarray,
+        at: int,
+        draft: int | None,
+        before: float = 1.0,
+        decided: float = math.inf,
     ) -> Reading:
-        """`before`: the probability that the block's drafts before this one are all accepted; `decided`: the draft's margin."""
+        """`before`: the probability that the block's drafts before this one are all accepted;
+        `decided`: the draft's margin.
+        """
         started = time.perf_counter()
-        uncertainty, margin, survival = 0.0, None, 1.0
+        uncertainty = 0.0
+        margin = None
+        survival = 1.0
         if self._survival:
             margin = gap(logits) if self._warp.greedy else decided
             survival = self._survival.probability(margin)
             uncertainty = 1.0 - before * survival
         elif self._config.looks_at_draft:
             assert draft is not None
-            uncertainty = self._measure.of(logits, probs, draft, self._noise.uniforms(Purpose.GATE, at, count=2 * DRAWS))
+            uncertainty = self._measure.of(
+                logits, probs, draft, self._noise.uniforms(Purpose.GATE, at, count=2 * DRAWS)
+            )
         elif self._config.measures:
             uncertainty = self._measure.of(logits, probs, -1, _NO_COINS)
         asks = self._policy.asks(uncertainty, at)
         self._statistics.gate_s += time.perf_counter() - started
         return Reading(uncertainty, asks, margin, survival)
 
-    def _propose(self, probs: np.ndarray, at: int, step: int, early: int | None, uncertainty: float) -> Proposal:
+    def _propose(
+        self, probs: np.ndarray, at: int, step: int, early: int | None, uncertainty: float
+    ) -> Proposal:
         started = time.perf_counter()
         proposal = self._verification.propose(probs, at, step, early, uncertainty)
         self._statistics.codec_s += time.perf_counter() - started

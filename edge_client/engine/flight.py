@@ -1,19 +1,20 @@
-"""Drafts on their way: the messages whose verdicts have not come, sent in order, and sent again after a fault."""
+"""Drafts on their way: the messages whose verdicts have not come, sent in order, and sent again
+after a fault.
+"""
 
 import time
 from collections import deque
 from dataclasses import dataclass
 
+from hedge.common import codec
+from hedge.common.errors import Unreachable
+from hedge.common.logits import LogitsProcessor
+from hedge.edge_client.engine.machine import Machine
+from hedge.edge_client.engine.sequence import Sequence, Token
+from hedge.edge_client.engine.statistics import Statistics
+from hedge.edge_client.engine.verification import Verification
+from hedge.edge_client.transport.connection import Connection
 from hedge.v1 import hedge_pb2 as pb
-
-from common import codec
-from common.errors import Unreachable
-from common.logits import LogitsProcessor
-from edge_client.engine.machine import Machine
-from edge_client.engine.sequence import Sequence, Token
-from edge_client.engine.statistics import Statistics
-from edge_client.engine.verification import Verification
-from edge_client.transport.connection import Connection
 
 
 @dataclass(slots=True)
@@ -38,7 +39,9 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What the server expects of the next Draft: its step, unless another is said, and no word of a correction."""
+    """What the server expects of the next Draft: its step, unless another is said, and no word of a
+    correction.
+    """
 
     step: int = 0
     correction: int | None = None
@@ -56,9 +59,12 @@ class Flight:
         machine: Machine,
         processor: LogitsProcessor,
     ) -> None:
-        self._machine, self._processor = machine, processor
+        self._machine = machine
+        self._processor = processor
         self.connection = connection
-        self._sequence, self._verification, self._statistics = sequence, verification, statistics
+        self._sequence = sequence
+        self._verification = verification
+        self._statistics = statistics
         self._messages: deque[Message] = deque()
         self._expected = Expected()
         # How many of the messages this stream has carried.
@@ -86,9 +92,12 @@ class Flight:
 
     @property
     def is_full(self) -> bool:
-        """Whether no new message may be sent before a verdict. On a new stream one alone is: what is written to a call that
-        fails hides why it fails."""
-        return bool(self._messages) and (self.awaits_bonus or self._is_behind or not self.connection.is_heard)
+        """Whether no new message may be sent before a verdict. On a new stream one alone is: what
+        is written to a call that fails hides why it fails.
+        """
+        return bool(self._messages) and (
+            self.awaits_bonus or self._is_behind or not self.connection.is_heard
+        )
 
     @property
     def _is_behind(self) -> bool:
@@ -108,7 +117,9 @@ class Flight:
         vocab_size = self._verification.vocab_size
         for token in self._tested(message):
             if token.proposal:
-                self._statistics.uplink_paper_bits += codec.paper_bits(vocab_size, token.proposal.entries)
+                self._statistics.uplink_paper_bits += codec.paper_bits(
+                    vocab_size, token.proposal.entries
+                )
         await self._transmit(message)
 
     def _tested(self, message: Message) -> list[Token]:
@@ -121,9 +132,15 @@ class Flight:
         draft = pb.Draft(
             step_id=message.step if self._expected.step != message.step else None,
             verdicts_seen=self._expected.correction,
-            ids=self.connection.ids.encode(self._sequence.ids_before(message.start), ids) if ids or not forced else b"",
+            ids=self.connection.ids.encode(self._sequence.ids_before(message.start), ids)
+            if ids or not forced
+            else b"",
             untested=message.tested - message.start,
-            proposals=[t.proposal.payload for t in self._tested(message) if t.proposal and t.proposal.payload],
+            proposals=[
+                t.proposal.payload
+                for t in self._tested(message)
+                if t.proposal and t.proposal.payload
+            ],
             more=message.more and not self.bonus_ahead,
             forced=forced,
         )
@@ -135,11 +152,15 @@ class Flight:
         await self._write(draft)
 
     def _ids_of(self, message: Message) -> tuple[list[int], int]:
-        """The ids of a message, without those that a grammar forces where the cloud knows them: so many behind the last one."""
+        """The ids of a message, without those that a grammar forces where the cloud knows them: so
+        many behind the last one.
+        """
         tokens = self._sequence.tokens[message.start : message.end]
         if not (self._verification.draws_by_position and self._processor.options.grammar):
             return [token.id for token in tokens], 0
-        before, ids, forced = self._sequence.ids_before(message.start), list[int](), 0
+        before = self._sequence.ids_before(message.start)
+        ids = list[int]()
+        forced = 0
         for token in tokens:
             if self._processor.forced(before) is None:
                 ids.append(token.id)
@@ -169,18 +190,24 @@ class Flight:
     async def _read(self, message: Message) -> pb.Verdict:
         verdict = await self.connection.receive()
         if verdict is None or verdict.step_id != message.step:
-            raise Unreachable(f"the server ended the stream without a verdict on step {message.step}")
+            raise Unreachable(
+                f"the server ended the stream without a verdict on step {message.step}"
+            )
         return verdict
 
     async def _with_residual(self, message: Message, verdict: pb.Verdict) -> pb.Verdict:
-        """The verdict, its distribution whole where nothing can be drawn from what was cut out of it."""
+        """The verdict, its distribution whole where nothing can be drawn from what was cut out of
+        it.
+        """
         rejected = self._sequence.tokens[message.tested + verdict.accepted].proposal
         if rejected is None or not self._verification.lacks_residual(verdict, rejected):
             return verdict
         await self._write(pb.Draft(step_id=message.step, whole_probs=True))
         whole = await self.connection.receive()
         if whole is None or (whole.step_id, whole.accepted) != (verdict.step_id, verdict.accepted):
-            raise Unreachable(f"the server did not repeat its verdict on step {message.step} with the whole distribution")
+            raise Unreachable(
+                f"the server did not repeat its verdict on step {message.step} with the whole distribution"
+            )
         return whole
 
     def void(self, corrected: Message) -> None:
@@ -195,17 +222,21 @@ class Flight:
         self._transmitted = 0
 
     async def open(self) -> None:
-        """A session over what the cloud has judged. The messages that it has not judged are to be sent again, as they were.
+        """A session over what the cloud has judged. The messages that it has not judged are to be
+        sent again, as they were.
 
         Steps, positions and noise are the same, so a verdict is the one that was lost.
         """
-        self._expected, self._transmitted = Expected(), 0
+        self._expected = Expected()
+        self._transmitted = 0
         if self.bonus_ahead:
             known = self._sequence.settle()
             if self._messages and self._messages[0].start < known:
                 self._messages[0].start = known
                 self._messages[0].tested = max(known, self._messages[0].tested)
-        await self.connection.open(self._sequence.ids_before(self._sequence.judged), self._sequence.judged)
+        await self.connection.open(
+            self._sequence.ids_before(self._sequence.judged), self._sequence.judged
+        )
 
     async def catch_up(self) -> None:
         """Sends the next message again."""

@@ -5,27 +5,28 @@ import math
 from collections.abc import AsyncGenerator
 from itertools import takewhile
 
+from hedge.common.errors import Disconnected, NotFinite, Unreachable
+from hedge.common.ids import MAX_UNTESTED
+from hedge.edge_client.engine.audit import Auditor
+from hedge.edge_client.engine.drafter import Drafter
+from hedge.edge_client.engine.flight import Flight, Message
+from hedge.edge_client.engine.machine import Machine
+from hedge.edge_client.engine.pace import MAX_BLOCK, Pace, RoundTrip, Unverified
+from hedge.edge_client.engine.sequence import Sequence, Token
+from hedge.edge_client.engine.statistics import Statistics
+from hedge.edge_client.engine.verification import Verification
+from hedge.edge_client.engine.verification.base import token_of
+from hedge.edge_client.systems import GenerationConfig
 from hedge.v1 import hedge_pb2 as pb
-
-from common.errors import Disconnected, NotFinite, Unreachable
-from common.ids import MAX_UNTESTED
-from edge_client.engine.audit import Auditor
-from edge_client.engine.drafter import Drafter
-from edge_client.engine.flight import Flight, Message
-from edge_client.engine.machine import Machine
-from edge_client.engine.pace import MAX_BLOCK, Pace, RoundTrip, Unverified
-from edge_client.engine.sequence import Sequence, Token
-from edge_client.engine.statistics import Statistics
-from edge_client.engine.verification import Verification
-from edge_client.engine.verification.base import token_of
-from edge_client.systems import GenerationConfig
 
 # Says a line that is not about the link.
 BLIND = "gave no finite logits"
 
 
 class Loop:
-    """Makes a sequence grow, and gives its tokens as they become final. Without a flight the device answers alone."""
+    """Makes a sequence grow, and gives its tokens as they become final. Without a flight the device
+    answers alone.
+    """
 
     def __init__(
         self,
@@ -40,9 +41,14 @@ class Loop:
         machine: Machine,
     ) -> None:
         self._machine = machine
-        self._config, self._sequence, self._drafter = config, sequence, drafter
-        self._verification, self._pace, self._flight = verification, pace, flight
-        self._auditor, self._statistics = auditor, statistics
+        self._config = config
+        self._sequence = sequence
+        self._drafter = drafter
+        self._verification = verification
+        self._pace = pace
+        self._flight = flight
+        self._auditor = auditor
+        self._statistics = statistics
         self._exact = config.verification.exact
         self._step = 0
         # Looks for the cloud while the device goes on alone.
@@ -91,7 +97,11 @@ class Loop:
         block = self._sequence.block
         tested = [token for token in block if token.proposal]
         if tested:
-            return any(token.asked for token in tested) or self._sequence.ended or len(tested) >= self._pace.longest
+            return (
+                any(token.asked for token in tested)
+                or self._sequence.ended
+                or len(tested) >= self._pace.longest
+            )
         return self._config.gate.asks and len(block) >= MAX_UNTESTED
 
     def _requests_token(self, flight: Flight) -> bool:
@@ -99,11 +109,17 @@ class Loop:
         return not flight.messages and not self._sequence.unverified and self._pace.requests_token
 
     def _should_draft(self) -> bool:
-        sequence, flight = self._sequence, self._linked
+        sequence = self._sequence
+        flight = self._linked
         if sequence.ended:
             return False
-        if flight and flight.awaits_bonus and not (self._exact and self._verification.draws_by_position):
-            # A bonus will take the next position, and only one drawn by position is what the draft's own test would say.
+        if (
+            flight
+            and flight.awaits_bonus
+            and not (self._exact and self._verification.draws_by_position)
+        ):
+            # A bonus will take the next position, and only one drawn by position is what the
+            # draft's own test would say.
             return False
         if self._block_ends() and not (self._exact and len(sequence.block) < MAX_BLOCK):
             return False
@@ -111,10 +127,13 @@ class Loop:
         asked = sum(token.asked for token in unverified)
         survival = math.prod(token.survival for token in unverified)
         messages, waited = (flight.messages, flight.waited) if flight else (0, 0.0)
-        return self._pace.should_draft(Unverified(messages, asked, len(unverified) - asked, survival, waited))
+        return self._pace.should_draft(
+            Unverified(messages, asked, len(unverified) - asked, survival, waited)
+        )
 
     async def _draft(self) -> None:
-        started, steps = self._machine.now(), self._statistics.steps
+        started = self._machine.now()
+        steps = self._statistics.steps
         token = await self._drafter.draft(self._sequence, self._step)
         # A token that the grammar forces takes no step.
         if self._statistics.steps > steps:
@@ -131,16 +150,21 @@ class Loop:
                 self._regaining = None
 
     def _tell_blind(self, position: int) -> None:
-        """The SLM has nothing to say at a position: the LLM will. NotFinite where it cannot be asked."""
+        """The SLM has nothing to say at a position: the LLM will. NotFinite where it cannot be
+        asked.
+        """
         flight = self._linked
         if flight is None:
             raise NotFinite(position, "the device's model")
         if not self._statistics.blind:
-            flight.connection.notify(f"the device's model {BLIND} at position {position}: the cloud is asked")
+            flight.connection.notify(
+                f"the device's model {BLIND} at position {position}: the cloud is asked"
+            )
         self._statistics.blind += 1
 
     async def _send(self, flight: Flight) -> None:
-        sequence, start = self._sequence, self._sequence.sent
+        sequence = self._sequence
+        start = self._sequence.sent
         held = int(self._pace.holds_last and not sequence.ended)
         whole = sequence.block[: len(sequence.block) - held]
         if len(list(takewhile(lambda token: token.proposal is None, whole))) > MAX_UNTESTED:
@@ -148,33 +172,44 @@ class Loop:
         sequence.send(len(whole))
         tested = sum(token.proposal is not None for token in whole)
         more = flight.bonus_ahead or (self._pace.in_flight > 1 and not sequence.ended)
-        step, self._step = self._step, self._step + 1
+        step = self._step
+        self._step = self._step + 1
         await flight.send(Message(step, start, sequence.sent - tested, sequence.sent, more))
 
     async def _receive(self, flight: Flight) -> None:
         """Reads the verdict on the oldest message in flight, and makes the sequence what it says."""
         message, verdict = await flight.receive()
-        sequence, rejected = self._sequence, verdict.accepted < message.drafts
+        sequence = self._sequence
+        rejected = verdict.accepted < message.drafts
         wrong = message.tested + verdict.accepted
         # A draft that a bonus confirmed ahead of its test teaches nothing a second time.
         kept = [token for token in sequence.tokens[message.tested : wrong] if not token.provenance]
         lost = sequence.tokens[wrong] if rejected else None
         tested = sequence.tokens[message.tested : message.end]
-        self._statistics.record(verdict, sum(token.proposal.entries for token in tested if token.proposal))
+        self._statistics.record(
+            verdict, sum(token.proposal.entries for token in tested if token.proposal)
+        )
         self._auditor.take(verdict, sequence.tokens[message.start : wrong + rejected])
         sequence.accept(wrong)
         if lost is not None:
             self._correct(flight, message, verdict, lost, wrong)
         elif verdict.HasField("bonus") or message.start == message.end:
             drafted, stays = self._take_bonus(flight, message, verdict)
-            kept, lost = [*kept, *([drafted] if drafted and stays else [])], None if stays else drafted
+            kept = [*kept, *([drafted] if drafted and stays else [])]
+            lost = None if stays else drafted
         sequence.tell(wrong, verdict)
         timings = verdict.timings
-        trip = RoundTrip(self._statistics.verdict_s, timings.queue_us / 1e6, timings.forward_us / 1e6)
-        self._pace.judged(trip, [token.asked for token in kept], None if lost is None else lost.asked)
+        trip = RoundTrip(
+            self._statistics.verdict_s, timings.queue_us / 1e6, timings.forward_us / 1e6
+        )
+        self._pace.judged(
+            trip, [token.asked for token in kept], None if lost is None else lost.asked
+        )
         self._drafter.judged(kept, lost)
 
-    def _correct(self, flight: Flight, message: Message, verdict: pb.Verdict, wrong: Token, position: int) -> None:
+    def _correct(
+        self, flight: Flight, message: Message, verdict: pb.Verdict, wrong: Token, position: int
+    ) -> None:
         """Puts the LLM's token in the place of the rejected draft; what was sent after it is void."""
         assert wrong.proposal
         correction = self._verification.correction(verdict, wrong.proposal, position)
@@ -182,15 +217,20 @@ class Loop:
         self._replace(position, correction.token, known=correction.known)
         flight.void(message)
 
-    def _take_bonus(self, flight: Flight, message: Message, verdict: pb.Verdict) -> tuple[Token | None, bool]:
-        """The LLM's token after a whole block: new, or the verdict on a position that was drafted meanwhile.
+    def _take_bonus(
+        self, flight: Flight, message: Message, verdict: pb.Verdict
+    ) -> tuple[Token | None, bool]:
+        """The LLM's token after a whole block: new, or the verdict on a position that was drafted
+        meanwhile.
 
         Returns the draft that was there, and whether it stays.
         """
         sequence = self._sequence
         token = token_of(verdict, "bonus", self._verification.vocab_size)
         if not self._exact or (message.more and not flight.bonus_ahead):
-            raise Unreachable(f"the server's verdict on step {verdict.step_id} has a bonus that was not wanted")
+            raise Unreachable(
+                f"the server's verdict on step {verdict.step_id} has a bonus that was not wanted"
+            )
         drafted = sequence.tokens[sequence.judged] if sequence.judged < len(sequence) else None
         if drafted and drafted.id == token:
             sequence.confirm(as_draft=flight.bonus_ahead)
@@ -207,7 +247,9 @@ class Loop:
         if self._sequence.block and not self._verification.draws_by_position:
             # Draws of the discarded block must not be used again.
             self._step += 1
-        self._statistics.rolled_back += self._sequence.correct(position, token, known=known, as_draft=as_draft)
+        self._statistics.rolled_back += self._sequence.correct(
+            position, token, known=known, as_draft=as_draft
+        )
         self._drafter.roll_back(self._sequence.prompt + position)
 
     async def _disconnected(self, error: Disconnected) -> None:
@@ -227,10 +269,19 @@ class Loop:
 
     def _keep_offline(self) -> None:
         """The device's own tokens, final and untested; they void exactness, and are audited later."""
-        blind = next((n for n, token in enumerate(self._sequence.tokens) if token.blind and token.provenance is None), None)
+        blind = next(
+            (
+                n
+                for n, token in enumerate(self._sequence.tokens)
+                if token.blind and token.provenance is None
+            ),
+            None,
+        )
         if blind is not None:
             raise NotFinite(blind, "the device's model")
         if self._sequence.keep_offline() and self._config.guarantee == "exact" and self._flight:
             request = self._flight.connection.request
-            request.guarantee, request.audit, request.bonus_ahead = pb.GUARANTEE_OPPORTUNISTIC, pb.AUDIT_BYTE, False
+            request.guarantee = pb.GUARANTEE_OPPORTUNISTIC
+            request.audit = pb.AUDIT_BYTE
+            request.bonus_ahead = False
             self._auditor.form = pb.AUDIT_BYTE

@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
-from common.model import LanguageModel
+from hedge.common.model import LanguageModel
 
 Result = TypeVar("Result")
-# The steps of all answers, one after the other: they share the device, and the event loop stays free.
+# The steps of all answers, one after the other: they share the device, and the event loop stays
+# free.
 _STEPS = ThreadPoolExecutor(1, "slm-step")
 # Seconds. To hand over a shorter step would take as long as the step.
 _SHORT = 0.005

@@ -1,4 +1,6 @@
-"""How long blocks are and how far to draft ahead, from what has been measured: step time, round trips, acceptance."""
+"""How long blocks are and how far to draft ahead, from what has been measured: step time, round
+trips, acceptance.
+"""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -7,11 +9,12 @@ from typing import Protocol
 MAX_BLOCK = 64
 # Weight of the newest measurement.
 _RECENT = 0.1
-# No more is drafted ahead when all of it survives with less than this probability: where blocks are held back, and where
-# messages run ahead of their verdicts and a stall costs a round trip.
+# No more is drafted ahead when all of it survives with less than this probability: where blocks are
+# held back, and where messages run ahead of their verdicts and a stall costs a round trip.
 _SURVIVAL_HELD = 0.4
 _SURVIVAL_AHEAD = 0.05
-# A message ahead of a verdict gains the network's round trip at most; it has to be worth so many steps.
+# A message ahead of a verdict gains the network's round trip at most; it has to be worth so many
+# steps.
 _WORTH = 3.0
 # The network's round trip is the shortest of so many: the others waited for something else too.
 _WINDOW = 16
@@ -19,10 +22,11 @@ _WINDOW = 16
 
 @dataclass(frozen=True, slots=True)
 class Unverified:
-    """What has been drafted and not judged: messages in flight, positions at which the gate fired, and the others.
+    """What has been drafted and not judged: messages in flight, positions at which the gate fired,
+    and the others.
 
-    `survival` is the probability that all of it is accepted, where the policy has one for each draft. `waited`: seconds since
-    the oldest message left.
+    `survival` is the probability that all of it is accepted, where the policy has one for each
+    draft. `waited`: seconds since the oldest message left.
     """
 
     messages: int
@@ -34,7 +38,9 @@ class Unverified:
 
 @dataclass(frozen=True, slots=True)
 class RoundTrip:
-    """Seconds from a message to its verdict, and how many of them it waited in the cloud and was in the LLM's pass."""
+    """Seconds from a message to its verdict, and how many of them it waited in the cloud and was in
+    the LLM's pass.
+    """
 
     seconds: float
     queue: float
@@ -51,7 +57,9 @@ class Pace(Protocol):
     def drafted(self, seconds: float) -> None: ...
 
     def judged(self, trip: RoundTrip, kept: list[bool], lost: bool | None) -> None:
-        """A verdict came. `kept` says of every accepted draft whether the gate had fired there, `lost` of the rejected one."""
+        """A verdict came. `kept` says of every accepted draft whether the gate had fired there,
+        `lost` of the rejected one.
+        """
         ...
 
     @property
@@ -95,12 +103,14 @@ class Steady(Pace):
 
 @dataclass(slots=True)
 class Adaptive(Pace):
-    """`--policy adaptive`: estimates are exponentially weighted means over steps, cloud times and judged positions.
+    """`--policy adaptive`: estimates are exponentially weighted means over steps, cloud times and
+    judged positions.
 
-    A block of n drafts brings E[N] = (1 - rho^(n+1)) / (1 - rho) tokens (algorithms.md, section 4) in n steps and one round
-    trip; `longest` is the n that maximises their ratio. While a message is in flight drafting goes on as long as all of it
-    is likely enough to survive; blocks are held back, and grow, where the network is so fast that sending them ahead gains
-    less than what is void after a rejection costs.
+    A block of n drafts brings E[N] = (1 - rho^(n+1)) / (1 - rho) tokens (algorithms.md, section 4)
+    in n steps and one round trip; `longest` is the n that maximises their ratio. While a message is
+    in flight drafting goes on as long as all of it is likely enough to survive; blocks are held
+    back, and grow, where the network is so fast that sending them ahead gains less than what is
+    void after a rejection costs.
     """
 
     most: int
@@ -119,7 +129,10 @@ class Adaptive(Pace):
     def judged(self, trip: RoundTrip, kept: list[bool], lost: bool | None) -> None:
         self.cloud_s = recent_mean(self.cloud_s, trip.queue + trip.forward)
         self.networks.append(trip.network)
-        for asked, accepted in [*((asked, 1.0) for asked in kept), *([] if lost is None else [(lost, 0.0)])]:
+        for asked, accepted in [
+            *((asked, 1.0) for asked in kept),
+            *([] if lost is None else [(lost, 0.0)]),
+        ]:
             self.acceptance += _RECENT / 4 * (accepted - self.acceptance)
             if asked:
                 self.asked += _RECENT * (accepted - self.asked)
@@ -127,7 +140,10 @@ class Adaptive(Pace):
                 self.others += _RECENT / 4 * (accepted - self.others)
         rho = min(self.acceptance, 0.999)
         round_s = self.network_s + self.cloud_s
-        rates = [(1 - rho ** (n + 1)) / (1 - rho) / (n * self.step_s + round_s) for n in range(1, MAX_BLOCK + 1)]
+        rates = [
+            (1 - rho ** (n + 1)) / (1 - rho) / (n * self.step_s + round_s)
+            for n in range(1, MAX_BLOCK + 1)
+        ]
         self.longest = 1 + max(range(MAX_BLOCK), key=rates.__getitem__)
 
     @property

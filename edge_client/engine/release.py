@@ -7,7 +7,9 @@ _WINDOW = 24
 
 
 class TextRelease:
-    """Feeds on token ids, gives text that will never be taken back; `stopped` once a stop string has been seen."""
+    """Feeds on token ids, gives text that will never be taken back; `stopped` once a stop string
+    has been seen.
+    """
 
     def __init__(self, decode: Callable[[Sequence[int]], str], stop: Sequence[str] = ()) -> None:
         self._decode = decode
@@ -25,9 +27,11 @@ class TextRelease:
         whole = self._decode(self._ids[self._start :])
         if whole.endswith(_INCOMPLETE) and len(self._ids) - self._start < 2 * _WINDOW:
             return ""
-        fresh, self._decoded = whole[len(self._decoded) :], whole
+        fresh = whole[len(self._decoded) :]
+        self._decoded = whole
         if len(self._ids) - self._start > _WINDOW:
-            # A decoder may treat a word differently at the start of a text, so the window slides on a decoded seam.
+            # A decoder may treat a word differently at the start of a text, so the window slides on
+            # a decoded seam.
             self._start = len(self._ids) - 4
             self._decoded = self._decode(self._ids[self._start :])
         return self._release(fresh, final=False)
@@ -38,7 +42,9 @@ class TextRelease:
         return (self._held + whole[len(self._decoded) :]).rstrip(_INCOMPLETE)
 
     def finish(self) -> str:
-        """What was held back: an unfinished character, the beginning of a stop string that never came."""
+        """What was held back: an unfinished character, the beginning of a stop string that never
+        came.
+        """
         whole = self._decode(self._ids[self._start :])
         return self._release(whole[len(self._decoded) :], final=True)
 
@@ -53,12 +59,17 @@ class TextRelease:
         elif final:
             keep = len(self._held)
         else:
-            keep = len(self._held) - max((overlap(self._held, stop) for stop in self._stop), default=0)
-        released, self._held = self._held[:keep], self._held[keep:]
+            keep = len(self._held) - max(
+                (overlap(self._held, stop) for stop in self._stop), default=0
+            )
+        released = self._held[:keep]
+        self._held = self._held[keep:]
         self.text += released
         return released
 
 
 def overlap(text: str, stop: str) -> int:
     """Length of the longest end of `text` that begins `stop`."""
-    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if stop.startswith(text[-n:])), 0)
+    return next(
+        (n for n in range(min(len(text), len(stop) - 1), 0, -1) if stop.startswith(text[-n:])), 0
+    )

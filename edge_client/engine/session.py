@@ -1,40 +1,43 @@
-"""One answer on the device: what is asked for is checked, then tokens come out as they become final."""
+"""One answer on the device: what is asked for is checked, then tokens come out as they become
+final.
+"""
 
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
+from hedge.common.errors import BadInput
+from hedge.common.logits import LogitsProcessor
+from hedge.common.model import LanguageModel
+from hedge.common.noise import Noise
+from hedge.edge_client.engine.audit import Auditor
+from hedge.edge_client.engine.drafter import Drafter, Watcher
+from hedge.edge_client.engine.flight import Flight
+from hedge.edge_client.engine.gates.policy import pace_of, policy_of
+from hedge.edge_client.engine.gates.recalibration import Recalibrated, recalibration_of
+from hedge.edge_client.engine.gates.survival import Survival
+from hedge.edge_client.engine.loop import Loop
+from hedge.edge_client.engine.machine import Machine, ThisMachine
+from hedge.edge_client.engine.release import TextRelease
+from hedge.edge_client.engine.sequence import Logprobs, Provenance, Token
+from hedge.edge_client.engine.sequence import Sequence as TokenSequence
+from hedge.edge_client.engine.statistics import Statistics
+from hedge.edge_client.engine.streamed import streamed
+from hedge.edge_client.engine.verification import Verification, verification_of
+from hedge.edge_client.systems import GenerationConfig
+from hedge.edge_client.transport.connection import Connection, Notify
+from hedge.edge_client.transport.link import Link
+from hedge.edge_client.transport.messages import check_rows, check_server, opening
 from hedge.v1 import hedge_pb2 as pb
-
-from common.errors import BadInput
-from common.logits import LogitsProcessor
-from common.model import LanguageModel
-from common.noise import Noise
-from edge_client.engine.audit import Auditor
-from edge_client.engine.drafter import Drafter, Watcher
-from edge_client.engine.flight import Flight
-from edge_client.engine.gates.policy import pace_of, policy_of
-from edge_client.engine.gates.recalibration import Recalibrated, recalibration_of
-from edge_client.engine.gates.survival import Survival
-from edge_client.engine.loop import Loop
-from edge_client.engine.machine import Machine, ThisMachine
-from edge_client.engine.release import TextRelease
-from edge_client.engine.sequence import Logprobs, Provenance, Token
-from edge_client.engine.sequence import Sequence as TokenSequence
-from edge_client.engine.statistics import Statistics
-from edge_client.engine.streamed import streamed
-from edge_client.engine.verification import Verification, verification_of
-from edge_client.systems import GenerationConfig
-from edge_client.transport.connection import Connection, Notify
-from edge_client.transport.link import Link
-from edge_client.transport.messages import check_rows, check_server, opening
 
 
 @dataclass(frozen=True, slots=True)
 class Emitted:
-    """A released token, and the text it released. `prob` is the SLM's own probability of it, 0 where unknown.
+    """A released token, and the text it released. `prob` is the SLM's own probability of it, 0
+    where unknown.
 
-    Text that was held back until the end comes with the last token once more, and without `logprobs`.
+    Text that was held back until the end comes with the last token once more, and without
+    `logprobs`.
     """
 
     token: int
@@ -51,8 +54,9 @@ def _unheard(line: str) -> None:
 class Session:
     """Generates one answer; `tokens` may be run once.
 
-    `recalibrated` carries a moving threshold from answer to answer, `survival` what verdicts have taught; `notify` is told, a
-    line each, when the link dies and when it is back. BadInput for a prompt or a configuration that cannot be answered.
+    `recalibrated` carries a moving threshold from answer to answer, `survival` what verdicts have
+    taught; `notify` is told, a line each, when the link dies and when it is back. BadInput for a
+    prompt or a configuration that cannot be answered.
     """
 
     def __init__(
@@ -69,7 +73,9 @@ class Session:
         notify: Notify = _unheard,
         machine: Machine | None = None,
     ) -> None:
-        self._slm, self.config, self.link = slm, config, link
+        self._slm = slm
+        self.config = config
+        self.link = link
         machine = machine or ThisMachine()
         self.context = min(slm.context, link.info.context_limit) if link else slm.context
         self._check(prompt_ids)
@@ -80,13 +86,21 @@ class Session:
         self.statistics = Statistics()
         self.finish_reason = "length"
         # Where every token is tested, nothing is left to audit.
-        form = audit if audit is not None else pb.AUDIT_NONE if config.verification.exact else pb.AUDIT_BYTE
+        form = (
+            audit
+            if audit is not None
+            else pb.AUDIT_NONE
+            if config.verification.exact
+            else pb.AUDIT_BYTE
+        )
         recalibrated = recalibrated or recalibration_of(config)
         self._auditor = Auditor(form, self.statistics, recalibrated)
         self._sequence = TokenSequence(prompt_ids, self._limit, self._end_ids)
         noise = Noise(config.sampling.seed, self._sequence.ids)
         verification = verification_of(config.verification, noise, slm.vocab_size)
-        processor = LogitsProcessor(config.sampling.logits, slm, len(self._sequence.ids), self._end_ids)
+        processor = LogitsProcessor(
+            config.sampling.logits, slm, len(self._sequence.ids), self._end_ids
+        )
         processor.check(self._sequence.ids)
         if config.gate.asks:
             verification.check()
@@ -94,17 +108,29 @@ class Session:
         if link and config.needs_cloud:
             request = opening(slm, config, form)
             if config.streams:
-                request.verification, request.max_new_tokens = pb.VERIFICATION_STREAM, self._limit
+                request.verification = pb.VERIFICATION_STREAM
+                request.max_new_tokens = self._limit
             else:
                 verification.announce(request)
                 request.bonus_ahead = config.gate.policy == "survival" and form == pb.AUDIT_NONE
-            self._connection = Connection(link, slm, request, config.patience, self.statistics, notify)
+            self._connection = Connection(
+                link, slm, request, config.patience, self.statistics, notify
+            )
         policy = recalibrated or policy_of(config.gate, noise, slm.vocab_size)
         self._loop = Loop(
             config,
             self._sequence,
             Drafter(
-                slm, config, policy, verification, noise, self.statistics, watch, survival or Survival(), machine, processor
+                slm,
+                config,
+                policy,
+                verification,
+                noise,
+                self.statistics,
+                watch,
+                survival or Survival(),
+                machine,
+                processor,
             ),
             verification,
             pace_of(config, policy),
@@ -114,10 +140,14 @@ class Session:
             machine,
         )
 
-    def _flight(self, verification: Verification, machine: Machine, processor: LogitsProcessor) -> Flight | None:
+    def _flight(
+        self, verification: Verification, machine: Machine, processor: LogitsProcessor
+    ) -> Flight | None:
         if self._connection is None:
             return None
-        return Flight(self._connection, self._sequence, verification, self.statistics, machine, processor)
+        return Flight(
+            self._connection, self._sequence, verification, self.statistics, machine, processor
+        )
 
     @property
     def prompt_tokens(self) -> int:
@@ -166,7 +196,9 @@ class Session:
         if not prompt_ids:
             raise BadInput("the prompt is empty")
         if len(prompt_ids) >= self.context:
-            raise BadInput(f"a prompt of {len(prompt_ids)} tokens leaves no room in a context of {self.context}")
+            raise BadInput(
+                f"a prompt of {len(prompt_ids)} tokens leaves no room in a context of {self.context}"
+            )
         if self.config.needs_cloud:
             if self.link is None:
                 raise BadInput(f"system {self.config.system} needs a cloud: give --cloud HOST:PORT")
@@ -204,14 +236,18 @@ class Session:
             return self._loop.tokens()
         assert self._connection
         fails = self.config.on_disconnect == "fail"
-        return streamed(self._connection, self._sequence, self.statistics, self._slm.vocab_size, fails=fails)
+        return streamed(
+            self._connection, self._sequence, self.statistics, self._slm.vocab_size, fails=fails
+        )
 
     def _emit(self, token: Token) -> Emitted:
         assert token.provenance
         if token.provenance is Provenance.OFFLINE and self.exact:
             self.statistics.exact_until = self._sequence.released - 1
         self.statistics.released[token.provenance] += 1
-        return Emitted(token.id, token.provenance, self._release.add(token.id), token.prob, token.logprobs)
+        return Emitted(
+            token.id, token.provenance, self._release.add(token.id), token.prob, token.logprobs
+        )
 
     def _ended(self, token: int) -> bool:
         if token in self._end_ids or self._release.stopped:

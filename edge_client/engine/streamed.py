@@ -2,17 +2,24 @@
 
 from collections.abc import AsyncGenerator
 
-from common.errors import Disconnected
-from edge_client.engine.sequence import Sequence, Token
-from edge_client.engine.statistics import Statistics
-from edge_client.engine.verification.base import token_of
-from edge_client.transport.connection import Connection
+from hedge.common.errors import Disconnected
+from hedge.edge_client.engine.sequence import Sequence, Token
+from hedge.edge_client.engine.statistics import Statistics
+from hedge.edge_client.engine.verification.base import token_of
+from hedge.edge_client.transport.connection import Connection
 
 
 async def streamed(
-    connection: Connection, sequence: Sequence, statistics: Statistics, vocab_size: int, *, fails: bool
+    connection: Connection,
+    sequence: Sequence,
+    statistics: Statistics,
+    vocab_size: int,
+    *,
+    fails: bool,
 ) -> AsyncGenerator[Token]:
-    """The cloud's own tokens. A dead link `fails`, or is found again: the device has nothing to go on with."""
+    """The cloud's own tokens. A dead link `fails`, or is found again: the device has nothing to go
+    on with.
+    """
     while True:
         try:
             if not connection.is_open:

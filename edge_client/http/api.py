@@ -20,12 +20,12 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from common.errors import BadInput, HedgeError
-from common.logits import LogitsOptions, LogitsProcessor
-from common.model import LanguageModel
-from edge_client.http.api_request import ApiRequest, parse_request, read_body
-from edge_client.http.errors import ApiError
-from edge_client.http.replies import (
+from hedge.common.errors import BadInput, HedgeError
+from hedge.common.logits import LogitsOptions, LogitsProcessor
+from hedge.common.model import LanguageModel
+from hedge.edge_client.http.api_request import ApiRequest, parse_request, read_body
+from hedge.edge_client.http.errors import ApiError
+from hedge.edge_client.http.replies import (
     Choice,
     Said,
     api_error,
@@ -37,10 +37,10 @@ from edge_client.http.replies import (
     usage_headers,
     usage_json,
 )
-from edge_client.http.schema import openapi
-from edge_client.http.service import Service
-from edge_client.http.tools import CallReader, calls_grammar, reader_of
-from edge_client.systems import SYSTEMS
+from hedge.edge_client.http.schema import openapi
+from hedge.edge_client.http.service import Service
+from hedge.edge_client.http.tools import CallReader, calls_grammar, reader_of
+from hedge.edge_client.systems import SYSTEMS
 
 MAX_BODY = 1 << 20
 Handler = Callable[[Request], Awaitable[Response]]
@@ -50,9 +50,18 @@ class Api:
     """`most` requests at once; `key`, where there is one, has to come with each."""
 
     def __init__(
-        self, service: Service, key: str | None = None, most: int = 64, origins: tuple[str, ...] = (), seed: int | None = None
+        self,
+        service: Service,
+        key: str | None = None,
+        most: int = 64,
+        origins: tuple[str, ...] = (),
+        seed: int | None = None,
     ) -> None:
-        self._service, self._key, self._most, self._origins, self._seed = service, key, most, origins, seed
+        self._service = service
+        self._key = key
+        self._most = most
+        self._origins = origins
+        self._seed = seed
         self._open = 0
         service.metrics.open.set_function(lambda: self._open)
         self._started = int(time.time())
@@ -70,7 +79,9 @@ class Api:
         ]
 
     def app(self, more: list[Route] | None = None) -> Starlette:
-        cors = Middleware(CORSMiddleware, allow_origins=self._origins, allow_methods=["*"], allow_headers=["*"])
+        cors = Middleware(
+            CORSMiddleware, allow_origins=self._origins, allow_methods=["*"], allow_headers=["*"]
+        )
         return Starlette(
             routes=[*self.routes(), *(more or [])],
             middleware=[cors] if self._origins else [],
@@ -96,26 +107,33 @@ class Api:
         if not hmac.compare_digest(given.encode(), self._key.encode()):
             raise ApiError(401, "this API key is not known here", code="invalid_api_key")
 
-    async def _models(self, request: Request) -> Response:  # noqa: ARG002
+    async def _models(self, request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [self._described(name) for name in SYSTEMS]})
 
     async def _model(self, request: Request) -> Response:
         name = request.path_params["name"]
         if name not in SYSTEMS:
-            raise ApiError(404, f"no model {name!r}; there are {', '.join(SYSTEMS)}", param="model", code="model_not_found")
+            raise ApiError(
+                404,
+                f"no model {name!r}; there are {', '.join(SYSTEMS)}",
+                param="model",
+                code="model_not_found",
+            )
         return JSONResponse(self._described(name))
 
     def _described(self, name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self._started, "owned_by": "hedge"}
 
-    async def _described_whole(self, request: Request) -> Response:  # noqa: ARG002
+    async def _described_whole(self, request: Request) -> Response:
         return JSONResponse(openapi(version("hedge-hlm")))
 
-    async def _health(self, request: Request) -> Response:  # noqa: ARG002
-        """The process answers; whether the cloud does is a part of it, and no reason to be restarted."""
+    async def _health(self, request: Request) -> Response:
+        """The process answers; whether the cloud does is a part of it, and no reason to be
+        restarted.
+        """
         return JSONResponse({"status": "ok", "cloud": self._service.up})
 
-    async def _version(self, request: Request) -> Response:  # noqa: ARG002
+    async def _version(self, request: Request) -> Response:
         return JSONResponse({"version": version("hedge-hlm")})
 
     async def _chat(self, request: Request) -> Response:
@@ -134,7 +152,8 @@ class Api:
                 await asyncio.to_thread(getattr, self._service.slm, "grammar_tokenizer")
         # Others may have come meanwhile.
         self._check_room()
-        choices, slm = self._choices(asked), self._service.slm
+        choices = self._choices(asked)
+        slm = self._service.slm
         head = {
             "id": ("chatcmpl-" if chat else "cmpl-") + secrets.token_hex(12),
             "created": int(time.time()),
@@ -146,13 +165,19 @@ class Api:
             return _Events(self._events(asked, choices, head, chat=chat), self._left)
         self._open += 1
         try:
-            await _unless_left(request, asyncio.create_task(together([_drained(choice, slm, asked) for choice in choices])))
+            await _unless_left(
+                request,
+                asyncio.create_task(together([_drained(choice, slm, asked) for choice in choices])),
+            )
         finally:
             self._left()
         kind = "chat.completion" if chat else "text_completion"
         answered = [choice_json(choice, asked, chat=chat) for choice in choices]
         usage = usage_json(choices)
-        return JSONResponse({**head, "object": kind, "choices": answered, "usage": usage}, headers=usage_headers(usage))
+        return JSONResponse(
+            {**head, "object": kind, "choices": answered, "usage": usage},
+            headers=usage_headers(usage),
+        )
 
     def _choices(self, asked: ApiRequest) -> list[Choice]:
         """A session per choice, all of them checked before any begins."""
@@ -162,13 +187,19 @@ class Api:
             asked = replace(asked, grammar=self._calls(asked), shaped_by="tools")
         self._check_logits(asked)
         prompts = self._prompts(asked)
-        seed = next(seed for seed in (asked.seed, self._seed, secrets.randbits(32)) if seed is not None)
+        seed = next(
+            seed for seed in (asked.seed, self._seed, secrets.randbits(32)) if seed is not None
+        )
         for ids in prompts:
             for _ in range(asked.n):
                 notes: list[str] = []
                 number = (seed + len(choices)) % (1 << 64)
-                reply = self._service.reply(asked.model, ids, partial(asked.applied, seed=number), notes.append)
-                calls = reader([tool["function"]["name"] for tool in asked.tools]) if reader else None
+                reply = self._service.reply(
+                    asked.model, ids, partial(asked.applied, seed=number), notes.append
+                )
+                calls = (
+                    reader([tool["function"]["name"] for tool in asked.tools]) if reader else None
+                )
                 choices.append(Choice(len(choices), reply, len(ids), calls, notes=notes))
         return choices
 
@@ -182,7 +213,10 @@ class Api:
 
     def _check_logits(self, asked: ApiRequest) -> None:
         slm = self._service.slm
-        parts = {"logit_bias": {"logit_bias": asked.logits.get("logit_bias", ())}, asked.shaped_by: {"grammar": asked.grammar}}
+        parts = {
+            "logit_bias": {"logit_bias": asked.logits.get("logit_bias", ())},
+            asked.shaped_by: {"grammar": asked.grammar},
+        }
         for param, options in parts.items():
             try:
                 LogitsProcessor(LogitsOptions(**options), slm, 0, slm.end_ids).check(())
@@ -191,9 +225,17 @@ class Api:
 
     def _calls(self, asked: ApiRequest) -> str:
         if asked.grammar:
-            raise ApiError(400, "an answer that has to call a tool has no other form", param=asked.shaped_by)
-        named = [tool for tool in asked.tools if asked.tool_choice in ("required", tool["function"]["name"])]
-        return calls_grammar(named, self._service.slm, parallel=asked.parallel and asked.tool_choice == "required")
+            raise ApiError(
+                400, "an answer that has to call a tool has no other form", param=asked.shaped_by
+            )
+        named = [
+            tool
+            for tool in asked.tools
+            if asked.tool_choice in ("required", tool["function"]["name"])
+        ]
+        return calls_grammar(
+            named, self._service.slm, parallel=asked.parallel and asked.tool_choice == "required"
+        )
 
     def _prompts(self, asked: ApiRequest) -> list[list[int]]:
         slm = self._service.slm
@@ -207,12 +249,20 @@ class Api:
         if isinstance(text, str):
             return slm.encode_text(text) if suffix is None else slm.encode_infill(text, suffix)
         if max(text) >= slm.vocab_size:
-            raise ApiError(400, f"prompt has id {max(text)}, and {slm.name} {slm.vocab_size} ids", param="prompt")
+            raise ApiError(
+                400,
+                f"prompt has id {max(text)}, and {slm.name} {slm.vocab_size} ids",
+                param="prompt",
+            )
         return text
 
     def _check_room(self) -> None:
         if self._open >= self._most:
-            raise ApiError(429, f"{self._most} requests are being answered, no more are taken", code="rate_limit_exceeded")
+            raise ApiError(
+                429,
+                f"{self._most} requests are being answered, no more are taken",
+                code="rate_limit_exceeded",
+            )
 
     def _left(self) -> None:
         self._open -= 1
@@ -226,7 +276,9 @@ class Api:
 
         async def pump(choice: Choice) -> None:
             try:
-                async for said in choice.pieces(self._service.slm, logprobs=asked.logprobs is not None):
+                async for said in choice.pieces(
+                    self._service.slm, logprobs=asked.logprobs is not None
+                ):
                     await queue.put((choice, said, None))
                 await queue.put((choice, None, None))
             except HedgeError as error:
@@ -237,7 +289,14 @@ class Api:
             try:
                 if chat:
                     for choice in choices:
-                        yield event({**kind, "choices": [delta_json(choice, {"role": "assistant", "content": ""})]})
+                        yield event(
+                            {
+                                **kind,
+                                "choices": [
+                                    delta_json(choice, {"role": "assistant", "content": ""})
+                                ],
+                            }
+                        )
                 left = len(choices)
                 while left:
                     choice, said, error = await queue.get()
@@ -258,7 +317,9 @@ class _Events(StreamingResponse):
     """Server-sent events; `left` is called when they have ended, or never began."""
 
     def __init__(self, events: AsyncIterator[str], left: Callable[[], None]) -> None:
-        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        super().__init__(
+            events, media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+        )
         self._left = left
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from common.grammar import of_lark, of_regex, of_schema
-from edge_client.http.errors import ApiError, shown
-from edge_client.http.schema import (
+from hedge.common.grammar import of_lark, of_regex, of_schema
+from hedge.edge_client.http.errors import ApiError, shown
+from hedge.edge_client.http.schema import (
     Body,
     ChatBody,
     Message,
@@ -19,7 +19,7 @@ from edge_client.http.schema import (
     checked,
     unsupported,
 )
-from edge_client.systems import SYSTEMS, GenerationConfig
+from hedge.edge_client.systems import SYSTEMS, GenerationConfig
 
 MAX_DEPTH = 100
 # What is asked of models that have it; here only its absence can be granted, in these words.
@@ -36,12 +36,22 @@ _ABSENT: dict[str, tuple[Any, ...]] = {
     "echo": (False,),
 }
 # They describe the caller, or how an answer is kept and billed.
-_LET_BE = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
+_LET_BE = (
+    "user",
+    "metadata",
+    "store",
+    "service_tier",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class ApiRequest:
-    """One request; None where it leaves the choice to the server. It asks for `conversations`, or `texts` to go on with."""
+    """One request; None where it leaves the choice to the server. It asks for `conversations`, or
+    `texts` to go on with.
+    """
 
     model: str
     conversations: tuple[tuple[dict[str, Any], ...], ...] = ()
@@ -73,17 +83,32 @@ class ApiRequest:
 
     def applied(self, config: GenerationConfig, seed: int) -> GenerationConfig:
         """The configuration with what was asked for in the place of the server's own."""
-        asked = {"temperature": self.temperature, "top_p": self.top_p, "max_new_tokens": self.max_tokens}
+        asked = {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "max_new_tokens": self.max_tokens,
+        }
         asked |= {"top_k": self.top_k, "min_p": self.min_p, "logprobs": self.logprobs}
-        changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+        changes: dict[str, Any] = {
+            name: value for name, value in asked.items() if value is not None
+        }
         logits = self.logits | ({"grammar": self.grammar} if self.grammar else {})
-        sampling = replace(config.sampling, seed=seed, stop=config.sampling.stop if self.stop is None else self.stop, **changes)
-        config = replace(config, sampling=replace(sampling, logits=replace(sampling.logits, **logits)))
+        sampling = replace(
+            config.sampling,
+            seed=seed,
+            stop=config.sampling.stop if self.stop is None else self.stop,
+            **changes,
+        )
+        config = replace(
+            config, sampling=replace(sampling, logits=replace(sampling.logits, **logits))
+        )
         return config if self.threshold is None else config.with_threshold(self.threshold)
 
 
 def read_body(data: bytes) -> object:
-    """What the bytes of a body say. ApiError: not JSON as RFC 8259 has it, a name that comes twice, nested too deep."""
+    """What the bytes of a body say. ApiError: not JSON as RFC 8259 has it, a name that comes twice,
+    nested too deep.
+    """
     try:
         body = json.loads(data, object_pairs_hook=_object, parse_constant=_no_number)
     except RecursionError:
@@ -122,7 +147,9 @@ def parse_request(body: object, *, chat: bool) -> ApiRequest:
     if not isinstance(body, dict):
         raise ApiError(400, "the body is not a JSON object")
     # As in the API that this one is like, null leaves the choice to the server.
-    given = {name: value for name, value in body.items() if value is not None and name not in _LET_BE}
+    given = {
+        name: value for name, value in body.items() if value is not None and name not in _LET_BE
+    }
     for name, neutral in _ABSENT.items():
         if name in given and given.pop(name) not in neutral:
             raise unsupported(name)
@@ -132,12 +159,17 @@ def parse_request(body: object, *, chat: bool) -> ApiRequest:
             given["messages"] = [_without_nulls(one) for one in said]
         found = checked(ChatBody, given)
         plain = tuple(_plain(number, message) for number, message in enumerate(found.messages))
-        longest = found.max_tokens if found.max_completion_tokens is None else found.max_completion_tokens
+        longest = (
+            found.max_tokens if found.max_completion_tokens is None else found.max_completion_tokens
+        )
         if found.top_logprobs is not None and not found.logprobs:
             raise ApiError(400, "top_logprobs needs logprobs true", param="top_logprobs")
         likeliest = (found.top_logprobs or 0) if found.logprobs else None
-        format_, calls = _format(found.response_format), _tools(found)
-        return _request(found, longest, format_, logprobs=likeliest, conversations=(plain,), **calls)
+        format_ = _format(found.response_format)
+        calls = _tools(found)
+        return _request(
+            found, longest, format_, logprobs=likeliest, conversations=(plain,), **calls
+        )
     completed = checked(TextBody, given)
     prompt: Any = completed.prompt
     alone = isinstance(prompt, str) or isinstance(prompt[0], int)
@@ -145,20 +177,33 @@ def parse_request(body: object, *, chat: bool) -> ApiRequest:
     suffix = completed.suffix or None
     if suffix is not None and not all(isinstance(text, str) for text in texts):
         raise ApiError(400, "suffix goes only with a prompt of text", param="suffix")
-    return _request(completed, completed.max_tokens, "", logprobs=completed.logprobs, texts=texts, suffix=suffix)
+    return _request(
+        completed, completed.max_tokens, "", logprobs=completed.logprobs, texts=texts, suffix=suffix
+    )
 
 
 def _without_nulls(message: object) -> object:
     if not isinstance(message, dict):
         return message
-    return {name: value for name, value in message.items() if value is not None and (name, value) != ("annotations", [])}
+    return {
+        name: value
+        for name, value in message.items()
+        if value is not None and (name, value) != ("annotations", [])
+    }
 
 
 def _plain(number: int, message: Message) -> dict[str, Any]:
     if message.content is None and not message.tool_calls:
-        raise ApiError(400, f"messages[{number}].content is missing", param="messages", code="missing_required_parameter")
+        raise ApiError(
+            400,
+            f"messages[{number}].content is missing",
+            param="messages",
+            code="missing_required_parameter",
+        )
     if message.tool_calls and message.role != "assistant":
-        raise ApiError(400, f"messages[{number}].tool_calls belong to the role assistant", param="messages")
+        raise ApiError(
+            400, f"messages[{number}].tool_calls belong to the role assistant", param="messages"
+        )
     return message.plain()
 
 
@@ -170,19 +215,27 @@ def _format(asked: ResponseFormat | None) -> str:
         return of_schema({"type": "object"})
     if asked.json_schema is None or asked.json_schema.json_schema is None:
         path = "response_format.json_schema.schema"
-        raise ApiError(400, f"{path} is missing", param="response_format", code="missing_required_parameter")
+        raise ApiError(
+            400, f"{path} is missing", param="response_format", code="missing_required_parameter"
+        )
     return of_schema(asked.json_schema.json_schema)
 
 
 def _tools(body: ChatBody) -> dict[str, Any]:
     """What may be called, and what has to be."""
-    choice = body.tool_choice.function.name if isinstance(body.tool_choice, NamedTool) else body.tool_choice or "auto"
+    choice = (
+        body.tool_choice.function.name
+        if isinstance(body.tool_choice, NamedTool)
+        else body.tool_choice or "auto"
+    )
     tools = [tool.model_dump(exclude_none=True) for tool in body.tools]
     names = [tool["function"]["name"] for tool in tools]
     if len(set(names)) < len(names):
         raise ApiError(400, "two tools have one name", param="tools")
     if isinstance(body.tool_choice, NamedTool) and choice not in names:
-        raise ApiError(400, f"tool_choice {shown(choice)} is not one of the tools", param="tool_choice")
+        raise ApiError(
+            400, f"tool_choice {shown(choice)} is not one of the tools", param="tool_choice"
+        )
     if choice == "required" and not tools:
         raise ApiError(400, "tool_choice required needs tools", param="tool_choice")
     if choice == "none":
@@ -194,7 +247,11 @@ def _structured(asked: StructuredOutputs | None) -> str:
     """The grammar that is asked for as vLLM has it."""
     given = {} if asked is None else asked.model_dump(exclude_none=True)
     if len(given) > 1:
-        raise ApiError(400, f"structured_outputs has {', '.join(given)}: one of them is enough", param="structured_outputs")
+        raise ApiError(
+            400,
+            f"structured_outputs has {', '.join(given)}: one of them is enough",
+            param="structured_outputs",
+        )
     if asked is None or not given:
         return ""
     if asked.json_ is not None:
@@ -211,12 +268,23 @@ def _biases(given: dict[str, float]) -> tuple[tuple[int, float], ...]:
     return tuple((int(name), bias) for name, bias in given.items())
 
 
-def _request(body: Body, max_tokens: int | None, grammar: str, *, logprobs: int | None, **asked: Any) -> ApiRequest:
+def _request(
+    body: Body, max_tokens: int | None, grammar: str, *, logprobs: int | None, **asked: Any
+) -> ApiRequest:
     if body.model not in SYSTEMS:
         known = ", ".join(SYSTEMS)
-        raise ApiError(404, f"no model {shown(body.model)}; there are {known}", param="model", code="model_not_found")
+        raise ApiError(
+            404,
+            f"no model {shown(body.model)}; there are {known}",
+            param="model",
+            code="model_not_found",
+        )
     if grammar and body.structured_outputs:
-        raise ApiError(400, "response_format and structured_outputs exclude each other", param="structured_outputs")
+        raise ApiError(
+            400,
+            "response_format and structured_outputs exclude each other",
+            param="structured_outputs",
+        )
     penalties = ("repetition_penalty", "presence_penalty", "frequency_penalty")
     logits = {name: value for name in penalties if (value := getattr(body, name)) is not None}
     if body.logit_bias:
@@ -231,7 +299,11 @@ def _request(body: Body, max_tokens: int | None, grammar: str, *, logprobs: int 
         temperature=body.temperature,
         top_p=body.top_p,
         max_tokens=max_tokens,
-        stop=(body.stop,) if isinstance(body.stop, str) else None if body.stop is None else tuple(body.stop),
+        stop=(body.stop,)
+        if isinstance(body.stop, str)
+        else None
+        if body.stop is None
+        else tuple(body.stop),
         seed=body.seed,
         n=body.n,
         stream=body.stream,

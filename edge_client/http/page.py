@@ -9,13 +9,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from common.errors import BadInput, Unreachable
-from common.http import static
-from common.rpc import split_address
-from edge_client.http.api import Api, body_of
-from edge_client.http.errors import ApiError
-from edge_client.http.service import Service
-from edge_client.systems import SYSTEMS
+from hedge.common.errors import BadInput, Unreachable
+from hedge.common.http import static
+from hedge.common.rpc import split_address
+from hedge.edge_client.http.api import Api, body_of
+from hedge.edge_client.http.errors import ApiError
+from hedge.edge_client.http.service import Service
+from hedge.edge_client.systems import SYSTEMS
 
 FOLDER = Path(__file__).parent / "web"
 FILES = {"/": "index.html", "/page.js": "page.js", "/page.css": "page.css"}
@@ -26,7 +26,8 @@ class Page:
     """`control` is the HOST:PORT where `hedge link --control` listens."""
 
     def __init__(self, api: Api, service: Service, control: str | None = None) -> None:
-        self._api, self._service = api, service
+        self._api = api
+        self._service = service
         self._control = split_address(control) if control else None
 
     def routes(self) -> list[Route]:
@@ -36,7 +37,7 @@ class Page:
             Route("/hedge/link", self._api.guarded(self._change), methods=["POST"]),
         ]
 
-    async def _state(self, request: Request) -> Response:  # noqa: ARG002
+    async def _state(self, request: Request) -> Response:
         service = self._service
         cloud = service.cloud
         state: dict[str, Any] = {
@@ -77,4 +78,6 @@ class Page:
                 finally:
                     writer.close()
         except (OSError, ValueError, TimeoutError) as error:
-            raise Unreachable(f"no link emulator answers at {self._control[0]}:{self._control[1]}: {error}") from None
+            raise Unreachable(
+                f"no link emulator answers at {self._control[0]}:{self._control[1]}: {error}"
+            ) from None

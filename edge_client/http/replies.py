@@ -10,14 +10,14 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-from common.errors import BadInput, Disconnected, Incompatible
-from common.model import LanguageModel
-from edge_client.engine.session import Emitted
-from edge_client.http.api_request import ApiRequest
-from edge_client.http.errors import ApiError
-from edge_client.http.service import Reply
-from edge_client.http.tools import CallReader, Piece, ToolCall
-from edge_client.receipt import summed
+from hedge.common.errors import BadInput, Disconnected, Incompatible
+from hedge.common.model import LanguageModel
+from hedge.edge_client.engine.session import Emitted
+from hedge.edge_client.http.api_request import ApiRequest
+from hedge.edge_client.http.errors import ApiError
+from hedge.edge_client.http.service import Reply
+from hedge.edge_client.http.tools import CallReader, Piece, ToolCall
+from hedge.edge_client.receipt import summed
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,10 @@ class Said:
     @property
     def delta(self) -> dict[str, Any]:
         """As a stream has it."""
-        calls = [{"index": number, **call.to_json()} for number, call in enumerate(self.calls, self.first)]
+        calls = [
+            {"index": number, **call.to_json()}
+            for number, call in enumerate(self.calls, self.first)
+        ]
         return {"content": self.text} | ({"tool_calls": calls} if calls else {})
 
 
@@ -76,7 +79,11 @@ class Choice:
             yield self._said(None, rest)
 
     def _said(
-        self, emitted: Emitted | None, pieces: Sequence[Piece], logprob: dict[str, Any] | None = None, before: int = 0
+        self,
+        emitted: Emitted | None,
+        pieces: Sequence[Piece],
+        logprob: dict[str, Any] | None = None,
+        before: int = 0,
     ) -> Said:
         text = "".join(piece for piece in pieces if isinstance(piece, str))
         calls = [piece for piece in pieces if isinstance(piece, ToolCall)]
@@ -100,16 +107,27 @@ _NEVER = -9999.0
 
 def _logprob(slm: LanguageModel, emitted: Emitted) -> dict[str, Any]:
     own, likeliest = emitted.logprobs or (_NEVER, [])
-    return {**_entry(slm, emitted.token, own), "top_logprobs": [_entry(slm, token, value) for token, value in likeliest]}
+    return {
+        **_entry(slm, emitted.token, own),
+        "top_logprobs": [_entry(slm, token, value) for token, value in likeliest],
+    }
 
 
 def _entry(slm: LanguageModel, token: int, value: float) -> dict[str, Any]:
     data = slm.token_text(token)
-    return {"token": data.decode("utf-8", "replace"), "logprob": max(value, _NEVER), "bytes": list(data)}
+    return {
+        "token": data.decode("utf-8", "replace"),
+        "logprob": max(value, _NEVER),
+        "bytes": list(data),
+    }
 
 
-def _logprobs(entries: list[dict[str, Any]], offsets: list[int], asked: ApiRequest, *, chat: bool) -> dict[str, Any]:
-    """In the shape of chats, or in that of completions, with the `offsets` of the entries in the text."""
+def _logprobs(
+    entries: list[dict[str, Any]], offsets: list[int], asked: ApiRequest, *, chat: bool
+) -> dict[str, Any]:
+    """In the shape of chats, or in that of completions, with the `offsets` of the entries in the
+    text.
+    """
     if chat:
         return {"content": entries, "refusal": None}
     tops = [{one["token"]: one["logprob"] for one in entry["top_logprobs"]} for entry in entries]
@@ -124,9 +142,16 @@ def _logprobs(entries: list[dict[str, Any]], offsets: list[int], asked: ApiReque
 def choice_json(choice: Choice, asked: ApiRequest, *, chat: bool) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
     if choice.calls:
-        message |= {"content": choice.text or None, "tool_calls": [call.to_json() for call in choice.calls]}
+        message |= {
+            "content": choice.text or None,
+            "tool_calls": [call.to_json() for call in choice.calls],
+        }
     body: dict[str, Any] = {"message": message}
-    logprobs = None if asked.logprobs is None else _logprobs(choice.logprobs, choice.offsets, asked, chat=chat)
+    logprobs = (
+        None
+        if asked.logprobs is None
+        else _logprobs(choice.logprobs, choice.offsets, asked, chat=chat)
+    )
     return {
         "index": choice.index,
         **(body if chat else {"text": choice.text}),
@@ -140,13 +165,20 @@ def delta_json(choice: Choice, delta: dict[str, Any], finish: str | None = None)
     return {"index": choice.index, "delta": delta, "logprobs": None, "finish_reason": finish}
 
 
-def chunk_json(choice: Choice, said: Said | None, asked: ApiRequest, *, chat: bool) -> dict[str, Any]:
+def chunk_json(
+    choice: Choice, said: Said | None, asked: ApiRequest, *, chat: bool
+) -> dict[str, Any]:
     """A token, or the end of a choice with what it came to."""
     finish = None if said else choice.finish_reason
     if chat:
         choice_json = delta_json(choice, said.delta if said else {}, finish)
     else:
-        choice_json = {"index": choice.index, "text": said.text if said else "", "logprobs": None, "finish_reason": finish}
+        choice_json = {
+            "index": choice.index,
+            "text": said.text if said else "",
+            "logprobs": None,
+            "finish_reason": finish,
+        }
     if said and said.logprob:
         choice_json["logprobs"] = _logprobs([said.logprob], [said.before], asked, chat=chat)
     if said is None:
@@ -159,7 +191,8 @@ def chunk_json(choice: Choice, said: Said | None, asked: ApiRequest, *, chat: bo
 def _meters(choice: Choice, emitted: Emitted) -> dict[str, Any]:
     """What a token came to, and what the answer has cost so far."""
     statistics = choice.reply.session.statistics
-    notes, choice.notes[:] = list(choice.notes), []
+    notes = list(choice.notes)
+    choice.notes[:] = []
     return {
         "provenance": emitted.provenance.value,
         "proposed": round(emitted.prob, 4),
@@ -175,7 +208,11 @@ def usage_json(choices: list[Choice]) -> dict[str, Any]:
     """`hedge` is the receipt, of several answers their sum."""
     prompt = sum(choice.prompt_tokens for choice in choices)
     completion = sum(choice.reply.session.statistics.tokens for choice in choices)
-    counts = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    counts = {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }
     receipts = [choice.reply.receipt for choice in choices]
     return counts | {"hedge": receipts[0] if len(receipts) == 1 else summed(receipts)}
 
@@ -216,5 +253,9 @@ def api_error(error: Exception) -> ApiError:
 
 def error_response(error: Exception) -> JSONResponse:
     refusal = api_error(error)
-    retry = {"Retry-After": str(max(1, math.ceil(error.retry_after)))} if isinstance(error, Disconnected) else {}
+    retry = (
+        {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
+        if isinstance(error, Disconnected)
+        else {}
+    )
     return JSONResponse(refusal.to_json(), refusal.status, headers=retry)

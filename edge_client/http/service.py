@@ -1,4 +1,6 @@
-"""What is behind the device's HTTP API: the SLM, the link, found again when it dies, and a session for every answer."""
+"""What is behind the device's HTTP API: the SLM, the link, found again when it dies, and a session
+for every answer.
+"""
 
 import asyncio
 import logging
@@ -9,28 +11,28 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from hedge.v1 import hedge_pb2 as pb
 
-from common.command import say
-from common.errors import BadInput, Disconnected, HedgeError
-from common.model import LanguageModel
-from common.sampling import Warp
-from edge_client.calibrations import Pair
-from edge_client.config import CloudConfig, GateConfig
-from edge_client.engine.gates.recalibration import Recalibrated, recalibration_of
-from edge_client.engine.gates.survival import Survival
-from edge_client.engine.loop import BLIND
-from edge_client.engine.sequence import Provenance
-from edge_client.engine.session import Emitted, Session
-from edge_client.http.metrics import Metrics
-from edge_client.memory import remembered
-from edge_client.receipt import Prices, ReceiptLog, receipt_of
-from edge_client.resolve import resolve
-from edge_client.systems import GenerationConfig
-from edge_client.transport.connect import reached
-from edge_client.transport.connection import BACK, Notify, pause
-from edge_client.transport.grpc_link import GrpcLink
-from edge_client.transport.link import Link
+from hedge.common.command import say
+from hedge.common.errors import BadInput, Disconnected, HedgeError
+from hedge.common.model import LanguageModel
+from hedge.common.sampling import Warp
+from hedge.edge_client.calibrations import Pair
+from hedge.edge_client.config import CloudConfig, GateConfig
+from hedge.edge_client.engine.gates.recalibration import Recalibrated, recalibration_of
+from hedge.edge_client.engine.gates.survival import Survival
+from hedge.edge_client.engine.loop import BLIND
+from hedge.edge_client.engine.sequence import Provenance
+from hedge.edge_client.engine.session import Emitted, Session
+from hedge.edge_client.http.metrics import Metrics
+from hedge.edge_client.memory import remembered
+from hedge.edge_client.receipt import Prices, ReceiptLog, receipt_of
+from hedge.edge_client.resolve import resolve
+from hedge.edge_client.systems import GenerationConfig
+from hedge.edge_client.transport.connect import reached
+from hedge.edge_client.transport.connection import BACK, Notify, pause
+from hedge.edge_client.transport.grpc_link import GrpcLink
+from hedge.edge_client.transport.link import Link
+from hedge.v1 import hedge_pb2 as pb
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +62,10 @@ class Reply:
     def receipt(self) -> dict[str, Any]:
         found = receipt_of(self.session, self.prices)
         if self.alone:
-            tokens = {"all": found["tokens"]["all"], Provenance.OFFLINE.value: found["tokens"]["all"]}
+            tokens = {
+                "all": found["tokens"]["all"],
+                Provenance.OFFLINE.value: found["tokens"]["all"],
+            }
             found |= {"guarantee": "none", "tokens": tokens}
         return found
 
@@ -87,8 +92,9 @@ class Reply:
 class Service:
     """Makes sessions; use as an async context manager. Without a cloud it goes on looking for one.
 
-    `configure` gives the configuration of a system, `calibration` its file where it is not a bundled one. One that `remembers`
-    begins with what verdicts of its pair have taught, and leaves what it has learned.
+    `configure` gives the configuration of a system, `calibration` its file where it is not a
+    bundled one. One that `remembers` begins with what verdicts of its pair have taught, and leaves
+    what it has learned.
     """
 
     def __init__(
@@ -103,17 +109,23 @@ class Service:
         log: ReceiptLog | None = None,
         metrics: Metrics | None = None,
     ) -> None:
-        self.slm, self._cloud, self._configure, self._calibration = slm, cloud, configure, calibration
-        self._prices, self._log = prices, log or ReceiptLog(None)
+        self.slm = slm
+        self._cloud = cloud
+        self._configure = configure
+        self._calibration = calibration
+        self._prices = prices
+        self._log = log or ReceiptLog(None)
         self.metrics = metrics or Metrics()
         self.metrics.up.set_function(lambda: self.up)
         self._stack = AsyncExitStack()
         self._link: GrpcLink | None = None
         self._looking: asyncio.Task[None] | None = None
         self._recalibrated: dict[tuple[GateConfig, Warp], Recalibrated | None] = {}
-        self._survival, self._remembers = Survival(), remembers
+        self._survival = Survival()
+        self._remembers = remembers
         # Set while the link is not known to be alive.
-        self._down, self._up = asyncio.Event(), asyncio.Event()
+        self._down = asyncio.Event()
+        self._up = asyncio.Event()
         self._down.set()
 
     async def __aenter__(self) -> Self:
@@ -132,12 +144,16 @@ class Service:
         """Whether the cloud answers; other errors than its absence are raised."""
         assert self._cloud
         try:
-            link = await self._stack.enter_async_context(reached(self._cloud, self.slm, lambda line: say(f"hedge: {line}")))
+            link = await self._stack.enter_async_context(
+                reached(self._cloud, self.slm, lambda line: say(f"hedge: {line}"))
+            )
         except Disconnected as error:
             logger.info("%s", error)
             return False
         self._link = link
-        self._survival = self._stack.enter_context(remembered(Pair(self.slm, link.info), keep=self._remembers))
+        self._survival = self._stack.enter_context(
+            remembered(Pair(self.slm, link.info), keep=self._remembers)
+        )
         self._heard(up=True)
         return True
 
@@ -168,7 +184,9 @@ class Service:
         (self._down if up else self._up).clear()
 
     async def looked(self) -> None:
-        """Whether the cloud is there, before a new answer: one that has just been lost may be found by the next look."""
+        """Whether the cloud is there, before a new answer: one that has just been lost may be found
+        by the next look.
+        """
         if self._link is not None:
             if not self._link.connected:
                 # Closed while no answer was under way.
@@ -202,23 +220,30 @@ class Service:
     ) -> Reply:
         """A session of a system over prompt ids, as `changed` says; `notify` hears of the link.
 
-        Disconnected when the system needs a cloud, none answers, and the device is not to go on alone.
+        Disconnected when the system needs a cloud, none answers, and the device is not to go on
+        alone.
         """
         config = changed(self._configure(system))
         alone = config.needs_cloud and not self.up
         if alone and self._cloud is None:
-            raise BadInput(f"model {system} needs a cloud, and this device answers alone (--local-only): model slm does")
+            raise BadInput(
+                f"model {system} needs a cloud, and this device answers alone (--local-only): model slm does"
+            )
         if alone:
             assert self._cloud
             if config.link.on_disconnect != "continue":
                 address = ",".join(self._cloud.addresses)
-                raise Disconnected(f"no Hedge cloud answers at {address} now; model slm needs none", 1.0)
+                raise Disconnected(
+                    f"no Hedge cloud answers at {address} now; model slm needs none", 1.0
+                )
             config = changed(self._configure("slm"))
         config = resolve(config, Pair(self.slm, self.cloud), self._calibration, say)
         link: Link | None = self._link if config.needs_cloud else None
         if config.gate.recalibrate is not None:
             # One threshold for all answers of a gate under a warp.
-            recalibrated = self._recalibrated.setdefault((config.gate, config.sampling.warp), recalibration_of(config))
+            recalibrated = self._recalibrated.setdefault(
+                (config.gate, config.sampling.warp), recalibration_of(config)
+            )
         else:
             recalibrated = None
 
@@ -227,5 +252,13 @@ class Service:
                 self._heard(up=line == BACK)
             notify(line)
 
-        session = Session(self.slm, ids, config, link, recalibrated=recalibrated, survival=self._survival, notify=note)
+        session = Session(
+            self.slm,
+            ids,
+            config,
+            link,
+            recalibrated=recalibrated,
+            survival=self._survival,
+            notify=note,
+        )
         return Reply(session, config, alone, self._prices, self._ended)

@@ -1,4 +1,5 @@
-"""Tools that an answer may call: how a family of models writes calls, and how they are read out of what it says.
+"""Tools that an answer may call: how a family of models writes calls, and how they are read out of
+what it says.
 
 The family is told by the chat template, which also writes the tools into the prompt.
 """
@@ -11,14 +12,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from common.errors import BadInput
-from common.grammar import WRITTEN, of_lark
-from common.model import LanguageModel
-from edge_client.engine.release import overlap
+from hedge.common.errors import BadInput
+from hedge.common.grammar import WRITTEN, of_lark
+from hedge.common.model import LanguageModel
+from hedge.edge_client.engine.release import overlap
 
 # What small models put around a call, or the beginning of it.
 _FENCE = "```json"
-_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+_OPEN = "<tool_call>"
+_CLOSE = "</tool_call>"
 _MOST_CALLS = 8
 # Of a schema: what is no schema itself.
 _DATA = ("const", "enum", "default", "examples")
@@ -34,17 +36,24 @@ class ToolCall:
     id: str = field(default_factory=lambda: "call_" + secrets.token_hex(12))
 
     def to_json(self) -> dict[str, Any]:
-        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
+        return {
+            "id": self.id,
+            "type": "function",
+            "function": {"name": self.name, "arguments": self.arguments},
+        }
 
 
 Piece = str | ToolCall
 
 
 class CallReader(ABC):
-    """Takes the text of an answer as it comes, gives what is said and what is called. Calls of no known `names` are said."""
+    """Takes the text of an answer as it comes, gives what is said and what is called. Calls of no
+    known `names` are said.
+    """
 
     def __init__(self, names: Sequence[str]) -> None:
-        self._names, self._held = frozenset(names), ""
+        self._names = frozenset(names)
+        self._held = ""
 
     def feed(self, text: str) -> list[Piece]:
         self._held += text
@@ -61,7 +70,8 @@ class CallReader(ABC):
         """The call that a JSON object says, its arguments under the name `arguments`."""
         try:
             said = json.loads(text)
-            name, given = said["name"], said.get(arguments, {})
+            name = said["name"]
+            given = said.get(arguments, {})
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
         if not (isinstance(name, str) and name in self._names and isinstance(given, dict)):
@@ -77,7 +87,8 @@ class CallReader(ABC):
 class HermesReader(CallReader):
     """Hermes and Qwen: a JSON object with name and arguments, between <tool_call> and </tool_call>.
 
-    Small models of these families leave the marks away: an answer that is such an object, and nothing else, is a call too.
+    Small models of these families leave the marks away: an answer that is such an object, and
+    nothing else, is a call too.
     """
 
     _begun = _called = False
@@ -100,7 +111,8 @@ class HermesReader(CallReader):
             said, mark, rest = self._held.partition(_OPEN)
             if not mark:
                 keep = 0 if ended else overlap(self._held, _OPEN)
-                said, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+                said = self._held[: len(self._held) - keep]
+                self._held = self._held[len(self._held) - keep :]
                 if said:
                     yield said
                 return
@@ -112,18 +124,23 @@ class HermesReader(CallReader):
                 yield said if call else said + mark + inside + closed
             if call:
                 yield call
-            self._held, self._called = after, call is not None
+            self._held = after
+            self._called = call is not None
 
     @classmethod
     def grammar(cls, tools: Sequence[dict[str, Any]], lm: LanguageModel, most: int) -> str:
         marks = [mark if _is_special(lm, mark) else json.dumps(mark) for mark in (_OPEN, _CLOSE)]
         calls = _schema(tools, "arguments")
         more = f' ("\\n" call){{0,{most - 1}}}' if most > 1 else ""
-        return of_lark(f'start: call{more}\ncall: {marks[0]} "\\n" body "\\n" {marks[1]}\nbody: %json {calls}\n')
+        return of_lark(
+            f'start: call{more}\ncall: {marks[0]} "\\n" body "\\n" {marks[1]}\nbody: %json {calls}\n'
+        )
 
 
 class LlamaReader(CallReader):
-    """Llama 3: the whole answer is a JSON object with name and parameters, or several with semicolons between them."""
+    """Llama 3: the whole answer is a JSON object with name and parameters, or several with
+    semicolons between them.
+    """
 
     _says = False
 
@@ -132,7 +149,8 @@ class LlamaReader(CallReader):
         # What begins to say something goes on so.
         self._says = self._says or not (begun.startswith("{") or not begun)
         if self._says:
-            said, self._held = self._held, ""
+            said = self._held
+            self._held = ""
             if said:
                 yield said
         elif ended:
@@ -142,14 +160,16 @@ class LlamaReader(CallReader):
                 yield from (call for call in calls if call)
 
     @classmethod
-    def grammar(cls, tools: Sequence[dict[str, Any]], lm: LanguageModel, most: int) -> str:  # noqa: ARG003
+    def grammar(cls, tools: Sequence[dict[str, Any]], lm: LanguageModel, most: int) -> str:
         calls = _schema(tools, "parameters")
         more = f' ("; " call){{0,{most - 1}}}' if most > 1 else ""
         return of_lark(f"start: call{more}\ncall: %json {calls}\n")
 
 
 def reader_of(lm: LanguageModel) -> type[CallReader]:
-    """By the chat template. BadInput for one that takes no tools, or whose calls are written in a way not known here."""
+    """By the chat template. BadInput for one that takes no tools, or whose calls are written in a
+    way not known here.
+    """
     template = lm.chat_template
     if "tools" not in template:
         raise BadInput(f"the chat template of {lm.name} takes no tools")
@@ -158,7 +178,9 @@ def reader_of(lm: LanguageModel) -> type[CallReader]:
             return HermesReader
         if '"parameters"' in template and "python_tag" in template:
             return LlamaReader
-    raise BadInput(f"{lm.name} writes tool calls in a way that is not known here; known are Hermes, Qwen 2.5 and Llama 3")
+    raise BadInput(
+        f"{lm.name} writes tool calls in a way that is not known here; known are Hermes, Qwen 2.5 and Llama 3"
+    )
 
 
 def calls_grammar(tools: Sequence[dict[str, Any]], lm: LanguageModel, *, parallel: bool) -> str:
@@ -170,7 +192,9 @@ def _schema(tools: Sequence[dict[str, Any]], arguments: str) -> str:
     calls = []
     for number, tool in enumerate(tools):
         function = tool["function"]
-        parameters = _moved(function.get("parameters") or _NO_PARAMETERS, f"#/anyOf/{number}/properties/{arguments}")
+        parameters = _moved(
+            function.get("parameters") or _NO_PARAMETERS, f"#/anyOf/{number}/properties/{arguments}"
+        )
         calls.append(
             {
                 "type": "object",
@@ -188,9 +212,15 @@ def _moved(schema: Any, where: str) -> Any:
         # It is found by a name of its own.
         return schema
     if isinstance(schema, dict):
-        inside = {name: part if name in _DATA else _moved(part, where) for name, part in schema.items()}
+        inside = {
+            name: part if name in _DATA else _moved(part, where) for name, part in schema.items()
+        }
         target = schema.get("$ref")
-        return inside | {"$ref": where + target[1:]} if isinstance(target, str) and target.startswith("#") else inside
+        return (
+            inside | {"$ref": where + target[1:]}
+            if isinstance(target, str) and target.startswith("#")
+            else inside
+        )
     return [_moved(part, where) for part in schema] if isinstance(schema, list) else schema
 
 
@@ -201,7 +231,9 @@ def _is_special(lm: LanguageModel, text: str) -> bool:
 
 
 def _closed(text: str) -> tuple[str, str, str]:
-    """What is before the closing mark, the mark, and what is behind it: one inside of a JSON string is none."""
+    """What is before the closing mark, the mark, and what is behind it: one inside of a JSON string
+    is none.
+    """
     at = text.find(_CLOSE)
     while at >= 0 and _in_string(text[:at]):
         at = text.find(_CLOSE, at + 1)
@@ -214,8 +246,12 @@ def _in_string(text: str) -> bool:
 
 
 def _objects(text: str) -> list[str]:
-    """The JSON objects of a text with semicolons between them; the text itself where it is something else."""
-    decoder, found, at = json.JSONDecoder(), list[str](), 0
+    """The JSON objects of a text with semicolons between them; the text itself where it is
+    something else.
+    """
+    decoder = json.JSONDecoder()
+    found = list[str]()
+    at = 0
     while at < len(text):
         try:
             _, end = decoder.raw_decode(text, at)

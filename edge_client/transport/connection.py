@@ -7,19 +7,21 @@ import uuid
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from hedge.v1 import hedge_pb2 as pb
 
-from common import ids
-from common.errors import Disconnected, Incompatible, Unreachable
-from common.model import LanguageModel
-from edge_client.transport.link import Link, Stream
-from edge_client.transport.messages import check_opened, check_server, engine_of, id_codec_of
-from edge_client.transport.traffic import Traffic
+from hedge.common import ids
+from hedge.common.errors import Disconnected, Incompatible, Unreachable
+from hedge.common.model import LanguageModel
+from hedge.edge_client.transport.link import Link, Stream
+from hedge.edge_client.transport.messages import check_opened, check_server, engine_of, id_codec_of
+from hedge.edge_client.transport.traffic import Traffic
+from hedge.v1 import hedge_pb2 as pb
 
 logger = logging.getLogger(__name__)
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
-# Without a verdict for so many attempts in a row (about five minutes) the server counts as gone for good.
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 10.0
+# Without a verdict for so many attempts in a row (about five minutes) the server counts as gone for
+# good.
 ATTEMPTS = 50
 BACK = "the cloud is back"
 
@@ -27,19 +29,34 @@ Notify = Callable[[str], None]
 
 
 def pause(attempt: int, rng: np.random.Generator) -> float:
-    """Seconds before attempt number `attempt` >= 0: doubling up to a cap, half of it random, so that devices spread out."""
+    """Seconds before attempt number `attempt` >= 0: doubling up to a cap, half of it random, so
+    that devices spread out.
+    """
     return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(attempt, 20)) * (0.5 + 0.5 * rng.random())
 
 
 class Connection:
-    """Speaks for one answer. `request` is what every opening asks for, but for its ids; `patience` in seconds."""
+    """Speaks for one answer. `request` is what every opening asks for, but for its ids; `patience`
+    in seconds.
+    """
 
     def __init__(
-        self, link: Link, slm: LanguageModel, request: pb.Open, patience: float, traffic: Traffic, notify: Notify
+        self,
+        link: Link,
+        slm: LanguageModel,
+        request: pb.Open,
+        patience: float,
+        traffic: Traffic,
+        notify: Notify,
     ) -> None:
-        self._link, self._slm, self.request, self._patience = link, slm, request, patience
-        self._traffic, self.notify = traffic, notify
-        self._model, self._ends = link.info.model_fingerprint, frozenset(link.info.end_ids)
+        self._link = link
+        self._slm = slm
+        self.request = request
+        self._patience = patience
+        self._traffic = traffic
+        self.notify = notify
+        self._model = link.info.model_fingerprint
+        self._ends = frozenset(link.info.end_ids)
         self._stream: Stream | None = None
         self._on = 0
         self._heard = False
@@ -57,10 +74,13 @@ class Connection:
         return self._heard
 
     async def open(self, held: Sequence[int], generated: int) -> None:
-        """A session over the `held` ids, the last `generated` of them the answer's; the server's reply is not waited for."""
+        """A session over the `held` ids, the last `generated` of them the answer's; the server's
+        reply is not waited for.
+        """
         request = pb.Open()
         request.CopyFrom(self.request)
-        request.session_id, request.resume_position = uuid.uuid4().hex, generated
+        request.session_id = uuid.uuid4().hex
+        request.resume_position = generated
         request.prompt_ids.extend(held)
         self.id_version = id_codec_of(self._link.info, self._slm)
         self.ids = ids.id_codec(self.id_version, self._slm.vocab_size, self._slm.primer)
@@ -86,7 +106,8 @@ class Connection:
         assert self._stream
         waiting = time.perf_counter()
         try:
-            # Not wait_for: until Python 3.12 it loses a cancellation that comes together with the verdict.
+            # Not wait_for: until Python 3.12 it loses a cancellation that comes together with the
+            # verdict.
             async with asyncio.timeout(self._patience):
                 verdict = await self._stream.receive()
         except TimeoutError:
@@ -97,7 +118,9 @@ class Connection:
             return None
         if not self._heard and self._stream.opened is not None:
             check_opened(self._stream.opened, self.id_version)
-            self._traffic.downlink_payload_bytes += pb.ServerMessage(opened=self._stream.opened).ByteSize()
+            self._traffic.downlink_payload_bytes += pb.ServerMessage(
+                opened=self._stream.opened
+            ).ByteSize()
         self._heard = True
         if self._attempts:
             self._traffic.gaps[-1].append(time.perf_counter() - self._began)
@@ -116,7 +139,9 @@ class Connection:
         await self.close()
 
     async def regain(self, error: Disconnected) -> None:
-        """Returns when a server with the same model answers. Unreachable when none has for too long."""
+        """Returns when a server with the same model answers. Unreachable when none has for too
+        long.
+        """
         while True:
             if self._attempts >= ATTEMPTS:
                 raise Unreachable(f"given up after {ATTEMPTS} attempts: {error}")

@@ -6,12 +6,19 @@ from typing import Any, NoReturn, Self
 
 import grpc
 import grpc.aio
+
+from hedge.common.errors import (
+    BadInput,
+    Denied,
+    Disconnected,
+    HedgeError,
+    Incompatible,
+    Unreachable,
+)
+from hedge.common.rpc import open_channel, split_address
+from hedge.edge_client.transport.sockets import bytes_with
 from hedge.v1 import hedge_pb2 as pb
 from hedge.v1.hedge_pb2_grpc import HedgeStub
-
-from common.errors import BadInput, Denied, Disconnected, HedgeError, Incompatible, Unreachable
-from common.rpc import open_channel, split_address
-from edge_client.transport.sockets import bytes_with
 
 INFO_SECONDS = 10.0
 # Before a cloud is asked again that had no room.
@@ -23,10 +30,21 @@ _ERRORS: dict[grpc.StatusCode, type[HedgeError]] = {
     grpc.StatusCode.UNAUTHENTICATED: Denied,
 }
 # NOT_FOUND is Ray Serve's while a replica loads its model.
-_GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED, grpc.StatusCode.NOT_FOUND)
-# What gRPC says of a stream that a proxy or a dying connection cut, or that ended while something was written, and Ray Serve
-# of a replica that died or has no time, whatever status they give it.
-_CUT = ("RST_STREAM", "Stream removed", "Internal error from Core", "The actor ", "dropped due to backpressure")
+_GONE = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.NOT_FOUND,
+)
+# What gRPC says of a stream that a proxy or a dying connection cut, or that ended while something
+# was written, and Ray Serve of a replica that died or has no time, whatever status they give it.
+_CUT = (
+    "RST_STREAM",
+    "Stream removed",
+    "Internal error from Core",
+    "The actor ",
+    "dropped due to backpressure",
+)
 
 
 def _raise(address: str, code: grpc.StatusCode, details: str | None) -> NoReturn:
@@ -50,7 +68,9 @@ class GrpcStream:
     """One Generate call. `ended` is awaited once, when it is closed."""
 
     def __init__(self, address: str, call: Any, ended: Callable[[], Awaitable[None]]) -> None:
-        self._address, self._call, self._ended = address, call, ended
+        self._address = address
+        self._call = call
+        self._ended = ended
         self._closed = False
         self._reading: asyncio.Task[pb.Verdict | None] | None = None
         self.opened: pb.Opened | None = None
@@ -93,9 +113,13 @@ class GrpcStream:
                 return message.verdict
             case "throttle":
                 throttle = message.throttle
-                raise Disconnected(f"{self._address}: {throttle.reason}", throttle.retry_after_ms / 1e3)
+                raise Disconnected(
+                    f"{self._address}: {throttle.reason}", throttle.retry_after_ms / 1e3
+                )
             case kind:
-                raise Unreachable(f"{self._address} answered {kind} where {'a verdict' if self.opened else 'opened'} was due")
+                raise Unreachable(
+                    f"{self._address} answered {kind} where {'a verdict' if self.opened else 'opened'} was due"
+                )
 
     async def _message(self) -> pb.ServerMessage | None:
         try:
@@ -122,12 +146,16 @@ class GrpcStream:
 
 
 class _Connection:
-    """A channel of many calls. When left it closes with the last of them: nobody's reconnecting cuts another's answer short."""
+    """A channel of many calls. When left it closes with the last of them: nobody's reconnecting
+    cuts another's answer short.
+    """
 
     def __init__(self, address: str, credentials: grpc.ChannelCredentials | None) -> None:
-        self.address, self.channel = address, open_channel(address, credentials)
+        self.address = address
+        self.channel = open_channel(address, credentials)
         self.stub: Any = HedgeStub(self.channel)
-        self.calls, self.left = 0, False
+        self.calls = 0
+        self.left = False
 
 
 class GrpcLink:
@@ -136,7 +164,10 @@ class GrpcLink:
     info: pb.ServerInfo
 
     def __init__(
-        self, addresses: str | Sequence[str], credentials: grpc.ChannelCredentials | None = None, token: str | None = None
+        self,
+        addresses: str | Sequence[str],
+        credentials: grpc.ChannelCredentials | None = None,
+        token: str | None = None,
     ) -> None:
         self._credentials = credentials
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
@@ -156,7 +187,10 @@ class GrpcLink:
     @property
     def connected(self) -> bool:
         """Whether nobody has closed the connection, as far as this side has heard."""
-        return self._now is not None and self._now.channel.get_state() is grpc.ChannelConnectivity.READY
+        return (
+            self._now is not None
+            and self._now.channel.get_state() is grpc.ChannelConnectivity.READY
+        )
 
     async def __aenter__(self) -> Self:
         for remaining in reversed(range(len(self._addresses))):
@@ -183,14 +217,17 @@ class GrpcLink:
             try:
                 await self._ask(self._now)
             except BaseException:
-                # Not known to be the server: a cancelled question says nothing of who listens there.
+                # Not known to be the server: a cancelled question says nothing of who listens
+                # there.
                 await self._leave()
                 raise
 
     async def _ask(self, connection: _Connection) -> None:
         connection.calls += 1
         try:
-            info = await connection.stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=INFO_SECONDS, metadata=self._metadata)
+            info = await connection.stub.GetServerInfo(
+                pb.GetServerInfoRequest(), timeout=INFO_SECONDS, metadata=self._metadata
+            )
             if connection is self._now:
                 self.info = info
         except grpc.aio.AioRpcError as error:
@@ -211,7 +248,8 @@ class GrpcLink:
         await self.reach(known)
 
     async def _leave(self) -> None:
-        left, self._now = self._now, None
+        left = self._now
+        self._now = None
         if left:
             left.left = True
             await self._close(left)
@@ -226,7 +264,10 @@ class GrpcLink:
         before = self.socket_bytes()
         await connection.channel.close()
         if before and (after := self.socket_bytes()):
-            self._past = (self._past[0] + before[0] - after[0], self._past[1] + before[1] - after[1])
+            self._past = (
+                self._past[0] + before[0] - after[0],
+                self._past[1] + before[1] - after[1],
+            )
 
     async def open(self, request: pb.Open) -> GrpcStream:
         connection = self._now

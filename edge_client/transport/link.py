@@ -47,7 +47,8 @@ class Link(Protocol):
         ...
 
     async def reach(self, after: int) -> None:
-        """Connects anew, and asks again who answers there, unless a connection later than number `after` lives.
+        """Connects anew, and asks again who answers there, unless a connection later than number
+        `after` lives.
 
         Disconnected when nobody answers.
         """

@@ -2,15 +2,14 @@
 
 from collections.abc import Iterator
 
+from hedge.common import codec, ids
+from hedge.common.errors import Incompatible, Unreachable
+from hedge.common.logits import LogitsOptions
+from hedge.common.model import LanguageModel
+from hedge.common.rpc import PROTOCOL_VERSION
+from hedge.edge_client.config import SamplingParams
+from hedge.edge_client.systems import GenerationConfig
 from hedge.v1 import hedge_pb2 as pb
-
-from common import codec, ids
-from common.errors import Incompatible, Unreachable
-from common.logits import LogitsOptions
-from common.model import LanguageModel
-from common.rpc import PROTOCOL_VERSION
-from edge_client.config import SamplingParams
-from edge_client.systems import GenerationConfig
 
 # End ids in one line.
 NAMED = 6
@@ -18,10 +17,13 @@ NAMED = 6
 
 def opening(slm: LanguageModel, config: GenerationConfig, audit: "pb.Audit.ValueType") -> pb.Open:
     """The Open of an answer, without its ids and without how drafts are tested."""
-    warp, sampling = config.sampling.warp, config.sampling
+    warp = config.sampling.warp
+    sampling = config.sampling
     return pb.Open(
         protocol_version=PROTOCOL_VERSION,
-        warp=pb.Warp(temperature=warp.temperature, top_k=warp.top_k, top_p=warp.top_p, min_p=warp.min_p),
+        warp=pb.Warp(
+            temperature=warp.temperature, top_k=warp.top_k, top_p=warp.top_p, min_p=warp.min_p
+        ),
         seed=config.sampling.seed,
         guarantee=pb.GUARANTEE_EXACT if config.guarantee == "exact" else pb.GUARANTEE_OPPORTUNISTIC,
         audit=audit,
@@ -54,11 +56,15 @@ def check_rows(info: pb.ServerInfo, sampling: SamplingParams) -> None:
         return
     what = "penalties, logit_bias and grammars" if sampling.logits else "log-probabilities"
     if sampling.logits or sampling.logprobs is not None:
-        raise Incompatible(f"the engine of {info.model_name} has no whole rows of logits, which {what} need")
+        raise Incompatible(
+            f"the engine of {info.model_name} has no whole rows of logits, which {what} need"
+        )
 
 
 def engine_of(info: pb.ServerInfo) -> str | None:
-    """Whether rows of the server come out `bitwise` the same in any company, or up to `rounding`; None when it does not say."""
+    """Whether rows of the server come out `bitwise` the same in any company, or up to `rounding`;
+    None when it does not say.
+    """
     if not info.HasField("exactness"):
         return None
     return "rounding" if info.exactness.difference else "bitwise"
@@ -66,11 +72,17 @@ def engine_of(info: pb.ServerInfo) -> str | None:
 
 def file_differences(info: pb.ServerInfo, slm: LanguageModel) -> Iterator[str]:
     """What the files of the cloud's model say otherwise than the device's; a line each."""
-    if info.chat_fingerprint and slm.chat_fingerprint and info.chat_fingerprint != slm.chat_fingerprint:
+    if (
+        info.chat_fingerprint
+        and slm.chat_fingerprint
+        and info.chat_fingerprint != slm.chat_fingerprint
+    ):
         yield f"{info.model_name} has another chat template than {slm.name}: prompts are written by the device's"
     ends = set(info.end_ids)
     if own := sorted(ends ^ set(slm.end_ids)):
-        words = ", ".join(f"{token} ({'the cloud' if token in ends else 'the device'})" for token in own[:NAMED])
+        words = ", ".join(
+            f"{token} ({'the cloud' if token in ends else 'the device'})" for token in own[:NAMED]
+        )
         more = f" and {len(own) - NAMED} more" if len(own) > NAMED else ""
         yield f"{info.model_name} and {slm.name} end answers at different ids, and all of them count: {words}{more}"
 
@@ -80,7 +92,9 @@ def id_codec_of(info: pb.ServerInfo, slm: LanguageModel) -> int:
     known = ids.versions(slm.primer if info.id_primer == slm.primer_fingerprint else ())
     if both := [version for version in known if version in info.id_codecs]:
         return both[0]
-    raise Incompatible(f"the server reads id codecs {list(info.id_codecs)}, this client writes {list(known)}")
+    raise Incompatible(
+        f"the server reads id codecs {list(info.id_codecs)}, this client writes {list(known)}"
+    )
 
 
 def check_opened(opened: pb.Opened, id_codec: int) -> None:
@@ -94,14 +108,20 @@ def check_opened(opened: pb.Opened, id_codec: int) -> None:
 def check_server(info: pb.ServerInfo, slm: LanguageModel) -> None:
     """Refuses a server that cannot judge this model's tokens, naming both values."""
     if info.protocol_version != PROTOCOL_VERSION:
-        raise Incompatible(f"the server speaks protocol {info.protocol_version}, this client {PROTOCOL_VERSION}")
+        raise Incompatible(
+            f"the server speaks protocol {info.protocol_version}, this client {PROTOCOL_VERSION}"
+        )
     if info.tokenizer_fingerprint != slm.tokenizer_fingerprint:
         raise Incompatible(
             f"the server's tokenizer {info.tokenizer_fingerprint} ({info.model_name}, {info.vocab_size} ids) is not "
             f"{slm.name}'s {slm.tokenizer_fingerprint} ({slm.vocab_size} ids): a model of {info.model_name}'s family would fit"
         )
     if info.vocab_size != slm.vocab_size:
-        raise Incompatible(f"the server has a vocabulary of {info.vocab_size} ids, {slm.name} has {slm.vocab_size}")
+        raise Incompatible(
+            f"the server has a vocabulary of {info.vocab_size} ids, {slm.name} has {slm.vocab_size}"
+        )
     if codec.VERSION not in info.codecs:
-        raise Incompatible(f"the server reads codecs {list(info.codecs)}, this client writes {list(codec.VERSIONS)}")
+        raise Incompatible(
+            f"the server reads codecs {list(info.codecs)}, this client writes {list(codec.VERSIONS)}"
+        )
     id_codec_of(info, slm)

@@ -1,4 +1,6 @@
-"""Bytes on the wire of this process's own TCP connections, as the kernel counts them (Linux; None elsewhere)."""
+"""Bytes on the wire of this process's own TCP connections, as the kernel counts them (Linux; None
+elsewhere).
+"""
 
 import os
 import socket
@@ -7,18 +9,23 @@ import sys
 from collections.abc import Collection
 
 # Offsets in struct tcp_info: tcpi_bytes_received (Linux 4.1) and tcpi_bytes_sent (4.19).
-_RECEIVED, _SENT, _SIZE = 128, 200, 208
+_RECEIVED = 128
+_SENT = 200
+_SIZE = 208
 
 
 def bytes_with(ports: Collection[int]) -> tuple[int, int] | None:
-    """Bytes sent to and received from peers at `ports`: HTTP/2 framing and headers included, TCP/IP headers not."""
+    """Bytes sent to and received from peers at `ports`: HTTP/2 framing and headers included, TCP/IP
+    headers not.
+    """
     if not sys.platform.startswith("linux"):
         return None
     sent = received = 0
     for entry in os.listdir("/proc/self/fd"):
         counts = _counts(int(entry), ports)
         if counts:
-            sent, received = sent + counts[0], received + counts[1]
+            sent = sent + counts[0]
+            received = received + counts[1]
     return sent, received
 
 
@@ -31,7 +38,10 @@ def _counts(descriptor: int, ports: Collection[int]) -> tuple[int, int] | None:
         return None
     with duplicate:
         try:
-            if duplicate.family not in (socket.AF_INET, socket.AF_INET6) or duplicate.getpeername()[1] not in ports:
+            if (
+                duplicate.family not in (socket.AF_INET, socket.AF_INET6)
+                or duplicate.getpeername()[1] not in ports
+            ):
                 return None
             info = duplicate.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SIZE)
         except OSError:

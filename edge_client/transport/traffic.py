@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Traffic:
-    """Payload bytes are protobuf messages, the opening (`open_bytes`) included; socket bytes those of TCP, HTTP/2 included."""
+    """Payload bytes are protobuf messages, the opening (`open_bytes`) included; socket bytes those
+    of TCP, HTTP/2 included.
+    """
 
     open_bytes: int = 0
     # Ids of prompts, and of answers so far, in openings.

@@ -1,5 +1,5 @@
 """python -m hedge: the program on the device."""
 
-from edge_client.cli.main import main
+from hedge.edge_client.cli.main import main
 
 main()

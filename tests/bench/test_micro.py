@@ -1,4 +1,6 @@
-"""Time of the parts, by vocabulary: `make bench-micro` runs it, not `make test`. One core; probs as sharp as a model's."""
+"""Time of the parts, by vocabulary: `make bench-micro` runs it, not `make test`. One core; probs as
+sharp as a model's.
+"""
 
 import asyncio
 import math
@@ -8,18 +10,18 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from common import codec
-from common.coupling import coupled_draw
-from common.distribution import Quantised
-from common.ids import PRIMED, id_codec
-from common.model import BUNDLED, LanguageModel, load
-from common.noise import Noise, Purpose
-from common.sampling import Warp
-from edge_client.engine.gates.measures import MEASURES
-from edge_client.engine.session import Session
-from edge_client.engine.verification.truncation import truncate
-from evaluation.local import LocalLink
-from evaluation.tasks import tasks
+from hedge.common import codec
+from hedge.common.coupling import coupled_draw
+from hedge.common.distribution import Quantised
+from hedge.common.ids import PRIMED, id_codec
+from hedge.common.model import BUNDLED, LanguageModel, load
+from hedge.common.noise import Noise, Purpose
+from hedge.common.sampling import Warp
+from hedge.edge_client.engine.gates.measures import MEASURES
+from hedge.edge_client.engine.session import Session
+from hedge.edge_client.engine.verification.truncation import truncate
+from hedge.evaluation.local import LocalLink
+from hedge.evaluation.tasks import tasks
 from tests.configs import config_of
 from tests.conftest import RememberingLM
 
@@ -36,7 +38,10 @@ def logits(size: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("part", ["warp", "top1, truncate, encode", "decode", "expected_perturbation", "noise", "coupled draw"])
+@pytest.mark.parametrize(
+    "part",
+    ["warp", "top1, truncate, encode", "decode", "expected_perturbation", "noise", "coupled draw"],
+)
 def test_part(benchmark: BenchmarkFixture, part: str, size: int) -> None:
     z = logits(size)
     x = Warp()(z)
@@ -59,9 +64,15 @@ def test_part(benchmark: BenchmarkFixture, part: str, size: int) -> None:
 
 
 def floor(probs: Quantised) -> float:
-    """Bytes that name the support, and its counts by their own entropy (docs/algorithms.md, section 3)."""
+    """Bytes that name the support, and its counts by their own entropy (docs/algorithms.md, section
+    3).
+    """
     kept = len(probs.ids)
-    support = math.lgamma(probs.vocab_size + 1) - math.lgamma(kept + 1) - math.lgamma(probs.vocab_size - kept + 1)
+    support = (
+        math.lgamma(probs.vocab_size + 1)
+        - math.lgamma(kept + 1)
+        - math.lgamma(probs.vocab_size - kept + 1)
+    )
     # Every way to write 2^bits as so many counts and a tail is as likely as any other.
     total = 1 << probs.bits
     values = math.lgamma(total + 1) - math.lgamma(kept + 1) - math.lgamma(total - kept + 1)
@@ -70,7 +81,8 @@ def floor(probs: Quantised) -> float:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_payload_against_its_entropy(benchmark: BenchmarkFixture, size: int) -> None:
-    rng, targets = np.random.default_rng(1), []
+    rng = np.random.default_rng(1)
+    targets = []
     for _ in range(50):
         z = logits(size)
         targets.append(truncate(Warp()(rng.permutation(z)), 30, 12))
@@ -90,13 +102,21 @@ def pair() -> tuple[LanguageModel, LanguageModel]:
 def test_session_without_its_models(
     benchmark: BenchmarkFixture, system: str, pair: tuple[LanguageModel, LanguageModel]
 ) -> None:
-    """Both sides of an answer whose logits are remembered: what is left is ours. Microseconds a token are in extra_info."""
+    """Both sides of an answer whose logits are remembered: what is left is ours. Microseconds a
+    token are in extra_info.
+    """
     settings = {
         "slm": config_of(policy="never", seed=1),
         "hedge": config_of(
-            policy="threshold", measure="expected_perturbation", threshold=0.15, verification="coupled", exact=True
+            policy="threshold",
+            measure="expected_perturbation",
+            threshold=0.15,
+            verification="coupled",
+            exact=True,
         ),
-        "cu-hlm": config_of(policy="threshold", measure="perturbation", threshold=0.3, truncation="fixed"),
+        "cu-hlm": config_of(
+            policy="threshold", measure="perturbation", threshold=0.3, truncation="fixed"
+        ),
     }[system]
     slm, llm = pair
     prompt = slm.encode_chat(tasks(None, 1, 0)[0].prompt.messages)
@@ -121,6 +141,7 @@ def test_ids(benchmark: BenchmarkFixture, pair: tuple[LanguageModel, LanguageMod
     """A message of six ids, written and read."""
     lm = pair[0]
     writer, reader = (id_codec(PRIMED, lm.vocab_size, lm.primer) for _ in range(2))
-    history, ids = list(lm.primer[:60]), list(lm.primer[60:66])
+    history = list(lm.primer[:60])
+    ids = list(lm.primer[60:66])
     benchmark.group = "ids"
     benchmark(lambda: reader.decode(history, writer.encode(history, ids), 64))

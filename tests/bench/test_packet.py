@@ -1,4 +1,6 @@
-"""Time to leave out and to detect a packet of 128 tokens, two threads: `make bench-micro` runs it. Two seconds are the bar."""
+"""Time to leave out and to detect a packet of 128 tokens, two threads: `make bench-micro` runs it.
+Two seconds are the bar.
+"""
 
 from collections.abc import Callable, Iterator
 
@@ -7,12 +9,11 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from common.model import bundled_folder
-from studies.wireless.masked import MaskedLM
-from studies.wireless.packet import MaskOrder, adaptive_mask, detect, send
-from studies.wireless.qam import Fade, Qam
-from studies.wireless.rehearsal import rehearsed_mask
-from studies.wireless.rules import RULES
+from research.wireless.masked import BUNDLED_MLM, MaskedLM
+from research.wireless.packet import MaskOrder, adaptive_mask, detect, send
+from research.wireless.qam import Fade, Qam
+from research.wireless.rehearsal import rehearsed_mask
+from research.wireless.rules import RULES
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +27,9 @@ def lm() -> Iterator[MaskedLM]:
 @pytest.mark.parametrize("snr_db", [0, 5, 10])
 @pytest.mark.parametrize("part", [*RULES, "rehearsed", "detect"])
 def test_a_packet(benchmark: BenchmarkFixture, lm: MaskedLM, part: str, snr_db: int) -> None:
-    ids = lm.ids((bundled_folder() / "mlm" / "held-out.txt").read_text())[1280:1408]
-    qam, fade = Qam(4, lm.vocab_size), Fade(1.0, 1.0, 10 ** (snr_db / 10))
+    ids = lm.ids((BUNDLED_MLM / "held-out.txt").read_text())[1280:1408]
+    qam = Qam(4, lm.vocab_size)
+    fade = Fade(1.0, 1.0, 10 ** (snr_db / 10))
     masked = adaptive_mask(qam, fade, MaskOrder(lm, ids, "entropy"), len(ids))
     arrival = send(qam, fade, ids, masked, np.random.default_rng(0))
     parts: dict[str, Callable[[], object]] = {

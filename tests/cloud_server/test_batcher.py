@@ -1,4 +1,6 @@
-"""Rows of a batch are what each would be alone: across ragged lengths, chunks, rollbacks and evictions."""
+"""Rows of a batch are what each would be alone: across ragged lengths, chunks, rollbacks and
+evictions.
+"""
 
 import asyncio
 import threading
@@ -7,19 +9,19 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hedge.v1 import hedge_pb2 as pb
 
-from cloud_server.batcher import Batcher, Pass, PooledPrefix
-from cloud_server.engine import BLOCK_SIZE, Engine
-from cloud_server.limits import Limits
-from cloud_server.scheduler import BlockTable, ScheduledChunk, Scheduler, Work
-from cloud_server.servicer import Servicer, part_times
-from cloud_server.session import VerifierSession
-from cloud_server.steps import Feed, Steps
-from cloud_server.torch_engine import TorchEngine
-from common.errors import BadInput, Unreachable
-from common.model import LanguageModel
-from common.torch_model import TorchModel
+from hedge.cloud_server.engines.base import BLOCK_SIZE, Engine
+from hedge.cloud_server.engines.batcher import Batcher, Pass, PooledPrefix
+from hedge.cloud_server.engines.scheduler import BlockTable, ScheduledChunk, Scheduler, Work
+from hedge.cloud_server.engines.torch_engine import TorchEngine
+from hedge.cloud_server.serving.limits import Limits
+from hedge.cloud_server.serving.servicer import Servicer, part_times
+from hedge.cloud_server.sessions.session import VerifierSession
+from hedge.cloud_server.sessions.steps import Feed, Steps
+from hedge.common.errors import BadInput, Unreachable
+from hedge.common.model import LanguageModel
+from hedge.common.torch_model import TorchModel
+from hedge.v1 import hedge_pb2 as pb
 from tests.cloud_server.test_session import PROMPT, Alone, drafting, greedy, opening
 
 KINDS = ("llama", "qwen2", "gpt2", "gpt_neox")
@@ -27,14 +29,19 @@ KINDS = ("llama", "qwen2", "gpt2", "gpt_neox")
 TOLERANCE = 2e-5
 
 
-def ragged(lm: LanguageModel, engine: Engine, scheduler: Scheduler, ids: range) -> tuple[float, int]:
-    """Six sessions grow, roll back and are evicted at random; how far a row is from a fresh forward's, and of how many."""
+def ragged(
+    lm: LanguageModel, engine: Engine, scheduler: Scheduler, ids: range
+) -> tuple[float, int]:
+    """Six sessions grow, roll back and are evicted at random; how far a row is from a fresh
+    forward's, and of how many.
+    """
     rng = np.random.default_rng(1)
     texts = [[int(token) for token in rng.integers(ids.start, ids.stop, 60)] for _ in range(6)]
     for text in texts[1::2]:
         text[:40] = texts[1][:40]
     tables = [BlockTable() for _ in texts]
-    worst, compared = 0.0, 0
+    worst = 0.0
+    compared = 0
     for _ in range(60):
         for one, text in zip(tables, texts, strict=True):
             if one.length and rng.random() < 0.3:
@@ -54,7 +61,9 @@ def ragged(lm: LanguageModel, engine: Engine, scheduler: Scheduler, ids: range) 
 
 @pytest.mark.parametrize("sharing", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_ragged_rows_equal_unbatched_ones(kind: str, sharing: bool, make_lm: Callable[..., TorchModel]) -> None:
+def test_ragged_rows_equal_unbatched_ones(
+    kind: str, sharing: bool, make_lm: Callable[..., TorchModel]
+) -> None:
     lm = make_lm(kind=kind, seed=3, padding=4 if kind == "qwen2" else 0)
     engine = TorchEngine(lm, 12 * BLOCK_SIZE * lm.token_bytes)
     scheduler = Scheduler(engine.block_manager, 64, sharing=sharing)
@@ -76,7 +85,9 @@ def batcher(lm: LanguageModel) -> Iterator[Batcher]:
     made.close()
 
 
-async def answered(batcher: Batcher, lm: LanguageModel, request: pb.Open, drafts: Sequence[pb.Draft]) -> list[pb.Verdict]:
+async def answered(
+    batcher: Batcher, lm: LanguageModel, request: pb.Open, drafts: Sequence[pb.Draft]
+) -> list[pb.Verdict]:
     prefix = batcher.prefix()
     session = VerifierSession(lm, request, prefix)
     await batcher.run(prefix, session.prefill())
@@ -89,16 +100,25 @@ def test_many_sessions_at_once_get_the_verdicts_they_would_get_alone(lm: Languag
     rng = np.random.default_rng(2)
     seen: list[Pass] = []
     batcher = Batcher(TorchEngine(lm, 40 * BLOCK_SIZE * lm.token_bytes), watch=seen.append)
-    requests, scripts = [], []
+    requests = []
+    scripts = []
     for seed in range(40):
         prompt = [int(token) for token in rng.integers(0, 11, rng.integers(1, 30))]
         requests.append(opening(lm, seed=seed, prompt_ids=prompt))
         scripts.append(
-            [drafting([int(t) for t in rng.integers(0, 11, 2)], [int(t) for t in rng.integers(0, 11, 2)]) for _ in range(5)]
+            [
+                drafting(
+                    [int(t) for t in rng.integers(0, 11, 2)],
+                    [int(t) for t in rng.integers(0, 11, 2)],
+                )
+                for _ in range(5)
+            ]
         )
 
     async def everybody() -> list[list[pb.Verdict]]:
-        return await asyncio.gather(*(answered(batcher, lm, r, s) for r, s in zip(requests, scripts, strict=True)))
+        return await asyncio.gather(
+            *(answered(batcher, lm, r, s) for r, s in zip(requests, scripts, strict=True))
+        )
 
     together = asyncio.run(everybody())
     batcher.close()
@@ -115,21 +135,28 @@ def test_many_sessions_at_once_get_the_verdicts_they_would_get_alone(lm: Languag
                 expected.correction,
                 expected.bonus,
             )
-            assert np.allclose(np.frombuffer(verdict.audit, "<f4"), np.frombuffer(expected.audit, "<f4"), rtol=1e-3)
+            assert np.allclose(
+                np.frombuffer(verdict.audit, "<f4"), np.frombuffer(expected.audit, "<f4"), rtol=1e-3
+            )
 
 
 @pytest.mark.parametrize("sharing", [True, False])
-def test_sessions_that_share_a_prompt_get_the_verdicts_they_would_get_alone(lm: TorchModel, sharing: bool) -> None:
+def test_sessions_that_share_a_prompt_get_the_verdicts_they_would_get_alone(
+    lm: TorchModel, sharing: bool
+) -> None:
     seen: list[Pass] = []
     batcher = Batcher(TorchEngine(lm, 1 << 20, prefix_sharing=sharing), watch=seen.append)
-    request, drafts = opening(lm, prompt_ids=[1, 2, 3, 4] * 10), [drafting([5], [4, 7]), drafting([6])]
+    request = opening(lm, prompt_ids=[1, 2, 3, 4] * 10)
+    drafts = [drafting([5], [4, 7]), drafting([6])]
     session = Alone(lm, request)
     session.opened()
     expected = [verdict for draft in drafts if (verdict := session.judge(draft)) is not None]
 
     async def in_turn() -> int:
         for _ in range(3):
-            for verdict, other in zip(await answered(batcher, lm, request, drafts), expected, strict=True):
+            for verdict, other in zip(
+                await answered(batcher, lm, request, drafts), expected, strict=True
+            ):
                 assert (verdict.accepted, verdict.correction) == (other.accepted, other.correction)
         return await used(batcher)
 
@@ -169,7 +196,8 @@ def test_a_failing_pass_fails_its_sessions_and_the_thread_lives_on(
 def test_a_failing_pass_takes_no_block_from_those_who_share_it(
     lm: LanguageModel, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request, draft = opening(lm, prompt_ids=[1, 2, 3, 4] * 10), drafting([5])
+    request = opening(lm, prompt_ids=[1, 2, 3, 4] * 10)
+    draft = drafting([5])
     plain = TorchEngine.forward
 
     def broken(*_: object) -> list[np.ndarray]:
@@ -197,7 +225,9 @@ def test_a_failing_pass_takes_no_block_from_those_who_share_it(
     assert (verdict.accepted, verdict.correction) == (expected.accepted, expected.correction)
 
 
-def test_cancelled_work_leaves_the_queue_and_the_memory(lm: LanguageModel, batcher: Batcher) -> None:
+def test_cancelled_work_leaves_the_queue_and_the_memory(
+    lm: LanguageModel, batcher: Batcher
+) -> None:
     async def cancelled() -> None:
         prefix = batcher.prefix()
         session = VerifierSession(lm, opening(lm, prompt_ids=[1] * 50), prefix)
@@ -212,10 +242,18 @@ def test_cancelled_work_leaves_the_queue_and_the_memory(lm: LanguageModel, batch
     asyncio.run(cancelled())
 
 
-def test_waiting_is_told_from_computing(lm: LanguageModel, batcher: Batcher, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pass takes 1 on a clock of its own. Who comes while one runs waits for it, and is then computed."""
-    clock, busy, waiting = SimpleNamespace(now=0.0), threading.Event(), threading.Event()
-    monkeypatch.setattr("cloud_server.batcher.time", SimpleNamespace(perf_counter=lambda: clock.now))
+def test_waiting_is_told_from_computing(
+    lm: LanguageModel, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass takes 1 on a clock of its own. Who comes while one runs waits for it, and is then
+    computed.
+    """
+    clock = SimpleNamespace(now=0.0)
+    busy = threading.Event()
+    waiting = threading.Event()
+    monkeypatch.setattr(
+        "hedge.cloud_server.engines.batcher.time", SimpleNamespace(perf_counter=lambda: clock.now)
+    )
     plain = TorchEngine.forward
 
     def forward(engine: TorchEngine, batch: Sequence[ScheduledChunk]) -> list[np.ndarray]:
@@ -243,10 +281,15 @@ def test_waiting_is_told_from_computing(lm: LanguageModel, batcher: Batcher, mon
 def test_work_that_is_evicted_halfway_gets_every_row_once(
     make_lm: Callable[..., TorchModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both come while a pass runs. The second makes the first lose its memory, which then finds a block of it again."""
-    lm, seen = make_lm(seed=3, context=128), list[Pass]()
+    """Both come while a pass runs. The second makes the first lose its memory, which then finds a
+    block of it again.
+    """
+    lm = make_lm(seed=3, context=128)
+    seen = list[Pass]()
     batcher = Batcher(TorchEngine(lm, 8 * BLOCK_SIZE * lm.token_bytes), 64, seen.append)
-    ids, busy, arrived = [1, 2, 3, 4, 5] * 20, threading.Event(), threading.Event()
+    ids = [1, 2, 3, 4, 5] * 20
+    busy = threading.Event()
+    arrived = threading.Event()
     plain = TorchEngine.forward
 
     def forward(engine: TorchEngine, batch: Sequence[ScheduledChunk]) -> list[np.ndarray]:
@@ -271,14 +314,25 @@ def test_work_that_is_evicted_halfway_gets_every_row_once(
 
     found = asyncio.run(rows())
     batcher.close()
-    assert [(one.positions, one.found) for one in seen] == [(1, 0), (64, 0), (64, 0), (64, BLOCK_SIZE), (20, 0)]
+    assert [(one.positions, one.found) for one in seen] == [
+        (1, 0),
+        (64, 0),
+        (64, 0),
+        (64, BLOCK_SIZE),
+        (20, 0),
+    ]
     assert found.shape == (80, lm.vocab_size)
     assert np.abs(found - lm.kv_cache().forward(ids, 80)).max() < TOLERANCE
 
 
 def test_the_times_of_a_verdict_add_up_to_what_it_took() -> None:
-    """1 s before it began, 3 s until it had its logits, 2 of them in passes; and a clock that is read a little apart."""
-    for since_asked, queue, forward in ((3_000_000, 2_000_000, 2_000_000), (1_999_990, 1_000_000, 1_999_990)):
+    """1 s before it began, 3 s until it had its logits, 2 of them in passes; and a clock that is
+    read a little apart.
+    """
+    for since_asked, queue, forward in (
+        (3_000_000, 2_000_000, 2_000_000),
+        (1_999_990, 1_000_000, 1_999_990),
+    ):
         timings = pb.Timings(forward_us=since_asked)
         part_times(timings, 1.0, 2.0)
         assert (timings.queue_us, timings.forward_us) == (queue, forward)
@@ -298,7 +352,9 @@ async def used(batcher: Batcher) -> int:
 def test_a_client_above_its_rate_gets_its_verdict_later(
     lm: LanguageModel, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pauses are those of its bucket: 1 position/s, 1 saved up, two of the prompt and one of the draft spent."""
+    """The pauses are those of its bucket: 1 position/s, 1 saved up, two of the prompt and one of
+    the draft spent.
+    """
     pauses: list[float] = []
 
     async def slept(seconds: float) -> None:
@@ -308,13 +364,15 @@ def test_a_client_above_its_rate_gets_its_verdict_later(
         yield pb.ClientMessage(open=opening(lm, bonus=False))
         yield pb.ClientMessage(draft=drafting([1]))
 
-    monkeypatch.setattr("cloud_server.servicer.asyncio.sleep", slept)
-    monkeypatch.setattr("cloud_server.servicer.time.monotonic", lambda: 0.0)
+    monkeypatch.setattr("hedge.cloud_server.serving.servicer.asyncio.sleep", slept)
+    monkeypatch.setattr("hedge.cloud_server.serving.servicer.time.monotonic", lambda: 0.0)
     context = SimpleNamespace(invocation_metadata=tuple)
 
     async def served() -> list[str | None]:
         servicer = Servicer(lm, batcher, Limits(tokens_per_s=1.0))
-        return [message.WhichOneof("kind") async for message in servicer.Generate(requests(), context)]
+        return [
+            message.WhichOneof("kind") async for message in servicer.Generate(requests(), context)
+        ]
 
     assert asyncio.run(served()) == ["opened", "verdict"]
     assert pauses == [1.0, 2.0]
@@ -334,8 +392,9 @@ def test_a_session_of_void_drafts_ends_in_time_too(
             yield pb.ClientMessage(draft=drafting([wrong], step_id=step, verdicts_seen=0))
             now += 2.0
 
-    monkeypatch.setattr("cloud_server.servicer.time.monotonic", lambda: now)
-    context, heard = SimpleNamespace(invocation_metadata=tuple), list[str | None]()
+    monkeypatch.setattr("hedge.cloud_server.serving.servicer.time.monotonic", lambda: now)
+    context = SimpleNamespace(invocation_metadata=tuple)
+    heard = list[str | None]()
 
     async def served() -> None:
         servicer = Servicer(lm, batcher, Limits(session_s=5.0))
@@ -350,7 +409,8 @@ def test_a_session_of_void_drafts_ends_in_time_too(
 def test_a_grammar_whose_client_has_left_still_counts(
     lm: LanguageModel, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun, goes_on = threading.Event(), threading.Event()
+    begun = threading.Event()
+    goes_on = threading.Event()
 
     def slowly(*made: object) -> VerifierSession:
         begun.set()
@@ -358,16 +418,19 @@ def test_a_grammar_whose_client_has_left_still_counts(
         raise BadInput("no grammar")
 
     async def requests(grammar: str) -> AsyncIterator[pb.ClientMessage]:
-        yield pb.ClientMessage(open=opening(lm, processors=pb.LogitsProcessors(repetition_penalty=1, grammar=grammar)))
+        yield pb.ClientMessage(
+            open=opening(lm, processors=pb.LogitsProcessors(repetition_penalty=1, grammar=grammar))
+        )
 
     async def served() -> None:
-        servicer, context = Servicer(lm, batcher, Limits(streams=1)), SimpleNamespace(invocation_metadata=tuple)
+        servicer = Servicer(lm, batcher, Limits(streams=1))
+        context = SimpleNamespace(invocation_metadata=tuple)
 
         async def kind(grammar: str) -> str | None:
             return (await anext(servicer.Generate(requests(grammar), context))).WhichOneof("kind")
 
         with monkeypatch.context() as patched:
-            patched.setattr("cloud_server.servicer.VerifierSession", slowly)
+            patched.setattr("hedge.cloud_server.serving.servicer.VerifierSession", slowly)
             first = asyncio.create_task(kind("slow"))
             await asyncio.to_thread(begun.wait, 30)
             first.cancel()

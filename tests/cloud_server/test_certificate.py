@@ -7,11 +7,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cloud_server.certificate import Top, certified
-from cloud_server.near_ties import near_tie
-from common.coupling import coupled_draw, race_noise
-from common.noise import Noise
-from common.sampling import Warp, largest
+from hedge.cloud_server.sessions.certificate import Top, certified
+from hedge.cloud_server.sessions.near_ties import near_tie
+from hedge.common.coupling import coupled_draw, race_noise
+from hedge.common.noise import Noise
+from hedge.common.sampling import Warp, largest
 
 NOISE = Noise(7, [1, 2, 3])
 WARPS = [
@@ -63,7 +63,9 @@ rows = st.builds(
 
 @settings(max_examples=1000)
 @given(rows, st.integers(1, 60), st.sampled_from(WARPS), st.integers(0, 1000))
-def test_what_is_certified_is_the_draw_from_all(row: np.ndarray, count: int, warp: Warp, position: int) -> None:
+def test_what_is_certified_is_the_draw_from_all(
+    row: np.ndarray, count: int, warp: Warp, position: int
+) -> None:
     found = certified(top_of(row, count), warp, race_noise(NOISE, position, len(row)))
     assert found is None or found.token == coupled_draw(NOISE, position, warp(row))
 
@@ -77,8 +79,16 @@ def test_all_tokens_are_always_enough(row: np.ndarray, warp: Warp, position: int
 
 @settings(max_examples=1500)
 @example(row_of(271, 30, 0.5, 0.5), 20, Warp(1.2, 20, 1.0, 0.3), 0, 0.05)
-@given(rows, st.integers(2, 30), st.sampled_from(WARPS), st.integers(0, 1000), st.sampled_from([0.05, 0.5, 2.0]))
-def test_no_near_tie_is_missed(row: np.ndarray, count: int, warp: Warp, position: int, difference: float) -> None:
+@given(
+    rows,
+    st.integers(2, 30),
+    st.sampled_from(WARPS),
+    st.integers(0, 1000),
+    st.sampled_from([0.05, 0.5, 2.0]),
+)
+def test_no_near_tie_is_missed(
+    row: np.ndarray, count: int, warp: Warp, position: int, difference: float
+) -> None:
     integers = race_noise(NOISE, position, len(row))
     found = certified(top_of(row, count), warp, integers, difference)
     if found is not None and near_tie(row, warp(row), warp, difference, integers):
@@ -88,17 +98,22 @@ def test_no_near_tie_is_missed(row: np.ndarray, count: int, warp: Warp, position
 
 
 @pytest.mark.parametrize(
-    ("warp", "share"), [(Warp(0.0), 1.0), (Warp(0.7), 0.9), (Warp(1.0, 20), 0.95), (Warp(1.0, 0, 0.9), 0.6)]
+    ("warp", "share"),
+    [(Warp(0.0), 1.0), (Warp(0.7), 0.9), (Warp(1.0, 20), 0.95), (Warp(1.0, 0, 0.9), 0.6)],
 )
 def test_a_peaked_row_needs_few(warp: Warp, share: float) -> None:
     """Of logits of a spread of 6, as many as a model's: 64 of 4,096 tokens decide most positions."""
-    done = [certified(top_of(row_of(at, 4096, 6.0, 0), 64), warp, race_noise(NOISE, at, 4096)) for at in range(200)]
+    done = [
+        certified(top_of(row_of(at, 4096, 6.0, 0), 64), warp, race_noise(NOISE, at, 4096))
+        for at in range(200)
+    ]
     assert sum(one is not None for one in done) >= share * len(done)
 
 
 def test_a_near_tie_with_an_unknown_token_counts() -> None:
     """Rounding could let it in in the place of one that top-k keeps, and its noise could win then."""
-    logits, warp = np.array([2.0, 0.0, -0.1, -0.2]), Warp(1.0, 2)
+    logits = np.array([2.0, 0.0, -0.1, -0.2])
+    warp = Warp(1.0, 2)
     row = (logits - np.log(np.exp(logits).sum())).astype(np.float32)
     for position in range(2000):
         integers = race_noise(NOISE, position, 4)
@@ -121,7 +136,9 @@ def test_a_tie_at_the_edge_of_what_is_known_is_not_decided(warp: Warp) -> None:
 def test_a_token_that_is_not_known_can_win() -> None:
     """Where nobody is likely the noise decides, and what is known is not enough."""
     row = np.full(1000, -math.log(1000), np.float32)
-    found = [certified(top_of(row, 10), Warp(1.0), race_noise(NOISE, at, 1000)) for at in range(200)]
+    found = [
+        certified(top_of(row, 10), Warp(1.0), race_noise(NOISE, at, 1000)) for at in range(200)
+    ]
     # One in a hundred times it is one of those that are known.
     assert 190 < sum(one is None for one in found) < 200
     assert certified(top_of(row, 10), Warp(0.0), race_noise(NOISE, 0, 1000)) is None

@@ -1,20 +1,22 @@
-"""A position that is no near tie keeps its token however its logits are rounded; a tie that is made is counted."""
+"""A position that is no near tie keeps its token however its logits are rounded; a tie that is made
+is counted.
+"""
 
 from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hedge.v1 import hedge_pb2 as pb
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cloud_server.near_ties import near_tie
-from cloud_server.session import VerifierSession
-from cloud_server.steps import alone
-from common.coupling import coupled_draw, race_noise
-from common.model import LanguageModel
-from common.noise import Noise
-from common.sampling import Warp
+from hedge.cloud_server.sessions.near_ties import near_tie
+from hedge.cloud_server.sessions.session import VerifierSession
+from hedge.cloud_server.sessions.steps import alone
+from hedge.common.coupling import coupled_draw, race_noise
+from hedge.common.model import LanguageModel
+from hedge.common.noise import Noise
+from hedge.common.sampling import Warp
+from hedge.v1 import hedge_pb2 as pb
 from tests.cloud_server.test_session import drafting, opening
 
 DIFFERENCE = 0.3
@@ -56,7 +58,9 @@ def lm(make_lm: Callable[..., LanguageModel]) -> LanguageModel:
     st.integers(0, 50),
 )
 def test_what_is_no_near_tie_survives_any_rounding(seed: int, warp: Warp, position: int) -> None:
-    """Each logit moves by up to half of the difference, so that no two come nearer by more than all of it."""
+    """Each logit moves by up to half of the difference, so that no two come nearer by more than all
+    of it.
+    """
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 3, 12).astype(np.float32)
     if near_tie(logits, warp(logits), warp, DIFFERENCE, noise_of(position)):
@@ -70,16 +74,22 @@ def test_what_is_no_near_tie_survives_any_rounding(seed: int, warp: Warp, positi
 @pytest.mark.parametrize("temperature", [0.0, 0.4, 1.0])
 def test_a_tie_that_rounding_decides_is_counted(temperature: float) -> None:
     """The runner-up is brought to within half of the difference of the winner, the noise included."""
-    warp, rng = Warp(temperature), np.random.default_rng(3)
+    warp = Warp(temperature)
+    rng = np.random.default_rng(3)
     for position in range(40):
         logits = rng.normal(0, 3, 12)
         first = token(logits, warp, position)
         # The largest logit at which another token still loses to it.
         other = (first + 1) % 12
-        low, high = logits.min() - 100, logits.max() + 100
+        low = logits.min() - 100
+        high = logits.max() + 100
         for _ in range(60):
             logits[other] = (low + high) / 2
-            low, high = (logits[other], high) if token(logits, warp, position) == first else (low, logits[other])
+            low, high = (
+                (logits[other], high)
+                if token(logits, warp, position) == first
+                else (low, logits[other])
+            )
         for by in (-DIFFERENCE / 2, DIFFERENCE / 2):
             logits[other] = low + by
             assert near_tie(logits, warp(logits), warp, DIFFERENCE, noise_of(position))
@@ -87,10 +97,16 @@ def test_a_tie_that_rounding_decides_is_counted(temperature: float) -> None:
 
 def test_the_edge_of_top_k_counts() -> None:
     logits = np.array([0.0, 2.0, 1.9, -3.0], np.float32)
-    counted = [near_tie(logits, Warp(1.0, 1)(logits), Warp(1.0, 1), DIFFERENCE, race_noise(NOISE, at, 4)) for at in range(20)]
+    counted = [
+        near_tie(logits, Warp(1.0, 1)(logits), Warp(1.0, 1), DIFFERENCE, race_noise(NOISE, at, 4))
+        for at in range(20)
+    ]
     assert all(counted)
     wide = np.array([0.0, 9.0, 1.9, -3.0], np.float32)
-    assert not any(near_tie(wide, Warp(1.0, 1)(wide), Warp(1.0, 1), DIFFERENCE, race_noise(NOISE, at, 4)) for at in range(20))
+    assert not any(
+        near_tie(wide, Warp(1.0, 1)(wide), Warp(1.0, 1), DIFFERENCE, race_noise(NOISE, at, 4))
+        for at in range(20)
+    )
 
 
 def test_other_verifications_have_no_winner_to_tie_with() -> None:
@@ -104,7 +120,9 @@ def test_other_verifications_have_no_winner_to_tie_with() -> None:
 def test_verdicts_count_every_judged_position(
     temperature: float, verification: "pb.Verification.ValueType", lm: LanguageModel
 ) -> None:
-    """Where everything is near: all accepted drafts, and the token that follows them. Without a difference: not a byte."""
+    """Where everything is near: all accepted drafts, and the token that follows them. Without a
+    difference: not a byte.
+    """
     found = []
     for difference in (1e9, 0.0):
         cache = lm.kv_cache()

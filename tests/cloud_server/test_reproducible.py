@@ -10,21 +10,30 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from transformers import BloomConfig, BloomForCausalLM, Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
-from cloud_server.engine import BLOCK_SIZE, Engine, engine_of
-from cloud_server.row_sizes import row_sizes
-from cloud_server.scheduler import BlockTable, ScheduledChunk, Scheduler, Work
-from cloud_server.self_check import Exactness, checked, self_check
-from cloud_server.torch_engine import TorchEngine
-from common.errors import Incompatible
-from common.model import load
-from common.torch_model import TorchModel
+from hedge.cloud_server.engines.base import BLOCK_SIZE, Engine, engine_of
+from hedge.cloud_server.engines.row_sizes import row_sizes
+from hedge.cloud_server.engines.scheduler import BlockTable, ScheduledChunk, Scheduler, Work
+from hedge.cloud_server.engines.self_check import Exactness, checked, self_check
+from hedge.cloud_server.engines.torch_engine import TorchEngine
+from hedge.common.errors import Incompatible
+from hedge.common.model import load
+from hedge.common.torch_model import TorchModel
 from tests.cloud_server.test_batcher import KINDS
 from tests.conftest import _tokenizer
 
-WIDTH, VOCAB = 128, 300
-# In the middle of a test: prompts of one token more than a tile of keys, and blocks of a few drafts.
+WIDTH = 128
+VOCAB = 300
+# In the middle of a test: prompts of one token more than a tile of keys, and blocks of a few
+# drafts.
 LENGTHS = (40, 70, 513, 530, 90, 17)
 
 
@@ -39,9 +48,12 @@ SHAPE = {
 }
 
 
-def random_ways(engine: Engine, texts: Sequence[Sequence[int]], positions: int) -> dict[tuple[int, int], np.ndarray]:
-    """Sessions over `texts` that grow, roll back and are evicted at random. Each row of text `number` after id `at`, and equal
-    rows once only: a second one that differs is kept under -1 - `at`.
+def random_ways(
+    engine: Engine, texts: Sequence[Sequence[int]], positions: int
+) -> dict[tuple[int, int], np.ndarray]:
+    """Sessions over `texts` that grow, roll back and are evicted at random. Each row of text
+    `number` after id `at`, and equal rows once only: a second one that differs is kept under -1 -
+    `at`.
     """
     rng = np.random.default_rng(1)
     scheduler = Scheduler(engine.block_manager, positions, engine.most_sessions)
@@ -71,7 +83,9 @@ def random_ways(engine: Engine, texts: Sequence[Sequence[int]], positions: int) 
 
 def singly(engine: Engine, text: Sequence[int]) -> np.ndarray:
     """The rows of a text that is fed id by id, alone."""
-    table = BlockTable(blocks=engine.block_manager.allocate(engine.block_manager.needed(len(text))) or [])
+    table = BlockTable(
+        blocks=engine.block_manager.allocate(engine.block_manager.needed(len(text))) or []
+    )
     found = []
     for end in range(1, len(text) + 1):
         found += engine.forward([ScheduledChunk(Work(table, text[:end], 1), end - 1, end)])
@@ -97,9 +111,12 @@ def texts_of(lengths: Sequence[int]) -> list[list[int]]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "dtype"), [*((kind, dtype) for kind in KINDS for dtype in ("float32", "bfloat16")), ("llama", "float16")]
+    ("kind", "dtype"),
+    [*((kind, dtype) for kind in KINDS for dtype in ("float32", "bfloat16")), ("llama", "float16")],
 )
-def test_rows_are_the_same_bits_in_any_company(kind: str, dtype: str, make_lm: Callable[..., TorchModel]) -> None:
+def test_rows_are_the_same_bits_in_any_company(
+    kind: str, dtype: str, make_lm: Callable[..., TorchModel]
+) -> None:
     lm = make_lm(kind=kind, seed=3, width=WIDTH, vocab=VOCAB, context=640, dtype=dtype)
     lengths = LENGTHS if kind == "llama" else [min(length, 100) for length in LENGTHS]
     # Not enough for all of them.
@@ -109,7 +126,9 @@ def test_rows_are_the_same_bits_in_any_company(kind: str, dtype: str, make_lm: C
 
 
 def test_a_bucket_that_does_not_agree_is_seen(make_lm: Callable[..., TorchModel]) -> None:
-    """The same test with sizes of other kernels among the engine's own: it does see what it looks for."""
+    """The same test with sizes of other kernels among the engine's own: it does see what it looks
+    for.
+    """
     lm = make_lm(seed=3, width=WIDTH, vocab=VOCAB, dtype="float32")
     engine = TorchEngine(lm, 16 * BLOCK_SIZE * lm.token_bytes, reproducible=True)
     missing = [size for size in range(1, 64) if size not in engine.sizes]
@@ -117,25 +136,40 @@ def test_a_bucket_that_does_not_agree_is_seen(make_lm: Callable[..., TorchModel]
     texts = texts_of([60] * 6)
     rows = random_ways(engine, texts, 64)
     alone = [singly(engine, text) for text in texts]
-    same = all(at >= 0 and np.array_equal(row, alone[number][at]) for (number, at), row in rows.items())
+    same = all(
+        at >= 0 and np.array_equal(row, alone[number][at]) for (number, at), row in rows.items()
+    )
     # Where every number of rows has the same kernel there is nothing to see.
     assert same == (set(range(1, 8)) <= set(row_sizes(lm.model)))
 
 
 # What some sessions do at once: each rolls back by so many ids, and then says so many times a word.
 Round = dict[int, tuple[int, int, int]]
-ROUND = st.dictionaries(st.integers(0, 3), st.tuples(st.integers(0, 40), st.integers(1, 60), st.integers(0, 1)), min_size=1)
-# The first one is found by two others, of which one rolls back into what it shares; then one by one is evicted.
-SHARING: list[Round] = [{0: (0, 60, 1)}, {1: (0, 60, 1), 2: (0, 80, 1)}, {2: (70, 9, 0)}, {0: (0, 90, 0), 1: (20, 60, 0)}]
+ROUND = st.dictionaries(
+    st.integers(0, 3),
+    st.tuples(st.integers(0, 40), st.integers(1, 60), st.integers(0, 1)),
+    min_size=1,
+)
+# The first one is found by two others, of which one rolls back into what it shares; then one by one
+# is evicted.
+SHARING: list[Round] = [
+    {0: (0, 60, 1)},
+    {1: (0, 60, 1), 2: (0, 80, 1)},
+    {2: (70, 9, 0)},
+    {0: (0, 90, 0), 1: (20, 60, 0)},
+]
 
 
-def played(scheduler: Scheduler, engine: TorchEngine, rounds: Sequence[Round]) -> Iterator[tuple[ScheduledChunk, np.ndarray]]:
+def played(
+    scheduler: Scheduler, engine: TorchEngine, rounds: Sequence[Round]
+) -> Iterator[tuple[ScheduledChunk, np.ndarray]]:
     """Every chunk and its rows."""
     tables = [BlockTable() for _ in range(4)]
     texts: list[list[int]] = [[] for _ in tables]
     for one in rounds:
         for number, (back, more, word) in one.items():
-            table, kept = tables[number], texts[number][: max(0, len(texts[number]) - back)]
+            table = tables[number]
+            kept = texts[number][: max(0, len(texts[number]) - back)]
             texts[number] = [*kept, *[word] * more][:120]
             scheduler.shrink(table, min(table.length, len(kept)))
             if (missing := len(texts[number]) - table.length) > 0:
@@ -149,15 +183,23 @@ def played(scheduler: Scheduler, engine: TorchEngine, rounds: Sequence[Round]) -
 
 
 @pytest.fixture(scope="module")
-def sharing(make_lm: Callable[..., TorchModel]) -> tuple[TorchEngine, Callable[[tuple[int, ...]], np.ndarray]]:
-    """An engine whose memory holds two of four sessions, and all rows of a text, from one that shares nothing."""
+def sharing(
+    make_lm: Callable[..., TorchModel],
+) -> tuple[TorchEngine, Callable[[tuple[int, ...]], np.ndarray]]:
+    """An engine whose memory holds two of four sessions, and all rows of a text, from one that
+    shares nothing.
+    """
     lm = make_lm(seed=3, width=WIDTH, vocab=VOCAB, context=128, dtype="float32")
-    engine, other = (TorchEngine(lm, blocks * BLOCK_SIZE * lm.token_bytes, reproducible=True) for blocks in (14, 9))
+    engine, other = (
+        TorchEngine(lm, blocks * BLOCK_SIZE * lm.token_bytes, reproducible=True)
+        for blocks in (14, 9)
+    )
     assert engine.sizes
 
     @cache
     def alone(text: tuple[int, ...]) -> np.ndarray:
-        scheduler, table = Scheduler(other.block_manager), BlockTable()
+        scheduler = Scheduler(other.block_manager)
+        table = BlockTable()
         scheduler.add(Work(table, text, len(text)))
         found = []
         while batch := scheduler.batch():
@@ -190,10 +232,14 @@ def test_rows_behind_shared_blocks_are_the_same_bits(
 
 @pytest.mark.parametrize("threads", [3, 4])
 def test_rows_are_the_same_bits_with_several_threads(threads: int, tmp_path: Path) -> None:
-    """A width that torch cuts between its threads: what is over a whole vector would go through other code."""
+    """A width that torch cuts between its threads: what is over a whole vector would go through
+    other code.
+    """
     torch.manual_seed(0)
     shape = SHAPE | {"intermediate_size": 8960, "hidden_size": 256}
-    LlamaForCausalLM(LlamaConfig(initializer_range=0.08, **shape, **PLAIN)).save_pretrained(tmp_path / "wide")  # type: ignore[operator]
+    LlamaForCausalLM(LlamaConfig(initializer_range=0.08, **shape, **PLAIN)).save_pretrained(
+        tmp_path / "wide"
+    )  # type: ignore[operator]
     _tokenizer(64).save_pretrained(tmp_path / "wide")
     lm = load(str(tmp_path / "wide"), "llm")
     assert isinstance(lm, TorchModel)
@@ -207,11 +253,15 @@ def test_rows_are_the_same_bits_with_several_threads(threads: int, tmp_path: Pat
         alone = [singly(engine, text) for text in texts]
     finally:
         torch.set_num_threads(before)
-    assert all(at >= 0 and np.array_equal(row, alone[number][at]) for (number, at), row in rows.items())
+    assert all(
+        at >= 0 and np.array_equal(row, alone[number][at]) for (number, at), row in rows.items()
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_self_check_says_what_the_engine_does(dtype: str, make_lm: Callable[..., TorchModel]) -> None:
+def test_the_self_check_says_what_the_engine_does(
+    dtype: str, make_lm: Callable[..., TorchModel]
+) -> None:
     lm = make_lm(seed=3, width=WIDTH, vocab=VOCAB, dtype=dtype)
     engine = engine_of(lm, 60 * BLOCK_SIZE * lm.token_bytes, reproducible=True)
     found = self_check(engine, lm)
@@ -224,7 +274,9 @@ def test_the_self_check_says_what_the_engine_does(dtype: str, make_lm: Callable[
     assert ("bitwise" if plain.bitwise else "rounding") in str(plain)
 
 
-def test_half_precision_is_reproducible_unless_told_otherwise(make_lm: Callable[..., TorchModel]) -> None:
+def test_half_precision_is_reproducible_unless_told_otherwise(
+    make_lm: Callable[..., TorchModel],
+) -> None:
     for dtype, expected in (("bfloat16", True), ("float16", True), ("float32", False)):
         lm = make_lm(width=64, dtype=dtype)
         for wanted in (None, True, False):
@@ -241,11 +293,11 @@ def test_little_memory_short_passes_and_short_contexts_can_be_checked(
     assert self_check(engine_of(lm, 20 * BLOCK_SIZE * lm.token_bytes, 8), lm, 8).rows > 10
     short = make_lm(context=2)
     with monkeypatch.context() as hurried:
-        hurried.setattr("cloud_server.self_check.SECONDS", -1)
+        hurried.setattr("hedge.cloud_server.engines.self_check.SECONDS", -1)
         engine = engine_of(lm, 20 * BLOCK_SIZE * lm.token_bytes)
         assert 0 < self_check(engine, lm).rows < 10
         assert engine.block_manager.used == 0
-    monkeypatch.setattr("cloud_server.self_check.IDS", 3)
+    monkeypatch.setattr("hedge.cloud_server.engines.self_check.IDS", 3)
     assert 0 < self_check(engine, lm).rows < 10
     assert self_check(engine_of(short, 20 * BLOCK_SIZE * lm.token_bytes), short).rows == 0
 
@@ -254,16 +306,23 @@ class Meddling:
     """An engine whose sessions change each other's rows by a little."""
 
     def __init__(self, engine: TorchEngine, by: float) -> None:
-        self._engine, self._by = engine, by
-        self.block_manager, self.most_sessions, self.token_bytes = engine.block_manager, None, engine.token_bytes
+        self._engine = engine
+        self._by = by
+        self.block_manager = engine.block_manager
+        self.most_sessions = None
+        self.token_bytes = engine.token_bytes
         self.prefix_sharing = engine.prefix_sharing
 
     def forward(self, batch: Sequence[ScheduledChunk]) -> list[np.ndarray]:
-        return [rows + np.float32(self._by * (len(batch) - 1)) for rows in self._engine.forward(batch)]
+        return [
+            rows + np.float32(self._by * (len(batch) - 1)) for rows in self._engine.forward(batch)
+        ]
 
 
 @pytest.mark.parametrize("by", [1e-3, 100.0])
-def test_rounding_is_measured_and_more_than_rounding_refused(by: float, make_lm: Callable[..., TorchModel]) -> None:
+def test_rounding_is_measured_and_more_than_rounding_refused(
+    by: float, make_lm: Callable[..., TorchModel]
+) -> None:
     lm = make_lm(width=64, vocab=VOCAB)
     meddling = Meddling(TorchEngine(lm, 60 * BLOCK_SIZE * lm.token_bytes), by)
     if by < 1:
@@ -272,7 +331,9 @@ def test_rounding_is_measured_and_more_than_rounding_refused(by: float, make_lm:
         with pytest.raises(Incompatible, match="--reproducible cannot be had with"):
             checked(meddling, lm, 256, reproducible=True)
     else:
-        with pytest.raises(Incompatible, match="change by more than rounding beside other sessions"):
+        with pytest.raises(
+            Incompatible, match="change by more than rounding beside other sessions"
+        ):
             self_check(meddling, lm)
 
 
@@ -288,18 +349,27 @@ ODD: dict[str, tuple[Callable[[], torch.nn.Module], str]] = {
     ),
     "dynamic": (lambda: rotary("dynamic"), r"rotary embeddings \(dynamic\) change with the length"),
     "longrope": (
-        lambda: rotary("longrope", short_factor=[1.0] * 8, long_factor=[2.0] * 8, original_max_position_embeddings=64),
+        lambda: rotary(
+            "longrope",
+            short_factor=[1.0] * 8,
+            long_factor=[2.0] * 8,
+            original_max_position_embeddings=64,
+        ),
         r"rotary embeddings \(longrope\) change with the length",
     ),
     "soft caps": (
-        lambda: Gemma2ForCausalLM(Gemma2Config(head_dim=16, layer_types=["full_attention"] * 2, **SHAPE, **PLAIN)),
+        lambda: Gemma2ForCausalLM(
+            Gemma2Config(head_dim=16, layer_types=["full_attention"] * 2, **SHAPE, **PLAIN)
+        ),
         "its attention takes softcap",
     ),
 }
 
 
 @pytest.mark.parametrize("kind", ODD)
-def test_models_whose_sessions_would_change_each_other_are_refused_by_name(kind: str, tmp_path: Path) -> None:
+def test_models_whose_sessions_would_change_each_other_are_refused_by_name(
+    kind: str, tmp_path: Path
+) -> None:
     build, line = ODD[kind]
     torch.manual_seed(0)
     build().save_pretrained(tmp_path / "odd")  # type: ignore[operator]

@@ -8,26 +8,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from cloud_server.block_manager import BlockManager
-from cloud_server.scheduler import CHUNK, BlockTable, ScheduledChunk, Scheduler, Work
+from hedge.cloud_server.engines.block_manager import BlockManager
+from hedge.cloud_server.engines.scheduler import CHUNK, BlockTable, ScheduledChunk, Scheduler, Work
 
-BLOCK, TOTAL, POSITIONS, MOST = 4, 33, 128, 5
+BLOCK = 4
+TOTAL = 33
+POSITIONS = 128
+MOST = 5
 
 
 class Pool:
-    """What the memory holds, in the place of tensors: of each place the text up to its id, as a pass would have read it."""
+    """What the memory holds, in the place of tensors: of each place the text up to its id, as a
+    pass would have read it.
+    """
 
     def __init__(self) -> None:
         self._texts: dict[int, int] = {}
 
     def write(self, chunk: ScheduledChunk) -> None:
         places = _places(chunk.work.table)
-        for place, text in list(zip(places, _texts(chunk.work.ids), strict=False))[chunk.start : chunk.end]:
+        for place, text in list(zip(places, _texts(chunk.work.ids), strict=False))[
+            chunk.start : chunk.end
+        ]:
             self._texts[place] = text
 
     def holds(self, table: BlockTable, ids: Sequence[int]) -> bool:
         """Whether what a table holds is the beginning of a text."""
-        return [self._texts[place] for place in _places(table)[: table.length]] == _texts(ids[: table.length])
+        return [self._texts[place] for place in _places(table)[: table.length]] == _texts(
+            ids[: table.length]
+        )
 
 
 def _places(table: BlockTable) -> list[int]:
@@ -36,11 +45,18 @@ def _places(table: BlockTable) -> list[int]:
 
 def _texts(ids: Sequence[int]) -> list[int]:
     """A number for each beginning of a text."""
-    return [text for text, _ in accumulate(ids, lambda before, token: (hash((before[0], token)), token), initial=(0, 0))][1:]
+    return [
+        text
+        for text, _ in accumulate(
+            ids, lambda before, token: (hash((before[0], token)), token), initial=(0, 0)
+        )
+    ][1:]
 
 
 class Server(RuleBasedStateMachine):
-    """Sessions that come, want work, roll back and leave, under a memory that does not hold all of them."""
+    """Sessions that come, want work, roll back and leave, under a memory that does not hold all of
+    them.
+    """
 
     sharing = False
 
@@ -65,7 +81,12 @@ class Server(RuleBasedStateMachine):
         self.texts[id(self.sessions[-1])] = []
 
     @precondition(lambda self: self.sessions)
-    @rule(which=st.integers(0, 10**6), more=st.integers(1, 90), token=st.integers(0, 1), rows=st.integers(0, 12))
+    @rule(
+        which=st.integers(0, 10**6),
+        more=st.integers(1, 90),
+        token=st.integers(0, 1),
+        rows=st.integers(0, 12),
+    )
     def want(self, which: int, more: int, token: int, rows: int) -> None:
         table = self.sessions[which % len(self.sessions)]
         ids = [*self.texts[id(table)], *[token] * more][: self.block_manager.capacity]
@@ -138,12 +159,18 @@ class Server(RuleBasedStateMachine):
         assert 0 not in table
         assert sum(bool(session.blocks) for session in self.sessions) <= MOST
         for session in self.sessions:
-            assert len(session.blocks) == self.block_manager.needed(session.length) or id(session) in self.pending
+            assert (
+                len(session.blocks) == self.block_manager.needed(session.length)
+                or id(session) in self.pending
+            )
 
     @invariant()
     def texts_that_begin_alike_have_the_same_blocks(self) -> None:
         for one, other in pairwise(self.sessions):
-            same = alike(self.texts[id(one)][: one.length], self.texts[id(other)][: other.length]) // BLOCK
+            same = (
+                alike(self.texts[id(one)][: one.length], self.texts[id(other)][: other.length])
+                // BLOCK
+            )
             assert not self.sharing or one.blocks[:same] == other.blocks[:same]
             assert set(one.blocks[same:]).isdisjoint(other.blocks[same:])
 
@@ -156,7 +183,10 @@ class Server(RuleBasedStateMachine):
 
 def alike(one: Sequence[int], other: Sequence[int]) -> int:
     """How many ids two texts begin with alike."""
-    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return next(
+        (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
+        min(len(one), len(other)),
+    )
 
 
 class SharingServer(Server):
@@ -215,7 +245,13 @@ def test_the_session_used_longest_ago_makes_room() -> None:
 def test_using_a_session_again_makes_it_the_last_to_go() -> None:
     scheduler = Scheduler(BlockManager(9, BLOCK), POSITIONS)
     sessions = [BlockTable() for _ in range(4)]
-    for table, length in ((sessions[0], 8), (sessions[1], 8), (sessions[2], 8), (sessions[0], 9), (sessions[3], 16)):
+    for table, length in (
+        (sessions[0], 8),
+        (sessions[1], 8),
+        (sessions[2], 8),
+        (sessions[0], 9),
+        (sessions[3], 16),
+    ):
         scheduler.add(Work(table, range(length), 0))
         scheduler.done(scheduler.batch()[0])
     assert [table.length for table in sessions] == [9, 0, 0, 16]
@@ -248,7 +284,8 @@ def fed(chunks: Sequence[ScheduledChunk]) -> int:
 
 
 def test_a_prompt_of_several_sessions_is_computed_once() -> None:
-    scheduler, prompt = sharing(200), range(100)
+    scheduler = sharing(200)
+    prompt = range(100)
     assert fed(served(scheduler, Work(BlockTable(), prompt, 0))) == 100
     chunks = served(scheduler, *(Work(BlockTable(), prompt, 0) for _ in range(7)))
     # All but the block that the last id is in.
@@ -258,12 +295,15 @@ def test_a_prompt_of_several_sessions_is_computed_once() -> None:
 def test_without_sharing_everything_is_computed() -> None:
     block_manager = BlockManager(200, BLOCK)
     served(Scheduler(block_manager, POSITIONS, sharing=True), Work(BlockTable(), range(100), 0))
-    chunks = served(Scheduler(block_manager, POSITIONS), *(Work(BlockTable(), range(100), 0) for _ in range(2)))
+    chunks = served(
+        Scheduler(block_manager, POSITIONS), *(Work(BlockTable(), range(100), 0) for _ in range(2))
+    )
     assert fed(chunks) == 200
 
 
 def test_equal_prompts_that_come_at_once_end_in_the_same_blocks() -> None:
-    scheduler, tables = sharing(40), [BlockTable() for _ in range(3)]
+    scheduler = sharing(40)
+    tables = [BlockTable() for _ in range(3)]
     served(scheduler, *(Work(table, range(41), 0) for table in tables))
     assert tables[0].blocks[:10] == tables[1].blocks[:10] == tables[2].blocks[:10]
     assert len({table.blocks[10] for table in tables}) == 3
@@ -272,7 +312,8 @@ def test_equal_prompts_that_come_at_once_end_in_the_same_blocks() -> None:
 
 @given(st.integers(0, 39))
 def test_nothing_behind_a_difference_is_shared(at: int) -> None:
-    scheduler, other = sharing(40), [*range(40)]
+    scheduler = sharing(40)
+    other = [*range(40)]
     other[at] += 1
     served(scheduler, Work(BlockTable(), range(40), 0))
     assert served(scheduler, Work(BlockTable(), other, 0))[0].found == min(36, at // BLOCK * BLOCK)
@@ -282,7 +323,9 @@ def test_a_block_is_found_behind_its_own_beginning_alone() -> None:
     scheduler = sharing(40)
     for beginning, end in ((1, 2), (3, 4)):
         served(scheduler, Work(BlockTable(), [beginning] * BLOCK + [end] * BLOCK, 0))
-    assert served(scheduler, Work(BlockTable(), [3] * BLOCK + [2] * BLOCK + [0], 0))[0].found == BLOCK
+    assert (
+        served(scheduler, Work(BlockTable(), [3] * BLOCK + [2] * BLOCK + [0], 0))[0].found == BLOCK
+    )
 
 
 @given(st.integers(0, 40))
@@ -296,7 +339,9 @@ def test_rows_that_are_wanted_are_computed(rows: int) -> None:
 
 def test_what_a_session_leaves_is_found_until_its_memory_is_needed() -> None:
     """The text left longest ago goes first, and of it the end."""
-    scheduler, first, second = sharing(10), range(16), range(100, 116)
+    scheduler = sharing(10)
+    first = range(16)
+    second = range(100, 116)
     for text in (first, second):
         table = BlockTable()
         served(scheduler, Work(table, text, 0))
@@ -311,7 +356,8 @@ def test_what_a_session_leaves_is_found_until_its_memory_is_needed() -> None:
 
 
 def test_a_session_that_rolls_back_into_a_shared_block_leaves_it_to_the_others() -> None:
-    scheduler, tables = sharing(40), [BlockTable() for _ in range(2)]
+    scheduler = sharing(40)
+    tables = [BlockTable() for _ in range(2)]
     served(scheduler, *(Work(table, range(12), 0) for table in tables))
     scheduler.shrink(tables[0], 7)
     assert (tables[0].length, tables[0].blocks) == (4, tables[1].blocks[:1])
@@ -322,7 +368,8 @@ def test_a_session_that_rolls_back_into_a_shared_block_leaves_it_to_the_others()
 
 
 def test_an_evicted_session_finds_what_is_left_of_its_memory() -> None:
-    scheduler, table = sharing(10), BlockTable()
+    scheduler = sharing(10)
+    table = BlockTable()
     served(scheduler, Work(table, range(20), 0))
     served(scheduler, Work(BlockTable(), range(100, 128), 0))
     assert (scheduler.evicted, table.blocks) == (1, [])
@@ -331,7 +378,8 @@ def test_an_evicted_session_finds_what_is_left_of_its_memory() -> None:
 
 def test_work_that_has_to_wait_holds_nothing_that_it_found() -> None:
     """Nobody could take it from a session that is not served."""
-    scheduler, table = sharing(10), BlockTable()
+    scheduler = sharing(10)
+    table = BlockTable()
     served(scheduler, Work(table, range(16), 0))
     scheduler.release(table)
     scheduler.add(Work(BlockTable(), range(100, 132), 0))

@@ -2,19 +2,19 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
-from hedge.v1 import hedge_pb2 as pb
 
-from cloud_server.opening import server_info
-from cloud_server.session import MAX_DRAFTS, MAX_UNTESTED, VerifierSession
-from cloud_server.steps import alone
-from cloud_server.verification import RULES
-from common import codec
-from common.distribution import Quantised
-from common.errors import BadInput, Incompatible, NotFinite
-from common.ids import ADAPTIVE, FIXED, AdaptiveIds, FixedIds
-from common.model import LanguageModel, WrappedModel
-from common.rpc import PROTOCOL_VERSION
-from common.split import Share, encode_share
+from hedge.cloud_server.sessions.opening import server_info
+from hedge.cloud_server.sessions.session import MAX_DRAFTS, MAX_UNTESTED, VerifierSession
+from hedge.cloud_server.sessions.steps import alone
+from hedge.cloud_server.verification import RULES
+from hedge.common import codec
+from hedge.common.distribution import Quantised
+from hedge.common.errors import BadInput, Incompatible, NotFinite
+from hedge.common.ids import ADAPTIVE, FIXED, AdaptiveIds, FixedIds
+from hedge.common.model import LanguageModel, WrappedModel
+from hedge.common.rpc import PROTOCOL_VERSION
+from hedge.common.split import Share, encode_share
+from hedge.v1 import hedge_pb2 as pb
 
 PROMPT = [1, 2, 3]
 
@@ -36,7 +36,9 @@ def opening(lm: LanguageModel, **changes: object) -> pb.Open:
     return pb.Open(**(fields | changes))  # type: ignore[arg-type]
 
 
-def drafting(tested: Sequence[int] = (), untested: Sequence[int] = (), vocab: int = 12, **fields: object) -> pb.Draft:
+def drafting(
+    tested: Sequence[int] = (), untested: Sequence[int] = (), vocab: int = 12, **fields: object
+) -> pb.Draft:
     """A Draft whose every tested token was sure to be drawn."""
     targets = [Quantised(vocab, 4, np.array([token]), np.array([16])) for token in tested]
     return pb.Draft(
@@ -85,8 +87,11 @@ def test_a_retried_step_returns_the_cached_verdict(lm: LanguageModel, session: A
     assert session.cached_tokens == cached
 
 
-def test_blocks_catch_up_roll_back_and_correct_like_plain_greedy(lm: LanguageModel, session: Alone) -> None:
-    skipped, right = 4, greedy(lm, [*PROMPT, 4])
+def test_blocks_catch_up_roll_back_and_correct_like_plain_greedy(
+    lm: LanguageModel, session: Alone
+) -> None:
+    skipped = 4
+    right = greedy(lm, [*PROMPT, 4])
     wrong = (greedy(lm, [*PROMPT, 4, right]) + 1) % 12
     verdict = session.judge(drafting([right, wrong, 2], [skipped], step_id=0))
     assert verdict is not None
@@ -115,9 +120,11 @@ def test_a_message_without_ids_brings_the_next_token(lm: LanguageModel, session:
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 64])
-def test_the_audit_covers_catch_up_and_tested_positions(lm: LanguageModel, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_audit_covers_catch_up_and_tested_positions(
+    lm: LanguageModel, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """However long a catch-up is, few distributions are held at a time."""
-    monkeypatch.setattr("cloud_server.session.CHUNK", chunk)
+    monkeypatch.setattr("hedge.cloud_server.sessions.session.CHUNK", chunk)
     session = Alone(lm, opening(lm))
     session.opened()
     verdict = session.judge(drafting([5], [4, 7, 2]))
@@ -125,7 +132,9 @@ def test_the_audit_covers_catch_up_and_tested_positions(lm: LanguageModel, chunk
     targets = lm.kv_cache().forward([*PROMPT, 4, 7, 2])[2:]
     expected = [np.exp(z.astype(np.float64)) / np.exp(z.astype(np.float64)).sum() for z in targets]
     found = np.frombuffer(verdict.audit, "<f4")
-    assert np.allclose(found, [y[d] for y, d in zip(expected, (4, 7, 2, 5), strict=True)], rtol=1e-4)
+    assert np.allclose(
+        found, [y[d] for y, d in zip(expected, (4, 7, 2, 5), strict=True)], rtol=1e-4
+    )
 
 
 def test_an_audit_without_drafts(lm: LanguageModel, session: Alone) -> None:
@@ -135,7 +144,9 @@ def test_an_audit_without_drafts(lm: LanguageModel, session: Alone) -> None:
     assert verdict.accepted == 0
 
 
-def test_a_draft_that_missed_a_correction_is_dropped_unread(lm: LanguageModel, session: Alone) -> None:
+def test_a_draft_that_missed_a_correction_is_dropped_unread(
+    lm: LanguageModel, session: Alone
+) -> None:
     wrong = (greedy(lm, PROMPT) + 1) % 12
     first = session.judge(drafting([wrong], more=True))
     assert first is not None
@@ -145,7 +156,9 @@ def test_a_draft_that_missed_a_correction_is_dropped_unread(lm: LanguageModel, s
     assert session.judge(drafting([1], verdicts_seen=1)) is not None
 
 
-def test_after_a_draft_without_more_everything_has_been_seen(lm: LanguageModel, session: Alone) -> None:
+def test_after_a_draft_without_more_everything_has_been_seen(
+    lm: LanguageModel, session: Alone
+) -> None:
     wrong = (greedy(lm, PROMPT) + 1) % 12
     assert session.judge(drafting([wrong])) is not None
     follow = session.judge(drafting([1]))
@@ -176,18 +189,27 @@ def own(lm: LanguageModel, count: int) -> list[int]:
 
 
 def test_the_next_draft_begins_with_the_bonus_which_is_not_judged_again(lm: LanguageModel) -> None:
-    session, answer = Alone(lm, opening(lm, **AHEAD)), own(lm, 8)
+    session = Alone(lm, opening(lm, **AHEAD))
+    answer = own(lm, 8)
     session.opened()
     for step, (first, last) in enumerate([(0, 2), (2, 4), (4, 5), (5, 7)]):
         verdict = session.judge(coupled(answer[first:last]))
         assert verdict is not None
-        assert (verdict.step_id, verdict.accepted, verdict.bonus) == (step, last - first, answer[last])
-        # Each pass is over what the one before it was not: the first has the prompt's last id besides.
+        assert (verdict.step_id, verdict.accepted, verdict.bonus) == (
+            step,
+            last - first,
+            answer[last],
+        )
+        # Each pass is over what the one before it was not: the first has the prompt's last id
+        # besides.
         assert verdict.timings.positions == last - first + (step == 0)
 
 
-def test_a_draft_that_contradicts_the_bonus_is_dropped_with_all_behind_it(lm: LanguageModel) -> None:
-    session, answer = Alone(lm, opening(lm, **AHEAD)), own(lm, 6)
+def test_a_draft_that_contradicts_the_bonus_is_dropped_with_all_behind_it(
+    lm: LanguageModel,
+) -> None:
+    session = Alone(lm, opening(lm, **AHEAD))
+    answer = own(lm, 6)
     wrong = (answer[2] + 1) % 11
     session.opened()
     first = session.judge(coupled(answer[:2]))
@@ -216,7 +238,9 @@ def test_a_draft_that_contradicts_the_bonus_is_dropped_with_all_behind_it(lm: La
         {"bonus": False},
     ],
 )
-def test_a_bonus_ahead_is_for_exact_coupled_sessions(lm: LanguageModel, changes: dict[str, object]) -> None:
+def test_a_bonus_ahead_is_for_exact_coupled_sessions(
+    lm: LanguageModel, changes: dict[str, object]
+) -> None:
     with pytest.raises(BadInput, match="bonus_ahead goes only with verification coupled"):
         Alone(lm, opening(lm, **AHEAD | changes))
 
@@ -230,8 +254,11 @@ def test_position_rolls_the_history_back(lm: LanguageModel, session: Alone) -> N
 
 
 def test_a_replayed_session_goes_on_where_the_first_one_was(lm: LanguageModel) -> None:
-    """Same key, same positions: a server that never saw the session gives the verdict the first one would have."""
-    first, other = Alone(lm, opening(lm, seed=8)), None
+    """Same key, same positions: a server that never saw the session gives the verdict the first one
+    would have.
+    """
+    first = Alone(lm, opening(lm, seed=8))
+    other = None
     first.opened()
     done = first.judge(drafting([5], step_id=0))
     assert done is not None
@@ -247,7 +274,12 @@ def test_a_replayed_session_goes_on_where_the_first_one_was(lm: LanguageModel) -
 
 
 def test_the_stream_is_plain_decoding(lm: LanguageModel) -> None:
-    request = opening(lm, verification=pb.VERIFICATION_STREAM, warp=pb.Warp(temperature=0, top_p=1), max_new_tokens=9)
+    request = opening(
+        lm,
+        verification=pb.VERIFICATION_STREAM,
+        warp=pb.Warp(temperature=0, top_p=1),
+        max_new_tokens=9,
+    )
     session = Alone(lm, request)
     session.opened()
     found: list[int] = []
@@ -278,7 +310,9 @@ def test_the_stream_is_plain_decoding(lm: LanguageModel) -> None:
         ({"warp": pb.Warp(temperature=1, top_p=0)}, BadInput, "top-p 0"),
     ],
 )
-def test_bad_openings_name_the_value(lm: LanguageModel, changes: dict[str, object], error: type[Exception], words: str) -> None:
+def test_bad_openings_name_the_value(
+    lm: LanguageModel, changes: dict[str, object], error: type[Exception], words: str
+) -> None:
     with pytest.raises(error, match=words):
         Alone(lm, opening(lm, **changes))
 
@@ -297,7 +331,9 @@ def test_bad_openings_name_the_value(lm: LanguageModel, changes: dict[str, objec
         (drafting([1] * (MAX_DRAFTS + 1)), "at most"),
     ],
 )
-def test_bad_drafts_name_the_value_and_change_nothing(session: Alone, draft: pb.Draft, words: str) -> None:
+def test_bad_drafts_name_the_value_and_change_nothing(
+    session: Alone, draft: pb.Draft, words: str
+) -> None:
     before = session.cached_tokens
     with pytest.raises(BadInput, match=words):
         session.judge(draft)
@@ -306,12 +342,18 @@ def test_bad_drafts_name_the_value_and_change_nothing(session: Alone, draft: pb.
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_a_client_that_agrees_on_one_id_codec_and_writes_another(seed: int, lm: LanguageModel) -> None:
-    """What cannot be told from ids is ids, all of them valid; everything else is refused, and nothing has changed."""
+def test_a_client_that_agrees_on_one_id_codec_and_writes_another(
+    seed: int, lm: LanguageModel
+) -> None:
+    """What cannot be told from ids is ids, all of them valid; everything else is refused, and
+    nothing has changed.
+    """
     session = Alone(lm, opening(lm, id_codecs=[ADAPTIVE], verification=pb.VERIFICATION_COUPLED))
     session.opened()
     rng = np.random.default_rng(seed)
-    data = FixedIds(12).encode([], [int(token) for token in rng.integers(0, 12, rng.integers(1, 20))])
+    data = FixedIds(12).encode(
+        [], [int(token) for token in rng.integers(0, 12, rng.integers(1, 20))]
+    )
     try:
         verdict = session.judge(pb.Draft(ids=data))
         assert verdict is not None
@@ -330,7 +372,9 @@ def test_the_llms_own_tokens_end_with_its_context(lm: LanguageModel, codec_of_id
         verdict = session.judge(pb.Draft(ids=empty.encode(session.history, [])))
         assert verdict is not None
         assert verdict.HasField("bonus")
-    with pytest.raises(BadInput, match=f"a draft behind {lm.context + 1} ids in a context of {lm.context}"):
+    with pytest.raises(
+        BadInput, match=f"a draft behind {lm.context + 1} ids in a context of {lm.context}"
+    ):
         session.judge(pb.Draft(ids=empty.encode(session.history, [])))
     assert len(session.history) == lm.context + 1
 
@@ -350,11 +394,14 @@ def test_an_old_step_is_refused(session: Alone) -> None:
 
 
 class Broken(WrappedModel):
-    """A real model whose logits are NaN or infinite in one place, after a token, or after all of them."""
+    """A real model whose logits are NaN or infinite in one place, after a token, or after all of
+    them.
+    """
 
     def __init__(self, lm: LanguageModel, after: int | None, number: float) -> None:
         super().__init__(lm)
-        self.after, self.number = after, number
+        self.after = after
+        self.number = number
 
     def kv_cache(self) -> "BrokenCache":
         return BrokenCache(self)
@@ -362,7 +409,8 @@ class Broken(WrappedModel):
 
 class BrokenCache:
     def __init__(self, lm: Broken) -> None:
-        self._lm, self._cache = lm, lm.lm.kv_cache()
+        self._lm = lm
+        self._cache = lm.lm.kv_cache()
         self.rollback = self._cache.rollback
 
     @property
@@ -387,7 +435,9 @@ def test_numbers_that_are_none_end_the_session(
     streams = verification == pb.VERIFICATION_STREAM
     broken = Broken(lm, PROMPT[-1], number)
     warp = pb.Warp(temperature=temperature, top_p=1)
-    session = Alone(broken, opening(lm, verification=verification, warp=warp, bits=4, max_new_tokens=5))
+    session = Alone(
+        broken, opening(lm, verification=verification, warp=warp, bits=4, max_new_tokens=5)
+    )
     session.opened()
     draft = drafting([1, 7, 2])
     if verification == pb.VERIFICATION_SPLIT:
@@ -416,7 +466,9 @@ def test_a_number_that_is_none_behind_a_rejection_is_never_looked_at(lm: Languag
         verdicts.append(verdict)
     assert verdicts[0] == verdicts[1]
     assert (verdicts[0].accepted, verdicts[0].correction) == (0, own)
-    session = Alone(Broken(lm, own, np.nan), opening(lm, warp=warp, verification=pb.VERIFICATION_COUPLED))
+    session = Alone(
+        Broken(lm, own, np.nan), opening(lm, warp=warp, verification=pb.VERIFICATION_COUPLED)
+    )
     session.opened()
     draft = drafting([own, 1])
     del draft.proposals[:]
@@ -429,13 +481,22 @@ def test_the_llms_own_ends_end_an_answer_too(make_lm: Callable[..., LanguageMode
     lm = make_lm(eos=7)
     prompt = next([a, b] for a in range(11) for b in range(11) if greedy(lm, [a, b]) == 7)
     warp = pb.Warp(temperature=0, top_p=1)
-    session = Alone(lm, opening(lm, prompt_ids=prompt, end_ids=[11], verification=pb.VERIFICATION_COUPLED, warp=warp))
+    session = Alone(
+        lm,
+        opening(
+            lm, prompt_ids=prompt, end_ids=[11], verification=pb.VERIFICATION_COUPLED, warp=warp
+        ),
+    )
     session.opened()
     draft = drafting([7, greedy(lm, [*prompt, 7])])
     del draft.proposals[:]
     verdict = session.judge(draft)
     assert verdict is not None
-    assert (verdict.accepted, verdict.HasField("correction"), verdict.HasField("bonus")) == (1, False, False)
+    assert (verdict.accepted, verdict.HasField("correction"), verdict.HasField("bonus")) == (
+        1,
+        False,
+        False,
+    )
     assert server_info(lm).end_ids == [7]
 
 
@@ -443,26 +504,50 @@ def test_the_llms_own_ends_end_an_answer_too(make_lm: Callable[..., LanguageMode
     ("changes", "words"),
     [
         ({"processors": pb.LogitsProcessors()}, "repetition-penalty 0 is not in"),
-        ({"processors": pb.LogitsProcessors(repetition_penalty=1, bias_ids=[1])}, "1 ids with 0 biases"),
-        ({"processors": pb.LogitsProcessors(repetition_penalty=1, bias_ids=[99], biases=[1])}, "id 99 in a vocabulary of 12"),
-        ({"processors": pb.LogitsProcessors(repetition_penalty=1, bias_ids=[1], biases=[float("nan")])}, "logit-bias 1=nan"),
-        ({"processors": pb.LogitsProcessors(repetition_penalty=1, grammar="x" * 100_000)}, "a grammar of 100000 characters"),
+        (
+            {"processors": pb.LogitsProcessors(repetition_penalty=1, bias_ids=[1])},
+            "1 ids with 0 biases",
+        ),
+        (
+            {"processors": pb.LogitsProcessors(repetition_penalty=1, bias_ids=[99], biases=[1])},
+            "id 99 in a vocabulary of 12",
+        ),
+        (
+            {
+                "processors": pb.LogitsProcessors(
+                    repetition_penalty=1, bias_ids=[1], biases=[float("nan")]
+                )
+            },
+            "logit-bias 1=nan",
+        ),
+        (
+            {"processors": pb.LogitsProcessors(repetition_penalty=1, grammar="x" * 100_000)},
+            "a grammar of 100000 characters",
+        ),
         ({"logprobs": 21}, "log-probabilities of 21 tokens, at most 20"),
         ({"warp": pb.Warp(temperature=1, top_p=1, min_p=2)}, "min-p 2 is not in 0..1"),
     ],
 )
-def test_processors_that_make_no_sense_are_refused(changes: dict[str, object], words: str, lm: LanguageModel) -> None:
+def test_processors_that_make_no_sense_are_refused(
+    changes: dict[str, object], words: str, lm: LanguageModel
+) -> None:
     with pytest.raises(BadInput, match=words):
         Alone(lm, opening(lm, **changes))
 
 
-def test_a_message_has_only_so_many_ids_whatever_the_context(make_lm: Callable[..., LanguageModel]) -> None:
+def test_a_message_has_only_so_many_ids_whatever_the_context(
+    make_lm: Callable[..., LanguageModel],
+) -> None:
     """A message that is too long is refused before all of it is read."""
     session = Alone(long := make_lm(context=4096), opening(long))
     session.opened()
-    with pytest.raises(BadInput, match=f"4000 ids in a message, at most {MAX_UNTESTED + MAX_DRAFTS}"):
+    with pytest.raises(
+        BadInput, match=f"4000 ids in a message, at most {MAX_UNTESTED + MAX_DRAFTS}"
+    ):
         session.judge(drafting([], [1] * 4000))
-    with pytest.raises(BadInput, match=f"{MAX_UNTESTED + 1} untested ids in a message, at most {MAX_UNTESTED}"):
+    with pytest.raises(
+        BadInput, match=f"{MAX_UNTESTED + 1} untested ids in a message, at most {MAX_UNTESTED}"
+    ):
         session.judge(drafting([], [1] * (MAX_UNTESTED + 1)))
     verdict = session.judge(drafting([2] * MAX_DRAFTS, [1] * MAX_UNTESTED))
     assert verdict is not None

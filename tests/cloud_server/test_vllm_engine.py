@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from cloud_server.vllm_engine import load_vllm
-from common.model import BUNDLED
-from common.model_options import ModelOptions
+from hedge.cloud_server.engines.vllm_engine import load_vllm
+from hedge.common.model import BUNDLED
+from hedge.common.model_options import ModelOptions
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,14 @@ from common.model_options import ModelOptions
         ({}, "bfloat16", False),
     ],
 )
-def test_options_that_change_tokens_make_another_model(options: dict[str, Any], dtype: str | None, *, same: bool) -> None:
+def test_options_that_change_tokens_make_another_model(
+    options: dict[str, Any], dtype: str | None, *, same: bool
+) -> None:
     plain = load_vllm(BUNDLED, ModelOptions(), {})
-    assert (load_vllm(BUNDLED, ModelOptions(dtype=dtype), options).fingerprint == plain.fingerprint) is same
-    assert load_vllm(BUNDLED, ModelOptions(dtype=dtype), options).tokenizer_fingerprint == plain.tokenizer_fingerprint
+    assert (
+        load_vllm(BUNDLED, ModelOptions(dtype=dtype), options).fingerprint == plain.fingerprint
+    ) is same
+    assert (
+        load_vllm(BUNDLED, ModelOptions(dtype=dtype), options).tokenizer_fingerprint
+        == plain.tokenizer_fingerprint
+    )

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from common import codec
-from common.distribution import MAX_BITS, Quantised
-from common.errors import CodecError
+from hedge.common import codec
+from hedge.common.distribution import MAX_BITS, Quantised
+from hedge.common.errors import CodecError
 
 
 @st.composite
@@ -74,7 +74,9 @@ def test_hostile_bytes_are_refused_or_canonical(data: bytes, vocab: int) -> None
 
 @given(targets(), st.data())
 @settings(max_examples=150, deadline=None)
-def test_truncated_and_flipped_bytes_never_pass_as_the_same_distribution(probs: Quantised, data: st.DataObject) -> None:
+def test_truncated_and_flipped_bytes_never_pass_as_the_same_distribution(
+    probs: Quantised, data: st.DataObject
+) -> None:
     honest = codec.encode(probs)
     cut = honest[: data.draw(st.integers(0, len(honest) - 1))]
     at = data.draw(st.integers(0, len(honest) - 1))
@@ -91,12 +93,23 @@ def test_oversized_and_unknown_versions_are_refused_unread() -> None:
         codec.decode(b"\x09abc", 12)
 
 
-@pytest.mark.parametrize(("vocab", "kept"), [(4096, 30), (4096, 1), (32_000, 30), (151_936, 100), (4096, 2048)])
+@pytest.mark.parametrize(
+    ("vocab", "kept"), [(4096, 30), (4096, 1), (32_000, 30), (151_936, 100), (4096, 2048)]
+)
 def test_a_support_costs_about_its_entropy(vocab: int, kept: int) -> None:
     """All counts 1 and no mantissas: what remains is the support, the header and the coder's ends."""
     rng = np.random.default_rng(0)
     sizes = [
-        len(codec.encode(Quantised(vocab, 12, np.sort(rng.choice(vocab, kept, replace=False)), np.ones(kept, np.int64))))
+        len(
+            codec.encode(
+                Quantised(
+                    vocab,
+                    12,
+                    np.sort(rng.choice(vocab, kept, replace=False)),
+                    np.ones(kept, np.int64),
+                )
+            )
+        )
         for _ in range(50)
     ]
     floor = math.log2(math.comb(vocab, kept)) / 8

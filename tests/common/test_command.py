@@ -6,17 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-import hedge
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_server.access import Access
-from common.command import command_parser, parse, size
-from common.errors import BadInput
-from common.rpc import split_address
-from edge_client.cli.prompts import read_prompts
-from edge_client.cli.serve import read_key
+import hedge
+from hedge.cloud_server.serving.access import Access
+from hedge.common.command import command_parser, parse, size
+from hedge.common.errors import BadInput
+from hedge.common.rpc import split_address
+from hedge.edge_client.cli.prompts import read_prompts
+from hedge.edge_client.cli.serve import read_key
 
 MARK = b"\xef\xbb\xbf"
 
@@ -50,9 +50,14 @@ def test_a_number_of_bytes_is_itself(number: int) -> None:
 
 @pytest.mark.parametrize(
     ("line", "words"),
-    [("thraeds = 4", "prog has no option 'thraeds'; is it threads?"), ("zzz = 1", "prog has no option 'zzz'")],
+    [
+        ("thraeds = 4", "prog has no option 'thraeds'; is it threads?"),
+        ("zzz = 1", "prog has no option 'zzz'"),
+    ],
 )
-def test_options_of_a_file_that_there_are_not_are_named(line: str, words: str, tmp_path: Path) -> None:
+def test_options_of_a_file_that_there_are_not_are_named(
+    line: str, words: str, tmp_path: Path
+) -> None:
     parser = command_parser("prog", "", "")
     parser.add_argument("--threads", type=int)
     path = tmp_path / "hedge.toml"
@@ -80,7 +85,9 @@ def test_an_address_that_is_a_url_is_named() -> None:
 
 
 def test_the_version_is_that_of_the_package() -> None:
-    said = subprocess.run([sys.executable, "-m", "hedge", "--version"], capture_output=True, text=True, check=True)
+    said = subprocess.run(
+        [sys.executable, "-m", "hedge", "--version"], capture_output=True, text=True, check=True
+    )
     assert said.stdout == f"hedge {hedge.__version__}\n"
     with pytest.raises(AttributeError, match="nothing"):
         hedge.nothing  # noqa: B018

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from common.coupling import coupled_draw, decided, race_times, winner
-from common.noise import Noise, Purpose
+from hedge.common.coupling import coupled_draw, decided, race_times, winner
+from hedge.common.noise import Noise, Purpose
 
 
 def test_golden_vectors() -> None:
@@ -17,7 +17,14 @@ def test_golden_vectors() -> None:
     assert gumbel == pytest.approx(GUMBEL, rel=1e-9)
 
 
-GOLDEN = [2960732743074869, 4183073121619973, 476800106617026, 1651563854751681, 2224269959593668, 2094020712697019]
+GOLDEN = [
+    2960732743074869,
+    4183073121619973,
+    476800106617026,
+    1651563854751681,
+    2224269959593668,
+    2094020712697019,
+]
 GOLDEN_FAR = [4237045471686165, 1762089533668786, 3433403791069253]
 GUMBEL = [
     0.8688342944147429,
@@ -39,7 +46,8 @@ def test_tokens_are_addressable_at_random(start: int, count: int, position: int)
 
 @pytest.mark.parametrize("scale", [0.1, 1, 10, 100])
 def test_skipping_what_cannot_win_changes_nothing(scale: float) -> None:
-    noise, rng = Noise(1, [2]), np.random.default_rng(0)
+    noise = Noise(1, [2])
+    rng = np.random.default_rng(0)
     for t in range(300):
         weights = rng.gumbel(size=500) * scale
         probs = np.exp(weights - weights.max())
@@ -49,7 +57,10 @@ def test_skipping_what_cannot_win_changes_nothing(scale: float) -> None:
         times = race_times(probs, integers)
         best = np.argsort(times, kind="stable")[:2]
         assert winner(probs, integers) == best[0]
-        assert decided(probs, integers) == (best[0], pytest.approx(np.log(times[best[1]] / times[best[0]])))
+        assert decided(probs, integers) == (
+            best[0],
+            pytest.approx(np.log(times[best[1]] / times[best[0]])),
+        )
 
 
 def test_extreme_noise_is_finite_and_ties_go_to_the_lowest_id() -> None:
@@ -63,7 +74,8 @@ def test_extreme_noise_is_finite_and_ties_go_to_the_lowest_id() -> None:
 
 
 def test_the_winner_follows_the_distribution() -> None:
-    probs, noise = np.array([0.5, 0.0, 0.3, 0.15, 0.05]), Noise(9, [1])
+    probs = np.array([0.5, 0.0, 0.3, 0.15, 0.05])
+    noise = Noise(9, [1])
     counts = np.bincount([coupled_draw(noise, t, probs) for t in range(50_000)], minlength=5)
     assert not counts[1]
     assert chisquare(counts[probs > 0], 50_000 * probs[probs > 0]).pvalue > 1e-4

@@ -2,12 +2,14 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from common.distribution import Quantised
-from common.errors import BadInput
+from hedge.common.distribution import Quantised
+from hedge.common.errors import BadInput
 
 
 def make(vocab: int, bits: int, counts: dict[int, int]) -> Quantised:
-    return Quantised(vocab, bits, np.array(sorted(counts)), np.array([counts[i] for i in sorted(counts)]))
+    return Quantised(
+        vocab, bits, np.array(sorted(counts)), np.array([counts[i] for i in sorted(counts)])
+    )
 
 
 DISTRIBUTIONS = [
@@ -28,7 +30,9 @@ def test_dense_and_probability_agree_and_sum_to_one(probs: Quantised) -> None:
 @pytest.mark.parametrize("probs", DISTRIBUTIONS)
 def test_draws_follow_the_distribution(probs: Quantised) -> None:
     rng = np.random.default_rng(0)
-    drawn = np.bincount([probs.draw(*rng.random(2)) for _ in range(50_000)], minlength=probs.vocab_size)
+    drawn = np.bincount(
+        [probs.draw(*rng.random(2)) for _ in range(50_000)], minlength=probs.vocab_size
+    )
     dense = probs.dense()
     assert not drawn[dense == 0].any()
     if (dense > 0).sum() > 1:

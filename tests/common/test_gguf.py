@@ -1,4 +1,6 @@
-"""Headers of GGUF files: what is read, and what is refused in one line, before llama.cpp sees the file."""
+"""Headers of GGUF files: what is read, and what is refused in one line, before llama.cpp sees the
+file.
+"""
 
 import sys
 from contextlib import suppress
@@ -9,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common import llama_decoder
-from common.errors import BadInput
-from common.gguf import read_header
-from common.model import load, vocabulary
-from common.model_options import ModelOptions
+from hedge.common import llama_decoder
+from hedge.common.errors import BadInput
+from hedge.common.gguf import read_header
+from hedge.common.model import load, vocabulary
+from hedge.common.model_options import ModelOptions
 from tools.to_gguf import write_gguf
 
 METADATA = {
@@ -47,7 +49,9 @@ def test_the_fingerprint_names_header_and_weights(file: Path, tmp_path: Path) ->
         ("c", METADATA, np.ones(1001)),
     ):
         tensors = {"one": np.ones((3, 4), np.float32), "two": weights.astype(np.float32)}
-        print_of.add(read_header(write_gguf(tmp_path / f"{name}.gguf", metadata, tensors)).fingerprint)
+        print_of.add(
+            read_header(write_gguf(tmp_path / f"{name}.gguf", metadata, tensors)).fingerprint
+        )
     assert len(print_of) == 4
 
 
@@ -103,13 +107,17 @@ def test_a_split_set_is_complete_or_refused(file: Path, tmp_path: Path) -> None:
         ({"tokenizer.ggml.tokens": "none"}, "no tokenizer"),
     ],
 )
-def test_what_is_no_language_model_is_named(changes: dict[str, object], words: str, tmp_path: Path) -> None:
+def test_what_is_no_language_model_is_named(
+    changes: dict[str, object], words: str, tmp_path: Path
+) -> None:
     path = write_gguf(tmp_path / "other.gguf", METADATA | changes)
     with pytest.raises(BadInput, match=words):
         load(str(path), "slm")
 
 
-def test_without_llama_cpp_it_says_what_to_type(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_llama_cpp_it_says_what_to_type(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(llama_decoder, "_llama", None)
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
     with pytest.raises(BadInput, match=r"pip install 'hedge-hlm\[llama\]'"):

@@ -1,4 +1,6 @@
-"""Grammars: what follows them is what they say, wherever they are asked from, and what cannot be met is refused in time."""
+"""Grammars: what follows them is what they say, wherever they are asked from, and what cannot be
+met is refused in time.
+"""
 
 import json
 import re
@@ -9,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.errors import BadInput
-from common.grammar import Grammar, of_lark, of_regex, of_schema
-from common.logits import NEVER, LogitsOptions, LogitsProcessor
-from common.model import BUNDLED, LanguageModel, load
+from hedge.common.errors import BadInput
+from hedge.common.grammar import Grammar, of_lark, of_regex, of_schema
+from hedge.common.logits import NEVER, LogitsOptions, LogitsProcessor
+from hedge.common.model import BUNDLED, LanguageModel, load
 
 PERSON = {
     "type": "object",
@@ -34,7 +36,9 @@ def lm() -> LanguageModel:
 
 def walk(lm: LanguageModel, grammar: str, seed: int, most: int = 200) -> list[int]:
     """Ids drawn evenly from what is allowed, up to an end."""
-    rng, followed, said = np.random.default_rng(seed), Grammar(grammar, lm, lm.end_ids), list[int]()
+    rng = np.random.default_rng(seed)
+    followed = Grammar(grammar, lm, lm.end_ids)
+    said = list[int]()
     while len(said) < most:
         allowed = np.flatnonzero(followed.allowed(said))
         said.append(int(rng.choice(allowed)))
@@ -56,18 +60,24 @@ def test_whatever_is_drawn_is_json_of_the_schema(lm: LanguageModel, seed: int) -
 
 @settings(max_examples=100)
 @given(
-    st.integers(0, 2**32 - 1), st.sampled_from([r"[a-c]{2,5}(x|y)", r"(yes|no|yesterday)", r"[0-9]{1,3}(\.[0-9]{2})?", "ß+€"])
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([r"[a-c]{2,5}(x|y)", r"(yes|no|yesterday)", r"[0-9]{1,3}(\.[0-9]{2})?", "ß+€"]),
 )
-def test_whatever_is_drawn_matches_the_expression(lm: LanguageModel, seed: int, pattern: str) -> None:
+def test_whatever_is_drawn_matches_the_expression(
+    lm: LanguageModel, seed: int, pattern: str
+) -> None:
     # `+` may go on for a while.
     assert re.fullmatch(pattern, lm.decode(walk(lm, of_regex(pattern), seed, 5000)))
 
 
 @settings(max_examples=50)
 @given(st.integers(0, 2**32 - 1), st.lists(st.integers(0, 60), min_size=1, max_size=12))
-def test_it_says_the_same_wherever_it_was_before(lm: LanguageModel, seed: int, places: list[int]) -> None:
+def test_it_says_the_same_wherever_it_was_before(
+    lm: LanguageModel, seed: int, places: list[int]
+) -> None:
     """Rolled back and moved on, as drafts are: what is allowed is a function of the answer so far."""
-    grammar, said = of_schema(PERSON), walk(lm, of_schema(PERSON), seed)
+    grammar = of_schema(PERSON)
+    said = walk(lm, of_schema(PERSON), seed)
     moved = Grammar(grammar, lm, lm.end_ids)
     for place in places:
         before = said[: place % (len(said) + 1)]
@@ -77,7 +87,8 @@ def test_it_says_the_same_wherever_it_was_before(lm: LanguageModel, seed: int, p
 
 
 def test_what_is_forced_is_all_that_is_allowed(lm: LanguageModel) -> None:
-    followed, said = Grammar(of_schema(PERSON), lm, lm.end_ids), list[int]()
+    followed = Grammar(of_schema(PERSON), lm, lm.end_ids)
+    said = list[int]()
     first = followed.forced(said)
     assert first is not None
     while (only := followed.forced(said)) is not None:
@@ -163,8 +174,11 @@ def test_ids_that_the_grammar_does_not_know_are_named(lm: LanguageModel) -> None
 
 
 def test_long_forced_text_is_looked_up_once(lm: LanguageModel) -> None:
-    """And is the same ids from wherever an answer goes on: a run is found again by what came before it."""
-    grammar, said = Grammar(of_regex("x(" + "qz" * 2000 + "|b)"), lm, lm.end_ids), list[int]()
+    """And is the same ids from wherever an answer goes on: a run is found again by what came before
+    it.
+    """
+    grammar = Grammar(of_regex("x(" + "qz" * 2000 + "|b)"), lm, lm.end_ids)
+    said = list[int]()
     q = lm.encode_text("q")[-1]
     while (only := grammar.forced(said)) not in lm.end_ids:
         said.append(q if only is None else only)
@@ -173,4 +187,6 @@ def test_long_forced_text_is_looked_up_once(lm: LanguageModel) -> None:
     assert looked < 10
     fresh = Grammar(of_regex("x(" + "qz" * 2000 + "|b)"), lm, lm.end_ids)
     fresh.follow(said[:700])
-    assert [fresh.forced(said[:at]) for at in (700, 3, 701, 650)] == [said[at] for at in (700, 3, 701, 650)]
+    assert [fresh.forced(said[:at]) for at in (700, 3, 701, 650)] == [
+        said[at] for at in (700, 3, 701, 650)
+    ]

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.errors import CodecError
-from common.ids import ADAPTIVE, FIXED, PRIMED, AdaptiveIds, id_codec
+from hedge.common.errors import CodecError
+from hedge.common.ids import ADAPTIVE, FIXED, PRIMED, AdaptiveIds, id_codec
 
 VOCABS = st.sampled_from([2, 12, 256, 257, 4096, 151_936])
 
@@ -13,13 +13,20 @@ def talks(draw: st.DrawFn) -> tuple[int, list[int], list[list[int]]]:
     """A vocabulary, a prompt, and messages; small ids recur."""
     vocab = draw(VOCABS)
     ids = st.one_of(st.integers(0, min(5, vocab - 1)), st.integers(0, vocab - 1))
-    return vocab, draw(st.lists(ids, max_size=12)), draw(st.lists(st.lists(ids, max_size=9), max_size=5))
+    return (
+        vocab,
+        draw(st.lists(ids, max_size=12)),
+        draw(st.lists(st.lists(ids, max_size=9), max_size=5)),
+    )
 
 
 @given(talks(), st.sampled_from([FIXED, ADAPTIVE]))
-def test_both_sides_stay_in_step(talk: tuple[int, list[int], list[list[int]]], version: int) -> None:
+def test_both_sides_stay_in_step(
+    talk: tuple[int, list[int], list[list[int]]], version: int
+) -> None:
     vocab, history, messages = talk
-    writer, reader = id_codec(version, vocab), id_codec(version, vocab)
+    writer = id_codec(version, vocab)
+    reader = id_codec(version, vocab)
     for ids in messages:
         data = writer.encode(history, ids)
         assert reader.decode(history, data, 20) == ids
@@ -31,7 +38,8 @@ def test_after_a_rollback_the_model_is_that_of_a_fresh_session(
     talk: tuple[int, list[int], list[list[int]]], data: st.DataObject
 ) -> None:
     vocab, prompt, messages = talk
-    used, history = AdaptiveIds(vocab), list(prompt)
+    used = AdaptiveIds(vocab)
+    history = list(prompt)
     for ids in messages:
         used.encode(history, ids)
         history = history[: data.draw(st.integers(0, len(history)))] + ids
@@ -42,7 +50,9 @@ def test_after_a_rollback_the_model_is_that_of_a_fresh_session(
 
 @settings(max_examples=300)
 @given(st.binary(max_size=40), VOCABS, st.sampled_from([FIXED, ADAPTIVE]))
-def test_hostile_bytes_are_refused_or_are_what_encode_writes(data: bytes, vocab: int, version: int) -> None:
+def test_hostile_bytes_are_refused_or_are_what_encode_writes(
+    data: bytes, vocab: int, version: int
+) -> None:
     codec = id_codec(version, vocab)
     try:
         ids = codec.decode([1, 0, 1], data, 16)
@@ -68,7 +78,9 @@ def test_what_was_said_before_is_cheap_to_say_again() -> None:
     assert len(codec.encode(phrase * 3, phrase)) <= first / 3
 
 
-@given(st.lists(st.integers(0, 11), max_size=12), st.lists(st.integers(0, 11), min_size=1, max_size=6))
+@given(
+    st.lists(st.integers(0, 11), max_size=12), st.lists(st.integers(0, 11), min_size=1, max_size=6)
+)
 def test_sessions_share_a_primer_and_nothing_else(history: list[int], ids: list[int]) -> None:
     primer = (1, 2, 3, 1, 2, 3, 1, 2, 5)
     first = id_codec(PRIMED, 12, primer).encode(history, ids)

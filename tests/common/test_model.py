@@ -9,9 +9,9 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import MambaConfig, MambaForCausalLM, MistralConfig, MistralForCausalLM
 
-from common.errors import BadInput, Incompatible
-from common.model import LanguageModel, load
-from common.torch_model import TorchModel
+from hedge.common.errors import BadInput, Incompatible
+from hedge.common.model import LanguageModel, load
+from hedge.common.torch_model import TorchModel
 from tests.conftest import MakeFolder
 
 KINDS = ["llama", "qwen2", "gpt2", "gpt_neox"]
@@ -35,10 +35,14 @@ def test_rollback_equals_a_fresh_forward(kind: str, make_lm: Callable[..., Langu
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_catching_up_in_one_forward_equals_step_by_step(kind: str, make_lm: Callable[..., LanguageModel]) -> None:
+def test_catching_up_in_one_forward_equals_step_by_step(
+    kind: str, make_lm: Callable[..., LanguageModel]
+) -> None:
     lm = make_lm(kind=kind)
     steps = lm.kv_cache()
-    assert close(np.concatenate([steps.forward([token]) for token in IDS]), lm.kv_cache().forward(IDS))
+    assert close(
+        np.concatenate([steps.forward([token]) for token in IDS]), lm.kv_cache().forward(IDS)
+    )
 
 
 def test_only_the_rows_asked_for_come_back(make_lm: Callable[..., LanguageModel]) -> None:
@@ -63,13 +67,25 @@ def test_rollback_out_of_range_is_a_bug(make_lm: Callable[..., LanguageModel]) -
 
 
 def test_fingerprints_name_the_weights(make_lm: Callable[..., LanguageModel]) -> None:
-    one, same, other = make_lm(seed=1), make_lm(seed=1), make_lm(seed=2)
+    one = make_lm(seed=1)
+    same = make_lm(seed=1)
+    other = make_lm(seed=2)
     assert one.fingerprint == same.fingerprint != other.fingerprint
-    assert one.tokenizer_fingerprint == other.tokenizer_fingerprint != make_lm(vocab=13).tokenizer_fingerprint
+    assert (
+        one.tokenizer_fingerprint
+        == other.tokenizer_fingerprint
+        != make_lm(vocab=13).tokenizer_fingerprint
+    )
 
 
 def test_a_sliding_window_is_refused(make_folder: MakeFolder, tmp_path: Path) -> None:
-    shape = {"vocab_size": 12, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    shape = {
+        "vocab_size": 12,
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+    }
     model = MistralForCausalLM(MistralConfig(num_key_value_heads=1, sliding_window=8, **shape))
     _over(make_folder(), tmp_path, model)
     with pytest.raises(Incompatible, match="SlidingWindow"):
@@ -77,7 +93,9 @@ def test_a_sliding_window_is_refused(make_folder: MakeFolder, tmp_path: Path) ->
 
 
 def test_a_recurrent_cache_is_refused(make_folder: MakeFolder, tmp_path: Path) -> None:
-    model = MambaForCausalLM(MambaConfig(vocab_size=12, hidden_size=16, num_hidden_layers=1, state_size=4))
+    model = MambaForCausalLM(
+        MambaConfig(vocab_size=12, hidden_size=16, num_hidden_layers=1, state_size=4)
+    )
     _over(make_folder(), tmp_path, model)
     with pytest.raises(Incompatible, match="rolled back"):
         load(str(tmp_path), "llm")
@@ -107,7 +125,9 @@ def test_pickled_weights_are_not_touched(make_folder: MakeFolder) -> None:
 
 
 @pytest.mark.parametrize(("layers", "word"), [(3, "missing"), (1, "unexpected")])
-def test_weights_that_do_not_fit_their_config_are_refused(make_folder: MakeFolder, layers: int, word: str) -> None:
+def test_weights_that_do_not_fit_their_config_are_refused(
+    make_folder: MakeFolder, layers: int, word: str
+) -> None:
     """Missing ones would be random, another model at every load."""
     folder = make_folder()
     config = json.loads((folder / "config.json").read_text())
@@ -117,7 +137,12 @@ def test_weights_that_do_not_fit_their_config_are_refused(make_folder: MakeFolde
 
 
 @pytest.mark.parametrize(
-    "content", ["[]", '{"model_type": "llama", "hidden_size": "x"}', '{"model_type": "llama", "num_attention_heads": 0}']
+    "content",
+    [
+        "[]",
+        '{"model_type": "llama", "hidden_size": "x"}',
+        '{"model_type": "llama", "num_attention_heads": 0}',
+    ],
 )
 def test_a_nonsense_config_is_one_line(make_folder: MakeFolder, content: str) -> None:
     folder = make_folder()
@@ -131,7 +156,9 @@ def test_an_end_id_beyond_the_tokenizer_is_left_out(make_lm: Callable[..., Langu
     assert make_lm(padding=4, eos=3).end_ids == (3,)
 
 
-def test_half_a_character_and_a_refusing_template_are_bad_input(make_lm: Callable[..., LanguageModel]) -> None:
+def test_half_a_character_and_a_refusing_template_are_bad_input(
+    make_lm: Callable[..., LanguageModel],
+) -> None:
     lm = make_lm()
     with pytest.raises(BadInput, match="not Unicode"):
         lm.encode_chat([{"role": "user", "content": "a\udce9"}])
@@ -156,7 +183,9 @@ def test_garbage_weights_are_refused(make_folder: MakeFolder) -> None:
 
 
 @pytest.mark.parametrize("text", ["w1 w2", "w1 <|endoftext|>", ""])
-def test_a_tokenizer_that_ends_every_text_does_not_end_the_prompt(text: str, make_folder: MakeFolder) -> None:
+def test_a_tokenizer_that_ends_every_text_does_not_end_the_prompt(
+    text: str, make_folder: MakeFolder
+) -> None:
     """Llama's begin and T5's end around each text; an end that the text itself spells stays."""
     folder = make_folder(eos=11)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -172,12 +201,17 @@ def test_a_tokenizer_that_ends_every_text_does_not_end_the_prompt(text: str, mak
     assert lm.encode_chat([{"role": "user", "content": text}]) == [9, *own]
 
 
-def test_conversations_that_become_other_ids_have_other_fingerprints(make_folder: MakeFolder) -> None:
+def test_conversations_that_become_other_ids_have_other_fingerprints(
+    make_folder: MakeFolder,
+) -> None:
     folder = make_folder()
     plain = load(str(folder), "slm").chat_fingerprint
     assert plain == load(str(make_folder(seed=4, kind="gpt2")), "slm").chat_fingerprint
     (folder / "chat_template.jinja").write_text("w3 {{ messages[0].content }}")
     assert load(str(folder), "slm").chat_fingerprint not in ("", plain)
-    for unknown in ("{{ raise_exception('no') }}", "{{ strftime_now('%d') }} {{ messages[0].content }}"):
+    for unknown in (
+        "{{ raise_exception('no') }}",
+        "{{ strftime_now('%d') }} {{ messages[0].content }}",
+    ):
         (folder / "chat_template.jinja").write_text(unknown)
         assert load(str(folder), "slm").chat_fingerprint == ""

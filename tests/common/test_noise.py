@@ -3,8 +3,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from common.errors import BadInput
-from common.noise import Noise, Purpose
+from hedge.common.errors import BadInput
+from hedge.common.noise import Noise, Purpose
 
 
 def test_golden_vectors() -> None:
@@ -24,10 +24,13 @@ GOLDEN = {
 
 
 def test_draws_are_functions_of_their_address_alone() -> None:
-    one, other = Noise(1, [5]), Noise(1, [5])
+    one = Noise(1, [5])
+    other = Noise(1, [5])
     other.uniforms(Purpose.DRAFT, 0, count=9)
     assert one.uniform(Purpose.ACCEPT, 3, 2) == other.uniform(Purpose.ACCEPT, 3, 2)
-    assert np.array_equal(one.uniforms(Purpose.GATE, 1, count=40)[:7], one.uniforms(Purpose.GATE, 1, count=7))
+    assert np.array_equal(
+        one.uniforms(Purpose.GATE, 1, count=40)[:7], one.uniforms(Purpose.GATE, 1, count=7)
+    )
 
 
 def test_threads_that_draw_at_once_draw_what_one_alone_does() -> None:
@@ -54,12 +57,17 @@ def test_every_part_of_the_address_matters() -> None:
 
 def test_two_turns_with_one_seed_differ() -> None:
     """With equal keys the second turn would reuse the first one's draws."""
-    first, second = Noise(9, [1, 2, 3]), Noise(9, [1, 2, 3, 4, 5])
-    assert not np.array_equal(first.uniforms(Purpose.DRAFT, 0, count=8), second.uniforms(Purpose.DRAFT, 0, count=8))
+    first = Noise(9, [1, 2, 3])
+    second = Noise(9, [1, 2, 3, 4, 5])
+    assert not np.array_equal(
+        first.uniforms(Purpose.DRAFT, 0, count=8), second.uniforms(Purpose.DRAFT, 0, count=8)
+    )
 
 
 def test_numbers_lie_in_the_unit_interval_and_are_uniform() -> None:
-    numbers = np.concatenate([Noise(0, [1]).uniforms(Purpose.DRAFT, t, count=50) for t in range(400)])
+    numbers = np.concatenate(
+        [Noise(0, [1]).uniforms(Purpose.DRAFT, t, count=50) for t in range(400)]
+    )
     assert numbers.min() >= 0
     assert numbers.max() < 1
     counts = np.histogram(numbers, 20, (0, 1))[0]

@@ -3,14 +3,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import BadInput
-from common.sampling import Warp, draw, largest, residual, softmax
+from hedge.common.errors import BadInput
+from hedge.common.sampling import Warp, draw, largest, residual, softmax
 
-logits = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=30).map(lambda z: np.array(z, np.float32))
+logits = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=30).map(
+    lambda z: np.array(z, np.float32)
+)
 
 
 @given(logits, st.floats(0, 5), st.integers(0, 40), st.floats(0.001, 1))
-def test_a_warped_distribution_is_a_distribution(z: np.ndarray, temperature: float, top_k: int, top_p: float) -> None:
+def test_a_warped_distribution_is_a_distribution(
+    z: np.ndarray, temperature: float, top_k: int, top_p: float
+) -> None:
     probs = Warp(temperature, top_k, top_p)(z)
     assert probs.dtype == np.float64
     assert probs.sum() == pytest.approx(1)
@@ -20,7 +24,9 @@ def test_a_warped_distribution_is_a_distribution(z: np.ndarray, temperature: flo
     assert probs[int(np.argmax(z))] > 0
 
 
-def test_temperature_zero_and_top_k_one_and_tiny_top_p_are_the_argmax_with_ties_to_the_lowest_id() -> None:
+def test_temperature_zero_and_top_k_one_and_tiny_top_p_are_the_argmax_with_ties_to_the_lowest_id() -> (
+    None
+):
     z = np.array([1.0, 3.0, 3.0, 2.0], np.float32)
     for warp in (Warp(0.0), Warp(1.0, 1), Warp(1.0, 0, 1e-9), Warp(1e-30)):
         probs = warp(z)
@@ -44,7 +50,10 @@ def test_warp_of_no_temperature_is_softmax() -> None:
     assert np.allclose(Warp()(z), softmax(z), rtol=1e-12)
 
 
-@pytest.mark.parametrize("bad", [{"temperature": -1}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0}, {"top_p": 2}])
+@pytest.mark.parametrize(
+    "bad",
+    [{"temperature": -1}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0}, {"top_p": 2}],
+)
 def test_bad_warps_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(BadInput):
         Warp(**bad)  # type: ignore[arg-type]

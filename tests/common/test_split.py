@@ -3,14 +3,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.distribution import Quantised
-from common.errors import CodecError
-from common.split import decode_share, encode_share, share_of
+from hedge.common.distribution import Quantised
+from hedge.common.errors import CodecError
+from hedge.common.split import decode_share, encode_share, share_of
 
 
 @st.composite
 def targets(draw: st.DrawFn) -> Quantised:
-    vocab, bits = draw(st.sampled_from([3, 12, 300, 70_000])), draw(st.integers(2, 20))
+    vocab = draw(st.sampled_from([3, 12, 300, 70_000]))
+    bits = draw(st.integers(2, 20))
     kept = sorted(draw(st.sets(st.integers(0, vocab - 1), min_size=1, max_size=min(3, vocab - 1))))
     counts = [draw(st.integers(1, 2**bits // 4)) for _ in kept]
     return Quantised(vocab, bits, np.array(kept), np.array(counts))
@@ -18,7 +19,11 @@ def targets(draw: st.DrawFn) -> Quantised:
 
 @given(targets())
 def test_a_share_is_the_probability_of_its_token(probs: Quantised) -> None:
-    for token in (int(probs.ids[0]), int(probs.ids[-1]), next(t for t in range(probs.vocab_size) if t not in probs.ids)):
+    for token in (
+        int(probs.ids[0]),
+        int(probs.ids[-1]),
+        next(t for t in range(probs.vocab_size) if t not in probs.ids),
+    ):
         share = decode_share(encode_share(share_of(probs, token)), probs.vocab_size, probs.bits)
         assert share.probability == pytest.approx(probs.probability(token), rel=1e-12)
 
@@ -29,7 +34,9 @@ def test_certainty_fits() -> None:
 
 
 @given(st.binary(max_size=8), st.integers(1, 20), st.sampled_from([3, 300, 70_000]))
-def test_hostile_bytes_are_refused_or_are_what_encode_writes(data: bytes, bits: int, vocab: int) -> None:
+def test_hostile_bytes_are_refused_or_are_what_encode_writes(
+    data: bytes, bits: int, vocab: int
+) -> None:
     try:
         share = decode_share(data, vocab, bits)
     except CodecError:

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from common.errors import Busy
-from edge_client.http.api import together
+from hedge.common.errors import Busy
+from hedge.edge_client.http.api import together
 
 
 def test_the_first_answer_that_fails_ends_the_others() -> None:

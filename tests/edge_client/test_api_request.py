@@ -1,4 +1,6 @@
-"""Bodies of the HTTP API: what is granted, what is refused and in which words, and that nothing else can happen."""
+"""Bodies of the HTTP API: what is granted, what is refused and in which words, and that nothing
+else can happen.
+"""
 
 import json
 from typing import Any
@@ -7,18 +9,35 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_client.http.api_request import parse_request, read_body
-from edge_client.http.errors import ApiError
-from edge_client.http.replies import event
-from edge_client.http.schema import ChatBody, TextBody, openapi
+from hedge.edge_client.http.api_request import parse_request, read_body
+from hedge.edge_client.http.errors import ApiError
+from hedge.edge_client.http.replies import event
+from hedge.edge_client.http.schema import ChatBody, TextBody, openapi
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
-INNER = ("user", "role", "content", "type", "text", "function", "name", "parameters", "schema", "regex", "choice", "json")
+INNER = (
+    "user",
+    "role",
+    "content",
+    "type",
+    "text",
+    "function",
+    "name",
+    "parameters",
+    "schema",
+    "regex",
+    "choice",
+    "json",
+)
 NAMES = sorted({*ChatBody.model_fields, *TextBody.model_fields, *INNER})
 WORDS = st.sampled_from(["hedge", "user", "text", "function", "json_schema", "required"])
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | WORDS
 VALUES = st.recursive(
-    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=3), max_leaves=8
+    LEAVES,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=3)
+    ),
+    max_leaves=8,
 )
 BODIES = st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=6)
 
@@ -33,7 +52,9 @@ def refusal(data: bytes, *, chat: bool) -> ApiError | None:
 
 @settings(max_examples=5000)
 @given(body=BODIES, chat=st.booleans(), asked=st.booleans())
-def test_any_object_is_granted_or_refused_by_name(body: dict[str, Any], *, chat: bool, asked: bool) -> None:
+def test_any_object_is_granted_or_refused_by_name(
+    body: dict[str, Any], *, chat: bool, asked: bool
+) -> None:
     begun = (CHAT if chat else {"prompt": "hi"}) if asked else {}
     if error := refusal(json.dumps(begun | body, allow_nan=True).encode(), chat=chat):
         assert error.status in (400, 404)
@@ -62,7 +83,10 @@ def test_any_bytes_are_a_body_or_refused(data: bytes) -> None:
         (b"", "not JSON"),
         (b"7", "not a JSON object"),
         (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', "messages[0].content"),
-        (b'{"messages": [{"role": "user", "content": "x", "images": []}]}', "messages[0].images is not supported"),
+        (
+            b'{"messages": [{"role": "user", "content": "x", "images": []}]}',
+            "messages[0].images is not supported",
+        ),
         (b'{"messages": [{"role": "user"}]}', "messages[0].content is missing"),
         (b'{"\\ud800": 1}', "is not Unicode"),
         (b'{"\\ud800": 1, "\\ud800": 2}', "is not Unicode"),
@@ -70,9 +94,18 @@ def test_any_bytes_are_a_body_or_refused(data: bytes) -> None:
             b'{"messages": [{"role": "user", "content": "x"}], "logit_bias": {"1": 101}}',
             "logit_bias.1 101 is not a number in -100..100",
         ),
-        (b'{"messages": [{"role": "user", "content": "x"}], "logit_bias": {"01": 1}}', "logit_bias '01' is not a token id"),
-        (b'{"messages": [{"role": "user", "content": "x"}], "top_p": 0}', "top_p 0 is not a number above 0"),
-        (b'{"messages": [{"role": "user", "content": "x"}], "repetition_penalty": 1e-300}', "is not a number in 0.1..10"),
+        (
+            b'{"messages": [{"role": "user", "content": "x"}], "logit_bias": {"01": 1}}',
+            "logit_bias '01' is not a token id",
+        ),
+        (
+            b'{"messages": [{"role": "user", "content": "x"}], "top_p": 0}',
+            "top_p 0 is not a number above 0",
+        ),
+        (
+            b'{"messages": [{"role": "user", "content": "x"}], "repetition_penalty": 1e-300}',
+            "is not a number in 0.1..10",
+        ),
         (
             b'{"messages": [{"role": "user", "content": "x"}], "structured_outputs": {"grammar": ""}}',
             "structured_outputs.grammar ''",
@@ -87,19 +120,31 @@ def test_any_bytes_are_a_body_or_refused(data: bytes) -> None:
             b'{"name": "f", "parameters": {"properties": {"a": {"const": "\\udc00"}}}}}]}',
             "tools[0].function.parameters",
         ),
-        (b'{"messages": [{"role": "wizard", "content": "x"}]}', "messages[0].role 'wizard' is not one of system"),
-        (b'{"messages": [{"role": "user", "content": [{"type": "text"}]}]}', "messages[0].content [{"),
+        (
+            b'{"messages": [{"role": "wizard", "content": "x"}]}',
+            "messages[0].role 'wizard' is not one of system",
+        ),
+        (
+            b'{"messages": [{"role": "user", "content": [{"type": "text"}]}]}',
+            "messages[0].content [{",
+        ),
         (b'{"messages": 1}', "messages 1 is not a list of messages"),
         (b"{}", "messages is missing"),
         (b'{"temperature": "hot", "messages": []}', "temperature 'hot' is not a number in 0..2"),
         (b'{"temperature": true, "messages": []}', "temperature True is not a number in 0..2"),
         (b'{"stop": [1], "messages": []}', "stop"),
-        (b'{"stop": "", "messages": [{"role": "user", "content": "x"}]}', "stop '' is not a string or up to 4 of them"),
+        (
+            b'{"stop": "", "messages": [{"role": "user", "content": "x"}]}',
+            "stop '' is not a string or up to 4 of them",
+        ),
         (
             b'{"max_completion_tokens": 0, "messages": [{"role": "user", "content": "x"}]}',
             "max_completion_tokens 0 is not a whole",
         ),
-        (b'{"logprobs": 1, "messages": [{"role": "user", "content": "x"}]}', "logprobs 1 is not true or false"),
+        (
+            b'{"logprobs": 1, "messages": [{"role": "user", "content": "x"}]}',
+            "logprobs 1 is not true or false",
+        ),
         (b'{"stream_options": {"usage": true}}', "stream_options.usage is not supported"),
     ],
 )
@@ -114,9 +159,22 @@ def test_what_is_refused_is_named(data: bytes, words: str) -> None:
     "more",
     [
         {name: None for name in NAMES if name not in ("messages", "prompt", *INNER[1:])},
-        {"tools": [], "tool_choice": "auto", "response_format": {"type": "text"}, "presence_penalty": 0.0, "top_k": -1},
+        {
+            "tools": [],
+            "tool_choice": "auto",
+            "response_format": {"type": "text"},
+            "presence_penalty": 0.0,
+            "top_k": -1,
+        },
         {"user": "someone", "metadata": {"a": "b"}, "store": True, "service_tier": "auto"},
-        {"n": 2, "seed": 0, "stop": "the end.", "max_tokens": 7, "stream": True, "stream_options": {"include_usage": True}},
+        {
+            "n": 2,
+            "seed": 0,
+            "stop": "the end.",
+            "max_tokens": 7,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        },
     ],
 )
 def test_what_is_harmless_is_granted(more: dict[str, Any]) -> None:
@@ -128,7 +186,10 @@ def test_texts_and_their_number() -> None:
     assert parse_request({"prompt": [3, 4]}, chat=False).texts == ([3, 4],)
     assert parse_request({"prompt": [[3], [4]]}, chat=False).texts == ([3], [4])
     for wrong in ([], ["a"] * 17, 3, ["a", 3], [[]], [-1]):
-        with pytest.raises(ApiError, match=r"prompt.* is not a string, a list of token ids, or up to 16 of one kind"):
+        with pytest.raises(
+            ApiError,
+            match=r"prompt.* is not a string, a list of token ids, or up to 16 of one kind",
+        ):
             parse_request({"prompt": wrong}, chat=False)
 
 

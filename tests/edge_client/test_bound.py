@@ -3,8 +3,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from common.sampling import residual, softmax
-from edge_client.engine.verification.bound import flattening, grid, smallest_k, softplus, strictness
+from hedge.common.sampling import residual, softmax
+from hedge.edge_client.engine.verification.bound import (
+    flattening,
+    grid,
+    smallest_k,
+    softplus,
+    strictness,
+)
 
 
 def kept_probs(x: np.ndarray, k: int) -> np.ndarray:
@@ -47,21 +53,31 @@ def test_flattening_is_the_distance_it_says(pair: tuple[np.ndarray, np.ndarray])
 
 @given(pairs(), st.integers(1, 200))
 @settings(max_examples=300, deadline=None)
-def test_a_tested_token_is_within_half_the_flattening_of_the_llm(pair: tuple[np.ndarray, np.ndarray], k: int) -> None:
-    """What holds, whatever eta: the draft of the full distribution, tested against the truncated one."""
+def test_a_tested_token_is_within_half_the_flattening_of_the_llm(
+    pair: tuple[np.ndarray, np.ndarray], k: int
+) -> None:
+    """What holds, whatever eta: the draft of the full distribution, tested against the truncated
+    one.
+    """
     x, y = pair
     k = min(k, len(x))
-    assert distance(probs_of_tested(x, kept_probs(x, k), y), y) <= 0.5 * flattening(x)[k - 1] + 1e-12
+    assert (
+        distance(probs_of_tested(x, kept_probs(x, k), y), y) <= 0.5 * flattening(x)[k - 1] + 1e-12
+    )
 
 
 def test_the_published_bound_can_fall_below_the_distance_of_the_residuals() -> None:
-    """eta = 1 and models that nearly agree: eq. 26 promises 0.006, the residual distributions have nothing in common."""
+    """eta = 1 and models that nearly agree: eq. 26 promises 0.006, the residual distributions have
+    nothing in common.
+    """
     x = np.array([0.97, 0.012, 0.010, 0.008])
     y = np.array([0.9699, 0.012, 0.010, 0.0081])
     x_hat = kept_probs(x, 1)
-    with_x, with_x_hat = residual(y, x), residual(y, x_hat)
+    with_x = residual(y, x)
+    with_x_hat = residual(y, x_hat)
     true = distance(with_x / with_x.sum(), with_x_hat / with_x_hat.sum())
-    drafted, beta = float(x[0]), 1 - y[0] / x[0]
+    drafted = float(x[0])
+    beta = 1 - y[0] / x[0]
     claimed = float(flattening(x)[0] / strictness(drafted, beta, eta=1.0))
     assert claimed < 0.01
     assert true > 0.99

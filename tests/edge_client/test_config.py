@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from common.errors import BadInput
-from common.noise import Noise
-from edge_client.config import VerificationConfig
-from edge_client.engine.gates.policy import Constant, Random, Threshold
-from edge_client.engine.verification.resampled import Resampled
-from edge_client.systems import SYSTEMS
+from hedge.common.errors import BadInput
+from hedge.common.noise import Noise
+from hedge.edge_client.config import VerificationConfig
+from hedge.edge_client.engine.gates.policy import Constant, Random, Threshold
+from hedge.edge_client.engine.verification.resampled import Resampled
+from hedge.edge_client.systems import SYSTEMS
 from tests.configs import changed, config_of
 
 
@@ -34,9 +34,18 @@ from tests.configs import changed, config_of
         ({"recalibrate": 0.1}, "recalibrate"),
         ({"law_entries": 3}, "law-entries 3"),
         ({"law_entries": -1, "verification": "split"}, "law-entries -1"),
-        ({"law_entries": 3, "verification": "split", "draft_from": "sent", "exact": True}, "not exact"),
         (
-            {"recalibrate": 0.1, "policy": "threshold", "threshold": 0.5, "verification": "coupled", "exact": True},
+            {"law_entries": 3, "verification": "split", "draft_from": "sent", "exact": True},
+            "not exact",
+        ),
+        (
+            {
+                "recalibrate": 0.1,
+                "policy": "threshold",
+                "threshold": 0.5,
+                "verification": "coupled",
+                "exact": True,
+            },
             "takes no risk",
         ),
     ],
@@ -46,10 +55,14 @@ def test_bad_settings_name_the_value(changes: dict[str, object], words: str) -> 
         config_of(**changes)  # type: ignore[arg-type]
 
 
-def test_exact_is_claimed_only_where_every_position_is_tested_against_the_distribution_it_was_drawn_from() -> None:
+def test_exact_is_claimed_only_where_every_position_is_tested_against_the_distribution_it_was_drawn_from() -> (
+    None
+):
     assert config_of(policy="always", draft_from="sent").guarantee == "exact"
     assert config_of(policy="always", draft_from="full").guarantee == "opportunistic"
-    assert config_of(policy="random", verify_rate=1.0, draft_from="sent").guarantee == "opportunistic"
+    assert (
+        config_of(policy="random", verify_rate=1.0, draft_from="sent").guarantee == "opportunistic"
+    )
     assert config_of(policy="stream").guarantee == "exact"
     gated = config_of(policy="threshold", threshold=0.5, measure="margin", verification="coupled")
     assert gated.guarantee == "opportunistic"
@@ -66,7 +79,8 @@ def test_how_many_entries_a_message_keeps() -> None:
     assert resampled(k=3).kept(probs) == resampled(truncation="offline", k=3).kept(probs) == 3
     assert resampled(kind="full", truncation="none").kept(probs) == 5
     online = resampled(truncation="online", theta=0.1, slope=1.0, intercept=0.0)
-    # The flattening is 0.08 for k = 1, 0.033 for k = 2, 0 for k = 3; theta l is 0.066 with the draft and 0.031 without.
+    # The flattening is 0.08 for k = 1, 0.033 for k = 2, 0 for k = 3; theta l is 0.066 with the
+    # draft and 0.031 without.
     assert online.kept(probs, drafted=0.9, uncertainty=0.0) == 2
     assert online.kept(probs) == 3
     assert resampled(truncation="online", theta=1.0).kept(probs) == 1
@@ -76,7 +90,11 @@ def test_a_dead_link_is_waited_for_only_where_it_keeps_a_promise() -> None:
     assert (SYSTEMS["hedge"].on_disconnect, SYSTEMS["hedge"].patience) == ("wait", 60.0)
     assert (SYSTEMS["cu-hlm"].on_disconnect, SYSTEMS["cu-hlm"].patience) == ("continue", 5.0)
     asked = changed(SYSTEMS["cu-hlm"], on_disconnect="wait")
-    assert (asked.on_disconnect, asked.patience, changed(asked, patience=7.0).patience) == ("wait", 60.0, 7.0)
+    assert (asked.on_disconnect, asked.patience, changed(asked, patience=7.0).patience) == (
+        "wait",
+        60.0,
+        7.0,
+    )
 
 
 def test_policies() -> None:

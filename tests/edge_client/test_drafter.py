@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from common.model import KVCache, LanguageModel, WrappedModel
-from edge_client.engine.session import Session
+from hedge.common.model import KVCache, LanguageModel, WrappedModel
+from hedge.edge_client.engine.session import Session
 from tests.configs import config_of
 
 SECONDS = 30.0
@@ -27,7 +27,8 @@ class Waiting(WrappedModel):
 
 class WaitingCache:
     def __init__(self, lm: Waiting) -> None:
-        self._lm, self._cache = lm, lm.lm.kv_cache()
+        self._lm = lm
+        self._cache = lm.lm.kv_cache()
 
     @property
     def length(self) -> int:
@@ -42,8 +43,12 @@ class WaitingCache:
         self._cache.rollback(length)
 
 
-def test_the_event_loop_has_turns_while_the_model_steps(make_lm: Callable[..., LanguageModel]) -> None:
-    """The first step is over a prompt, and no one knows how long it takes: on the loop it would wait for a turn for ever."""
+def test_the_event_loop_has_turns_while_the_model_steps(
+    make_lm: Callable[..., LanguageModel],
+) -> None:
+    """The first step is over a prompt, and no one knows how long it takes: on the loop it would
+    wait for a turn for ever.
+    """
     slm = Waiting(make_lm())
 
     async def answered() -> None:
@@ -54,7 +59,9 @@ def test_the_event_loop_has_turns_while_the_model_steps(make_lm: Callable[..., L
                 await asyncio.sleep(0)
 
         turning = asyncio.create_task(turns())
-        async for _ in Session(slm, [1, 2, 3], config_of(policy="never", max_new_tokens=1)).tokens():
+        async for _ in Session(
+            slm, [1, 2, 3], config_of(policy="never", max_new_tokens=1)
+        ).tokens():
             pass
         turning.cancel()
 

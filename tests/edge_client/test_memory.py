@@ -6,12 +6,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from hedge.v1 import hedge_pb2 as pb
 
-from common.model import load
-from edge_client.calibrations import Pair
-from edge_client.engine.gates.survival import Survival
-from edge_client.memory import remembered
+from hedge.common.model import load
+from hedge.edge_client.calibrations import Pair
+from hedge.edge_client.engine.gates.survival import Survival
+from hedge.edge_client.memory import remembered
+from hedge.v1 import hedge_pb2 as pb
 from tests.conftest import MakeFolder
 
 MARGINS = ((0.1, False), (3.0, True), (7.5, True), (math.inf, True))
@@ -103,7 +103,9 @@ def test_a_file_that_verdicts_did_not_write_is_told_and_left(
     assert json.loads(file.read_text("utf-8")) == asdict(survival)
 
 
-def test_a_folder_that_cannot_be_written_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pair: Pair) -> None:
+def test_a_folder_that_cannot_be_written_does_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pair: Pair
+) -> None:
     blocked = tmp_path / "file"
     blocked.touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(blocked))

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import BadInput
-from edge_client.cli.prompts import from_text, read_prompts
+from hedge.common.errors import BadInput
+from hedge.edge_client.cli.prompts import from_text, read_prompts
 
 
 def test_both_forms_are_read(tmp_path: Path) -> None:

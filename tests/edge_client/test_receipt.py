@@ -6,11 +6,19 @@ from typing import Any
 
 import pytest
 
-from common.errors import BadInput
-from common.model import BUNDLED, load
-from edge_client.receipt import Prices, ReceiptLog, lines, read_receipts, receipt_of, summed, summed_lines
-from edge_client.systems import SYSTEMS
-from evaluation.local import LocalLink
+from hedge.common.errors import BadInput
+from hedge.common.model import BUNDLED, load
+from hedge.edge_client.receipt import (
+    Prices,
+    ReceiptLog,
+    lines,
+    read_receipts,
+    receipt_of,
+    summed,
+    summed_lines,
+)
+from hedge.edge_client.systems import SYSTEMS
+from hedge.evaluation.local import LocalLink
 from tests.configs import changed
 from tests.conftest import run_session
 
@@ -18,12 +26,15 @@ PRICES = Prices(prompt=10.0, position=100.0, output=300.0, currency="USD")
 
 
 def receipt(system: str, prices: Prices | None = PRICES) -> dict[str, Any]:
-    slm, llm = load(BUNDLED, "slm"), load(BUNDLED, "llm")
+    slm = load(BUNDLED, "slm")
+    llm = load(BUNDLED, "llm")
     config = changed(SYSTEMS[system], max_new_tokens=30)
     if system == "cu-hlm":
         config = config.with_threshold(0.3)
     prompt = slm.encode_chat([{"role": "user", "content": "Tell me a tale."}])
-    return receipt_of(run_session(slm, prompt, config, LocalLink(llm) if config.needs_cloud else None), prices)
+    return receipt_of(
+        run_session(slm, prompt, config, LocalLink(llm) if config.needs_cloud else None), prices
+    )
 
 
 @pytest.mark.parametrize(
@@ -41,9 +52,15 @@ def test_it_says_what_left_the_device_and_what_that_cost(system: str, sent: list
     assert found["sent"] == sent
     assert (found["cloud"] is None) == (not sent) == (found["bytes"]["up"] == 0)
     tokens = found["tokens"]
-    assert tokens["all"] == sum(count for kind, count in tokens.items() if kind != "all") == found["llm"]["passes_alone"]
+    assert (
+        tokens["all"]
+        == sum(count for kind, count in tokens.items() if kind != "all")
+        == found["llm"]["passes_alone"]
+    )
     cost = found["cost"]
-    assert cost["llm_alone"] == pytest.approx((10 * found["prompt_tokens"] + 300 * tokens["all"]) / 1e6)
+    assert cost["llm_alone"] == pytest.approx(
+        (10 * found["prompt_tokens"] + 300 * tokens["all"]) / 1e6
+    )
     read = found["prompt_tokens"] if sent else 0
     assert cost["hedge"] == pytest.approx((10 * read + 100 * found["llm"]["positions"]) / 1e6)
     assert json.loads(json.dumps(found)) == found
@@ -51,7 +68,8 @@ def test_it_says_what_left_the_device_and_what_that_cost(system: str, sent: list
 
 
 def test_sums_are_sums_and_a_log_gives_back_what_it_was_given(tmp_path: Path) -> None:
-    log, kept = ReceiptLog(tmp_path / "log.jsonl"), [receipt("slm"), receipt("hedge"), receipt("hedge", None)]
+    log = ReceiptLog(tmp_path / "log.jsonl")
+    kept = [receipt("slm"), receipt("hedge"), receipt("hedge", None)]
     for one in kept:
         log.add(one)
     assert read_receipts(tmp_path / "log.jsonl") == kept
@@ -61,7 +79,9 @@ def test_sums_are_sums_and_a_log_gives_back_what_it_was_given(tmp_path: Path) ->
     assert total["tokens"]["all"] == sum(one["tokens"]["all"] for one in kept)
     assert total["bytes"]["up"] == sum(one["bytes"]["up"] for one in kept)
     assert total["bytes"]["socket_up"] == 0
-    assert total["cost"]["USD"]["hedge"] == pytest.approx(kept[0]["cost"]["hedge"] + kept[1]["cost"]["hedge"])
+    assert total["cost"]["USD"]["hedge"] == pytest.approx(
+        kept[0]["cost"]["hedge"] + kept[1]["cost"]["hedge"]
+    )
     assert total["sent"] == ["draft ids", "prompt ids"]
     assert all(len(line) < 200 for line in summed_lines(total))
     assert summed([])["answers"] == 0
@@ -72,7 +92,10 @@ def test_sums_are_sums_and_a_log_gives_back_what_it_was_given(tmp_path: Path) ->
     ("words", "message"),
     [
         (["prompt"], "price 'prompt' is not NAME=VALUE"),
-        (["speed=3"], "price 'speed=3' is not NAME=VALUE with one of prompt, position, output, currency"),
+        (
+            ["speed=3"],
+            "price 'speed=3' is not NAME=VALUE with one of prompt, position, output, currency",
+        ),
         (["prompt=x"], "price prompt 'x' is not a number"),
         (["prompt=-1"], "price prompt -1 is not a number of at least 0"),
         (["position=nan"], "price position nan"),

@@ -6,24 +6,24 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from hedge.v1 import hedge_pb2 as pb
 from hypothesis import given
 from hypothesis import strategies as st
 
-import cloud_server.session as cloud_session
-from common.errors import Disconnected, Incompatible, NotFinite, Unreachable
-from common.ids import MAX_UNTESTED
-from common.model import LanguageModel
-from common.sampling import Warp
-from edge_client.cli.calibrate import Sample, asking_always
-from edge_client.cli.prompts import Prompt
-from edge_client.config import SamplingParams
-from edge_client.engine import loop
-from edge_client.engine.sequence import Provenance
-from edge_client.engine.session import Session
-from edge_client.transport import connection
-from edge_client.transport.connection import LONGEST_PAUSE, pause
-from evaluation.local import LocalLink, LocalStream
+import hedge.cloud_server.sessions.session as cloud_session
+from hedge.common.errors import Disconnected, Incompatible, NotFinite, Unreachable
+from hedge.common.ids import MAX_UNTESTED
+from hedge.common.model import LanguageModel
+from hedge.common.sampling import Warp
+from hedge.edge_client.cli.calibrate import Sample, asking_always
+from hedge.edge_client.cli.prompts import Prompt
+from hedge.edge_client.config import SamplingParams
+from hedge.edge_client.engine import loop
+from hedge.edge_client.engine.sequence import Provenance
+from hedge.edge_client.engine.session import Session
+from hedge.edge_client.transport import connection
+from hedge.edge_client.transport.connection import LONGEST_PAUSE, pause
+from hedge.evaluation.local import LocalLink, LocalStream
+from hedge.v1 import hedge_pb2 as pb
 from tests.cloud_server.test_session import Broken
 from tests.configs import changed, config_of
 from tests.conftest import run_session
@@ -138,7 +138,9 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_after_any_fault_the_answer_is_the_one_without_faults(way: str, pair: tuple[LanguageModel, LanguageModel]) -> None:
+def test_after_any_fault_the_answer_is_the_one_without_faults(
+    way: str, pair: tuple[LanguageModel, LanguageModel]
+) -> None:
     slm, llm = pair
     rng = np.random.default_rng(5)
     died = 0
@@ -183,8 +185,11 @@ def test_alone_the_device_goes_on_says_so_and_comes_back(
 ) -> None:
     monkeypatch.setattr(loop, "MAX_UNTESTED", most)
     monkeypatch.setattr(cloud_session, "MAX_UNTESTED", most)
-    settings = changed(EXACT if exact else WAYS["cu-hlm"], on_disconnect="continue", max_new_tokens=60, seed=3)
-    slm, llm = make_lm(seed=1), make_lm(seed=2)
+    settings = changed(
+        EXACT if exact else WAYS["cu-hlm"], on_disconnect="continue", max_new_tokens=60, seed=3
+    )
+    slm = make_lm(seed=1)
+    llm = make_lm(seed=2)
     whole = run_session(slm, PROMPT, settings, LocalLink(llm))
     frail = Frail(LocalLink(llm), frozenset({6, 7}), away=4)
     heard: list[str] = []
@@ -203,8 +208,12 @@ def test_alone_the_device_goes_on_says_so_and_comes_back(
     assert frail.opens[-1].guarantee == pb.GUARANTEE_OPPORTUNISTIC
 
 
-def test_what_was_released_is_history_for_the_next_server(pair: tuple[LanguageModel, LanguageModel]) -> None:
-    """A bonus that is final before a message has it included: a server that rounds otherwise could take it back."""
+def test_what_was_released_is_history_for_the_next_server(
+    pair: tuple[LanguageModel, LanguageModel],
+) -> None:
+    """A bonus that is final before a message has it included: a server that rounds otherwise could
+    take it back.
+    """
     ahead = 0
     for dies_at in range(2, 20):
         for seed in range(8):
@@ -227,14 +236,20 @@ def test_what_was_released_is_history_for_the_next_server(pair: tuple[LanguageMo
 
 
 @pytest.mark.parametrize("lag", [0, 2])
-def test_alone_behind_a_bonus_that_is_still_to_be_sent(lag: int, pair: tuple[LanguageModel, LanguageModel]) -> None:
-    """Wherever the link dies, what was final stays, and the cloud is told all of it later, untested."""
+def test_alone_behind_a_bonus_that_is_still_to_be_sent(
+    lag: int, pair: tuple[LanguageModel, LanguageModel]
+) -> None:
+    """Wherever the link dies, what was final stays, and the cloud is told all of it later,
+    untested.
+    """
     # Short blocks, so that some are whole.
     settings = changed(WAYS["hedge"], threshold=0.05, on_disconnect="continue", max_new_tokens=40)
     went_on = 0
     for dies_at in range(1, 16):
         for seed in range(4):
-            whole = run_session(pair[0], PROMPT, changed(settings, seed=seed), LocalLink(pair[1], lag))
+            whole = run_session(
+                pair[0], PROMPT, changed(settings, seed=seed), LocalLink(pair[1], lag)
+            )
             frail = Frail(LocalLink(pair[1], lag), frozenset({dies_at}), away=2)
             session = run_session(pair[0], PROMPT, changed(settings, seed=seed), frail)
             until = session.statistics.exact_until
@@ -253,7 +268,8 @@ def test_an_answer_whose_link_dies_for_good_is_finished_alone(
     monkeypatch.setattr(connection, "ATTEMPTS", 3)
     rule = {"policy": "random", "verify_rate": 0.5}
     settings = changed(WAYS["cu-hlm"], on_disconnect="continue", max_new_tokens=40, seed=3, **rule)
-    slm, llm = make_lm(seed=1), make_lm(seed=2)
+    slm = make_lm(seed=1)
+    llm = make_lm(seed=2)
     session = run_session(slm, PROMPT, settings, Frail(LocalLink(llm), frozenset({5}), away=10**9))
     kinds = session.provenance
     # Of those the gate would have skipped, too: nobody could be asked.
@@ -265,7 +281,12 @@ def test_fail_fails_and_wait_gives_up_in_the_end(
     pair: tuple[LanguageModel, LanguageModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(Disconnected, match="the link is down"):
-        run_session(pair[0], PROMPT, changed(EXACT, on_disconnect="fail"), Frail(LocalLink(pair[1]), frozenset({3})))
+        run_session(
+            pair[0],
+            PROMPT,
+            changed(EXACT, on_disconnect="fail"),
+            Frail(LocalLink(pair[1]), frozenset({3})),
+        )
     monkeypatch.setattr(connection, "ATTEMPTS", 3)
     with pytest.raises(Unreachable, match="given up after 3 attempts: nobody answers"):
         run_session(pair[0], PROMPT, EXACT, Frail(LocalLink(pair[1]), frozenset({3}), away=10**9))
@@ -287,7 +308,9 @@ def test_another_model_does_not_finish_the_answer(
         run_session(pair[0], PROMPT, EXACT, frail)
 
 
-def test_a_server_that_says_nothing_counts_as_gone(pair: tuple[LanguageModel, LanguageModel]) -> None:
+def test_a_server_that_says_nothing_counts_as_gone(
+    pair: tuple[LanguageModel, LanguageModel],
+) -> None:
     class Silent(LocalLink):
         async def open(self, request: pb.Open) -> LocalStream:
             stream = await super().open(request)
@@ -304,11 +327,15 @@ def test_a_server_that_says_nothing_counts_as_gone(pair: tuple[LanguageModel, La
         run_session(pair[0], PROMPT, settings, Silent(pair[1]))
 
 
-def test_an_answer_that_is_left_while_the_link_is_down_leaves_nothing_behind(pair: tuple[LanguageModel, LanguageModel]) -> None:
+def test_an_answer_that_is_left_while_the_link_is_down_leaves_nothing_behind(
+    pair: tuple[LanguageModel, LanguageModel],
+) -> None:
     settings = changed(WAYS["cu-hlm"], on_disconnect="continue", max_new_tokens=60)
 
     async def leave() -> set[asyncio.Task[object]]:
-        session = Session(pair[0], PROMPT, settings, Frail(LocalLink(pair[1]), frozenset({5}), away=10**9))
+        session = Session(
+            pair[0], PROMPT, settings, Frail(LocalLink(pair[1]), frozenset({5}), away=10**9)
+        )
         tokens = session.tokens()
         async for emitted in tokens:
             if emitted.provenance is Provenance.OFFLINE:
@@ -329,7 +356,9 @@ def test_a_guess_in_flight_is_not_kept_when_the_device_goes_on_alone(
     settings = changed(WAYS[way], on_disconnect="continue", max_new_tokens=30)
 
     async def run() -> list[Provenance]:
-        session = Session(slm, PROMPT, settings, Frail(LocalLink(pair[1]), frozenset({died}), away=10**9))
+        session = Session(
+            slm, PROMPT, settings, Frail(LocalLink(pair[1]), frozenset({died}), away=10**9)
+        )
         with pytest.raises(NotFinite, match="the device's model gave no finite logits at position"):
             await session.run()
         return session.provenance
@@ -338,14 +367,20 @@ def test_a_guess_in_flight_is_not_kept_when_the_device_goes_on_alone(
 
 
 @pytest.mark.parametrize("died", [1, 2, 3, 8, 15])
-def test_a_calibration_learns_the_same_over_a_link_that_dies(died: int, pair: tuple[LanguageModel, LanguageModel]) -> None:
+def test_a_calibration_learns_the_same_over_a_link_that_dies(
+    died: int, pair: tuple[LanguageModel, LanguageModel]
+) -> None:
     def learned(*dies_at: int) -> Sample:
         config = asking_always(SamplingParams(temperature=1.0, seed=3, max_new_tokens=12))
-        link, sample = Frail(LocalLink(pair[1]), frozenset(dies_at), away=2), Sample()
-        asyncio.run(sample.add(pair[0], Prompt(({"role": "user", "content": "w1 w2"},)), config, link))
+        link = Frail(LocalLink(pair[1]), frozenset(dies_at), away=2)
+        sample = Sample()
+        asyncio.run(
+            sample.add(pair[0], Prompt(({"role": "user", "content": "w1 w2"},)), config, link)
+        )
         return sample
 
-    expected, found = learned(), learned(died)
+    expected = learned()
+    found = learned(died)
     # A cache that was built anew holds the same but for the last digits.
     assert found.rejection[0] == pytest.approx(expected.rejection[0], abs=1e-5)
     for name, values in expected.uncertainty.items():

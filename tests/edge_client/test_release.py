@@ -3,7 +3,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_client.engine.release import TextRelease
+from hedge.edge_client.engine.release import TextRelease
 
 
 def decode(ids: Sequence[int]) -> str:
@@ -27,11 +27,15 @@ def test_pieces_add_up_and_are_whole_characters(text: str) -> None:
     assert "".join(pieces) == release.text == text
 
 
-@given(st.text("abX", max_size=60), st.lists(st.text("abX", min_size=1, max_size=4), min_size=1, max_size=3))
+@given(
+    st.text("abX", max_size=60),
+    st.lists(st.text("abX", min_size=1, max_size=4), min_size=1, max_size=3),
+)
 def test_stop_strings_are_cut_off_wherever_they_begin(text: str, stop: list[str]) -> None:
     pieces, release = feed(text, stop)
     found = [text.find(s) for s in stop if s in text]
-    # The first to be complete ends the answer, so what was released never reaches past the earliest one that is.
+    # The first to be complete ends the answer, so what was released never reaches past the earliest
+    # one that is.
     assert release.stopped == bool(found)
     assert text.startswith(release.text)
     assert "".join(pieces) == release.text

@@ -1,4 +1,6 @@
-"""An answer on a terminal: what is left on the screen is the final text, whatever was provisional in between."""
+"""An answer on a terminal: what is left on the screen is the final text, whatever was provisional
+in between.
+"""
 
 import io
 import re
@@ -10,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from edge_client.cli.render import AnswerView
-from edge_client.engine.sequence import Provenance
-from edge_client.engine.session import Emitted
+from hedge.edge_client.cli.render import AnswerView
+from hedge.edge_client.engine.sequence import Provenance
+from hedge.edge_client.engine.session import Emitted
 
-WIDTH, HEIGHT = 12, 60
+WIDTH = 12
+HEIGHT = 60
 WORDS = st.text("ab \n\u00e9\u4e16", max_size=9)
 
 
@@ -29,8 +32,11 @@ class Provisional:
 def shown(steps: list[tuple[str, str]]) -> tuple[list[str], str]:
     """The screen after pieces, each with what is provisional behind it, and all that was written."""
     out = io.StringIO()
-    console = Console(file=out, force_terminal=True, width=WIDTH, legacy_windows=False, _environ={"TERM": "xterm"})
-    answer, session = AnswerView(console), Provisional()
+    console = Console(
+        file=out, force_terminal=True, width=WIDTH, legacy_windows=False, _environ={"TERM": "xterm"}
+    )
+    answer = AnswerView(console)
+    session = Provisional()
     answer._provisional = lambda: session.provisional
     for piece, provisional in steps:
         session.provisional = provisional
@@ -73,8 +79,11 @@ def test_a_word_that_does_not_fit_moves_whole() -> None:
 
 def test_a_terminal_that_becomes_narrow_keeps_no_ghosts() -> None:
     out = io.StringIO()
-    console = Console(file=out, force_terminal=True, width=40, legacy_windows=False, _environ={"TERM": "xterm"})
-    answer, session = AnswerView(console), Provisional()
+    console = Console(
+        file=out, force_terminal=True, width=40, legacy_windows=False, _environ={"TERM": "xterm"}
+    )
+    answer = AnswerView(console)
+    session = Provisional()
     answer._provisional = lambda: session.provisional
     answer.add(Emitted(0, Provenance.ACCEPTED, "one two "))
     session.provisional = "three four five six seven"

@@ -5,15 +5,17 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from edge_client.engine.sequence import Provenance, Sequence, Status, Token
-from edge_client.engine.verification.proposal import Proposal
+from hedge.edge_client.engine.sequence import Provenance, Sequence, Status, Token
+from hedge.edge_client.engine.verification.proposal import Proposal
 
 PROMPT = [7, 8]
 IDS = st.integers(0, 5)
 
 
 class AgainstPlainLists(RuleBasedStateMachine):
-    """The model: every token as (id, provenance), how many the cloud knows, how many are on their way, what came out."""
+    """The model: every token as (id, provenance), how many the cloud knows, how many are on their
+    way, what came out.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -23,7 +25,9 @@ class AgainstPlainLists(RuleBasedStateMachine):
         self.out: list[int] = []
 
     def _leading(self) -> int:
-        return next((n for n, (_, kind) in enumerate(self.tokens) if kind is None), len(self.tokens))
+        return next(
+            (n for n, (_, kind) in enumerate(self.tokens) if kind is None), len(self.tokens)
+        )
 
     @rule(token=IDS, local=st.booleans())
     def draft(self, token: int, local: bool) -> None:
@@ -93,16 +97,25 @@ class AgainstPlainLists(RuleBasedStateMachine):
 
     @invariant()
     def agrees(self) -> None:
-        sequence, leading = self.sequence, self._leading()
+        sequence = self.sequence
+        leading = self._leading()
         assert sequence.ids == PROMPT + [token for token, _ in self.tokens]
         assert [(token.id, token.provenance) for token in sequence.tokens] == self.tokens
         assert (sequence.judged, sequence.sent, sequence.final) == (self.judged, self.sent, leading)
         assert sequence.released_ids == self.out
         assert sequence.released_provenance == [kind for _, kind in self.tokens[: len(self.out)]]
         for at in range(len(self.tokens)):
-            expected = Status.FINAL if at < leading else Status.IN_FLIGHT if at < self.sent else Status.DRAFTED
+            expected = (
+                Status.FINAL
+                if at < leading
+                else Status.IN_FLIGHT
+                if at < self.sent
+                else Status.DRAFTED
+            )
             assert sequence.status(at) is expected
-        assert [token.id for token in sequence.block] == [token for token, _ in self.tokens[self.sent :]]
+        assert [token.id for token in sequence.block] == [
+            token for token, _ in self.tokens[self.sent :]
+        ]
         assert sequence.ended == (bool(self.tokens) and self.tokens[-1][0] == 5)
 
 

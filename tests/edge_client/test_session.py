@@ -1,4 +1,6 @@
-"""What the edge does with a cloud that does not keep to the contract, and how it accounts for what it sent."""
+"""What the edge does with a cloud that does not keep to the contract, and how it accounts for what
+it sent.
+"""
 
 import asyncio
 import contextlib
@@ -8,20 +10,20 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hedge.v1 import hedge_pb2 as pb
 
-from common import codec
-from common.errors import BadInput, Incompatible, Unreachable
-from common.ids import ADAPTIVE, FIXED, AdaptiveIds
-from common.model import LanguageModel
-from common.noise import Noise, Purpose
-from edge_client.engine.flight import Flight, Message
-from edge_client.engine.loop import Loop
-from edge_client.engine.pace import Adaptive
-from edge_client.engine.sequence import Provenance, Token
-from edge_client.engine.session import Session
-from edge_client.systems import GenerationConfig
-from evaluation.local import LocalLink, LocalStream
+from hedge.common import codec
+from hedge.common.errors import BadInput, Incompatible, Unreachable
+from hedge.common.ids import ADAPTIVE, FIXED, AdaptiveIds
+from hedge.common.model import LanguageModel
+from hedge.common.noise import Noise, Purpose
+from hedge.edge_client.engine.flight import Flight, Message
+from hedge.edge_client.engine.loop import Loop
+from hedge.edge_client.engine.pace import Adaptive
+from hedge.edge_client.engine.sequence import Provenance, Token
+from hedge.edge_client.engine.session import Session
+from hedge.edge_client.systems import GenerationConfig
+from hedge.evaluation.local import LocalLink, LocalStream
+from hedge.v1 import hedge_pb2 as pb
 from tests.configs import changed, config_of
 from tests.conftest import CONTEXT, run_session
 
@@ -110,7 +112,9 @@ def altered(**changes: object) -> Callable[[pb.Verdict], pb.Verdict]:
     ],
 )
 def test_a_lying_server_is_named_and_the_stream_is_closed(
-    change: Callable[[pb.Verdict], pb.Verdict | None], words: str, pair: tuple[LanguageModel, LanguageModel]
+    change: Callable[[pb.Verdict], pb.Verdict | None],
+    words: str,
+    pair: tuple[LanguageModel, LanguageModel],
 ) -> None:
     link = Tampered(LocalLink(pair[1]), change)
     with pytest.raises(Unreachable, match=words):
@@ -119,20 +123,46 @@ def test_a_lying_server_is_named_and_the_stream_is_closed(
 
 
 EXACT = changed(
-    ALWAYS, policy="threshold", measure="margin", threshold=0.9, verification="coupled", exact=True, max_new_tokens=12
+    ALWAYS,
+    policy="threshold",
+    measure="margin",
+    threshold=0.9,
+    verification="coupled",
+    exact=True,
+    max_new_tokens=12,
 )
 
 
 @pytest.mark.parametrize(
     ("settings", "change", "words"),
     [
-        (changed(EXACT, max_in_flight=3), altered(accepted=0, correction=None, bonus=1), "lacks its correction"),
-        (changed(EXACT, policy="always", max_in_flight=3), altered(accepted=1, bonus=1), "a bonus that was not wanted"),
-        (changed(EXACT, policy="always", max_in_flight=3), altered(step_id=99), "without a verdict on step 0"),
+        (
+            changed(EXACT, max_in_flight=3),
+            altered(accepted=0, correction=None, bonus=1),
+            "lacks its correction",
+        ),
+        (
+            changed(EXACT, policy="always", max_in_flight=3),
+            altered(accepted=1, bonus=1),
+            "a bonus that was not wanted",
+        ),
+        (
+            changed(EXACT, policy="always", max_in_flight=3),
+            altered(step_id=99),
+            "without a verdict on step 0",
+        ),
         (changed(EXACT, policy="always"), altered(accepted=9), "accepted 9 of 1"),
         (changed(EXACT, policy="always"), altered(accepted=1, bonus=77), "id 77"),
-        (changed(EXACT, verification="split"), altered(accepted=0, probs=pb.Probs(probabilities=b"abc")), "no distribution"),
-        (changed(EXACT, verification="split"), altered(accepted=0, probs=pb.Probs(probabilities=bytes(48))), "no distribution"),
+        (
+            changed(EXACT, verification="split"),
+            altered(accepted=0, probs=pb.Probs(probabilities=b"abc")),
+            "no distribution",
+        ),
+        (
+            changed(EXACT, verification="split"),
+            altered(accepted=0, probs=pb.Probs(probabilities=bytes(48))),
+            "no distribution",
+        ),
         (changed(EXACT, verification="split"), altered(accepted=0, probs=None), "no distribution"),
     ],
 )
@@ -161,14 +191,19 @@ def test_verdicts_out_of_order_are_named(pair: tuple[LanguageModel, LanguageMode
         run_session(pair[0], PROMPT, settings, Tampered(LocalLink(pair[1], 2), repeated))
 
 
-def test_a_server_that_reads_another_codec_than_agreed_is_named(pair: tuple[LanguageModel, LanguageModel]) -> None:
+def test_a_server_that_reads_another_codec_than_agreed_is_named(
+    pair: tuple[LanguageModel, LanguageModel],
+) -> None:
     class Turncoat(LocalLink):
         async def open(self, request: pb.Open) -> LocalStream:
             stream = await super().open(request)
             stream.opened.id_codec = FIXED
             return stream
 
-    with pytest.raises(Unreachable, match=f"reads codecs {codec.VERSION} and {FIXED}, not {codec.VERSION} and {ADAPTIVE}"):
+    with pytest.raises(
+        Unreachable,
+        match=f"reads codecs {codec.VERSION} and {FIXED}, not {codec.VERSION} and {ADAPTIVE}",
+    ):
         run_session(pair[0], PROMPT, EXACT, Turncoat(pair[1]))
 
 
@@ -176,12 +211,16 @@ def test_a_server_that_reads_another_codec_than_agreed_is_named(pair: tuple[Lang
 def test_a_bonus_for_a_position_drafted_meanwhile_is_its_early_verdict(
     policy: str, pair: tuple[LanguageModel, LanguageModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It confirms the first draft of the next block or takes its place, sent or not, and the tokens stay the LLM's."""
+    """It confirms the first draft of the next block or takes its place, sent or not, and the tokens
+    stay the LLM's.
+    """
     monkeypatch.setattr(Adaptive, "in_flight", 1)
     met: list[tuple[bool, bool]] = []
     plain = Loop._take_bonus
 
-    def spied(loop: Loop, flight: Flight, message: Message, verdict: pb.Verdict) -> tuple[Token | None, bool]:
+    def spied(
+        loop: Loop, flight: Flight, message: Message, verdict: pb.Verdict
+    ) -> tuple[Token | None, bool]:
         drafted, stays = plain(loop, flight, message, verdict)
         if drafted:
             met.append((stays, flight.messages > 0))
@@ -189,24 +228,44 @@ def test_a_bonus_for_a_position_drafted_meanwhile_is_its_early_verdict(
 
     monkeypatch.setattr(Loop, "_take_bonus", spied)
     threshold = 0.3 if policy == "survival" else 0.9
-    settings = changed(EXACT, policy=policy, threshold=threshold, max_in_flight=3, max_new_tokens=40)
+    settings = changed(
+        EXACT, policy=policy, threshold=threshold, max_in_flight=3, max_new_tokens=40
+    )
     for seed in range(20):
         alone = run_session(
-            pair[0], PROMPT, config_of(policy="stream", max_new_tokens=40, seed=seed), LocalLink(pair[1])
+            pair[0],
+            PROMPT,
+            config_of(policy="stream", max_new_tokens=40, seed=seed),
+            LocalLink(pair[1]),
         ).token_ids
-        assert run_session(pair[0], PROMPT, changed(settings, seed=seed), LocalLink(pair[1], 3)).token_ids == alone
+        assert (
+            run_session(
+                pair[0], PROMPT, changed(settings, seed=seed), LocalLink(pair[1], 3)
+            ).token_ids
+            == alone
+        )
     # A wrong draft that was sent leaves no message in flight.
-    assert set(met) == {(True, False), (False, False), *([(True, True)] if policy == "survival" else [])}
+    assert set(met) == {
+        (True, False),
+        (False, False),
+        *([(True, True)] if policy == "survival" else []),
+    }
 
 
-def test_two_turns_with_one_seed_do_not_share_their_noise(pair: tuple[LanguageModel, LanguageModel]) -> None:
+def test_two_turns_with_one_seed_do_not_share_their_noise(
+    pair: tuple[LanguageModel, LanguageModel],
+) -> None:
     first = Noise(5, PROMPT).uniforms(Purpose.TARGET, 0, count=64)
-    assert not np.intersect1d(first, Noise(5, [*PROMPT, 4, 2]).uniforms(Purpose.TARGET, 0, count=64)).size
+    assert not np.intersect1d(
+        first, Noise(5, [*PROMPT, 4, 2]).uniforms(Purpose.TARGET, 0, count=64)
+    ).size
 
 
 def test_no_released_token_is_withdrawn(pair: tuple[LanguageModel, LanguageModel]) -> None:
     """What comes out while drafts are rolled back underneath is the answer, in order."""
-    session = Session(pair[0], PROMPT, changed(EXACT, max_in_flight=4, max_new_tokens=40), LocalLink(pair[1], 3))
+    session = Session(
+        pair[0], PROMPT, changed(EXACT, max_in_flight=4, max_new_tokens=40), LocalLink(pair[1], 3)
+    )
     released: list[int] = []
 
     async def drain() -> None:
@@ -225,8 +284,11 @@ CUT = changed(ALWAYS, verification="split", law_entries=1, bits=12, max_new_toke
 def test_the_rest_of_a_cut_distribution_is_asked_for_where_nothing_is_left_to_draw(
     make_lm: Callable[..., LanguageModel],
 ) -> None:
-    """Here the SLM gives the LLM's first choice more than the LLM does: no residual is left in that entry."""
-    slm, llm = make_lm(seed=1), make_lm(seed=4)
+    """Here the SLM gives the LLM's first choice more than the LLM does: no residual is left in that
+    entry.
+    """
+    slm = make_lm(seed=1)
+    llm = make_lm(seed=4)
     asked = 0
     for seed in range(40):
         link = Tampered(LocalLink(llm), lambda verdict: verdict)
@@ -242,8 +304,11 @@ def test_the_rest_of_a_cut_distribution_is_asked_for_where_nothing_is_left_to_dr
     assert 5 < asked < 40
 
 
-def test_a_server_that_does_not_send_the_rest_is_named(make_lm: Callable[..., LanguageModel]) -> None:
-    slm, llm = make_lm(seed=1), make_lm(seed=4)
+def test_a_server_that_does_not_send_the_rest_is_named(
+    make_lm: Callable[..., LanguageModel],
+) -> None:
+    slm = make_lm(seed=1)
+    llm = make_lm(seed=4)
     first = iter([lambda verdict: verdict])
     link = Tampered(LocalLink(llm), lambda verdict: next(first, altered(step_id=7))(verdict))
     seed = next(seed for seed in range(40) if _corrected(slm, llm, seed))
@@ -252,14 +317,25 @@ def test_a_server_that_does_not_send_the_rest_is_named(make_lm: Callable[..., La
 
 
 def _corrected(slm: LanguageModel, llm: LanguageModel, seed: int) -> bool:
-    return bool(run_session(slm, PROMPT, changed(CUT, seed=seed), LocalLink(llm)).statistics.count(Provenance.CORRECTED))
+    return bool(
+        run_session(slm, PROMPT, changed(CUT, seed=seed), LocalLink(llm)).statistics.count(
+            Provenance.CORRECTED
+        )
+    )
 
 
-def test_a_ctrl_c_that_comes_with_a_verdict_is_not_lost(pair: tuple[LanguageModel, LanguageModel]) -> None:
+def test_a_ctrl_c_that_comes_with_a_verdict_is_not_lost(
+    pair: tuple[LanguageModel, LanguageModel],
+) -> None:
     """However late it is on the way to the device, the answer ends there."""
 
     async def cancelled_after(turns: int) -> bool:
-        session = Session(pair[0], PROMPT, config_of(policy="stream", max_new_tokens=8), Delayed(LocalLink(pair[1])))
+        session = Session(
+            pair[0],
+            PROMPT,
+            config_of(policy="stream", max_new_tokens=8),
+            Delayed(LocalLink(pair[1])),
+        )
 
         async def drain() -> None:
             await session.run()
@@ -279,7 +355,9 @@ def test_a_ctrl_c_that_comes_with_a_verdict_is_not_lost(pair: tuple[LanguageMode
 
 
 class Delayed(Tampered):
-    """A link whose verdicts come a few turns of the loop after they are waited for, from a task of their own."""
+    """A link whose verdicts come a few turns of the loop after they are waited for, from a task of
+    their own.
+    """
 
     def __init__(self, link: LocalLink) -> None:
         super().__init__(link, lambda verdict: verdict)
@@ -306,7 +384,9 @@ def test_no_draw_of_a_discarded_draft_is_used_again(
     drawn: list[tuple[int, int]] = []
     plain = Noise.uniforms
 
-    def spied(noise: Noise, purpose: Purpose, position: int, step: int = 0, count: int = 1) -> np.ndarray:
+    def spied(
+        noise: Noise, purpose: Purpose, position: int, step: int = 0, count: int = 1
+    ) -> np.ndarray:
         if purpose is Purpose.DRAFT:
             drawn.append((position, step))
         return plain(noise, purpose, position, step, count)
@@ -320,13 +400,17 @@ def test_no_draw_of_a_discarded_draft_is_used_again(
         assert len(set(drawn)) == len(drawn) > len({position for position, _ in drawn})
 
 
-def test_skipped_ids_ride_on_the_next_message_and_bytes_are_counted(pair: tuple[LanguageModel, LanguageModel]) -> None:
+def test_skipped_ids_ride_on_the_next_message_and_bytes_are_counted(
+    pair: tuple[LanguageModel, LanguageModel],
+) -> None:
     link = Tampered(LocalLink(pair[1]), lambda verdict: verdict)
     settings = changed(ALWAYS, policy="random", verify_rate=0.3, max_new_tokens=40, seed=2)
     session = run_session(pair[0], PROMPT, settings, link)
     kinds = session.provenance
     asked = [i for i, kind in enumerate(kinds) if kind is not Provenance.LOCAL]
-    reader, history, carried = AdaptiveIds(12), list(PROMPT), list[list[int]]()
+    reader = AdaptiveIds(12)
+    history = list(PROMPT)
+    carried = list[list[int]]()
     for draft, position in zip(link.drafts, asked, strict=True):
         ids = reader.decode(history, draft.ids, 40)
         carried.append(ids[: draft.untested])
@@ -346,8 +430,12 @@ def test_skipped_ids_ride_on_the_next_message_and_bytes_are_counted(pair: tuple[
 
 
 def test_the_end_token_ends_the_answer(make_lm: Callable[..., LanguageModel]) -> None:
-    slm, llm = make_lm(seed=1, eos=4), make_lm(seed=2, eos=4)
-    ended = [run_session(slm, PROMPT, changed(ALWAYS, max_new_tokens=50, seed=seed), LocalLink(llm)) for seed in range(10)]
+    slm = make_lm(seed=1, eos=4)
+    llm = make_lm(seed=2, eos=4)
+    ended = [
+        run_session(slm, PROMPT, changed(ALWAYS, max_new_tokens=50, seed=seed), LocalLink(llm))
+        for seed in range(10)
+    ]
     for session in ended:
         assert (session.finish_reason == "stop") == (session.token_ids[-1] == 4)
         assert 4 not in session.token_ids[:-1]
@@ -356,17 +444,26 @@ def test_the_end_token_ends_the_answer(make_lm: Callable[..., LanguageModel]) ->
 
 def test_the_context_ends_the_answer(pair: tuple[LanguageModel, LanguageModel]) -> None:
     for settings in (ALWAYS, config_of(policy="never"), config_of(policy="stream")):
-        session = run_session(pair[0], [1] * (CONTEXT - 3), changed(settings, max_new_tokens=50), LocalLink(pair[1]))
+        session = run_session(
+            pair[0], [1] * (CONTEXT - 3), changed(settings, max_new_tokens=50), LocalLink(pair[1])
+        )
         assert len(session.token_ids) == 3
         assert session.finish_reason == "length"
 
 
 @pytest.mark.parametrize(
     ("prompt", "settings", "words"),
-    [([], ALWAYS, "empty"), ([1] * CONTEXT, ALWAYS, f"context of {CONTEXT}"), ([1], changed(ALWAYS, k=13), "k 13")],
+    [
+        ([], ALWAYS, "empty"),
+        ([1] * CONTEXT, ALWAYS, f"context of {CONTEXT}"),
+        ([1], changed(ALWAYS, k=13), "k 13"),
+    ],
 )
 def test_bad_requests_are_refused_before_anything_is_sent(
-    prompt: list[int], settings: GenerationConfig, words: str, pair: tuple[LanguageModel, LanguageModel]
+    prompt: list[int],
+    settings: GenerationConfig,
+    words: str,
+    pair: tuple[LanguageModel, LanguageModel],
 ) -> None:
     with pytest.raises(BadInput, match=words):
         Session(pair[0], prompt, settings, LocalLink(pair[1]))
@@ -377,14 +474,27 @@ def test_a_system_that_asks_needs_a_cloud(pair: tuple[LanguageModel, LanguageMod
         Session(pair[0], PROMPT, ALWAYS)
 
 
-def test_another_tokenizer_is_refused(pair: tuple[LanguageModel, LanguageModel], make_lm: Callable[..., LanguageModel]) -> None:
+def test_another_tokenizer_is_refused(
+    pair: tuple[LanguageModel, LanguageModel], make_lm: Callable[..., LanguageModel]
+) -> None:
     with pytest.raises(Incompatible, match="tokenizer"):
         Session(pair[0], PROMPT, ALWAYS, LocalLink(make_lm(vocab=13)))
 
 
-def test_what_is_drafted_and_not_final_can_be_looked_at(pair: tuple[LanguageModel, LanguageModel]) -> None:
-    """A verdict comes two looks late: drafts run ahead of it, and are the answer unless it changes them."""
-    settings = config_of(policy="always", verification="coupled", exact=True, max_in_flight=4, max_new_tokens=12, seed=2)
+def test_what_is_drafted_and_not_final_can_be_looked_at(
+    pair: tuple[LanguageModel, LanguageModel],
+) -> None:
+    """A verdict comes two looks late: drafts run ahead of it, and are the answer unless it changes
+    them.
+    """
+    settings = config_of(
+        policy="always",
+        verification="coupled",
+        exact=True,
+        max_in_flight=4,
+        max_new_tokens=12,
+        seed=2,
+    )
     session = Session(pair[0], PROMPT, settings, LocalLink(pair[0], lag=2))
     seen: list[tuple[str, str]] = []
 
@@ -403,7 +513,8 @@ def test_a_new_stream_has_one_message_before_its_first_verdict(
 ) -> None:
     """Later ones run ahead: what is written to a call that fails would hide why it fails."""
     said: list[str] = []
-    send, receive = LocalStream.send, LocalStream.receive
+    send = LocalStream.send
+    receive = LocalStream.receive
 
     async def sending(stream: LocalStream, draft: pb.Draft) -> None:
         said.append("draft")

@@ -1,4 +1,6 @@
-"""Calls are read out of an answer the same way however it is cut into pieces; everything else is said."""
+"""Calls are read out of an answer the same way however it is cut into pieces; everything else is
+said.
+"""
 
 import json
 from typing import Any
@@ -8,10 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import BadInput
-from common.grammar import Grammar
-from common.model import BUNDLED, KVCache, LanguageModel, WrappedModel, load
-from edge_client.http.tools import CallReader, HermesReader, LlamaReader, ToolCall, calls_grammar, reader_of
+from hedge.common.errors import BadInput
+from hedge.common.grammar import Grammar
+from hedge.common.model import BUNDLED, KVCache, LanguageModel, WrappedModel, load
+from hedge.edge_client.http.tools import (
+    CallReader,
+    HermesReader,
+    LlamaReader,
+    ToolCall,
+    calls_grammar,
+    reader_of,
+)
 
 NAMES = ["weather", "add"]
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": [2, "<tool_call>"]}}\n</tool_call>'
@@ -22,14 +31,20 @@ HERMES: list[tuple[str, list[Any]]] = [
     (f"I will add.\n{CALL}", ["I will add.\n", ADDED]),
     (f"{CALL}\n{CALL}", [ADDED, ADDED]),
     ("a < b <tool", ["a < b <tool"]),
-    ('<tool_call>{"name": "add", "arguments": {"v": "\\"</tool_call>"}}</tool_call>\n\n', [("add", {"v": '"</tool_call>'})]),
+    (
+        '<tool_call>{"name": "add", "arguments": {"v": "\\"</tool_call>"}}</tool_call>\n\n',
+        [("add", {"v": '"</tool_call>'})],
+    ),
     (f"{CALL}\n\n  Done.", [ADDED, "Done."]),
     ("<tool_call>\nnot JSON\n</tool_call> then", ["<tool_call>\nnot JSON\n</tool_call> then"]),
     (
         '<tool_call>{"name": "other", "arguments": {}}</tool_call>',
         ['<tool_call>{"name": "other", "arguments": {}}</tool_call>'],
     ),
-    ('<tool_call>{"name": "add", "arguments": []}</tool_call>', ['<tool_call>{"name": "add", "arguments": []}</tool_call>']),
+    (
+        '<tool_call>{"name": "add", "arguments": []}</tool_call>',
+        ['<tool_call>{"name": "add", "arguments": []}</tool_call>'],
+    ),
     # Without the marks, as small models write it.
     ('{"name": "add", "arguments": {"a": 1}}', [("add", {"a": 1})]),
     ('```json\n{"name": "add", "arguments": {}}\n```', [("add", {})]),
@@ -42,7 +57,10 @@ HERMES: list[tuple[str, list[Any]]] = [
 LLAMA: list[tuple[str, list[Any]]] = [
     ("Hello.", ["Hello."]),
     ('{"name": "add", "parameters": {"a": 1}}', [("add", {"a": 1})]),
-    (' {"name": "add", "parameters": {}}; {"name": "weather", "parameters": {}}', [("add", {}), ("weather", {})]),
+    (
+        ' {"name": "add", "parameters": {}}; {"name": "weather", "parameters": {}}',
+        [("add", {}), ("weather", {})],
+    ),
     ('{"name": "other", "parameters": {}}', ['{"name": "other", "parameters": {}}']),
     ('{"name": "add", "para', ['{"name": "add", "para']),
     ("{} is empty", ["{} is empty"]),
@@ -64,13 +82,22 @@ def read(reader: CallReader, pieces: list[str]) -> list[Any]:
 
 
 @pytest.mark.parametrize(("kind", "cases"), [(HermesReader, HERMES), (LlamaReader, LLAMA)])
-def test_calls_are_found_letter_by_letter(kind: type[CallReader], cases: list[tuple[str, list[Any]]]) -> None:
+def test_calls_are_found_letter_by_letter(
+    kind: type[CallReader], cases: list[tuple[str, list[Any]]]
+) -> None:
     for text, expected in cases:
         assert read(kind(NAMES), list(text)) == expected
 
 
-@given(st.sampled_from([(HermesReader, *one) for one in HERMES] + [(LlamaReader, *one) for one in LLAMA]), st.data())
-def test_calls_are_found_wherever_the_text_is_cut(case: tuple[type[CallReader], str, list[Any]], data: st.DataObject) -> None:
+@given(
+    st.sampled_from(
+        [(HermesReader, *one) for one in HERMES] + [(LlamaReader, *one) for one in LLAMA]
+    ),
+    st.data(),
+)
+def test_calls_are_found_wherever_the_text_is_cut(
+    case: tuple[type[CallReader], str, list[Any]], data: st.DataObject
+) -> None:
     kind, text, expected = case
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=12)))
     pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
@@ -116,14 +143,21 @@ HERMES_TEMPLATE = "{% if tools %}<tool_call>{% endif %}"
 LLAMA_TEMPLATE = '{% if tools %}{"name": "", "parameters": {}} <|python_tag|>{% endif %}'
 
 
-@pytest.mark.parametrize(("template", "kind"), [(HERMES_TEMPLATE, HermesReader), (LLAMA_TEMPLATE, LlamaReader)])
+@pytest.mark.parametrize(
+    ("template", "kind"), [(HERMES_TEMPLATE, HermesReader), (LLAMA_TEMPLATE, LlamaReader)]
+)
 @pytest.mark.parametrize("parallel", [True, False])
-def test_an_answer_that_has_to_call_is_calls_and_nothing_else(template: str, kind: type[CallReader], *, parallel: bool) -> None:
+def test_an_answer_that_has_to_call_is_calls_and_nothing_else(
+    template: str, kind: type[CallReader], *, parallel: bool
+) -> None:
     lm: LanguageModel = Templated(template)
     assert reader_of(lm) is kind
-    grammar, numbers = calls_grammar(TOOLS[1:], lm, parallel=parallel), set[int]()
+    grammar = calls_grammar(TOOLS[1:], lm, parallel=parallel)
+    numbers = set[int]()
     for seed in range(30):
-        followed, said, rng = Grammar(grammar, lm, lm.end_ids), list[int](), np.random.default_rng(seed)
+        followed = Grammar(grammar, lm, lm.end_ids)
+        said = list[int]()
+        rng = np.random.default_rng(seed)
         while not said or said[-1] not in lm.end_ids:
             said.append(int(rng.choice(np.flatnonzero(followed.allowed(said)))))
         calls = read(kind(NAMES), [lm.decode(said)])
@@ -145,7 +179,8 @@ def test_data_in_a_schema_is_left_as_it_is() -> None:
     lm = Templated(HERMES_TEMPLATE)
     for schema, expected in ((parameters, {"v": {"$ref": "#/x"}}), (named, None)):
         tool = {"type": "function", "function": {"name": "add", "parameters": schema}}
-        followed, said = Grammar(calls_grammar([tool], lm, parallel=False), lm, lm.end_ids), list[int]()
+        followed = Grammar(calls_grammar([tool], lm, parallel=False), lm, lm.end_ids)
+        said = list[int]()
         rng = np.random.default_rng(1)
         while not said or said[-1] not in lm.end_ids:
             said.append(int(rng.choice(np.flatnonzero(followed.allowed(said)))))

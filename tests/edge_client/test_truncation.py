@@ -2,8 +2,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.sampling import largest, softmax
-from edge_client.engine.verification.truncation import truncate
+from hedge.common.sampling import largest, softmax
+from hedge.edge_client.engine.verification.truncation import truncate
 
 
 @st.composite
@@ -19,7 +19,9 @@ def cases(draw: st.DrawFn) -> tuple[np.ndarray, int | None, int]:
 @given(cases())
 @settings(max_examples=400, deadline=None)
 def test_counts_are_the_largest_entries_rounded(case: tuple[np.ndarray, int | None, int]) -> None:
-    """Quantised checks itself that the integers fit 2^bits; here they are close to the distribution they stand for."""
+    """Quantised checks itself that the integers fit 2^bits; here they are close to the distribution
+    they stand for.
+    """
     probs, kept, bits = case
     sent = truncate(probs, kept, bits)
     allowed = np.flatnonzero(probs) if kept is None or kept >= len(probs) else largest(probs, kept)

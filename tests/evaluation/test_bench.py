@@ -1,4 +1,6 @@
-"""The parts of hedge bench that need no server: the grid, the arithmetic of links and devices, rows and winners."""
+"""The parts of hedge bench that need no server: the grid, the arithmetic of links and devices, rows
+and winners.
+"""
 
 import argparse
 import itertools
@@ -9,27 +11,31 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cloud_server.emulation import Emulated, parse_pace
-from cloud_server.engine import engine_of
-from cloud_server.scheduler import BlockTable, Scheduler, Work
-from common.errors import BadInput
-from common.model import LanguageModel
-from common.sampling import Warp
-from evaluation.assisted import assisted
-from evaluation.bench import _parser, check
-from evaluation.bench_rows import cells, median_interval, rows_of, speed, winner
-from evaluation.bench_run import Cell, through
-from evaluation.paced import PacedLM
-from evaluation.profile import Profile, named, read_profile
+from hedge.cloud_server.engines.base import engine_of
+from hedge.cloud_server.engines.emulation import Emulated, parse_pace
+from hedge.cloud_server.engines.scheduler import BlockTable, Scheduler, Work
+from hedge.common.errors import BadInput
+from hedge.common.model import LanguageModel
+from hedge.common.sampling import Warp
+from hedge.evaluation.assisted import assisted
+from hedge.evaluation.bench import _parser, check
+from hedge.evaluation.bench_rows import cells, median_interval, rows_of, speed, winner
+from hedge.evaluation.bench_run import Cell, through
+from hedge.evaluation.paced import PacedLM
+from hedge.evaluation.profile import Profile, named, read_profile
 
 
 def options(*arguments: str) -> argparse.Namespace:
-    parsed: argparse.Namespace = _parser().parse_args(["--out", "x", "--insecure", "--seed", "1", *arguments])
+    parsed: argparse.Namespace = _parser().parse_args(
+        ["--out", "x", "--insecure", "--seed", "1", *arguments]
+    )
     return parsed
 
 
 def test_the_grid_is_every_combination() -> None:
-    found, profiles = check(options("--rates", "1e5", "0", "--round-trips", "0.1", "--outages", "none", "6:2"))
+    found, profiles = check(
+        options("--rates", "1e5", "0", "--round-trips", "0.1", "--outages", "none", "6:2")
+    )
     assert found == [Cell(rate, 0.1, outage) for outage in ("none", "6:2") for rate in (1e5, 0)]
     assert profiles == [None]
     assert found[2].outages(20) == ["6:2", "12:2", "18:2"]
@@ -59,17 +65,23 @@ def test_what_is_no_bench_is_refused(arguments: tuple[str, ...], words: str) -> 
 def test_a_stream_from_the_cloud_costs_one_round_trip_and_waits_out_outages() -> None:
     assert through(Cell(0.0, 0.3, "none"), 5.0, [0.1, 0.2]) == pytest.approx([0.4, 0.5])
     # Asked at second 5, an outage from 6 to 8: what is ready in between arrives after it.
-    assert through(Cell(0.0, 0.2, "6:2"), 5.0, [0.5, 1.5, 3.5]) == pytest.approx([0.7, 3.1, 3.7], abs=1e-3)
+    assert through(Cell(0.0, 0.2, "6:2"), 5.0, [0.5, 1.5, 3.5]) == pytest.approx(
+        [0.7, 3.1, 3.7], abs=1e-3
+    )
 
 
 def test_energy_is_computing_and_sending() -> None:
     profile = Profile("p", slm_s=0.02, llm_s=0.1, device_w=5.0, radio_w=2.0)
-    assert profile.energy(steps=10, uplink_bytes=1000, rate=8e3) == pytest.approx(10 * 0.02 * 5 + 1.0 * 2)
+    assert profile.energy(steps=10, uplink_bytes=1000, rate=8e3) == pytest.approx(
+        10 * 0.02 * 5 + 1.0 * 2
+    )
     assert profile.energy(steps=0, uplink_bytes=1000, rate=0.0) == 0
     assert set(named()) == {"cpu", "laptop", "phone", "tablet"}
 
 
-@pytest.mark.parametrize("text", ["slm_s = 1", "slm_s = 1\nllm_s = 1\nspeed = 3", "slm_s = 1\nllm_s = inf"])
+@pytest.mark.parametrize(
+    "text", ["slm_s = 1", "slm_s = 1\nllm_s = 1\nspeed = 3", "slm_s = 1\nllm_s = inf"]
+)
 def test_profiles_that_are_none_are_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "p.toml"
     path.write_text(text)
@@ -87,7 +99,8 @@ def test_a_pace_that_is_none_is_refused(word: str) -> None:
 def test_a_paced_model_says_what_the_model_says(make_lm: Callable[..., LanguageModel]) -> None:
     lm = make_lm(seed=1)
     paced = PacedLM(lm, 1e-4, 1e-5)
-    prefix, plain = paced.kv_cache(), lm.kv_cache()
+    prefix = paced.kv_cache()
+    plain = lm.kv_cache()
     assert (prefix.forward([1, 2, 3]) == plain.forward([1, 2, 3])).all()
     assert [what for what, _, _ in paced.timeline.events] == ["step"]
     assert paced.end_ids == lm.end_ids
@@ -114,7 +127,8 @@ def test_emulation_waits_for_what_is_left_of_a_pass(
 
 
 def test_assisted_generation_is_greedy_decoding(make_lm: Callable[..., LanguageModel]) -> None:
-    slm, llm = make_lm(seed=1), make_lm(seed=2)
+    slm = make_lm(seed=1)
+    llm = make_lm(seed=2)
     found = assisted(slm, llm, [1, 2, 3], Warp(0.0), 1, 8)
     ids = [1, 2, 3]
     for _ in range(8):
@@ -124,7 +138,9 @@ def test_assisted_generation_is_greedy_decoding(make_lm: Callable[..., LanguageM
     assert sum(found.llm) >= len(ids) - 1
 
 
-def entry(system: str, task: int, released: list[float], correct: bool = True, **changes: Any) -> dict[str, Any]:
+def entry(
+    system: str, task: int, released: list[float], correct: bool = True, **changes: Any
+) -> dict[str, Any]:
     answer = {
         "task": task,
         "family": "sum",
@@ -166,7 +182,11 @@ def entry(system: str, task: int, released: list[float], correct: bool = True, *
 
 def test_rows_are_medians_of_times_and_sums_of_the_rest() -> None:
     entries = [entry("llm", t, [0.5, 1.0]) for t in range(3)]
-    entries += [entry("hedge", 0, [0.25, 0.5]), entry("hedge", 1, [0.25, 0.5]), entry("hedge", 2, [2.0, 4.0])]
+    entries += [
+        entry("hedge", 0, [0.25, 0.5]),
+        entry("hedge", 1, [0.25, 0.5]),
+        entry("hedge", 2, [2.0, 4.0]),
+    ]
     llm, ours = rows_of(entries)
     assert (llm["tokens_per_s"], ours["tokens_per_s"]) == (2.0, 4.0)
     assert ours["low"] <= 4.0 <= ours["high"]
@@ -184,7 +204,9 @@ def test_an_answer_that_was_cut_off_counts_by_its_time() -> None:
 
 
 def test_the_winner_keeps_the_accuracy() -> None:
-    entries = [entry("llm", t, [1.0]) for t in range(4)] + [entry("cu-hlm", t, [0.1], correct=t > 0) for t in range(4)]
+    entries = [entry("llm", t, [1.0]) for t in range(4)] + [
+        entry("cu-hlm", t, [0.1], correct=t > 0) for t in range(4)
+    ]
     (cell,) = cells(rows_of(entries)).values()
     assert winner(cell) == "llm"
     assert winner(cell, least=0.7) == "cu-hlm"
@@ -192,5 +214,8 @@ def test_the_winner_keeps_the_accuracy() -> None:
 
 def test_the_interval_of_a_median_covers_it() -> None:
     rng = np.random.default_rng(0)
-    covered = sum(low <= 0 <= high for _, low, high in (median_interval(rng.normal(size=25).tolist()) for _ in range(60)))
+    covered = sum(
+        low <= 0 <= high
+        for _, low, high in (median_interval(rng.normal(size=25).tolist()) for _ in range(60))
+    )
     assert covered >= 50

@@ -1,18 +1,20 @@
-"""When hedge is faster than the stream: the closed form is what a device that overlaps nothing does."""
+"""When hedge is faster than the stream: the closed form is what a device that overlaps nothing
+does.
+"""
 
 import asyncio
 from dataclasses import replace
 
 import pytest
 
-from common.model import BUNDLED, LanguageModel, load
-from edge_client.config import SamplingParams
-from evaluation.bench_rows import break_even_line
-from evaluation.break_even import CLOSE, TOKENS, Sample, no_overlap, sampled
-from evaluation.local import LocalLink
-from evaluation.profile import Profile
-from evaluation.replay import Trace
-from studies.links import preferring
+from hedge.common.model import BUNDLED, LanguageModel, load
+from hedge.edge_client.config import SamplingParams
+from hedge.evaluation.bench_rows import break_even_line
+from hedge.evaluation.break_even import CLOSE, TOKENS, Sample, no_overlap, sampled
+from hedge.evaluation.local import LocalLink
+from hedge.evaluation.profile import Profile
+from hedge.evaluation.replay import Trace
+from research.links import preferring
 
 MIXED = [Trace((*[True] * 5, False) * 8, (*[4.0] * 5, 0.1) * 8)] * 3
 HERE = Profile("here", slm_s=0.005, llm_s=0.04, llm_position_s=0.001)
@@ -28,7 +30,8 @@ def test_the_closed_form_is_what_happens_where_nothing_overlaps() -> None:
     expected = no_overlap(steps, passes, HERE.slm_s, HERE.llm_s + HERE.llm_position_s, verify)
     assert 0.02 < expected < 0.5
     # The stream too pays the way to the first token, once an answer.
-    answers, tokens = len(MIXED), sum(len(trace.accepted) for trace in MIXED)
+    answers = len(MIXED)
+    tokens = sum(len(trace.accepted) for trace in MIXED)
     exact = expected * passes / (passes - answers / tokens)
     assert sample.break_even(WAITING) == pytest.approx(exact, abs=2 * CLOSE)
 
@@ -36,7 +39,8 @@ def test_the_closed_form_is_what_happens_where_nothing_overlaps() -> None:
 def test_drafting_on_moves_it_outwards() -> None:
     often = [Trace((*[True] * 30, False) * 3, (*[3.0] * 30, 0.1) * 3)] * 3
     sample = Sample(often, replace(HERE, slm_s=0.02))
-    ahead, waiting = sample.break_even(preferring("speed")), sample.break_even(WAITING)
+    ahead = sample.break_even(preferring("speed"))
+    waiting = sample.break_even(WAITING)
     assert ahead is not None
     assert waiting is not None
     assert ahead > 1.1 * waiting
@@ -50,7 +54,8 @@ def test_a_slow_device_is_never_ahead_and_a_perfect_one_always() -> None:
 
 
 def test_a_sample_knows_what_the_slm_would_draft() -> None:
-    slm, llm = load(BUNDLED, "slm"), load(BUNDLED, "llm")
+    slm = load(BUNDLED, "slm")
+    llm = load(BUNDLED, "llm")
     prompt = llm.encode_chat([{"role": "user", "content": "What is 47 + 38?"}])
 
     def asked(own: LanguageModel, temperature: float) -> Sample:
@@ -71,6 +76,8 @@ def test_a_bench_says_where_hedge_begins_to_lose() -> None:
     llm = {"cloud_s": 0.05}
     hedge = {"rounds": 0.25, "steps": 1.0, "slm_s": 0.01, "cloud_s": 0.015}
     assert "below 100 ms" in str(break_even_line({"hedge": hedge, "llm": llm}))
-    assert "at no round trip" in str(break_even_line({"hedge": hedge | {"slm_s": 0.05}, "llm": llm}))
+    assert "at no round trip" in str(
+        break_even_line({"hedge": hedge | {"slm_s": 0.05}, "llm": llm})
+    )
     assert break_even_line({"hedge": hedge}) is None
     assert break_even_line({"hedge": hedge | {"rounds": 0.0}, "llm": llm}) is None

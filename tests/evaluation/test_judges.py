@@ -1,4 +1,6 @@
-"""Judges: what is right is right however it is put, and code that models write is run within bounds."""
+"""Judges: what is right is right however it is put, and code that models write is run within
+bounds.
+"""
 
 import argparse
 import json
@@ -9,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import BadInput
-from evaluation.judges import JUDGES, judge_of, program_of
-from evaluation.run_code import runs
-from evaluation.tasks import NAMED, judged_tasks
+from hedge.common.errors import BadInput
+from hedge.evaluation.judges import JUDGES, judge_of, program_of
+from hedge.evaluation.run_code import runs
+from hedge.evaluation.tasks import NAMED, judged_tasks
 
 
 @pytest.mark.parametrize(
@@ -42,7 +44,10 @@ def test_what_is_right(judge: str, reference: str, right: list[str], wrong: list
     assert [reply for reply in wrong if judged(reply)] == []
 
 
-@given(st.integers(-(10**9), 10**9), st.text(st.characters(exclude_categories=["N", "Cs"]), max_size=20))
+@given(
+    st.integers(-(10**9), 10**9),
+    st.text(st.characters(exclude_categories=["N", "Cs"]), max_size=20),
+)
 def test_a_number_is_found_behind_any_words(number: int, words: str) -> None:
     # A dash before digits is a sign.
     said = words.rstrip("-")
@@ -72,7 +77,10 @@ CODE = judge_of({"test": TEST, "entry_point": "area"}, PROMPT, None, None, "here
     [
         ("    return math.pi * r * r\n", True),
         ("```python\ndef area(r):\n    return math.pi * r ** 2\n```", True),
-        ("Here it is:\n```\nimport math\ndef area(r):\n    return math.pi * r ** 2\n```\nIt multiplies.", True),
+        (
+            "Here it is:\n```\nimport math\ndef area(r):\n    return math.pi * r ** 2\n```\nIt multiplies.",
+            True,
+        ),
         ("def area(r):\n    return math.pi * r ** 2\n", True),
         ("```python\ndef area(r):\n    return 3 * r ** 2\n```", False),
         ("I cannot.", False),
@@ -102,28 +110,40 @@ def test_what_goes_too_far_fails(program: str) -> None:
     assert not runs(program, 2)
 
 
-def test_a_program_sees_an_empty_folder_and_none_of_our_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_sees_an_empty_folder_and_none_of_our_secrets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("SECRET", "x")
     assert runs("import os; assert not os.listdir('.') and 'SECRET' not in os.environ")
 
 
 def asked(**changes: Any) -> argparse.Namespace:
-    usual = {"task": None, "task_folder": Path("nowhere"), "judge": None, "run_code": False, "prompts": None, "questions": 2}
+    usual = {
+        "task": None,
+        "task_folder": Path("nowhere"),
+        "judge": None,
+        "run_code": False,
+        "prompts": None,
+        "questions": 2,
+    }
     return argparse.Namespace(**{**usual, "question_seed": 0, **changes})
 
 
 def test_tasks_are_found_by_name_and_by_file(tmp_path: Path) -> None:
-    rows = [{"prompt": "1 + 1?", "reference": "2"}, {"prompt": "2 + 2?", "reference": "4", "judge": "regex"}]
+    rows = [
+        {"prompt": "1 + 1?", "reference": "2"},
+        {"prompt": "2 + 2?", "reference": "4", "judge": "regex"},
+    ]
     (tmp_path / "gsm8k-dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     named = judged_tasks(asked(task="gsm8k", task_folder=tmp_path))
     assert [task.is_correct("It is 2.0") for task in named] == [True, False]
     assert {task.family for task in named} == {"gsm8k"}
     by_file = judged_tasks(asked(task=str(tmp_path / "gsm8k-dev.jsonl")))
     assert [task.is_correct("4 cats") for task in by_file] == [False, True]
-    assert [task.is_correct("2") for task in judged_tasks(asked(prompts=tmp_path / "gsm8k-dev.jsonl", judge="exact"))] == [
-        True,
-        False,
-    ]
+    assert [
+        task.is_correct("2")
+        for task in judged_tasks(asked(prompts=tmp_path / "gsm8k-dev.jsonl", judge="exact"))
+    ] == [True, False]
     code = {"prompt": PROMPT, "test": TEST, "entry_point": "area"}
     (tmp_path / "humaneval.jsonl").write_text(json.dumps(code) + "\n")
     (task,) = judged_tasks(asked(task="humaneval", task_folder=tmp_path, run_code=True))
@@ -134,16 +154,26 @@ def test_tasks_are_found_by_name_and_by_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "changes", "words"),
     [
-        ({"prompt": "x", "reference": "y"}, {"judge": "last-number"}, "task 1: reference 'y' has no number"),
+        (
+            {"prompt": "x", "reference": "y"},
+            {"judge": "last-number"},
+            "task 1: reference 'y' has no number",
+        ),
         ({"prompt": "x", "reference": "("}, {"judge": "regex"}, "is not a regular expression"),
         ({"prompt": "x", "reference": "yes"}, {"judge": "choice"}, "is not a letter A to J"),
         ({"prompt": "x", "reference": "1", "judge": "taste"}, {}, "judge 'taste' is not one of"),
-        ({"prompt": "x", "reference": "1", "judge": "code"}, {"run_code": True}, "needs the texts test and entry_point"),
+        (
+            {"prompt": "x", "reference": "1", "judge": "code"},
+            {"run_code": True},
+            "needs the texts test and entry_point",
+        ),
         ({"prompt": "x", "test": "y", "entry_point": "f"}, {}, "--run-code allows that"),
         ({"prompt": "x"}, {"prompts": Path("other")}, "--task and --prompts exclude each other"),
     ],
 )
-def test_what_cannot_be_judged_is_named(row: dict[str, Any], changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+def test_what_cannot_be_judged_is_named(
+    row: dict[str, Any], changes: dict[str, Any], words: str, tmp_path: Path
+) -> None:
     (tmp_path / "mine.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(BadInput, match=words):
         judged_tasks(asked(task=str(tmp_path / "mine.jsonl"), **changes))

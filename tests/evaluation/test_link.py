@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import BadInput
-from evaluation.link import CHUNK, Pipe, Relay, parse_outages
+from hedge.common.errors import BadInput
+from hedge.evaluation.link import CHUNK, Pipe, Relay, parse_outages
 
 SECONDS = st.floats(0, 50)
 
@@ -29,10 +29,17 @@ def test_nothing_is_sent_in_an_outage() -> None:
     assert Pipe(rate=0.0, delay=0.1, outages=[(1.0, 3.0)]).arrival(10, 2.0) == pytest.approx(3.1)
 
 
-@given(st.lists(st.tuples(SECONDS, st.integers(0, 5000)), max_size=30), st.floats(0, 1), st.integers(0, 99))
-def test_order_is_kept_and_the_rate_is_never_exceeded(sends: list[tuple[float, int]], jitter: float, seed: int) -> None:
+@given(
+    st.lists(st.tuples(SECONDS, st.integers(0, 5000)), max_size=30),
+    st.floats(0, 1),
+    st.integers(0, 99),
+)
+def test_order_is_kept_and_the_rate_is_never_exceeded(
+    sends: list[tuple[float, int]], jitter: float, seed: int
+) -> None:
     pipe = Pipe(1e5, 0.02, jitter, [(3.0, 4.0), (10.0, 30.0)], np.random.default_rng(seed))
-    arrivals, sent = [], 0
+    arrivals = []
+    sent = 0
     for now, size in sorted(sends):
         arrivals.append(pipe.arrival(size, now))
         sent += size
@@ -42,7 +49,9 @@ def test_order_is_kept_and_the_rate_is_never_exceeded(sends: list[tuple[float, i
     assert pipe.bytes == sent
 
 
-@pytest.mark.parametrize("words", [["3"], ["a:b"], ["1:0"], ["-1:2"], ["5:2", "6:1"], ["nan:1"], ["1:inf"]])
+@pytest.mark.parametrize(
+    "words", [["3"], ["a:b"], ["1:0"], ["-1:2"], ["5:2", "6:1"], ["nan:1"], ["1:inf"]]
+)
 def test_bad_outages_are_named(words: list[str]) -> None:
     with pytest.raises(BadInput, match="outage"):
         parse_outages(words)
@@ -50,7 +59,8 @@ def test_bad_outages_are_named(words: list[str]) -> None:
 
 def test_every_byte_comes_through_and_is_counted() -> None:
     data = bytes(range(256)) * 300
-    up, down = Pipe(rate=1e8, delay=0.001), Pipe(rate=0.0, delay=0.0, jitter=0.0005)
+    up = Pipe(rate=1e8, delay=0.001)
+    down = Pipe(rate=0.0, delay=0.0, jitter=0.0005)
 
     async def shout(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         heard = await reader.readexactly(len(data))

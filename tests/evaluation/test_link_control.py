@@ -6,13 +6,19 @@ from typing import Any
 
 import pytest
 
-from common.errors import BadInput
-from evaluation.link import Pipe, Relay
+from hedge.common.errors import BadInput
+from hedge.evaluation.link import Pipe, Relay
 
 
 def test_what_a_link_can_be_set_to() -> None:
     relay = Relay(("127.0.0.1", 1), Pipe(0.0, 0.0), Pipe(0.0, 0.0))
-    assert relay.change({"delay": 0.2, "rate": 1e5}) == {"cut": False, "delay": 0.2, "rate": 1e5, "up": 0, "down": 0}
+    assert relay.change({"delay": 0.2, "rate": 1e5}) == {
+        "cut": False,
+        "delay": 0.2,
+        "rate": 1e5,
+        "up": 0,
+        "down": 0,
+    }
     assert (relay.down.delay, relay.down.rate) == (0.2, 0.0)
     for wrong in ({"delay": -1}, {"rate": float("nan")}, {"cut": 1}, {"colour": 2}):
         with pytest.raises(BadInput, match="nothing a link can be set to"):

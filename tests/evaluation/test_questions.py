@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from evaluation.questions import FAMILIES, draw, held_out_set, is_correct, is_held_out, parse_answer
+from hedge.evaluation.questions import (
+    FAMILIES,
+    draw,
+    held_out_set,
+    is_correct,
+    is_held_out,
+    parse_answer,
+)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -23,7 +30,10 @@ def test_answers_agree_with_arithmetic() -> None:
         for _ in range(300):
             question = draw(family, rng, held_out=False)
             a, b = question.key.split("(")[1].rstrip(")").split(", ")
-            assert int(question.answer) == {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}[sign]
+            assert (
+                int(question.answer)
+                == {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}[sign]
+            )
             for step in question.worked.partition("Answer")[0].replace(".", ",").split(","):
                 if "=" in step:
                     left, right = step.split("=")

@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.errors import BadInput
-from common.sampling import softmax
-from edge_client.engine.statistics import Round
-from evaluation.findings import max_risk_trials
-from evaluation.profile import Profile, read_profile
-from evaluation.quality import interval, relative_accuracy
-from evaluation.record import AnswerRecord, Journal, answers_of, parse_answer, read_journal
-from evaluation.study import KEPT, KS, auc, effect
-from studies.channel import Channel, open_uplink
-from studies.clock import Clock, Times, bits_of, measured, replay
+from hedge.common.errors import BadInput
+from hedge.common.sampling import softmax
+from hedge.edge_client.engine.statistics import Round
+from hedge.evaluation.findings import max_risk_trials
+from hedge.evaluation.profile import Profile, read_profile
+from hedge.evaluation.quality import interval, relative_accuracy
+from hedge.evaluation.record import AnswerRecord, Journal, answers_of, parse_answer, read_journal
+from hedge.evaluation.study import KEPT, KS, auc, effect
+from research.channel import Channel, open_uplink
+from research.clock import Clock, Times, bits_of, measured, replay
 
 ROUNDS = [Round(3, 30, 50, 3, 0.01), Round(1, 30, 40, 1, 0.008)]
 
@@ -75,7 +75,13 @@ def test_a_profile_says_its_times(tmp_path: Path) -> None:
     path = tmp_path / "p.toml"
     path.write_text("slm_s = 0.02\nllm_s = 0.1\n")
     assert read_profile(path) == Profile(path.stem, slm_s=0.02, llm_s=0.1)
-    for bad in ("slm_s = 1", "nonsense", "slm_s = -1\nllm_s = 1", "slm_s = 'x'\nllm_s = 1", "slm_s = nan\nllm_s = 1"):
+    for bad in (
+        "slm_s = 1",
+        "nonsense",
+        "slm_s = -1\nllm_s = 1",
+        "slm_s = 'x'\nllm_s = 1",
+        "slm_s = nan\nllm_s = 1",
+    ):
         path.write_text(bad)
         with pytest.raises(BadInput):
             read_profile(path)
@@ -147,19 +153,22 @@ def test_relative_accuracy_pairs_by_task() -> None:
 
 
 def test_the_interval_covers_as_often_as_it_says() -> None:
-    rng, hits = np.random.default_rng(0), 0
+    rng = np.random.default_rng(0)
+    hits = 0
     for run in range(200):
         below = rng.exponential(size=80) + 1
         above = below * 3 + rng.normal(size=80)
         low, high = interval(above, below, seed=run)
         hits += low <= 3 <= high
-    # Binomial(200, 0.95) is below 176 less than once in 10,000; the bootstrap of 80 items is a little short.
+    # Binomial(200, 0.95) is below 176 less than once in 10,000; the bootstrap of 80 items is a
+    # little short.
     assert hits >= 176
 
 
 def test_the_effect_of_truncation_at_its_ends() -> None:
     rng = np.random.default_rng(0)
-    x, y = softmax(rng.normal(size=64)), softmax(rng.normal(size=64))
+    x = softmax(rng.normal(size=64))
+    y = softmax(rng.normal(size=64))
     found = effect(x, y, float(x[3]), 0.4)
     assert found.shape == (sum(k <= 64 for k in KS), len(KEPT))
     last = dict(zip(KEPT, found[-1], strict=True))
@@ -170,12 +179,15 @@ def test_the_effect_of_truncation_at_its_ends() -> None:
 
 
 def test_auc_is_the_share_of_ordered_pairs() -> None:
-    u, rejected = np.array([0.1, 0.4, 0.4, 0.9]), np.array([0, 1, 0, 1])
+    u = np.array([0.1, 0.4, 0.4, 0.9])
+    rejected = np.array([0, 1, 0, 1])
     assert auc(u, rejected) == pytest.approx((1 + 0.5 + 1 + 1) / 4)
 
 
 def test_max_risk_trials_count_what_exceeds() -> None:
-    """Uncertainty that predicts rejection perfectly never exceeds; one that is blind finds no threshold."""
+    """Uncertainty that predicts rejection perfectly never exceeds; one that is blind finds no
+    threshold.
+    """
     rng = np.random.default_rng(0)
     betas = [np.where(rng.random(30) < 0.2, 1.0, 0.0) for _ in range(400)]
     sharp = [{"u": {"m": b.tolist()}, "beta": b.tolist()} for b in betas]

@@ -13,11 +13,17 @@ from pathlib import Path
 import openai
 import pytest
 
-from edge_client.cli.main import main
+from hedge.edge_client.cli.main import main
 
 BIN = Path(sys.executable).parent
 TIMEOUT = 240
-ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {
+    **os.environ,
+    "HF_HUB_OFFLINE": "1",
+    "NO_COLOR": "1",
+    "COLUMNS": "200",
+    "OMP_NUM_THREADS": "1",
+}
 
 
 @dataclass
@@ -69,11 +75,22 @@ def cloud(start_cloud: StartCloud) -> Cloud:
 @contextmanager
 def serving(*options: str) -> Iterator[str]:
     """`hedge serve`; yields HOST:PORT."""
-    command = [str(BIN / "hedge"), "serve", "--insecure", "--http", "127.0.0.1:0", "--threads", "1", *options]
+    command = [
+        str(BIN / "hedge"),
+        "serve",
+        "--insecure",
+        "--http",
+        "127.0.0.1:0",
+        "--threads",
+        "1",
+        *options,
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
     assert process.stderr
     try:
-        yield next(found[1] for line in process.stderr if (found := re.search(r"listening on (\S+)", line)))
+        yield next(
+            found[1] for line in process.stderr if (found := re.search(r"listening on (\S+)", line))
+        )
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=30)
@@ -92,10 +109,20 @@ def client(address: str) -> Iterator[openai.OpenAI]:
         yield made
 
 
-def hedge(*arguments: str, stdin: str = "", program: str = "hedge") -> subprocess.CompletedProcess[str]:
+def hedge(
+    *arguments: str, stdin: str = "", program: str = "hedge"
+) -> subprocess.CompletedProcess[str]:
     """Runs a program to its end."""
     command = [str(BIN / program), *arguments]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=TIMEOUT, env=ENVIRONMENT, check=False)
+    return subprocess.run(
+        command,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        env=ENVIRONMENT,
+        check=False,
+    )
 
 
 @dataclass

@@ -1,4 +1,6 @@
-"""hedge bench with real processes on tiny models: one cell, interrupted by nothing, gone on with, drawn."""
+"""hedge bench with real processes on tiny models: one cell, interrupted by nothing, gone on with,
+drawn.
+"""
 
 import json
 from pathlib import Path
@@ -14,9 +16,13 @@ def folders(make_folder: MakeFolder) -> tuple[str, str]:
     return str(make_folder(seed=1)), str(make_folder(seed=2))
 
 
-def test_a_bench_runs_goes_on_and_is_drawn(folders: tuple[str, str], tmp_path: Path, here: Run) -> None:
+def test_a_bench_runs_goes_on_and_is_drawn(
+    folders: tuple[str, str], tmp_path: Path, here: Run
+) -> None:
     prompts = tmp_path / "p.jsonl"
-    prompts.write_text("".join(json.dumps({"prompt": f"w{n} w2", "reference": "w1"}) + "\n" for n in (1, 3)))
+    prompts.write_text(
+        "".join(json.dumps({"prompt": f"w{n} w2", "reference": "w1"}) + "\n" for n in (1, 3))
+    )
     profile = tmp_path / "quick.toml"
     profile.write_text("slm_s = 0.001\nllm_s = 0.002\ncolocated_slm_s = 0.001\n")
     out = tmp_path / "out"
@@ -37,7 +43,9 @@ def test_a_bench_runs_goes_on_and_is_drawn(folders: tuple[str, str], tmp_path: P
     assert rows["slm"]["rounds"] == 0 < rows["hedge"]["rounds"] <= rows["llm"]["rounds"] == 1
     assert all(row["answers"] == 2 and row["profile"] == "quick" for row in rows.values())
     before = (out / "bench.jsonl").read_bytes()
-    more = here(*words, "--questions", "0", "--systems", "slm", "llm", "hedge", "colocated", "assisted")
+    more = here(
+        *words, "--questions", "0", "--systems", "slm", "llm", "hedge", "colocated", "assisted"
+    )
     assert more.returncode == 0, more.stderr
     after = (out / "bench.jsonl").read_bytes()
     assert after.startswith(before)
@@ -47,5 +55,9 @@ def test_a_bench_runs_goes_on_and_is_drawn(folders: tuple[str, str], tmp_path: P
     drawn = here("plot", "bench", str(out / "bench.jsonl"), "--out", str(tmp_path / "plots"))
     assert drawn.returncode == 0, drawn.stderr
     names = {path.name for path in (tmp_path / "plots").iterdir()}
-    assert names == {f"bench-{name}.{kind}" for name in ("winners", "bars", "timeline") for kind in ("png", "svg")}
+    assert names == {
+        f"bench-{name}.{kind}"
+        for name in ("winners", "bars", "timeline")
+        for kind in ("png", "svg")
+    }
     one_line(here(*words, "--questions", "1"), 2, "of another run: questions")

@@ -18,14 +18,32 @@ TALE = "Tell me a tale about a king."
 
 def chatting(cloud: Cloud, home: Path, *options: str, **environment: str) -> Any:
     plain = {name: value for name, value in ENVIRONMENT.items() if name != "NO_COLOR"}
-    words = ["chat", "--cloud", cloud.address, "--insecure", "--threads", "1", "--temperature", "0", "--seed", "1", *options]
+    words = [
+        "chat",
+        "--cloud",
+        cloud.address,
+        "--insecure",
+        "--threads",
+        "1",
+        "--temperature",
+        "0",
+        "--seed",
+        "1",
+        *options,
+    ]
     child = pexpect.spawn(
         str(BIN / "hedge"),
         words,
         timeout=60,
         encoding="utf-8",
         dimensions=(40, 160),
-        env={**plain, "TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1", "XDG_STATE_HOME": str(home), **environment},
+        env={
+            **plain,
+            "TERM": "xterm-256color",
+            "PROMPT_TOOLKIT_NO_CPR": "1",
+            "XDG_STATE_HOME": str(home),
+            **environment,
+        },
         # As where the tests themselves were started in the background.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     )
@@ -90,9 +108,13 @@ def test_a_conversation_with_commands(child: Any, tmp_path: Path) -> None:
     assert child.exitstatus == 0
 
 
-def test_ctrl_c_stops_the_answer_and_not_the_program(start_cloud: StartCloud, tmp_path: Path) -> None:
+def test_ctrl_c_stops_the_answer_and_not_the_program(
+    start_cloud: StartCloud, tmp_path: Path
+) -> None:
     # A fifth of a second a token: the answer is far from its end.
-    child = chatting(start_cloud("--threads", "1", "--emulate", "0.2:0"), tmp_path, "--system", "llm")
+    child = chatting(
+        start_cloud("--threads", "1", "--emulate", "0.2:0"), tmp_path, "--system", "llm"
+    )
     child.sendline(TALE)
     # The colour of the first word.
     child.expect("\x1b\\[36m")
@@ -105,7 +127,9 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(start_cloud: StartCloud, tm
     child.close(force=True)
 
 
-def test_pasted_lines_are_one_question_and_history_comes_back(cloud: Cloud, tmp_path: Path, child: Any) -> None:
+def test_pasted_lines_are_one_question_and_history_comes_back(
+    cloud: Cloud, tmp_path: Path, child: Any
+) -> None:
     child.send("\x1b[200~What is\n47 + 38?\x1b[201~")
     child.send("\r")
     child.expect("(?s)tokens/s.*>")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-import edge_client
-from common.errors import BadInput, Disconnected
-from edge_client import AsyncHedge, CloudConfig, Hedge, SamplingParams
+import hedge
+from hedge import AsyncHedge, CloudConfig, Hedge, SamplingParams
+from hedge.common.errors import BadInput, Disconnected
 from tests.integration.conftest import ENVIRONMENT, Cloud, Run, one_line
 
 ROOT = Path(__file__).parents[2]
@@ -18,10 +18,18 @@ ROOT = Path(__file__).parents[2]
 
 def ran(name: str, address: str, tmp_path: Path) -> str:
     """An example's output. Only the port in it is another one."""
-    script, text = tmp_path / name, (ROOT / "examples" / name).read_text()
+    script = tmp_path / name
+    text = (ROOT / "examples" / name).read_text()
     assert text.count("127.0.0.1:7411") == 1
     script.write_text(text.replace("127.0.0.1:7411", address))
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=ENVIRONMENT, timeout=200, check=False)
+    done = subprocess.run(
+        [sys.executable, script],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        timeout=200,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -35,10 +43,10 @@ def test_the_tour_and_the_robot(cloud: Cloud, tmp_path: Path) -> None:
 
 
 def test_every_public_name_is_there() -> None:
-    for name in edge_client.__all__:
-        assert getattr(edge_client, name).__doc__
+    for name in hedge.__all__:
+        assert getattr(hedge, name).__doc__
     with pytest.raises(AttributeError, match="no attribute"):
-        _ = edge_client.nothing
+        _ = hedge.nothing
 
 
 def test_the_python_api_answers_and_says_what_it_lacks(cloud: Cloud) -> None:
@@ -46,14 +54,22 @@ def test_the_python_api_answers_and_says_what_it_lacks(cloud: Cloud) -> None:
     sampling = SamplingParams(temperature=0, max_new_tokens=40)
     with Hedge(reached, system="llm") as large, Hedge(reached) as hedge:
         answer = hedge.generate("What is 47 + 38?", sampling)
-        assert answer.token_ids == large.generate([{"role": "user", "content": "What is 47 + 38?"}], sampling).token_ids
-        assert answer.text == "".join(emitted.text for emitted in hedge.stream("What is 47 + 38?", sampling))
+        assert (
+            answer.token_ids
+            == large.generate([{"role": "user", "content": "What is 47 + 38?"}], sampling).token_ids
+        )
+        assert answer.text == "".join(
+            emitted.text for emitted in hedge.stream("What is 47 + 38?", sampling)
+        )
         assert answer.guarantee.startswith("exact")
 
     async def together() -> list[str]:
         async with AsyncHedge(reached) as hedge:
             return [
-                one.text for one in await asyncio.gather(*(hedge.generate(f"What is {n} + 4?", sampling) for n in range(3)))
+                one.text
+                for one in await asyncio.gather(
+                    *(hedge.generate(f"What is {n} + 4?", sampling) for n in range(3))
+                )
             ]
 
     assert all(asyncio.run(together()))
@@ -61,7 +77,10 @@ def test_the_python_api_answers_and_says_what_it_lacks(cloud: Cloud) -> None:
         Hedge(reached, system="best")
     with pytest.raises(BadInput, match="system hedge needs a cloud"):
         Hedge()
-    with pytest.raises(Disconnected, match="no Hedge cloud answers"), Hedge(CloudConfig(("127.0.0.1:9",), insecure=True)):
+    with (
+        pytest.raises(Disconnected, match="no Hedge cloud answers"),
+        Hedge(CloudConfig(("127.0.0.1:9",), insecure=True)),
+    ):
         pass
 
 

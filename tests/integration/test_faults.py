@@ -1,4 +1,6 @@
-"""Links that fail between a real device and a real cloud: with `wait` nothing is lost and nothing changes."""
+"""Links that fail between a real device and a real cloud: with `wait` nothing is lost and nothing
+changes.
+"""
 
 import asyncio
 import re
@@ -9,26 +11,38 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from hedge.v1 import hedge_pb2 as pb
 
-from common.errors import Disconnected
-from common.model import BUNDLED, load
-from edge_client.engine.session import Session
-from edge_client.transport.grpc_link import GrpcLink
+from hedge.common.errors import Disconnected
+from hedge.common.model import BUNDLED, load
+from hedge.edge_client.engine.session import Session
+from hedge.edge_client.transport.grpc_link import GrpcLink
+from hedge.v1 import hedge_pb2 as pb
 from tests.configs import config_of
 from tests.integration.conftest import BIN, ENVIRONMENT, Cloud, Run, StartCloud
 
-ASK = ("--insecure", "--seed", "6", "--prompt", "Tell me a tale about a fox.", "--max-new-tokens", "120")
+ASK = (
+    "--insecure",
+    "--seed",
+    "6",
+    "--prompt",
+    "Tell me a tale about a fox.",
+    "--max-new-tokens",
+    "120",
+)
 
 
 @contextmanager
 def relay(to: str, *options: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     """`hedge link` in front of a cloud."""
     command = [str(BIN / "hedge"), "link", "--listen", "127.0.0.1:0", "--to", to, *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
     assert process.stderr
     try:
-        found = next(found for line in process.stderr if (found := re.search(r"listening on (\S+)", line)))
+        found = next(
+            found for line in process.stderr if (found := re.search(r"listening on (\S+)", line))
+        )
         yield found[1], process
     finally:
         process.send_signal(signal.SIGCONT)
@@ -38,7 +52,9 @@ def relay(to: str, *options: str) -> Iterator[tuple[str, "subprocess.Popen[str]"
 
 def asking(address: str, *options: str) -> "subprocess.Popen[bytes]":
     command = [str(BIN / "hedge"), "generate", "--cloud", address, *ASK, *options]
-    return subprocess.Popen(command, bufsize=0, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT)
+    return subprocess.Popen(
+        command, bufsize=0, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
+    )
 
 
 def finished(process: "subprocess.Popen[bytes]", begun: bytes) -> tuple[str, str]:
@@ -47,8 +63,12 @@ def finished(process: "subprocess.Popen[bytes]", begun: bytes) -> tuple[str, str
     return (begun + rest).decode(), said.decode()
 
 
-def test_a_half_open_connection_is_left_for_another_server(cloud: Cloud, start_cloud: StartCloud, here: Run) -> None:
-    """The way to the first server swallows everything, without a word: after `--patience` the device turns to the second."""
+def test_a_half_open_connection_is_left_for_another_server(
+    cloud: Cloud, start_cloud: StartCloud, here: Run
+) -> None:
+    """The way to the first server swallows everything, without a word: after `--patience` the
+    device turns to the second.
+    """
     whole = here("generate", "--cloud", cloud.address, *ASK).stdout
     other = start_cloud("--threads", "1")
     with relay(cloud.address) as (address, process):
@@ -70,7 +90,9 @@ def test_a_link_that_is_cut_for_ten_seconds_changes_nothing(cloud: Cloud, here: 
 
 
 def test_alone_the_device_finishes_what_the_cloud_began(start_cloud: StartCloud) -> None:
-    """`continue`: the server dies for good, the answer goes on at once, and says which words nobody checked."""
+    """`continue`: the server dies for good, the answer goes on at once, and says which words nobody
+    checked.
+    """
     server = start_cloud("--threads", "1")
     device = asking(server.address, "--on-disconnect", "continue")
     assert device.stdout

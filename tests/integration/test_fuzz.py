@@ -1,4 +1,6 @@
-"""20,000 hostile messages (`make soak`: 100,000) against a real server: a proper status for each, honest clients unharmed."""
+"""20,000 hostile messages (`make soak`: 100,000) against a real server: a proper status for each,
+honest clients unharmed.
+"""
 
 import asyncio
 import os
@@ -8,15 +10,15 @@ from typing import Any
 
 import grpc.aio
 import numpy as np
-from hedge.v1 import hedge_pb2 as pb
 
-from common import codec
-from common.distribution import Quantised
-from common.ids import ADAPTIVE, AdaptiveIds
-from common.model import LanguageModel, load
-from edge_client.engine.session import Session
-from edge_client.transport.grpc_link import GrpcLink, GrpcStream
-from evaluation.local import LocalLink
+from hedge.common import codec
+from hedge.common.distribution import Quantised
+from hedge.common.ids import ADAPTIVE, AdaptiveIds
+from hedge.common.model import LanguageModel, load
+from hedge.edge_client.engine.session import Session
+from hedge.edge_client.transport.grpc_link import GrpcLink, GrpcStream
+from hedge.evaluation.local import LocalLink
+from hedge.v1 import hedge_pb2 as pb
 from tests.cloud_server.test_session import PROMPT, opening
 from tests.configs import changed, config_of
 from tests.conftest import MakeFolder
@@ -63,8 +65,12 @@ def hostile(rng: np.random.Generator, honest_open: bytes) -> list[bytes]:
     elif kind == 4:
         draft.proposals[0] = rng.bytes(int(rng.integers(0, 400)))
     elif kind == 5:
-        draft.ids = mutated(rng, coded) if rng.random() < 0.5 else rng.bytes(int(rng.integers(0, 400)))
-        draft.untested = int(rng.integers(0, 6)) if rng.random() < 0.9 else int(rng.integers(0, 2**32))
+        draft.ids = (
+            mutated(rng, coded) if rng.random() < 0.5 else rng.bytes(int(rng.integers(0, 400)))
+        )
+        draft.untested = (
+            int(rng.integers(0, 6)) if rng.random() < 0.9 else int(rng.integers(0, 2**32))
+        )
         if rng.random() < 0.3:
             draft.position = int(rng.integers(0, 2**32))
             draft.step_id = int(rng.integers(0, 2**63))
@@ -87,7 +93,9 @@ class Overheard(GrpcLink):
         return await super().open(request)
 
 
-def test_the_server_survives_hostile_messages(start_cloud: StartCloud, make_folder: MakeFolder) -> None:
+def test_the_server_survives_hostile_messages(
+    start_cloud: StartCloud, make_folder: MakeFolder
+) -> None:
     folder = str(make_folder(seed=3))
     server = start_cloud("--llm", folder, "--threads", "1")
     lm = load(folder, "llm")
@@ -114,8 +122,14 @@ def test_the_server_survives_hostile_messages(start_cloud: StartCloud, make_fold
         seen[await call.code()] += 1
 
     async def attack() -> int:
-        rng, sent, served, answers = np.random.default_rng(0), 0, 0, set[asyncio.Task[None]]()
-        async with grpc.aio.insecure_channel(server.address) as channel, Overheard(server.address) as overheard:
+        rng = np.random.default_rng(0)
+        sent = 0
+        served = 0
+        answers = set[asyncio.Task[None]]()
+        async with (
+            grpc.aio.insecure_channel(server.address) as channel,
+            Overheard(server.address) as overheard,
+        ):
             stub = channel.stream_stream("/hedge.v1.Hedge/Generate")
             while sent < MESSAGES:
                 # Those of the honest session that is open at the same time.

@@ -1,18 +1,21 @@
-"""Identity on the bundled pair: `hedge` is the LLM alone, whatever drafts, gates and blocks there are."""
+"""Identity on the bundled pair: `hedge` is the LLM alone, whatever drafts, gates and blocks there
+are.
+"""
 
 from functools import cache
 
 import pytest
 
-from common.model import BUNDLED, LanguageModel, load
-from common.model_options import ModelOptions
-from common.sampling import Warp
-from evaluation.local import LocalLink
-from evaluation.questions import held_out_set
+from hedge.common.model import BUNDLED, LanguageModel, load
+from hedge.common.model_options import ModelOptions
+from hedge.common.sampling import Warp
+from hedge.evaluation.local import LocalLink
+from hedge.evaluation.questions import held_out_set
 from tests.configs import changed, config_of
 from tests.conftest import run_session
 
-PROMPTS, TOKENS = 200, 20
+PROMPTS = 200
+TOKENS = 20
 HEDGE = config_of(
     system="hedge",
     policy="adaptive",
@@ -33,23 +36,36 @@ def model(side: str, dtype: str = "float32") -> LanguageModel:
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_hedge_is_the_llm_alone_on_200_prompts(temperature: float) -> None:
-    """Pipelined, waiting, and behind another gate and dtype of the SLM: near ties, where the last bit decides, are counted."""
-    llm, slm = model("llm"), model("slm")
+    """Pipelined, waiting, and behind another gate and dtype of the SLM: near ties, where the last
+    bit decides, are counted.
+    """
+    llm = model("llm")
+    slm = model("slm")
     ways = [
         (HEDGE, slm, 1),
         (changed(HEDGE, max_in_flight=1), slm, 0),
-        (changed(HEDGE, policy="threshold", measure="margin", threshold=0.5, max_in_flight=3), model("slm", "bfloat16"), 2),
+        (
+            changed(HEDGE, policy="threshold", measure="margin", threshold=0.5, max_in_flight=3),
+            model("slm", "bfloat16"),
+            2,
+        ),
     ]
-    # At temperature 1 the distribution of the answer, not its length, is at stake: fewer prompts do.
+    # At temperature 1 the distribution of the answer, not its length, is at stake: fewer prompts
+    # do.
     questions = held_out_set(PROMPTS if temperature == 0 else PROMPTS // 5, seed=8)
-    tokens, parted = 0, 0
+    tokens = 0
+    parted = 0
     for number, question in enumerate(questions):
         prompt = slm.encode_chat([{"role": "user", "content": question.text}])
         warp = Warp(temperature)
-        plain = config_of(policy="stream", warp=warp, max_new_tokens=TOKENS, seed=HEDGE.sampling.seed)
+        plain = config_of(
+            policy="stream", warp=warp, max_new_tokens=TOKENS, seed=HEDGE.sampling.seed
+        )
         alone = run_session(slm, prompt, plain, LocalLink(llm)).token_ids
         settings, drafter, lag = ways[number % len(ways)]
-        found = run_session(drafter, prompt, changed(settings, warp=warp), LocalLink(llm, lag)).token_ids
+        found = run_session(
+            drafter, prompt, changed(settings, warp=warp), LocalLink(llm, lag)
+        ).token_ids
         tokens += len(alone)
         parted += found != alone
     assert tokens > 10 * len(questions)

@@ -1,4 +1,6 @@
-"""Numbers that are none, faults that would come again, and the files of two models that say different things."""
+"""Numbers that are none, faults that would come again, and the files of two models that say
+different things.
+"""
 
 import asyncio
 import json
@@ -13,21 +15,21 @@ import grpc.aio
 import numpy as np
 import pytest
 import torch
-from hedge.v1 import hedge_pb2 as pb
-from hedge.v1.hedge_pb2_grpc import HedgeServicer, add_HedgeServicer_to_server
 from safetensors.torch import load_file, save_file
 
-from cloud_server.batcher import Batcher
-from cloud_server.limits import Limits
-from cloud_server.metrics import Metrics
-from cloud_server.self_check import Exactness
-from cloud_server.servicer import ErrorInterceptor, Servicer
-from cloud_server.torch_engine import TorchEngine
-from common.errors import BadInput, Disconnected, HedgeError, Incompatible
-from common.model import LanguageModel, bundled_folder
-from common.rpc import make_server
-from edge_client.engine.session import Session
-from edge_client.transport.grpc_link import GrpcLink
+from hedge.cloud_server.engines.batcher import Batcher
+from hedge.cloud_server.engines.self_check import Exactness
+from hedge.cloud_server.engines.torch_engine import TorchEngine
+from hedge.cloud_server.serving.limits import Limits
+from hedge.cloud_server.serving.metrics import Metrics
+from hedge.cloud_server.serving.servicer import ErrorInterceptor, Servicer
+from hedge.common.errors import BadInput, Disconnected, HedgeError, Incompatible
+from hedge.common.model import LanguageModel, bundled_folder
+from hedge.common.rpc import make_server
+from hedge.edge_client.engine.session import Session
+from hedge.edge_client.transport.grpc_link import GrpcLink
+from hedge.v1 import hedge_pb2 as pb
+from hedge.v1.hedge_pb2_grpc import HedgeServicer, add_HedgeServicer_to_server
 from tests.configs import config_of
 from tests.conftest import MakeFolder
 from tests.integration.conftest import Cloud, Run, StartCloud, one_line
@@ -54,14 +56,28 @@ def spoilt(source: Path, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def folders(make_folder: MakeFolder, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    good, bad = make_folder(seed=1), make_folder(seed=2)
+    good = make_folder(seed=1)
+    bad = make_folder(seed=2)
     root = tmp_path_factory.mktemp("spoilt")
     return {"slm": good, "llm": bad, "nan": spoilt(bad, root / "nan")}
 
 
-def ask(slm: Path, cloud: Cloud, system: str, temperature: str = "0", prompt: str = "w1 w2", most: int = 12) -> tuple[str, ...]:
+def ask(
+    slm: Path,
+    cloud: Cloud,
+    system: str,
+    temperature: str = "0",
+    prompt: str = "w1 w2",
+    most: int = 12,
+) -> tuple[str, ...]:
     words = f"generate --slm {slm} --cloud {cloud.address} --insecure --system {system} --seed 1".split()
-    return (*words, "--prompt", prompt, *f"--temperature {temperature} --max-new-tokens {most}".split(), *GATES.get(system, ()))
+    return (
+        *words,
+        "--prompt",
+        prompt,
+        *f"--temperature {temperature} --max-new-tokens {most}".split(),
+        *GATES.get(system, ()),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +85,9 @@ def spoilt_cloud(folders: dict[str, Path], start_cloud: StartCloud) -> Cloud:
     return start_cloud("--llm", str(folders["nan"]), "--threads", "1")
 
 
-@pytest.mark.parametrize(("system", "temperature"), [*((s, "0") for s in SYSTEMS), ("hedge", "1"), ("cu-hlm", "1")])
+@pytest.mark.parametrize(
+    ("system", "temperature"), [*((s, "0") for s in SYSTEMS), ("hedge", "1"), ("cu-hlm", "1")]
+)
 def test_an_llm_without_numbers_ends_every_answer(
     system: str, temperature: str, spoilt_cloud: Cloud, folders: dict[str, Path], here: Run
 ) -> None:
@@ -102,27 +120,37 @@ def test_an_slm_without_numbers_leaves_the_word_to_the_llm(
 
 
 def test_alone_an_slm_without_numbers_says_so(folders: dict[str, Path], here: Run) -> None:
-    done = here("generate", "--slm", str(folders["nan"]), "--system", "slm", "--seed", "1", "--prompt", "w1")
+    done = here(
+        "generate", "--slm", str(folders["nan"]), "--system", "slm", "--seed", "1", "--prompt", "w1"
+    )
     one_line(done, 1, "the device's model gave no finite logits at position 0")
 
 
 class Failing(HedgeServicer):
-    """A server that says what a real one would, and fails each session in one way. `calls` counts them."""
+    """A server that says what a real one would, and fails each session in one way. `calls` counts
+    them.
+    """
 
     def __init__(self, lm: LanguageModel, code: grpc.StatusCode, line: str) -> None:
-        self.lm, self.code, self.line, self.calls = lm, code, line, 0
+        self.lm = lm
+        self.code = code
+        self.line = line
+        self.calls = 0
 
-    async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: object) -> pb.ServerInfo:  # noqa: N802
-        from cloud_server.opening import server_info
+    async def GetServerInfo(
+        self, request: pb.GetServerInfoRequest, context: object
+    ) -> pb.ServerInfo:
+        from hedge.cloud_server.sessions.opening import server_info
 
         return server_info(self.lm)
 
-    async def Generate(  # noqa: N802
+    async def Generate(
         self, requests: AsyncIterator[pb.ClientMessage], context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.ServerMessage]:  # type: ignore[type-arg]
         self.calls += 1
         yield pb.ServerMessage(opened=pb.Opened(cached_length=1, codec=1, id_codec=1))
-        # The opening and a draft: what is written to a call that has ended fails in a way of its own.
+        # The opening and a draft: what is written to a call that has ended fails in a way of its
+        # own.
         await anext(requests)
         await anext(requests)
         await context.abort(self.code, self.line)
@@ -130,7 +158,9 @@ class Failing(HedgeServicer):
 
 @asynccontextmanager
 async def serving(servicer: HedgeServicer) -> AsyncIterator[str]:
-    server = make_server(lambda made: add_HedgeServicer_to_server(servicer, made), [ErrorInterceptor(Metrics())])
+    server = make_server(
+        lambda made: add_HedgeServicer_to_server(servicer, made), [ErrorInterceptor(Metrics())]
+    )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
@@ -141,7 +171,12 @@ async def serving(servicer: HedgeServicer) -> AsyncIterator[str]:
 
 async def answered(address: str, slm: LanguageModel, in_flight: int = 1) -> Session:
     settings = config_of(
-        policy="always", verification="coupled", exact=True, max_new_tokens=8, on_disconnect="wait", max_in_flight=in_flight
+        policy="always",
+        verification="coupled",
+        exact=True,
+        max_new_tokens=8,
+        on_disconnect="wait",
+        max_in_flight=in_flight,
     )
     async with GrpcLink(address) as link:
         session = Session(slm, [1, 2], settings, link)
@@ -161,7 +196,9 @@ FINAL = {
 
 
 @pytest.mark.parametrize("code", FINAL)
-def test_a_fault_that_would_come_again_is_not_retried(code: grpc.StatusCode, make_lm: Callable[..., LanguageModel]) -> None:
+def test_a_fault_that_would_come_again_is_not_retried(
+    code: grpc.StatusCode, make_lm: Callable[..., LanguageModel]
+) -> None:
     lm = make_lm()
     servicer = Failing(lm, code, "what the server says")
 
@@ -175,7 +212,9 @@ def test_a_fault_that_would_come_again_is_not_retried(code: grpc.StatusCode, mak
 
 
 def test_a_fault_behind_a_burst_of_messages_is_told(make_lm: Callable[..., LanguageModel]) -> None:
-    """What is written to a call that has ended hides its status. Opened again, the first verdict is waited for."""
+    """What is written to a call that has ended hides its status. Opened again, the first verdict is
+    waited for.
+    """
     lm = make_lm()
     for _ in range(20):
         servicer = Failing(lm, grpc.StatusCode.INTERNAL, "what the server says")
@@ -198,7 +237,9 @@ def test_a_fault_behind_a_burst_of_messages_is_told(make_lm: Callable[..., Langu
         (grpc.StatusCode.INTERNAL, "The actor died unexpectedly before finishing this task."),
     ],
 )
-def test_a_dead_link_is_tried_again(code: grpc.StatusCode, line: str, make_lm: Callable[..., LanguageModel]) -> None:
+def test_a_dead_link_is_tried_again(
+    code: grpc.StatusCode, line: str, make_lm: Callable[..., LanguageModel]
+) -> None:
     lm = make_lm()
     servicer = Failing(lm, code, line)
 
@@ -214,8 +255,12 @@ def test_a_dead_link_is_tried_again(code: grpc.StatusCode, line: str, make_lm: C
     assert servicer.calls >= 3
 
 
-def test_an_error_of_the_servers_own_code_is_one_line(make_lm: Callable[..., LanguageModel]) -> None:
-    """Passes fail with a ValueError: the client is told which, at once, and the next session finds the server alive."""
+def test_an_error_of_the_servers_own_code_is_one_line(
+    make_lm: Callable[..., LanguageModel],
+) -> None:
+    """Passes fail with a ValueError: the client is told which, at once, and the next session finds
+    the server alive.
+    """
     lm = make_lm()
 
     class Broken(TorchEngine):
@@ -230,7 +275,9 @@ def test_an_error_of_the_servers_own_code_is_one_line(make_lm: Callable[..., Lan
         engine = Broken(lm, 1 << 20)  # type: ignore[arg-type]
         batcher = Batcher(engine)
         try:
-            async with serving(Servicer(lm, batcher, Limits(), exactness=Exactness(1e9, 10))) as address:
+            async with serving(
+                Servicer(lm, batcher, Limits(), exactness=Exactness(1e9, 10))
+            ) as address:
                 with pytest.raises(HedgeError) as failed:
                     await answered(address, lm)
                 engine.broken = False
@@ -264,7 +311,8 @@ def test_the_llms_files_end_answers_and_a_line_says_so(
         for system in ("hedge", "llm"):
             done = here(*ask(slm, cloud, system, "1", prompt=prompt, most=40), "--json")
             assert (
-                f"{llm.name} and {slm.name} end answers at different ids, and all of them count: 4 (the cloud)" in done.stderr
+                f"{llm.name} and {slm.name} end answers at different ids, and all of them count: 4 (the cloud)"
+                in done.stderr
             )
             answer = json.loads(done.stdout)
             assert 4 not in answer["token_ids"][:-1]
@@ -278,7 +326,18 @@ def test_another_chat_template_is_named(tmp_path: Path, cloud: Cloud, here: Run)
     template = tmp_path / "mine" / "chat_template.jinja"
     assert template.exists()
     template.write_text("{% for m in messages %}{{ m.content }}!{% endfor %}")
-    ask = ("generate", "--cloud", cloud.address, "--insecure", "--seed", "1", "--prompt", "Hello", "--max-new-tokens", "2")
+    ask = (
+        "generate",
+        "--cloud",
+        cloud.address,
+        "--insecure",
+        "--seed",
+        "1",
+        "--prompt",
+        "Hello",
+        "--max-new-tokens",
+        "2",
+    )
     assert "chat template" not in here(*ask).stderr
     assert (
         "has another chat template than mine: prompts are written by the device's"

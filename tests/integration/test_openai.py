@@ -1,4 +1,6 @@
-"""What OpenAI's clients may ask of `hedge serve`: forms of answers, tools, log-probabilities, penalties; by real processes."""
+"""What OpenAI's clients may ask of `hedge serve`: forms of answers, tools, log-probabilities,
+penalties; by real processes.
+"""
 
 import json
 import os
@@ -12,7 +14,7 @@ from typing import Any
 import openai
 import pytest
 
-from common.model import bundled_folder
+from hedge.common.model import bundled_folder
 from tests.integration.conftest import Cloud, StartCloud, serving
 from tests.integration.test_serve import MESSAGES
 
@@ -31,13 +33,22 @@ TEMPLATE = (
 )
 PERSON = {
     "type": "object",
-    "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer", "minimum": 0, "maximum": 150}},
+    "properties": {
+        "name": {"type": "string", "maxLength": 12},
+        "age": {"type": "integer", "minimum": 0, "maximum": 150},
+    },
     "required": ["name", "age"],
     "additionalProperties": False,
 }
-FORMAT: Any = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON, "strict": True}}
+FORMAT: Any = {
+    "type": "json_schema",
+    "json_schema": {"name": "person", "schema": PERSON, "strict": True},
+}
 TOOLS: Any = [
-    {"type": "function", "function": {"name": "greet", "description": "Says hello.", "parameters": PERSON}},
+    {
+        "type": "function",
+        "function": {"name": "greet", "description": "Says hello.", "parameters": PERSON},
+    },
     {"type": "function", "function": {"name": "leave"}},
 ]
 
@@ -63,27 +74,50 @@ def tooled(with_tools: str) -> Iterator[openai.OpenAI]:
 
 @pytest.mark.parametrize("model", ["hedge", "llm", "slm", "gelato"])
 def test_an_answer_has_the_form_that_is_asked_for(model: str, client: openai.OpenAI) -> None:
-    asked: dict[str, Any] = {"model": model, "messages": MESSAGES, "temperature": 1, "seed": 3, "max_tokens": 60}
-    person = json.loads(client.chat.completions.create(**asked, response_format=FORMAT).choices[0].message.content or "")
+    asked: dict[str, Any] = {
+        "model": model,
+        "messages": MESSAGES,
+        "temperature": 1,
+        "seed": 3,
+        "max_tokens": 60,
+    }
+    person = json.loads(
+        client.chat.completions.create(**asked, response_format=FORMAT).choices[0].message.content
+        or ""
+    )
     assert set(person) == {"name", "age"}
     assert 0 <= person["age"] <= 150
     extra = {"structured_outputs": {"choice": ["red", "green"]}}
-    assert client.chat.completions.create(**asked, extra_body=extra).choices[0].message.content in ("red", "green")
-    anything = client.chat.completions.create(**asked, response_format={"type": "json_object"}, stop=["}"]).choices[0]
+    assert client.chat.completions.create(**asked, extra_body=extra).choices[0].message.content in (
+        "red",
+        "green",
+    )
+    anything = client.chat.completions.create(
+        **asked, response_format={"type": "json_object"}, stop=["}"]
+    ).choices[0]
     assert (anything.message.content or "").startswith("{")
 
 
 def test_exact_systems_give_one_answer_whatever_is_asked(client: openai.OpenAI) -> None:
     tale: Any = [{"role": "user", "content": "Tell me a tale about a king."}]
-    asked: dict[str, Any] = {"messages": tale, "temperature": 1.2, "seed": 5, "max_tokens": 40, "presence_penalty": 2}
+    asked: dict[str, Any] = {
+        "messages": tale,
+        "temperature": 1.2,
+        "seed": 5,
+        "max_tokens": 40,
+        "presence_penalty": 2,
+    }
     asked |= {"frequency_penalty": 0.3, "logit_bias": {"95": 2, "7": -5}, "top_p": 0.95}
     asked["extra_body"] = {"top_k": 80, "min_p": 0.01, "repetition_penalty": 1.1}
     texts = {
-        client.chat.completions.create(model=one, **asked).choices[0].message.content for one in ("llm", "hedge", "gelato")
+        client.chat.completions.create(model=one, **asked).choices[0].message.content
+        for one in ("llm", "hedge", "gelato")
     }
     assert len(texts) == 1
     del asked["presence_penalty"], asked["frequency_penalty"]
-    assert client.chat.completions.create(model="llm", **asked).choices[0].message.content not in texts
+    assert (
+        client.chat.completions.create(model="llm", **asked).choices[0].message.content not in texts
+    )
 
 
 @pytest.mark.parametrize("model", ["hedge", "llm", "slm", "cu-hlm"])
@@ -102,7 +136,10 @@ def test_every_token_has_its_log_probabilities(model: str, client: openai.OpenAI
     entries = (whole.choices[0].logprobs and whole.choices[0].logprobs.content) or []
     assert len(entries) == whole.usage.completion_tokens
     assert "".join(one.token for one in entries) == whole.choices[0].message.content
-    assert all(len(one.top_logprobs) == 3 and one.logprob <= one.top_logprobs[0].logprob <= 0 for one in entries)
+    assert all(
+        len(one.top_logprobs) == 3 and one.logprob <= one.top_logprobs[0].logprob <= 0
+        for one in entries
+    )
     streamed = [
         entry
         for chunk in client.chat.completions.create(**asked, stream=True)
@@ -110,16 +147,28 @@ def test_every_token_has_its_log_probabilities(model: str, client: openai.OpenAI
         for entry in (choice.logprobs and choice.logprobs.content) or []
     ]
     assert streamed == entries
-    cut = client.chat.completions.create(**asked, stop=[(whole.choices[0].message.content or "")[1:3]])
+    cut = client.chat.completions.create(
+        **asked, stop=[(whole.choices[0].message.content or "")[1:3]]
+    )
     assert cut.usage
     assert cut.choices[0].logprobs
     assert len(cut.choices[0].logprobs.content or []) == cut.usage.completion_tokens
-    # The beginning of a stop that never comes is held back until the end, and comes with the last token once more.
-    held = client.chat.completions.create(**asked, stop=[(whole.choices[0].message.content or "")[-1] + "never"])
+    # The beginning of a stop that never comes is held back until the end, and comes with the last
+    # token once more.
+    held = client.chat.completions.create(
+        **asked, stop=[(whole.choices[0].message.content or "")[-1] + "never"]
+    )
     assert held.choices[0].message.content == whole.choices[0].message.content
     assert held.choices[0].logprobs
     assert len(held.choices[0].logprobs.content or []) == len(entries)
-    text: dict[str, Any] = {"model": model, "prompt": "Once upon", "temperature": 0, "seed": 1, "logprobs": 2, "max_tokens": 6}
+    text: dict[str, Any] = {
+        "model": model,
+        "prompt": "Once upon",
+        "temperature": 0,
+        "seed": 1,
+        "logprobs": 2,
+        "max_tokens": 6,
+    }
     plain = client.completions.create(**text).choices[0].logprobs
     assert plain
     assert [len(one) for one in plain.top_logprobs or []] == [2] * 6
@@ -128,13 +177,26 @@ def test_every_token_has_its_log_probabilities(model: str, client: openai.OpenAI
 
 
 def test_half_characters_have_their_bytes(client: openai.OpenAI) -> None:
-    asked: dict[str, Any] = {"model": "hedge", "messages": MESSAGES, "logprobs": True, "temperature": 1, "seed": 1}
-    found = client.chat.completions.create(**asked, extra_body={"structured_outputs": {"choice": ["€ß漢字"]}}).choices[0]
+    asked: dict[str, Any] = {
+        "model": "hedge",
+        "messages": MESSAGES,
+        "logprobs": True,
+        "temperature": 1,
+        "seed": 1,
+    }
+    found = client.chat.completions.create(
+        **asked, extra_body={"structured_outputs": {"choice": ["€ß漢字"]}}
+    ).choices[0]
     assert found.message.content == "€ß漢字"
     assert found.logprobs
-    assert bytes(part for one in found.logprobs.content or [] for part in one.bytes or []).decode() == "€ß漢字"
+    assert (
+        bytes(part for one in found.logprobs.content or [] for part in one.bytes or []).decode()
+        == "€ß漢字"
+    )
     shape = {"structured_outputs": {"choice": ["€ß漢字."]}}
-    text = client.completions.create(model="hedge", prompt="a", logprobs=0, max_tokens=40, extra_body=shape).choices[0]
+    text = client.completions.create(
+        model="hedge", prompt="a", logprobs=0, max_tokens=40, extra_body=shape
+    ).choices[0]
     assert text.logprobs
     # Where a token is in the text, although a character may take several.
     assert text.logprobs.text_offset
@@ -166,23 +228,38 @@ def test_tools_are_called_and_their_answers_heard(model: str, tooled: openai.Ope
     assert choice.message.content is None
     (call,) = choice.message.tool_calls or []
     assert call.type == "function"
-    assert call.function.name == "leave" or set(json.loads(call.function.arguments)) == {"name", "age"}
+    assert call.function.name == "leave" or set(json.loads(call.function.arguments)) == {
+        "name",
+        "age",
+    }
     named: Any = {"type": "function", "function": {"name": "greet"}}
     whole = tooled.chat.completions.create(**asked, tool_choice=named).choices[0].message
     assert whole.tool_calls
-    assert [call.type == "function" and call.function.name for call in whole.tool_calls] == ["greet"]
+    assert [call.type == "function" and call.function.name for call in whole.tool_calls] == [
+        "greet"
+    ]
     streamed = [
         part
         for chunk in tooled.chat.completions.create(**asked, tool_choice=named, stream=True)
         for part in chunk.choices[0].delta.tool_calls or []
     ]
-    assert [(part.index, part.function and part.function.name) for part in streamed] == [(0, "greet")]
+    assert [(part.index, part.function and part.function.name) for part in streamed] == [
+        (0, "greet")
+    ]
     assert whole.tool_calls[0].type == "function"
     assert streamed[0].function
     assert streamed[0].function.arguments == whole.tool_calls[0].function.arguments
     # The answer goes back as the client has it, with what the tool said.
-    heard = [*MESSAGES, whole.model_dump(), {"role": "tool", "tool_call_id": whole.tool_calls[0].id, "content": "done"}]
-    assert tooled.chat.completions.create(**{**asked, "messages": heard}, tool_choice="none").choices[0].message.content
+    heard = [
+        *MESSAGES,
+        whole.model_dump(),
+        {"role": "tool", "tool_call_id": whole.tool_calls[0].id, "content": "done"},
+    ]
+    assert (
+        tooled.chat.completions.create(**{**asked, "messages": heard}, tool_choice="none")
+        .choices[0]
+        .message.content
+    )
 
 
 @pytest.mark.parametrize(
@@ -190,8 +267,16 @@ def test_tools_are_called_and_their_answers_heard(model: str, tooled: openai.Ope
     [
         ({"tools": TOOLS}, "tools", "takes no tools"),
         ({"tool_choice": "required"}, "tool_choice", "needs tools"),
-        ({"tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice", "'x' is not one of the tools"),
-        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": [1]}}]}, "tools", "a JSON schema, an object"),
+        (
+            {"tool_choice": {"type": "function", "function": {"name": "x"}}},
+            "tool_choice",
+            "'x' is not one of the tools",
+        ),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": [1]}}]},
+            "tools",
+            "a JSON schema, an object",
+        ),
         (
             {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "x"}}}},
             "response_format",
@@ -199,17 +284,37 @@ def test_tools_are_called_and_their_answers_heard(model: str, tooled: openai.Ope
         ),
         ({"structured_outputs": {"regex": "(" * 3000}}, "structured_outputs", "regex"),
         ({"structured_outputs": {"grammar": "x" * 100000}}, "structured_outputs", "100"),
-        ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "structured_outputs", "one of them is enough"),
+        (
+            {"structured_outputs": {"regex": "a", "choice": ["b"]}},
+            "structured_outputs",
+            "one of them is enough",
+        ),
         ({"logit_bias": {"99999": 1}}, "logit_bias", "id 99999"),
-        ({"structured_outputs": {"regex": "[^\\s\\S]"}}, "structured_outputs", "nothing can come at position 0"),
+        (
+            {"structured_outputs": {"regex": "[^\\s\\S]"}},
+            "structured_outputs",
+            "nothing can come at position 0",
+        ),
         ({"guided_json": {}}, "guided_json", "not supported"),
     ],
 )
-def test_what_cannot_be_granted_is_refused_by_name(more: dict[str, Any], param: str | None, words: str, address: str) -> None:
+def test_what_cannot_be_granted_is_refused_by_name(
+    more: dict[str, Any], param: str | None, words: str, address: str
+) -> None:
     """By curl, as a script would ask."""
     body = json.dumps({"model": "hedge", "messages": MESSAGES, "max_tokens": 5, **more})
-    command = ["curl", "-s", "-w", "\n%{http_code}", f"http://{address}/v1/chat/completions", "-d", "@-"]
-    done = subprocess.run(command, input=body, capture_output=True, text=True, timeout=60, check=True)
+    command = [
+        "curl",
+        "-s",
+        "-w",
+        "\n%{http_code}",
+        f"http://{address}/v1/chat/completions",
+        "-d",
+        "@-",
+    ]
+    done = subprocess.run(
+        command, input=body, capture_output=True, text=True, timeout=60, check=True
+    )
     answer, status = done.stdout.rsplit("\n", 1)
     error = json.loads(answer)["error"]
     assert (int(status), error["param"]) == (400, param)
@@ -220,29 +325,54 @@ def test_what_cannot_be_granted_is_refused_by_name(more: dict[str, Any], param: 
 def test_litellm_asks_for_all_of_it(address: str, with_tools: str) -> None:
     def ask(where: str, **more: Any) -> Any:
         return litellm.completion(
-            "openai/hedge", MESSAGES, api_base=f"http://{where}/v1", api_key="none", temperature=0, max_tokens=80, **more
+            "openai/hedge",
+            MESSAGES,
+            api_base=f"http://{where}/v1",
+            api_key="none",
+            temperature=0,
+            max_tokens=80,
+            **more,
         )
 
     plain = ask(address).choices[0].message.content
     assert plain
-    assert "".join(chunk.choices[0].delta.content or "" for chunk in ask(address, stream=True)) == plain
-    assert set(json.loads(ask(address, response_format=FORMAT).choices[0].message.content)) == {"name", "age"}
+    assert (
+        "".join(chunk.choices[0].delta.content or "" for chunk in ask(address, stream=True))
+        == plain
+    )
+    assert set(json.loads(ask(address, response_format=FORMAT).choices[0].message.content)) == {
+        "name",
+        "age",
+    }
     assert ask(address, logprobs=True, top_logprobs=1).choices[0].logprobs.content
-    called = ask(with_tools, tools=TOOLS, tool_choice="required", parallel_tool_calls=False).choices[0]
+    called = ask(
+        with_tools, tools=TOOLS, tool_choice="required", parallel_tool_calls=False
+    ).choices[0]
     assert called.finish_reason == "tool_calls"
     assert called.message.tool_calls[0].function.name in ("greet", "leave")
     text = litellm.text_completion(
-        model="openai/hedge", prompt="Once upon", api_base=f"http://{address}/v1", api_key="none", max_tokens=5
+        model="openai/hedge",
+        prompt="Once upon",
+        api_base=f"http://{address}/v1",
+        api_key="none",
+        max_tokens=5,
     )
     assert text.choices[0].text
 
 
-def test_a_template_may_raise_anything(start_cloud: StartCloud, tmp_path: Path, cloud: Cloud) -> None:
+def test_a_template_may_raise_anything(
+    start_cloud: StartCloud, tmp_path: Path, cloud: Cloud
+) -> None:
     shutil.copytree(bundled_folder() / "slm", tmp_path / "slm")
-    (tmp_path / "slm" / "chat_template.jinja").write_text("{{ 1 / (messages | length - 2) }}{{ messages[0].content }}")
+    (tmp_path / "slm" / "chat_template.jinja").write_text(
+        "{{ 1 / (messages | length - 2) }}{{ messages[0].content }}"
+    )
     with (
         serving("--cloud", cloud.address, "--slm", str(tmp_path / "slm")) as address,
         openai.OpenAI(base_url=f"http://{address}/v1", api_key="none", max_retries=0) as client,
-        pytest.raises(openai.BadRequestError, match=r"chat template .* refuses this conversation: division by zero"),
+        pytest.raises(
+            openai.BadRequestError,
+            match=r"chat template .* refuses this conversation: division by zero",
+        ),
     ):
         client.chat.completions.create(model="slm", messages=[*MESSAGES, *MESSAGES])

@@ -14,13 +14,13 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from hedge.cloud_server.serving.access import entry, new_token
+from hedge.common.model import load
+from hedge.common.rpc import split_address
+from hedge.evaluation.processes import free_port, listening
 from hedge.v1 import hedge_pb2 as pb
 from hedge.v1.hedge_pb2_grpc import HedgeStub
-
-from cloud_server.access import entry, new_token
-from common.model import load
-from common.rpc import split_address
-from evaluation.processes import free_port, listening
 from tests.cloud_server.test_session import drafting, opening
 from tests.conftest import MakeFolder
 from tests.integration.conftest import BIN, ENVIRONMENT, Run, StartCloud, hedge, one_line
@@ -36,7 +36,12 @@ def folders(make_folder: MakeFolder) -> tuple[str, str]:
 @pytest.fixture(scope="module")
 def certs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("certs") / "made"
-    subprocess.run(["sh", "tools/certs.sh", str(folder), "127.0.0.1"], cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(
+        ["sh", "tools/certs.sh", str(folder), "127.0.0.1"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
     return folder
 
 
@@ -49,9 +54,21 @@ def expired(certs: Path, name: str, usage: str, folder: Path) -> str:
         "[ca]\ndefault_ca=own\n[own]\npolicy=any\ndefault_md=sha256\nrand_serial=yes\n[any]\ncommonName=supplied\n"
         f"[own]\ndatabase={folder}/index\nnew_certs_dir={folder}\n"
     )
-    request, made = folder / "request", folder / f"{name}.pem"
+    request = folder / "request"
+    made = folder / f"{name}.pem"
     subprocess.run(
-        ["openssl", "req", "-new", "-key", certs / f"{name}.key", "-subj", f"/CN={name}", "-out", request], check=True
+        [
+            "openssl",
+            "req",
+            "-new",
+            "-key",
+            certs / f"{name}.key",
+            "-subj",
+            f"/CN={name}",
+            "-out",
+            request,
+        ],
+        check=True,
     )
     subprocess.run(
         [
@@ -98,20 +115,28 @@ def asking(folders: tuple[str, str], address: str) -> tuple[str, ...]:
 def test_only_known_devices_are_let_in(
     folders: tuple[str, str], certs: Path, start_cloud: StartCloud, here: Run, tmp_path: Path
 ) -> None:
-    tokens, mine, wrong = tmp_path / "tokens", tmp_path / "mine", tmp_path / "wrong"
-    first, second = new_token(), new_token()
+    tokens = tmp_path / "tokens"
+    mine = tmp_path / "mine"
+    wrong = tmp_path / "wrong"
+    first = new_token()
+    second = new_token()
     tokens.write_text(entry("phone", first))
     mine.write_text(first + "\n")
     wrong.write_text(second)
     secured = ("--tls-cert", str(certs / "server.pem"), "--tls-key", str(certs / "server.key"))
     operator = ("--http", "127.0.0.1:0", "--threads", "1", "--verbose")
     cloud = start_cloud("--llm", folders[1], *secured, "--tokens", str(tokens), *operator)
-    ask, trust = asking(folders, cloud.address), ("--tls-ca", str(certs / "ca.pem"))
+    ask = asking(folders, cloud.address)
+    trust = ("--tls-ca", str(certs / "ca.pem"))
     assert here(*ask, *trust, "--token-file", str(mine)).returncode == 0
     one_line(here(*ask, *trust), 1, "no token: give --token-file")
     one_line(here(*ask, *trust, "--token-file", str(wrong)), 1, "not known")
     one_line(here(*ask, "--insecure", "--token-file", str(mine)), 1, "no Hedge cloud answers")
-    one_line(here(*ask, "--tls-ca", str(certs / "device.pem"), "--token-file", str(mine)), 1, "no Hedge cloud answers")
+    one_line(
+        here(*ask, "--tls-ca", str(certs / "device.pem"), "--token-file", str(mine)),
+        1,
+        "no Hedge cloud answers",
+    )
     tokens.write_text(entry("robot", second))
     cloud.process.send_signal(signal.SIGHUP)
     # The server says when it has read them.
@@ -121,7 +146,10 @@ def test_only_known_devices_are_let_in(
         log += cloud.process.stderr.readline()
     one_line(here(*ask, *trust, "--token-file", str(mine)), 1, "not known")
     assert here(*ask, *trust, "--token-file", str(wrong)).returncode == 0
-    assert 'hedge_refusals_total{reason="unauthenticated"} 3.0' in get(f"http://{cloud.http}/metrics")[1].splitlines()
+    assert (
+        'hedge_refusals_total{reason="unauthenticated"} 3.0'
+        in get(f"http://{cloud.http}/metrics")[1].splitlines()
+    )
     cloud.process.send_signal(signal.SIGTERM)
     log += cloud.process.stderr.read()
     assert "session=" in log
@@ -145,18 +173,40 @@ def test_mutual_tls_asks_for_a_certificate_of_the_device(
         "1",
     )
     ask = (*asking(folders, cloud.address), "--tls-ca", str(certs / "ca.pem"))
-    assert here(*ask, "--tls-cert", str(certs / "device.pem"), "--tls-key", str(certs / "device.key")).returncode == 0
+    assert (
+        here(
+            *ask, "--tls-cert", str(certs / "device.pem"), "--tls-key", str(certs / "device.key")
+        ).returncode
+        == 0
+    )
     one_line(here(*ask), 1, "no Hedge cloud answers")
     old = expired(certs, "device", "clientAuth", tmp_path / "device")
-    one_line(here(*ask, "--tls-cert", old, "--tls-key", str(certs / "device.key")), 1, "no Hedge cloud answers")
+    one_line(
+        here(*ask, "--tls-cert", old, "--tls-key", str(certs / "device.key")),
+        1,
+        "no Hedge cloud answers",
+    )
 
 
 def test_a_server_whose_certificate_has_expired_is_not_believed(
     folders: tuple[str, str], certs: Path, start_cloud: StartCloud, here: Run, tmp_path: Path
 ) -> None:
     old = expired(certs, "server", "serverAuth", tmp_path / "server")
-    cloud = start_cloud("--llm", folders[1], "--tls-cert", old, "--tls-key", str(certs / "server.key"), "--threads", "1")
-    one_line(here(*asking(folders, cloud.address), "--tls-ca", str(certs / "ca.pem")), 1, "no Hedge cloud answers")
+    cloud = start_cloud(
+        "--llm",
+        folders[1],
+        "--tls-cert",
+        old,
+        "--tls-key",
+        str(certs / "server.key"),
+        "--threads",
+        "1",
+    )
+    one_line(
+        here(*asking(folders, cloud.address), "--tls-ca", str(certs / "ca.pem")),
+        1,
+        "no Hedge cloud answers",
+    )
 
 
 @pytest.mark.parametrize(
@@ -168,7 +218,10 @@ def test_a_server_whose_certificate_has_expired_is_not_believed(
         (("--tls-ca", "/nowhere.pem"), "/nowhere.pem"),
         (("--tls-ca", __file__), "not PEM"),
         (("--insecure", "--token-file", "/nowhere"), "/nowhere"),
-        (("--insecure", "--cloud", "192.0.2.1:7", "--token-file", __file__), "readable on the way to 192.0.2.1:7"),
+        (
+            ("--insecure", "--cloud", "192.0.2.1:7", "--token-file", __file__),
+            "readable on the way to 192.0.2.1:7",
+        ),
         (("--insecure", "--token-file", __file__), "does not hold one token"),
     ],
 )
@@ -197,12 +250,18 @@ def test_bad_server_options_are_refused_in_one_line(arguments: tuple[str, ...], 
 
 
 @pytest.mark.parametrize(
-    ("limit", "words"), [(("--max-streams", "1"), "1 streams"), (("--max-kv-bytes", "3500"), "bytes of keys and values")]
+    ("limit", "words"),
+    [
+        (("--max-streams", "1"), "1 streams"),
+        (("--max-kv-bytes", "3500"), "bytes of keys and values"),
+    ],
 )
 def test_a_full_server_says_when_to_come_back(
     limit: tuple[str, str], words: str, folders: tuple[str, str], start_cloud: StartCloud, here: Run
 ) -> None:
-    """An id takes 256 bytes of keys and values here (2 x 2 layers x 2 heads x 8 x 4): a session of 8 ids fits, or an answer."""
+    """An id takes 256 bytes of keys and values here (2 x 2 layers x 2 heads x 8 x 4): a session of
+    8 ids fits, or an answer.
+    """
     cloud = start_cloud("--llm", folders[1], *limit, "--threads", "1")
     lm = load(folders[1], "llm")
 
@@ -211,8 +270,12 @@ def test_a_full_server_says_when_to_come_back(
             streams = [HedgeStub(channel).Generate() for _ in range(2)]
             answers = []
             # A grammar takes time to read, and this one is none: a full server does not look at it.
-            for stream, processors in zip(streams, ({}, {"processors": pb.LogitsProcessors(grammar="none")}), strict=True):
-                await stream.write(pb.ClientMessage(open=opening(lm, prompt_ids=[1] * 8, **processors)))
+            for stream, processors in zip(
+                streams, ({}, {"processors": pb.LogitsProcessors(grammar="none")}), strict=True
+            ):
+                await stream.write(
+                    pb.ClientMessage(open=opening(lm, prompt_ids=[1] * 8, **processors))
+                )
                 answers.append(await stream.read())
             assert answers[0].WhichOneof("kind") == "opened"
             return answers[1]
@@ -244,7 +307,11 @@ def test_a_client_that_says_nothing_is_not_waited_for(
                 await call.write(pb.ClientMessage(open=opening(lm)))
                 # The status comes after what was not read.
                 assert isinstance(await call.read(), pb.ServerMessage)
-            return await call.code(), str(await call.details()), await stub.GetServerInfo(pb.GetServerInfoRequest())
+            return (
+                await call.code(),
+                str(await call.details()),
+                await stub.GetServerInfo(pb.GetServerInfoRequest()),
+            )
 
     code, details, info = asyncio.run(silent())
     assert code is grpc.StatusCode.UNAVAILABLE
@@ -254,9 +321,14 @@ def test_a_client_that_says_nothing_is_not_waited_for(
 
 @pytest.mark.parametrize(
     ("limit", "words"),
-    [("--max-step-s", "the verdict took longer than 1e-06 s"), ("--max-session-s", "the session took longer than 1e-06 s")],
+    [
+        ("--max-step-s", "the verdict took longer than 1e-06 s"),
+        ("--max-session-s", "the session took longer than 1e-06 s"),
+    ],
 )
-def test_what_takes_too_long_is_ended(limit: str, words: str, folders: tuple[str, str], start_cloud: StartCloud) -> None:
+def test_what_takes_too_long_is_ended(
+    limit: str, words: str, folders: tuple[str, str], start_cloud: StartCloud
+) -> None:
     cloud = start_cloud("--llm", folders[1], limit, "1e-6", "--threads", "1")
     lm = load(folders[1], "llm")
 
@@ -266,7 +338,8 @@ def test_what_takes_too_long_is_ended(limit: str, words: str, folders: tuple[str
             call = stub.Generate()
             await call.write(pb.ClientMessage(open=opening(lm)))
             if limit == "--max-session-s":
-                # The other limit ends the opening already, and a write on a call that has ended is an error of its own.
+                # The other limit ends the opening already, and a write on a call that has ended is
+                # an error of its own.
                 await call.write(pb.ClientMessage(draft=drafting([1])))
             # The status comes after what was not read.
             with contextlib.suppress(grpc.aio.AioRpcError):
@@ -280,13 +353,24 @@ def test_what_takes_too_long_is_ended(limit: str, words: str, folders: tuple[str
 
 def test_a_disk_that_is_full_of_logs_stops_nothing(folders: tuple[str, str], here: Run) -> None:
     address = f"127.0.0.1:{free_port()}"
-    command = [str(BIN / "hedge-cloud"), "serve", "--llm", folders[1], "--insecure", "--listen", address, "--verbose"]
+    command = [
+        str(BIN / "hedge-cloud"),
+        "serve",
+        "--llm",
+        folders[1],
+        "--insecure",
+        "--listen",
+        address,
+        "--verbose",
+    ]
     with Path("/dev/full").open("w") as full:
         server = subprocess.Popen(command, stderr=full, env=ENVIRONMENT)
 
     async def up() -> None:
         async with grpc.aio.insecure_channel(address) as channel:
-            await HedgeStub(channel).GetServerInfo(pb.GetServerInfoRequest(), wait_for_ready=True, timeout=60)
+            await HedgeStub(channel).GetServerInfo(
+                pb.GetServerInfoRequest(), wait_for_ready=True, timeout=60
+            )
 
     try:
         asyncio.run(up())
@@ -305,7 +389,9 @@ def get(url: str) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
-def test_health_reflection_metrics_and_a_drain(folders: tuple[str, str], start_cloud: StartCloud, here: Run) -> None:
+def test_health_reflection_metrics_and_a_drain(
+    folders: tuple[str, str], start_cloud: StartCloud, here: Run
+) -> None:
     """SIGTERM: what is open finishes, nothing new is taken, and the exit status is 0."""
     cloud = start_cloud("--llm", folders[1], "--http", "127.0.0.1:0", "--threads", "1")
     lm = load(folders[1], "llm")
@@ -327,7 +413,11 @@ def test_health_reflection_metrics_and_a_drain(folders: tuple[str, str], start_c
             listing = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(
                 iter([reflection_pb2.ServerReflectionRequest(list_services="")])
             )
-            named = {service.name async for one in listing for service in one.list_services_response.service}
+            named = {
+                service.name
+                async for one in listing
+                for service in one.list_services_response.service
+            }
             assert "hedge.v1.Hedge" in named
             stream = HedgeStub(channel).Generate()
             await stream.write(pb.ClientMessage(open=opening(lm)))
@@ -363,13 +453,25 @@ def test_a_prompt_that_was_seen_is_found_unless_told_otherwise(
 
     for _ in range(2):
         asyncio.run(opened())
-    assert f"hedge_found_tokens_total {found:.1f}" in get(f"http://{cloud.http}/metrics")[1].splitlines()
+    assert (
+        f"hedge_found_tokens_total {found:.1f}"
+        in get(f"http://{cloud.http}/metrics")[1].splitlines()
+    )
 
 
 def test_a_load_test_tells_latencies_and_batches(start_cloud: StartCloud) -> None:
     cloud = start_cloud("--threads", "1", "--http", "127.0.0.1:0")
     done = hedge(
-        "loadtest", "--cloud", cloud.address, "--http", cloud.http, "--devices", "6", "--seconds", "5", program="hedge-cloud"
+        "loadtest",
+        "--cloud",
+        cloud.address,
+        "--http",
+        cloud.http,
+        "--devices",
+        "6",
+        "--seconds",
+        "5",
+        program="hedge-cloud",
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -379,7 +481,9 @@ def test_a_load_test_tells_latencies_and_batches(start_cloud: StartCloud) -> Non
     assert found["sessions_per_pass"] >= 1
     assert found["positions_per_pass"] >= found["sessions_per_pass"]
     assert sum(found["batches"].values()) == found["passes"]
-    assert 0 < found["verdict_ms"]["p50"] <= found["verdict_ms"]["p99"] <= found["verdict_ms"]["max"]
+    assert (
+        0 < found["verdict_ms"]["p50"] <= found["verdict_ms"]["p99"] <= found["verdict_ms"]["max"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -390,7 +494,10 @@ def test_a_load_test_tells_latencies_and_batches(start_cloud: StartCloud) -> Non
         (("loadtest", "--seconds", "inf"), "seconds inf"),
         (("loadtest", "--drafts", "/nowhere"), "/nowhere"),
         (("loadtest", "--drafts", __file__), "no recording"),
-        (("loadtest", "--drafts", str(Path(__file__).parent / "empty_prompt.jsonl")), "no token ids"),
+        (
+            ("loadtest", "--drafts", str(Path(__file__).parent / "empty_prompt.jsonl")),
+            "no token ids",
+        ),
         (("deploy",), "--insecure"),
         (("deploy", "--insecure", "--replicas", "0"), "replicas 0"),
         (("deploy", "--insecure", "--streams-per-replica", "0"), "streams-per-replica 0"),

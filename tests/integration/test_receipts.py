@@ -1,4 +1,6 @@
-"""Receipts by real processes: the same record in every face, a cloud that was gone, and a device that reaches for nobody."""
+"""Receipts by real processes: the same record in every face, a cloud that was gone, and a device
+that reaches for nobody.
+"""
 
 import json
 import subprocess
@@ -12,16 +14,41 @@ import pytest
 from tests.integration.conftest import ENVIRONMENT, Cloud, Run, hedge, serving
 from tests.integration.test_serve import MESSAGES
 
-KEYS = {"answers", "prompt_tokens", "tokens", "llm", "bytes", "sent", "seconds", "waited_s", "near_ties", "cost"}
+KEYS = {
+    "answers",
+    "prompt_tokens",
+    "tokens",
+    "llm",
+    "bytes",
+    "sent",
+    "seconds",
+    "waited_s",
+    "near_ties",
+    "cost",
+}
 PRICES = ("--prices", "prompt=0.2", "position=0.6")
 
 
 def test_every_face_gives_the_same_record(cloud: Cloud, here: Run, tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
-    common = ("--insecure", "--cloud", cloud.address, "--threads", "1", "--receipts", str(log), *PRICES, "--no-memory")
-    told = json.loads(here("generate", *common, "--prompt", MESSAGES[0]["content"], "--json").stdout)["receipt"]
+    common = (
+        "--insecure",
+        "--cloud",
+        cloud.address,
+        "--threads",
+        "1",
+        "--receipts",
+        str(log),
+        *PRICES,
+        "--no-memory",
+    )
+    told = json.loads(
+        here("generate", *common, "--prompt", MESSAGES[0]["content"], "--json").stdout
+    )["receipt"]
     with (
-        serving("--cloud", cloud.address, "--receipts", str(log), *PRICES, "--no-memory") as address,
+        serving(
+            "--cloud", cloud.address, "--receipts", str(log), *PRICES, "--no-memory"
+        ) as address,
         openai.OpenAI(base_url=f"http://{address}/v1", api_key="none", max_retries=0) as client,
     ):
         raw = client.chat.completions.with_raw_response.create(model="hedge", messages=MESSAGES)
@@ -59,7 +86,7 @@ for module in (grpc, grpc.aio):
     module.insecure_channel = module.secure_channel = refuse
 heard = []
 sys.addaudithook(lambda event, _: heard.append(event) if event.startswith("socket.") else None)
-from edge_client.cli.main import main
+from hedge.edge_client.cli.main import main
 sys.argv = ["hedge", *sys.argv[1:]]
 try:
     main()
@@ -72,7 +99,15 @@ finally:
 def test_local_only_reaches_for_nobody(command: str) -> None:
     words = ("--prompt", "hi", "--json") if command == "generate" else ("--plain",)
     line = [sys.executable, "-c", WATCHED, command, "--local-only", "--max-new-tokens", "5", *words]
-    done = subprocess.run(line, input="hi\n", capture_output=True, text=True, timeout=120, env=ENVIRONMENT, check=False)
+    done = subprocess.run(
+        line,
+        input="hi\n",
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=ENVIRONMENT,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     # A library binds one to see whether there is IPv6.
     assert done.stderr.splitlines()[-1] in ("heard ", "heard socket.bind")
@@ -82,10 +117,15 @@ def test_local_only_reaches_for_nobody(command: str) -> None:
 
 
 def test_local_only_refuses_what_reaches_out() -> None:
-    code = "import argparse, socket; from edge_client.cli.local_only import stay_local as s; "
+    code = "import argparse, socket; from hedge.edge_client.cli.local_only import stay_local as s; "
     code += "s(argparse.Namespace(local_only=True, system='hedge', policy=None)); socket.create_connection(('127.0.0.1', 9))"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=ENVIRONMENT, check=False
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=ENVIRONMENT,
+        check=False,
     )
     assert "--local-only: something tried socket.connect" in done.stderr
     assert (
@@ -99,7 +139,9 @@ def test_serve_answers_alone_where_it_was_asked_to() -> None:
         serving("--local-only") as address,
         openai.OpenAI(base_url=f"http://{address}/v1", api_key="none", max_retries=0) as client,
     ):
-        usage: Any = client.chat.completions.create(model="slm", messages=MESSAGES, max_tokens=5).usage
+        usage: Any = client.chat.completions.create(
+            model="slm", messages=MESSAGES, max_tokens=5
+        ).usage
         assert usage.hedge["sent"] == []
         with pytest.raises(openai.BadRequestError, match="this device answers alone"):
             client.chat.completions.create(model="hedge", messages=MESSAGES)

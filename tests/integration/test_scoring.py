@@ -1,4 +1,6 @@
-"""Sessions on an engine that scores prompts and has a prefix cache of its own: a real model, real gRPC, the same answers."""
+"""Sessions on an engine that scores prompts and has a prefix cache of its own: a real model, real
+gRPC, the same answers.
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -7,31 +9,34 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cloud_server.certificate import Top
-from cloud_server.limits import Limits
-from cloud_server.scoring import Counts, Scored, ScoringRunner
-from cloud_server.scoring_check import checked_scorer
-from cloud_server.self_check import Exactness
-from cloud_server.servicer import Servicer
-from cloud_server.steps import Draws
-from common.coupling import coupled_draw
-from common.errors import HedgeError, Incompatible
-from common.model import LanguageModel
-from common.sampling import Warp
-from edge_client.config import SamplingParams
-from edge_client.engine.session import Session
-from edge_client.systems import SYSTEMS, GenerationConfig
-from edge_client.transport.grpc_link import GrpcLink
-from evaluation.local import LocalLink
+from hedge.cloud_server.engines.scoring_check import checked_scorer
+from hedge.cloud_server.engines.self_check import Exactness
+from hedge.cloud_server.serving.limits import Limits
+from hedge.cloud_server.serving.servicer import Servicer
+from hedge.cloud_server.sessions.certificate import Top
+from hedge.cloud_server.sessions.scoring import Counts, Scored, ScoringRunner
+from hedge.cloud_server.sessions.steps import Draws
+from hedge.common.coupling import coupled_draw
+from hedge.common.errors import HedgeError, Incompatible
+from hedge.common.model import LanguageModel
+from hedge.common.sampling import Warp
+from hedge.edge_client.config import SamplingParams
+from hedge.edge_client.engine.session import Session
+from hedge.edge_client.systems import SYSTEMS, GenerationConfig
+from hedge.edge_client.transport.grpc_link import GrpcLink
+from hedge.evaluation.local import LocalLink
 from tests.integration.test_numbers import serving
 
-VOCAB, BLOCK = 200, 4
+VOCAB = 200
+BLOCK = 4
 PROMPT = [1, 2, 3, 4, 5, 6, 7]
 WARPS = [Warp(0.0), Warp(0.7), Warp(1.0), Warp(1.0, 20), Warp(0.8, 0, 0.9)]
 
 
 class TorchScorer:
-    """A Scorer over a model in torch, whose prefix cache holds whole blocks of all that it has read, as vLLM's does."""
+    """A Scorer over a model in torch, whose prefix cache holds whole blocks of all that it has
+    read, as vLLM's does.
+    """
 
     def __init__(self, lm: LanguageModel) -> None:
         self.lm = lm
@@ -42,8 +47,12 @@ class TorchScorer:
 
     def _row(self, ids: Sequence[int], count: int | None) -> Top:
         logits = self.lm.kv_cache().forward(ids, 1)[0].astype(np.float64)
-        row = (logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())).astype(np.float32)
-        row += np.float32(self.noise) * np.random.default_rng(self.asked).normal(size=len(row)).astype(np.float32)
+        row = (logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())).astype(
+            np.float32
+        )
+        row += np.float32(self.noise) * np.random.default_rng(self.asked).normal(
+            size=len(row)
+        ).astype(np.float32)
         kept = np.sort(np.argsort(-row)[:count])
         return Top(kept, row[kept], -np.inf if len(kept) == len(row) else float(row[kept].min()))
 
@@ -58,19 +67,27 @@ class TorchScorer:
         self.garbage += sum(end <= found for end in ends)
         return Scored([None if end <= found else self._row(ids[:end], count) for end in ends])
 
-    def stream(self, ids: Sequence[int], draws: Draws, limit: int, count: int) -> AsyncGenerator[tuple[int, Top], None]:
+    def stream(
+        self, ids: Sequence[int], draws: Draws, limit: int, count: int
+    ) -> AsyncGenerator[tuple[int, Top], None]:
         # Held here, so that only its runner can close it.
         self.held.append(self._stream(ids, draws, limit, count))
         return self.held[-1]
 
-    async def _stream(self, ids: Sequence[int], draws: Draws, limit: int, count: int) -> AsyncGenerator[tuple[int, Top], None]:
+    async def _stream(
+        self, ids: Sequence[int], draws: Draws, limit: int, count: int
+    ) -> AsyncGenerator[tuple[int, Top], None]:
         self.streams += 1
         try:
             read = list(ids)
             for number in range(limit):
                 whole = self._row(read, None)
                 finite = np.isfinite(whole.logprobs).all()
-                token = coupled_draw(draws.noise, draws.position + number, draws.warp(whole.logprobs)) if finite else 0
+                token = (
+                    coupled_draw(draws.noise, draws.position + number, draws.warp(whole.logprobs))
+                    if finite
+                    else 0
+                )
                 yield token, self._row(read, count)
                 read.append(token)
         finally:
@@ -105,8 +122,12 @@ def runner_of(scorer: TorchScorer) -> ScoringRunner:
 
 
 @pytest.mark.parametrize("warp", WARPS, ids=str)
-def test_hedge_and_llm_answer_as_on_the_own_engine(pair: tuple[LanguageModel, LanguageModel], warp: Warp) -> None:
-    """Each question twice, so that the second time drafts are found in the cache, whose rows are never looked at."""
+def test_hedge_and_llm_answer_as_on_the_own_engine(
+    pair: tuple[LanguageModel, LanguageModel], warp: Warp
+) -> None:
+    """Each question twice, so that the second time drafts are found in the cache, whose rows are
+    never looked at.
+    """
     slm, llm = pair
     scorer = TorchScorer(llm)
     runner = runner_of(scorer)
@@ -126,7 +147,9 @@ def test_hedge_and_llm_answer_as_on_the_own_engine(pair: tuple[LanguageModel, La
 
 
 @pytest.mark.parametrize("system", ["hlm", "u-hlm"])
-def test_rules_that_need_all_of_y_are_given_it(pair: tuple[LanguageModel, LanguageModel], system: str) -> None:
+def test_rules_that_need_all_of_y_are_given_it(
+    pair: tuple[LanguageModel, LanguageModel], system: str
+) -> None:
     slm, llm = pair
     config = config_of(system, Warp(1.0), 3)
     config = replace(config, gate=replace(config.gate, policy="always"))
@@ -143,7 +166,7 @@ def test_a_long_prompt_is_not_handed_over_whole(
     pair: tuple[LanguageModel, LanguageModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each row is then the last one of a prompt of its own."""
-    monkeypatch.setattr("cloud_server.scoring._ENTRIES", 0)
+    monkeypatch.setattr("hedge.cloud_server.sessions.scoring._ENTRIES", 0)
     slm, llm = pair
     config = config_of("hedge", Warp(0.7), 5)
 
@@ -156,11 +179,15 @@ def test_a_long_prompt_is_not_handed_over_whole(
         async with serving(Servicer(llm, runner_of(Narrow(llm)), Limits())) as address:
             return await answer(address, slm, config)
 
-    assert asyncio.run(run()).token_ids == asyncio.run(plain(slm, llm, config_of("llm", Warp(0.7), 5)))
+    assert asyncio.run(run()).token_ids == asyncio.run(
+        plain(slm, llm, config_of("llm", Warp(0.7), 5))
+    )
 
 
-def test_what_is_not_enough_is_asked_again(pair: tuple[LanguageModel, LanguageModel], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cloud_server.scoring._WARM", 2)
+def test_what_is_not_enough_is_asked_again(
+    pair: tuple[LanguageModel, LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hedge.cloud_server.sessions.scoring._WARM", 2)
     slm, llm = pair
     runner = runner_of(TorchScorer(llm))
     config = config_of("hedge", Warp(1.0), 5)
@@ -169,11 +196,15 @@ def test_what_is_not_enough_is_asked_again(pair: tuple[LanguageModel, LanguageMo
         async with serving(Servicer(llm, runner, Limits())) as address:
             return await answer(address, slm, config)
 
-    assert asyncio.run(run()).token_ids == asyncio.run(plain(slm, llm, config_of("llm", Warp(1.0), 5)))
+    assert asyncio.run(run()).token_ids == asyncio.run(
+        plain(slm, llm, config_of("llm", Warp(1.0), 5))
+    )
     assert runner.counts.again > 0
 
 
-def test_a_stream_that_is_left_ends_in_the_engine(pair: tuple[LanguageModel, LanguageModel]) -> None:
+def test_a_stream_that_is_left_ends_in_the_engine(
+    pair: tuple[LanguageModel, LanguageModel],
+) -> None:
     slm, llm = pair
     scorer = TorchScorer(llm)
     runner = runner_of(scorer)
@@ -202,14 +233,18 @@ def test_the_engine_is_tried_before_it_serves(pair: tuple[LanguageModel, Languag
         asyncio.run(checked_scorer(scorer, llm))
 
 
-def test_near_ties_are_counted_and_numbers_that_are_none_end_the_answer(pair: tuple[LanguageModel, LanguageModel]) -> None:
+def test_near_ties_are_counted_and_numbers_that_are_none_end_the_answer(
+    pair: tuple[LanguageModel, LanguageModel],
+) -> None:
     slm, llm = pair
     scorer = TorchScorer(llm)
     runner = runner_of(scorer)
     runner.difference = 1e3
 
     async def run() -> Session:
-        async with serving(Servicer(llm, runner, Limits(), exactness=Exactness(1e3, 10))) as address:
+        async with serving(
+            Servicer(llm, runner, Limits(), exactness=Exactness(1e3, 10))
+        ) as address:
             told = await answer(address, slm, config_of("hedge", Warp(0.7), 1))
             streamed = await answer(address, slm, config_of("llm", Warp(0.7), 1))
             assert streamed.statistics.near_ties >= 24
@@ -224,7 +259,8 @@ def test_near_ties_are_counted_and_numbers_that_are_none_end_the_answer(pair: tu
 
 
 def test_the_number_that_is_asked_for_follows_what_was_enough() -> None:
-    counts, warp = Counts(152_000), Warp(1.0)
+    counts = Counts(152_000)
+    warp = Warp(1.0)
     first = counts.of(warp)
     for number in range(256):
         counts.learn(warp, enough=number % 20 > 0)

@@ -11,7 +11,7 @@ from typing import Any
 import openai
 import pytest
 
-from evaluation.processes import free_port
+from hedge.evaluation.processes import free_port
 from tests.integration.conftest import Cloud, StartCloud, hedge, serving
 
 ASKED = "What is 47 + 38?"
@@ -19,7 +19,18 @@ MESSAGES: Any = [{"role": "user", "content": ASKED}]
 
 
 def generated(cloud: Cloud, *options: str) -> str:
-    words = ("generate", "--cloud", cloud.address, "--insecure", "--threads", "1", "--prompt", ASKED, "--temperature", "0")
+    words = (
+        "generate",
+        "--cloud",
+        cloud.address,
+        "--insecure",
+        "--threads",
+        "1",
+        "--prompt",
+        ASKED,
+        "--temperature",
+        "0",
+    )
     return hedge(*words, *options).stdout.strip()
 
 
@@ -35,7 +46,9 @@ def test_chat_streamed_and_not(client: openai.OpenAI, cloud: Cloud) -> None:
     assert extra["hedge"]["exact"] is True
     assert len(extra["hedge"]["provenance"]) == whole.usage.completion_tokens
     assert extra["hedge"]["stats"]["rounds"] > 0
-    chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    chunks = list(
+        client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True})
+    )
     pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
     assert "".join(pieces) == choice.message.content
     assert len([piece for piece in pieces if piece]) > 3
@@ -70,22 +83,28 @@ def test_stop_seed_n_and_max_tokens(client: openai.OpenAI) -> None:
 def test_completions_models_and_logprobs(client: openai.OpenAI) -> None:
     assert {"hedge", "slm", "llm", "cu-hlm"} <= {model.id for model in client.models.list()}
     assert client.models.retrieve("slm").id == "slm"
-    texts = client.completions.create(model="llm", prompt=["Once upon", "There was"], max_tokens=5, temperature=0)
+    texts = client.completions.create(
+        model="llm", prompt=["Once upon", "There was"], max_tokens=5, temperature=0
+    )
     assert [choice.index for choice in texts.choices] == [0, 1]
     assert all(choice.text for choice in texts.choices)
-    known = client.chat.completions.create(model="slm", messages=MESSAGES, seed=1, logprobs=True).choices[0]
+    known = client.chat.completions.create(
+        model="slm", messages=MESSAGES, seed=1, logprobs=True
+    ).choices[0]
     assert known.logprobs
     assert known.logprobs.content
     assert "".join(one.token for one in known.logprobs.content) == known.message.content
     assert all(-30 < one.logprob <= 0 for one in known.logprobs.content)
     # Completions have a shape of their own.
-    plain = client.completions.create(model="slm", prompt="Once upon", seed=1, temperature=1, logprobs=0, max_tokens=6).choices[
-        0
-    ]
+    plain = client.completions.create(
+        model="slm", prompt="Once upon", seed=1, temperature=1, logprobs=0, max_tokens=6
+    ).choices[0]
     assert plain.logprobs
     assert plain.logprobs.tokens
     assert "".join(plain.logprobs.tokens) == plain.text
-    assert plain.logprobs.text_offset == [plain.text.index(plain.text[at:]) for at in plain.logprobs.text_offset or []]
+    assert plain.logprobs.text_offset == [
+        plain.text.index(plain.text[at:]) for at in plain.logprobs.text_offset or []
+    ]
     assert len(plain.logprobs.token_logprobs or []) == len(plain.logprobs.tokens)
 
 
@@ -100,18 +119,50 @@ def test_completions_models_and_logprobs(client: openai.OpenAI) -> None:
         ({"stop": ["", "a"]}, openai.BadRequestError, "stop"),
         ({"messages": []}, openai.BadRequestError, "messages"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, openai.BadRequestError, "messages[0]"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, openai.BadRequestError, "messages[0].content"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, openai.BadRequestError, "takes no tools"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            openai.BadRequestError,
+            "messages[0].content",
+        ),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f"}}]},
+            openai.BadRequestError,
+            "takes no tools",
+        ),
         ({"extra_body": {"top_k": -5}}, openai.BadRequestError, "top_k -5 is not a count"),
-        ({"extra_body": {"guided_json": {}}}, openai.BadRequestError, "guided_json is not supported"),
+        (
+            {"extra_body": {"guided_json": {}}},
+            openai.BadRequestError,
+            "guided_json is not supported",
+        ),
         ({"extra_body": {"temprature": 0}}, openai.BadRequestError, "temprature is not supported"),
-        ({"extra_body": {"hedge": {"treshold": 0}}}, openai.BadRequestError, "hedge.treshold is not supported"),
-        ({"messages": [{"role": "user"}]}, openai.BadRequestError, "messages[0].content is missing"),
-        ({"extra_body": {"model": []}}, openai.BadRequestError, "model [] is not the name of a system"),
-        ({"frequency_penalty": 3}, openai.BadRequestError, "frequency_penalty 3 is not a number in -2..2"),
+        (
+            {"extra_body": {"hedge": {"treshold": 0}}},
+            openai.BadRequestError,
+            "hedge.treshold is not supported",
+        ),
+        (
+            {"messages": [{"role": "user"}]},
+            openai.BadRequestError,
+            "messages[0].content is missing",
+        ),
+        (
+            {"extra_body": {"model": []}},
+            openai.BadRequestError,
+            "model [] is not the name of a system",
+        ),
+        (
+            {"frequency_penalty": 3},
+            openai.BadRequestError,
+            "frequency_penalty 3 is not a number in -2..2",
+        ),
         ({"extra_body": {"echo": True}}, openai.BadRequestError, "echo is not supported"),
         ({"top_logprobs": 2}, openai.BadRequestError, "top_logprobs needs logprobs"),
-        ({"messages": [{"role": "user", "content": "word " * 4000}]}, openai.BadRequestError, "context of"),
+        (
+            {"messages": [{"role": "user", "content": "word " * 4000}]},
+            openai.BadRequestError,
+            "context of",
+        ),
     ],
 )
 def test_errors_have_the_shape_that_clients_know(
@@ -145,16 +196,22 @@ def test_raw_nonsense_is_answered(path: str, data: bytes | None, status: int, ad
 
 def test_twenty_chats_at_once_are_all_served_and_right(address: str) -> None:
     async def everything() -> list[tuple[str, str]]:
-        async with openai.AsyncOpenAI(base_url=f"http://{address}/v1", api_key="none", max_retries=0) as client:
+        async with openai.AsyncOpenAI(
+            base_url=f"http://{address}/v1", api_key="none", max_retries=0
+        ) as client:
 
             async def one(number: int) -> str:
                 asked: Any = [{"role": "user", "content": f"What is {number} + {number + 1}?"}]
-                made = await client.chat.completions.create(model="hedge", messages=asked, temperature=0)
+                made = await client.chat.completions.create(
+                    model="hedge", messages=asked, temperature=0
+                )
                 return made.choices[0].message.content or ""
 
             async def rival(number: int) -> str:
                 asked: Any = [{"role": "user", "content": f"What is {number} + {number + 1}?"}]
-                made = await client.chat.completions.create(model="llm", messages=asked, temperature=0)
+                made = await client.chat.completions.create(
+                    model="llm", messages=asked, temperature=0
+                )
                 return made.choices[0].message.content or ""
 
             ours = await asyncio.gather(*(one(number) for number in range(10, 30)))
@@ -164,8 +221,13 @@ def test_twenty_chats_at_once_are_all_served_and_right(address: str) -> None:
     assert all(ours == theirs != "" for ours, theirs in asyncio.run(everything()))
 
 
-def test_a_client_that_leaves_ends_its_answer(client: openai.OpenAI, cloud: Cloud, sessions: Callable[[str], int]) -> None:
-    asked: dict[str, Any] = {"model": "hedge", "messages": [{"role": "user", "content": "Tell me a tale about a fox."}]}
+def test_a_client_that_leaves_ends_its_answer(
+    client: openai.OpenAI, cloud: Cloud, sessions: Callable[[str], int]
+) -> None:
+    asked: dict[str, Any] = {
+        "model": "hedge",
+        "messages": [{"role": "user", "content": "Tell me a tale about a fox."}],
+    }
     stream = client.chat.completions.create(**asked, stream=True, max_tokens=400)
     next(iter(stream))
     stream.close()
@@ -176,7 +238,7 @@ def test_a_client_that_leaves_ends_its_answer(client: openai.OpenAI, cloud: Clou
 @pytest.fixture
 def sessions() -> Callable[[str], int]:
     """Open sessions of a server."""
-    from edge_client.transport.grpc_link import GrpcLink
+    from hedge.edge_client.transport.grpc_link import GrpcLink
 
     async def now(address: str) -> int:
         async with GrpcLink(address) as link:
@@ -188,14 +250,20 @@ def sessions() -> Callable[[str], int]:
 def test_a_key_where_one_is_asked_for(cloud: Cloud, tmp_path: Any) -> None:
     key = tmp_path / "key"
     key.write_text("secret-1\n")
-    with serving("--cloud", cloud.address, "--api-key-file", str(key), "--cors", "http://page.example") as address:
+    with serving(
+        "--cloud", cloud.address, "--api-key-file", str(key), "--cors", "http://page.example"
+    ) as address:
         url = f"http://{address}/v1"
-        with openai.OpenAI(base_url=url, api_key="secret-1") as right, openai.OpenAI(base_url=url, api_key="x") as wrong:
+        with (
+            openai.OpenAI(base_url=url, api_key="secret-1") as right,
+            openai.OpenAI(base_url=url, api_key="x") as wrong,
+        ):
             assert right.models.list().data
             with pytest.raises(openai.AuthenticationError, match="not known"):
                 wrong.models.list()
         asked = urllib.request.Request(
-            f"{url}/models", headers={"Authorization": "Bearer secret-1", "Origin": "http://page.example"}
+            f"{url}/models",
+            headers={"Authorization": "Bearer secret-1", "Origin": "http://page.example"},
         )
         with urllib.request.urlopen(asked, timeout=20) as answer:
             assert answer.headers["access-control-allow-origin"] == "http://page.example"
@@ -204,11 +272,18 @@ def test_a_key_where_one_is_asked_for(cloud: Cloud, tmp_path: Any) -> None:
 
 
 def test_the_options_of_the_server_are_those_of_a_request_without(cloud: Cloud) -> None:
-    """And no more requests than it says are answered at once: one that streams counts from its first byte to its last."""
-    tale: dict[str, Any] = {"model": "slm", "messages": [{"role": "user", "content": "Tell me a tale about a king."}]}
+    """And no more requests than it says are answered at once: one that streams counts from its
+    first byte to its last.
+    """
+    tale: dict[str, Any] = {
+        "model": "slm",
+        "messages": [{"role": "user", "content": "Tell me a tale about a king."}],
+    }
     tale |= {"temperature": 1, "max_tokens": 20}
     with (
-        serving("--cloud", cloud.address, "--seed", "7", "--stop", " ", "--max-requests", "1") as address,
+        serving(
+            "--cloud", cloud.address, "--seed", "7", "--stop", " ", "--max-requests", "1"
+        ) as address,
         openai.OpenAI(base_url=f"http://{address}/v1", api_key="x", max_retries=0) as client,
     ):
         first, second, whole = (
@@ -216,7 +291,9 @@ def test_the_options_of_the_server_are_those_of_a_request_without(cloud: Cloud) 
             for own in ({}, {}, {"stop": ["zzz"]})
         )
         other = client.chat.completions.create(**tale, seed=8, stop=[]).choices[0].message.content
-        with client.chat.completions.create(**{**tale, "max_tokens": 900}, stop=[], stream=True) as streamed:
+        with client.chat.completions.create(
+            **{**tale, "max_tokens": 900}, stop=[], stream=True
+        ) as streamed:
             next(iter(streamed))
             with pytest.raises(openai.RateLimitError, match="1 requests are being answered"):
                 client.chat.completions.create(**tale)
@@ -231,9 +308,16 @@ def test_the_options_of_the_server_are_those_of_a_request_without(cloud: Cloud) 
 
 @pytest.mark.parametrize("alone", [False, True])
 def test_a_cloud_that_went_away_is_not_waited_for(alone: bool, start_cloud: StartCloud) -> None:
-    """Nor is it when it went while nobody asked. A client gives up long before an answer's own patience ends."""
+    """Nor is it when it went while nobody asked. A client gives up long before an answer's own
+    patience ends.
+    """
     port = free_port()
-    asked: dict[str, Any] = {"model": "hedge", "messages": MESSAGES, "temperature": 0, "timeout": 30}
+    asked: dict[str, Any] = {
+        "model": "hedge",
+        "messages": MESSAGES,
+        "temperature": 0,
+        "timeout": 30,
+    }
     cloud = start_cloud("--listen", f"127.0.0.1:{port}", "--threads", "1")
     options = ("--on-disconnect", "continue") if alone else ()
     with (
@@ -248,14 +332,18 @@ def test_a_cloud_that_went_away_is_not_waited_for(alone: bool, start_cloud: Star
             assert set(after["hedge"]["provenance"]) == {"offline"}
         else:
             for stream in (False, True):
-                with pytest.raises(openai.InternalServerError, match="no Hedge cloud answers") as caught:
+                with pytest.raises(
+                    openai.InternalServerError, match="no Hedge cloud answers"
+                ) as caught:
                     client.chat.completions.create(**asked, stream=stream)
                 assert caught.value.status_code == 503
                 assert int(caught.value.response.headers["retry-after"]) >= 1
             start_cloud("--listen", f"127.0.0.1:{port}", "--threads", "1")
             while True:
                 with suppress(openai.InternalServerError):
-                    assert client.chat.completions.create(**asked).choices[0].message.content == before
+                    assert (
+                        client.chat.completions.create(**asked).choices[0].message.content == before
+                    )
                     break
 
 
@@ -274,15 +362,22 @@ def test_a_wrong_method_has_its_own_code(address: str) -> None:
         assert answer.headers["allow"] == "POST"
 
 
-def test_without_a_cloud_it_says_so_or_answers_alone_and_finds_it_later(start_cloud: StartCloud) -> None:
+def test_without_a_cloud_it_says_so_or_answers_alone_and_finds_it_later(
+    start_cloud: StartCloud,
+) -> None:
     port = free_port()
     asked: dict[str, Any] = {"model": "hedge", "messages": MESSAGES, "temperature": 0}
     where = ("--cloud", f"127.0.0.1:{port}")
-    with serving(*where) as strict, openai.OpenAI(base_url=f"http://{strict}/v1", api_key="x", max_retries=0) as client:
+    with (
+        serving(*where) as strict,
+        openai.OpenAI(base_url=f"http://{strict}/v1", api_key="x", max_retries=0) as client,
+    ):
         with pytest.raises(openai.InternalServerError, match="no Hedge cloud answers") as caught:
             client.chat.completions.create(**asked)
         assert caught.value.status_code == 503
-        assert client.chat.completions.create(**{**asked, "model": "slm"}).choices[0].message.content
+        assert (
+            client.chat.completions.create(**{**asked, "model": "slm"}).choices[0].message.content
+        )
     with (
         serving(*where, "--on-disconnect", "continue") as alone,
         openai.OpenAI(base_url=f"http://{alone}/v1", api_key="x", max_retries=0) as client,

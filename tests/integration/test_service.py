@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from common.model import BUNDLED, LanguageModel, load
-from edge_client.config import CloudConfig, GateConfig, SamplingParams
-from edge_client.engine.loop import BLIND
-from edge_client.http.service import Service
-from edge_client.systems import SYSTEMS, GenerationConfig
+from hedge.common.model import BUNDLED, LanguageModel, load
+from hedge.edge_client.config import CloudConfig, GateConfig, SamplingParams
+from hedge.edge_client.engine.loop import BLIND
+from hedge.edge_client.http.service import Service
+from hedge.edge_client.systems import SYSTEMS, GenerationConfig
 from tests.cloud_server.test_session import Broken
 from tests.integration.conftest import Cloud
 
@@ -27,14 +27,18 @@ def service_of(slm: LanguageModel, cloud: Cloud, config: GenerationConfig) -> Se
 
 
 def test_a_model_without_numbers_is_no_lost_link(slm: LanguageModel, cloud: Cloud) -> None:
-    config = replace(SYSTEMS["hedge"], sampling=SamplingParams(temperature=0.0, seed=1, max_new_tokens=8))
+    config = replace(
+        SYSTEMS["hedge"], sampling=SamplingParams(temperature=0.0, seed=1, max_new_tokens=8)
+    )
 
     async def heard() -> list[tuple[bool, bool]]:
         """Of each line: whether it is about the model, and whether the link is held to be alive."""
         lines: list[tuple[bool, bool]] = []
         async with service_of(Broken(slm, None, np.nan), cloud, config) as service:
             reply = service.reply(
-                "hedge", slm.encode_chat(QUESTION), notify=lambda line: lines.append((BLIND in line, service.up))
+                "hedge",
+                slm.encode_chat(QUESTION),
+                notify=lambda line: lines.append((BLIND in line, service.up)),
             )
             await reply.session.run()
         return lines
@@ -42,7 +46,9 @@ def test_a_model_without_numbers_is_no_lost_link(slm: LanguageModel, cloud: Clou
     assert asyncio.run(heard()) == [(True, True)]
 
 
-def test_a_moving_threshold_belongs_to_its_gate_and_its_temperature(slm: LanguageModel, cloud: Cloud) -> None:
+def test_a_moving_threshold_belongs_to_its_gate_and_its_temperature(
+    slm: LanguageModel, cloud: Cloud
+) -> None:
     """Answers at another temperature leave it where it was; answers at its own move it."""
     gate = GateConfig("threshold", threshold=0.3, recalibrate=0.9)
     sampling = SamplingParams(temperature=1.0, seed=1, max_new_tokens=40)

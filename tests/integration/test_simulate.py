@@ -22,14 +22,18 @@ OPTIONS = (
 
 def answered(folder: Path) -> list[dict[str, object]]:
     """What stands there in whole lines: the last one may be on its way."""
-    files = [file.read_text().splitlines(keepends=True)[1:] for file in folder.glob("answers-*.jsonl")]
+    files = [
+        file.read_text().splitlines(keepends=True)[1:] for file in folder.glob("answers-*.jsonl")
+    ]
     return [json.loads(line) for lines in files for line in lines if line.endswith("\n")]
 
 
 def test_an_interrupted_sweep_goes_on_and_is_drawn(tmp_path: Path, here: Run) -> None:
     folder = tmp_path / "runs"
     command = [BIN / "hedge", "simulate", *OPTIONS, "--out", str(folder), "--jobs", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=ENVIRONMENT)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=ENVIRONMENT
+    )
     assert process.stderr
     while process.returncode is None and not (folder.is_dir() and answered(folder)):
         with suppress(subprocess.TimeoutExpired):
@@ -51,23 +55,51 @@ def test_an_interrupted_sweep_goes_on_and_is_drawn(tmp_path: Path, here: Run) ->
     speed = {(row["run"].split(" #")[0], row["snr_db"]): row["tokens_per_s"] for row in rows}
     assert len(rows) == len(SYSTEMS) * 2
     assert speed["slm", -10.0] == speed["slm", 10.0] == pytest.approx(500)
-    assert speed["hlm", -10.0] < speed["hlm", 10.0] < speed["cu-hlm:measure=margin,threshold=0.05", 10.0] < 500
+    assert (
+        speed["hlm", -10.0]
+        < speed["hlm", 10.0]
+        < speed["cu-hlm:measure=margin,threshold=0.05", 10.0]
+        < 500
+    )
 
     again = here("simulate", *OPTIONS, "--out", str(folder), "--resume", "--json")
     assert again.stdout == done.stdout
     config = tmp_path / "slower.toml"
-    config.write_text('tau_slm = 0.004\ntau_llm = 0.009\nsnr = [-10, 10]\nsystems = ["slm", "llm"]\n')
-    slower = here("simulate", *OPTIONS[:6], *OPTIONS[9:13], "--config", str(config), "--out", str(folder), "--resume", "--json")
+    config.write_text(
+        'tau_slm = 0.004\ntau_llm = 0.009\nsnr = [-10, 10]\nsystems = ["slm", "llm"]\n'
+    )
+    slower = here(
+        "simulate",
+        *OPTIONS[:6],
+        *OPTIONS[9:13],
+        "--config",
+        str(config),
+        "--out",
+        str(folder),
+        "--resume",
+        "--json",
+    )
     assert slower.returncode == 0, slower.stderr
     rows = [json.loads(line) for line in slower.stdout.splitlines()]
-    assert [row["tokens_per_s"] for row in rows if row["system"] == "slm"] == pytest.approx([250, 250])
+    assert [row["tokens_per_s"] for row in rows if row["system"] == "slm"] == pytest.approx(
+        [250, 250]
+    )
     assert len(rows) == 4
-    for kind, files in (("throughput", "rows.jsonl"), ("frontier", "rows.jsonl"), ("skips", "answers-cu*.jsonl")):
+    for kind, files in (
+        ("throughput", "rows.jsonl"),
+        ("frontier", "rows.jsonl"),
+        ("skips", "answers-cu*.jsonl"),
+    ):
         drawn = here("plot", kind, *map(str, folder.glob(files)), "--out", str(tmp_path / "plots"))
         assert drawn.returncode == 0, drawn.stderr
         assert (tmp_path / "plots" / f"{kind}.png").read_bytes().startswith(b"\x89PNG")
         assert "<svg" in (tmp_path / "plots" / f"{kind}.svg").read_text()
-    one_line(here("plot", "roc", str(folder / "rows.jsonl"), "--out", str(tmp_path)), 2, "'rows'", "tokens")
+    one_line(
+        here("plot", "roc", str(folder / "rows.jsonl"), "--out", str(tmp_path)),
+        2,
+        "'rows'",
+        "tokens",
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,7 +138,8 @@ def test_only_one_run_writes_to_a_folder(here: Run, tmp_path: Path) -> None:
 
 
 def test_links_are_replayed_from_traces_that_are_made_once(here: Run, tmp_path: Path) -> None:
-    folder, cell = tmp_path / "links", "--profiles phone --round-trips 0.05 --json".split()
+    folder = tmp_path / "links"
+    cell = "--profiles phone --round-trips 0.05 --json".split()
     common = ("simulate", "links", "--questions", "3", "--seed", "1", "--max-new-tokens", "40")
     found = []
     for options in (["--temperature", "0"], ["--temperature", "1", "--resume"]):
@@ -114,7 +147,9 @@ def test_links_are_replayed_from_traces_that_are_made_once(here: Run, tmp_path: 
         assert done.returncode == 0, done.stderr
         found.append([json.loads(line) for line in done.stdout.splitlines()])
     assert [(row["temperature"], row["prefer"]) for row in found[1]] == [
-        (temperature, prefer) for temperature in (0.0, 1.0) for prefer in ("speed", "balanced", "cloud")
+        (temperature, prefer)
+        for temperature in (0.0, 1.0)
+        for prefer in ("speed", "balanced", "cloud")
     ]
     # On virtual time a run is what it was.
     assert found[1][:3] == found[0]

@@ -18,14 +18,19 @@ def test_a_text_is_sent_and_received(here: Run) -> None:
     found = json.loads(noisy)
     assert found["accuracy"] < 1
     assert set(found["masked"]) <= set(range(found["tokens"]))
-    assert "Hello 😀 wörld" in here("wireless", "send", "--text", "Hello 😀 wörld", "--snr", "40").stdout
+    assert (
+        "Hello 😀 wörld"
+        in here("wireless", "send", "--text", "Hello 😀 wörld", "--snr", "40").stdout
+    )
     shown = here(*arguments, "--snr", "-12").stdout
     assert "left out" in shown
     assert "\x1b" not in shown
 
 
 def test_a_study_goes_on_where_it_ended(here: Run, tmp_path: Path) -> None:
-    arguments = (*f"wireless study --packets 1 --snr 0 --qam 4 16 --out {tmp_path} --jobs 1 --json".split(),)
+    arguments = (
+        *f"wireless study --packets 1 --snr 0 --qam 4 16 --out {tmp_path} --jobs 1 --json".split(),
+    )
     rows = [json.loads(line) for line in here(*arguments).stdout.splitlines()]
     assert [(row["qam"], row["system"]) for row in rows] == [
         (order, system)
@@ -46,7 +51,11 @@ def test_a_study_goes_on_where_it_ended(here: Run, tmp_path: Path) -> None:
     assert all(0 <= row["accuracy"] <= 1 for row in rows)
     masked = {row["system"]: row["masked"] for row in rows if row["qam"] == 4}
     assert round(128 * masked["random"]) == 38
-    assert min(masked["adaptive, entropy"], masked["adaptive, true-token"]) > 0.3 > masked["adaptive, rehearsed"]
+    assert (
+        min(masked["adaptive, entropy"], masked["adaptive, true-token"])
+        > 0.3
+        > masked["adaptive, rehearsed"]
+    )
     before = (tmp_path / "packets.jsonl").read_bytes()
     assert [json.loads(line) for line in here(*arguments).stdout.splitlines()] == rows
     assert (tmp_path / "packets.jsonl").read_bytes() == before

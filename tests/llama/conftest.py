@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from common.model import LanguageModel, bundled_folder, load
-from common.model_options import ModelOptions
+from hedge.common.model import LanguageModel, bundled_folder, load
+from hedge.common.model_options import ModelOptions
 from tests.integration.conftest import cloud, here, start_cloud
 from tools.to_gguf import convert
 
@@ -20,7 +20,10 @@ ONE = ModelOptions(threads=1)
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """slm.gguf and llm.gguf: the weights of the bundled pair, in float32, five rows padded."""
     folder = tmp_path_factory.mktemp("bundled")
-    return {side: convert(bundled_folder() / side, folder / f"{side}.gguf", padding=5) for side in ("slm", "llm")}
+    return {
+        side: convert(bundled_folder() / side, folder / f"{side}.gguf", padding=5)
+        for side in ("slm", "llm")
+    }
 
 
 @pytest.fixture(scope="session")

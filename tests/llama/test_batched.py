@@ -1,4 +1,6 @@
-"""Many answers at once: the same tokens as one at a time, and rows that are those of a fresh forward."""
+"""Many answers at once: the same tokens as one at a time, and rows that are those of a fresh
+forward.
+"""
 
 import asyncio
 import json
@@ -11,26 +13,29 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.errors import BadInput, HedgeError
-from common.llama_model import LlamaModel
-from common.model import BUNDLED, LanguageModel, load
-from edge_client.config import GateConfig, SamplingParams
-from edge_client.engine.session import Session
-from edge_client.systems import SYSTEMS, GenerationConfig
-from evaluation.local import LocalLink
-from evaluation.tasks import tasks
-from studies import batched
-from studies.batched import BatchedModel, answers
+from hedge.common.errors import BadInput, HedgeError
+from hedge.common.llama_model import LlamaModel
+from hedge.common.model import BUNDLED, LanguageModel, load
+from hedge.edge_client.config import GateConfig, SamplingParams
+from hedge.edge_client.engine.session import Session
+from hedge.edge_client.systems import SYSTEMS, GenerationConfig
+from hedge.evaluation.local import LocalLink
+from hedge.evaluation.tasks import tasks
+from research import batched
+from research.batched import BatchedModel, answers
 from tests.integration.conftest import hedge
 
 QUESTIONS = tasks(None, 6, 0)
-CONTEXT, NEAR = 256, 2e-3
+CONTEXT = 256
+NEAR = 2e-3
 
 
 def greedy(system: str, **gate: object) -> GenerationConfig:
     config = SYSTEMS[system]
     gates = replace(config.gate, **gate) if gate else config.gate
-    return replace(config, gate=gates, sampling=SamplingParams(temperature=0.0, seed=1, max_new_tokens=60))
+    return replace(
+        config, gate=gates, sampling=SamplingParams(temperature=0.0, seed=1, max_new_tokens=60)
+    )
 
 
 RUNS = {
@@ -49,7 +54,10 @@ async def drained(session: Session) -> list[int]:
 
 def test_answers_at_once_are_those_of_one_at_a_time(slm: LanguageModel, llm: LanguageModel) -> None:
     left = [(index, task, tuple(RUNS)) for index, task in enumerate(QUESTIONS)]
-    found = {(run, answer.task): answer for run, answer in answers(slm, llm, RUNS, left, 3, CONTEXT, NEAR)}
+    found = {
+        (run, answer.task): answer
+        for run, answer in answers(slm, llm, RUNS, left, 3, CONTEXT, NEAR)
+    }
     assert len(found) == len(QUESTIONS) * len(RUNS)
     for index, task in enumerate(QUESTIONS):
         for name, config in RUNS.items():
@@ -59,8 +67,12 @@ def test_answers_at_once_are_those_of_one_at_a_time(slm: LanguageModel, llm: Lan
         assert found["hedge", index].token_ids == found["llm", index].token_ids
 
 
-def test_a_row_is_computed_once(slm: LanguageModel, llm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What hlm needs of the LLM is what llm has seen; hedge, which is exact, sees rows that are computed afresh."""
+def test_a_row_is_computed_once(
+    slm: LanguageModel, llm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What hlm needs of the LLM is what llm has seen; hedge, which is exact, sees rows that are
+    computed afresh.
+    """
     rows: dict[str, int] = {}
     run = BatchedModel.run
 
@@ -93,13 +105,16 @@ def one_worker(lm: LanguageModel) -> tuple[BatchedModel, batched._Worker]:
 
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_rows_after_any_rollback_are_those_of_a_fresh_forward(slm: LanguageModel, data: st.DataObject) -> None:
+def test_rows_after_any_rollback_are_those_of_a_fresh_forward(
+    slm: LanguageModel, data: st.DataObject
+) -> None:
     model, _ = one_worker(slm)
     caches = [model.kv_cache(), model.kv_cache()]
     held: list[list[int]] = [[], []]
     for _ in range(data.draw(st.integers(1, 8))):
         which = data.draw(st.integers(0, 1))
-        cache, ids = caches[which], held[which]
+        cache = caches[which]
+        ids = held[which]
         if ids and data.draw(st.booleans()):
             length = data.draw(st.integers(0, len(ids)))
             cache.rollback(length)
@@ -147,11 +162,46 @@ def test_who_stops_listening_leaves_nobody_at_work(slm: LanguageModel, llm: Lang
 
 def test_a_study_at_once_goes_on_where_it_ended(files: dict[str, Path], tmp_path: Path) -> None:
     task = tmp_path / "sums.jsonl"
-    asked = [{"prompt": f"What is {n} + 5?", "reference": str(n + 5), "judge": "last-number"} for n in range(40, 44)]
+    asked = [
+        {"prompt": f"What is {n} + 5?", "reference": str(n + 5), "judge": "last-number"}
+        for n in range(40, 44)
+    ]
     task.write_text("".join(json.dumps(one) + "\n" for one in asked))
-    command = ["simulate", "--batch", "3", "--out", str(tmp_path / "out"), "--seed", "1", "--temperature", "0", "--json"]
-    command += ["--slm", str(files["slm"]), "--llm", str(files["llm"]), "--task", str(task), "--snr", "0", "--bandwidth", "1e6"]
-    command += ["--tau-slm", "0.01", "--tau-llm", "0.02", "--difference", "0.001", "--systems", "llm", "hlm"]
+    command = [
+        "simulate",
+        "--batch",
+        "3",
+        "--out",
+        str(tmp_path / "out"),
+        "--seed",
+        "1",
+        "--temperature",
+        "0",
+        "--json",
+    ]
+    command += [
+        "--slm",
+        str(files["slm"]),
+        "--llm",
+        str(files["llm"]),
+        "--task",
+        str(task),
+        "--snr",
+        "0",
+        "--bandwidth",
+        "1e6",
+    ]
+    command += [
+        "--tau-slm",
+        "0.01",
+        "--tau-llm",
+        "0.02",
+        "--difference",
+        "0.001",
+        "--systems",
+        "llm",
+        "hlm",
+    ]
     first = hedge(*command, "--questions", "0")
     assert first.returncode == 0, first.stderr
     rows = [json.loads(line) for line in first.stdout.splitlines()]

@@ -1,4 +1,6 @@
-"""A GGUF model says what the same weights say in torch, in its words and in its numbers, and rolls back."""
+"""A GGUF model says what the same weights say in torch, in its words and in its numbers, and rolls
+back.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,11 +11,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from common import llama_model
-from common.errors import BadInput, Incompatible
-from common.grammar import Grammar, of_schema
-from common.llama_model import LlamaModel
-from common.model import BUNDLED, LanguageModel, bundled_folder, load
+from hedge.common import llama_model
+from hedge.common.errors import BadInput, Incompatible
+from hedge.common.grammar import Grammar, of_schema
+from hedge.common.llama_model import LlamaModel
+from hedge.common.model import BUNDLED, LanguageModel, bundled_folder, load
 from tests.conftest import MakeFolder
 from tests.llama.conftest import ONE
 from tools.to_gguf import convert, metadata_of, write_gguf
@@ -32,25 +34,45 @@ def plain() -> LanguageModel:
 
 @pytest.mark.parametrize("side", ["slm", "llm"])
 def test_logits_are_those_of_the_same_weights_in_torch(side: str, files: dict[str, Path]) -> None:
-    ours, theirs = load(str(files[side]), side, ONE), load(BUNDLED, side, ONE)
-    found, expected = ours.kv_cache().forward(IDS), theirs.kv_cache().forward(IDS)
+    ours = load(str(files[side]), side, ONE)
+    theirs = load(BUNDLED, side, ONE)
+    found = ours.kv_cache().forward(IDS)
+    expected = theirs.kv_cache().forward(IDS)
     assert found.shape == expected.shape == (len(IDS), 4096)
     assert np.abs(found - expected).max() < TOLERANCE
 
 
-def test_both_formats_of_a_model_have_one_tokenizer(slm: LanguageModel, plain: LanguageModel) -> None:
-    assert (slm.tokenizer_fingerprint, slm.vocab_size) == (plain.tokenizer_fingerprint, plain.vocab_size)
-    assert (slm.end_ids, slm.begin_id, slm.context) == (plain.end_ids, plain.begin_id, plain.context)
+def test_both_formats_of_a_model_have_one_tokenizer(
+    slm: LanguageModel, plain: LanguageModel
+) -> None:
+    assert (slm.tokenizer_fingerprint, slm.vocab_size) == (
+        plain.tokenizer_fingerprint,
+        plain.vocab_size,
+    )
+    assert (slm.end_ids, slm.begin_id, slm.context) == (
+        plain.end_ids,
+        plain.begin_id,
+        plain.context,
+    )
     assert slm.primer == plain.primer != ()
     assert slm.fingerprint != plain.fingerprint
     assert slm.encode_chat(QUESTION) == plain.encode_chat(QUESTION)
 
 
-def test_grammars_allow_the_same_ids_in_both_runtimes(slm: LanguageModel, plain: LanguageModel) -> None:
-    schema = {"type": "object", "properties": {"né": {"type": "string", "maxLength": 9}, "n": {"type": "integer"}}}
-    both = [Grammar(of_schema({**schema, "required": ["né", "n"]}), lm, lm.end_ids) for lm in (slm, plain)]
+def test_grammars_allow_the_same_ids_in_both_runtimes(
+    slm: LanguageModel, plain: LanguageModel
+) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"né": {"type": "string", "maxLength": 9}, "n": {"type": "integer"}},
+    }
+    both = [
+        Grammar(of_schema({**schema, "required": ["né", "n"]}), lm, lm.end_ids)
+        for lm in (slm, plain)
+    ]
     for seed in range(10):
-        rng, said = np.random.default_rng(seed), list[int]()
+        rng = np.random.default_rng(seed)
+        said = list[int]()
         while len(said) < 60 and not (said and said[-1] in slm.end_ids):
             ours, theirs = (grammar.allowed(said) for grammar in both)
             assert (ours == theirs).all()
@@ -58,7 +80,10 @@ def test_grammars_allow_the_same_ids_in_both_runtimes(slm: LanguageModel, plain:
             said.append(int(rng.choice(np.flatnonzero(ours))))
 
 
-TEXTS = st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from(" \n\t\r'0aé中👩‍👧")), max_size=60)
+TEXTS = st.text(
+    st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from(" \n\t\r'0aé中👩‍👧")),
+    max_size=60,
+)
 
 
 @settings(max_examples=300)
@@ -66,7 +91,9 @@ TEXTS = st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_f
 @example(text="<|end|>hi<|user|> <|assistant|><|pad|>")
 @example(text="  \n\n   \t\t  a \n \n\n b\r\n\r\n  c   ")
 @example(text="👩‍👩‍👧‍👦 🏳️‍🌈 漢字かな交じり文。한국어 中文 e\u0301")
-def test_ids_are_those_of_the_hugging_face_tokenizer(text: str, slm: LanguageModel, plain: LanguageModel) -> None:
+def test_ids_are_those_of_the_hugging_face_tokenizer(
+    text: str, slm: LanguageModel, plain: LanguageModel
+) -> None:
     ids = plain.encode_text(text)
     assert slm.encode_text(text) == ids
     assert slm.decode(ids) == plain.decode(ids) == text
@@ -74,7 +101,9 @@ def test_ids_are_those_of_the_hugging_face_tokenizer(text: str, slm: LanguageMod
     assert slm.encode_chat(said) == plain.encode_chat(said)
 
 
-def test_ids_of_whole_files_are_those_of_the_hugging_face_tokenizer(slm: LanguageModel, plain: LanguageModel) -> None:
+def test_ids_of_whole_files_are_those_of_the_hugging_face_tokenizer(
+    slm: LanguageModel, plain: LanguageModel
+) -> None:
     for path in sorted((ROOT / "common").glob("*.py")):
         text = path.read_text("utf-8")
         assert slm.encode_text(text) == plain.encode_text(text)
@@ -99,9 +128,13 @@ def test_rollback_equals_a_fresh_forward(slm: LanguageModel) -> None:
         cache.rollback(len(IDS) + 1)
 
 
-def test_memory_that_does_not_drop_a_part_is_refused_at_load(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_does_not_drop_a_part_is_refused_at_load(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(llama_model.llama_cpp(), "llama_memory_seq_rm", lambda *_: False)
-    with pytest.raises(Incompatible, match=r"cannot be rolled back: llama\.cpp does not drop a part of it"):
+    with pytest.raises(
+        Incompatible, match=r"cannot be rolled back: llama\.cpp does not drop a part of it"
+    ):
         load(str(files["slm"]), "slm", ONE)
 
 
@@ -112,7 +145,9 @@ def test_only_the_rows_asked_for_come_back(slm: LanguageModel) -> None:
     assert slm.kv_cache().forward([]).shape == (0, 4096)
 
 
-def test_a_cache_that_outgrows_its_room_keeps_what_it_holds(slm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_outgrows_its_room_keeps_what_it_holds(
+    slm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = [int(token) for token in np.random.default_rng(1).integers(5, 4096, 700)]
 
     def logits() -> np.ndarray:
@@ -127,7 +162,8 @@ def test_a_cache_that_outgrows_its_room_keeps_what_it_holds(slm: LanguageModel, 
 
 def test_a_long_prompt_goes_through_in_chunks(slm: LanguageModel, plain: LanguageModel) -> None:
     text = [int(token) for token in np.random.default_rng(2).integers(5, 4096, 600)]
-    found, expected = slm.kv_cache().forward(text, 300), plain.kv_cache().forward(text, 300)
+    found = slm.kv_cache().forward(text, 300)
+    expected = plain.kv_cache().forward(text, 300)
     assert np.abs(found - expected).max() < 2 * TOLERANCE
 
 
@@ -144,7 +180,9 @@ def test_threads_that_take_and_drop_caches_do_not_meet(slm: LanguageModel) -> No
     expected = [slm.kv_cache().forward(text, 1) for text in texts]
 
     def alike(number: int) -> bool:
-        return all((slm.kv_cache().forward(texts[number], 1) == expected[number]).all() for _ in range(20))
+        return all(
+            (slm.kv_cache().forward(texts[number], 1) == expected[number]).all() for _ in range(20)
+        )
 
     with ThreadPoolExecutor(len(texts)) as threads:
         assert all(threads.map(alike, range(len(texts))))
@@ -153,7 +191,8 @@ def test_threads_that_take_and_drop_caches_do_not_meet(slm: LanguageModel) -> No
 def test_caches_side_by_side_do_not_meet(slm: LanguageModel) -> None:
     alone = slm.kv_cache()
     expected = np.concatenate([alone.forward([token]) for token in IDS])
-    one, other = slm.kv_cache(), slm.kv_cache()
+    one = slm.kv_cache()
+    other = slm.kv_cache()
     found = []
     for token in IDS:
         found.append(one.forward([token]))
@@ -172,10 +211,12 @@ def test_a_context_bounds_what_is_fed(files: dict[str, Path]) -> None:
         load(str(files["slm"]), "slm", llama_model.ModelOptions(context=2000))
 
 
-def test_a_context_larger_than_memory_is_named(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("common.llama_model.token_bytes", lambda _: 1 << 14)
-    monkeypatch.setattr("common.model.SMALL_CONTEXT", 16)
-    monkeypatch.setattr("common.model.free_memory", lambda: 2 * 512 << 14)
+def test_a_context_larger_than_memory_is_named(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hedge.common.llama_model.token_bytes", lambda _: 1 << 14)
+    monkeypatch.setattr("hedge.common.model.SMALL_CONTEXT", 16)
+    monkeypatch.setattr("hedge.common.model.free_memory", lambda: 2 * 512 << 14)
     assert load(str(files["slm"]), "slm", ONE).context == 512
     with pytest.raises(BadInput, match=r"context 1000 of .* GB of keys and values"):
         load(str(files["slm"]), "slm", llama_model.ModelOptions(context=1000))
@@ -206,7 +247,9 @@ def test_weights_cut_short_are_refused(files: dict[str, Path], tmp_path: Path) -
         ({"llama__block_count": 7}, "cannot load the slm"),
     ],
 )
-def test_what_llama_cpp_does_not_run_is_one_line(changes: dict[str, object], words: str, tmp_path: Path) -> None:
+def test_what_llama_cpp_does_not_run_is_one_line(
+    changes: dict[str, object], words: str, tmp_path: Path
+) -> None:
     metadata = metadata_of(bundled_folder() / "slm")
     if "general__architecture" in changes:
         path = write_gguf(tmp_path / "odd.gguf", metadata | {"general.architecture": "nonesuch"})
@@ -220,7 +263,9 @@ def test_a_sliding_window_is_refused(tmp_path: Path) -> None:
     metadata = metadata_of(bundled_folder() / "slm")
     renamed = {key.replace("llama.", "cohere2."): value for key, value in metadata.items()}
     rng = np.random.default_rng(1)
-    width, wide, words = 160, 448, 4096
+    width = 160
+    wide = 448
+    words = 4096
 
     def random(*shape: int) -> np.ndarray:
         return rng.normal(0, 0.02, shape).astype(np.float32)
@@ -248,7 +293,9 @@ def test_a_sliding_window_is_refused(tmp_path: Path) -> None:
         load(str(path), "slm")
 
 
-def test_the_seam_has_both_runtimes_behind_it(slm: LanguageModel, plain: LanguageModel, make_folder: MakeFolder) -> None:
+def test_the_seam_has_both_runtimes_behind_it(
+    slm: LanguageModel, plain: LanguageModel, make_folder: MakeFolder
+) -> None:
     assert isinstance(slm, LlamaModel)
     assert "llama.cpp" in slm.describe()
     assert "torch" in plain.describe()

@@ -1,4 +1,6 @@
-"""A real pair of one tokenizer: ids, fingerprints, answers and guarantees on models that people run."""
+"""A real pair of one tokenizer: ids, fingerprints, answers and guarantees on models that people
+run.
+"""
 
 import json
 import subprocess
@@ -8,9 +10,9 @@ from typing import Any
 import openai
 import pytest
 
-from common.grammar import Grammar
-from common.model import LanguageModel, load
-from edge_client.http.tools import calls_grammar
+from hedge.common.grammar import Grammar
+from hedge.common.model import LanguageModel, load
+from hedge.edge_client.http.tools import calls_grammar
 from tests.integration.conftest import BIN, ENVIRONMENT, Cloud, StartCloud, hedge, serving
 from tests.llama.conftest import ONE
 
@@ -34,14 +36,22 @@ def q05(real: Path) -> LanguageModel:
 def test_a_gguf_and_a_folder_of_one_model_fit_together(q05: LanguageModel, real: Path) -> None:
     from transformers import AutoTokenizer
 
-    from common.model import vocabulary
+    from hedge.common.model import vocabulary
 
     tokenizer = AutoTokenizer.from_pretrained(real / "q05")
     assert (q05.vocab_size, q05.tokenizer_fingerprint) == vocabulary(tokenizer.get_vocab())
-    for text in [*HARD, *(path.read_text("utf-8") for path in sorted(Path(__file__).parents[2].glob("*/*.py"))[:40])]:
+    for text in [
+        *HARD,
+        *(
+            path.read_text("utf-8")
+            for path in sorted(Path(__file__).parents[2].glob("*/*.py"))[:40]
+        ),
+    ]:
         ids = tokenizer.encode(text, split_special_tokens=True)
         assert q05.encode_text(text) == ids
-        assert q05.decode(ids) == tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert q05.decode(ids) == tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
     roles = ("user", "What does this do?"), ("assistant", "Nothing."), ("user", "中文?")
     said = [{"role": role, "content": content} for role, content in roles]
     template = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
@@ -58,7 +68,9 @@ def test_special_tokens_in_a_message_stay_text(q05: LanguageModel) -> None:
 
 def generate(real: Path, cloud: Cloud) -> list[str]:
     """`hedge generate` on the real SLM, one thread."""
-    return f"generate --insecure --slm {real / 'q05.gguf'} --threads 1 --cloud {cloud.address}".split()
+    return (
+        f"generate --insecure --slm {real / 'q05.gguf'} --threads 1 --cloud {cloud.address}".split()
+    )
 
 
 def test_both_sides_on_gguf_answer_a_coding_question(gguf_cloud: Cloud, real: Path) -> None:
@@ -71,20 +83,29 @@ def test_both_sides_on_gguf_answer_a_coding_question(gguf_cloud: Cloud, real: Pa
     assert "def add(" in found["text"]
     ties = found["stats"]["near_ties"]
     assert found["stats"]["engine"] == "rounding"
-    assert found["guarantee"] == (f"exact up to {ties} near tie{'s' * (ties > 1)}" if ties else "exact")
+    assert found["guarantee"] == (
+        f"exact up to {ties} near tie{'s' * (ties > 1)}" if ties else "exact"
+    )
     assert found["stats"]["accepted"] > found["stats"]["corrected"]
 
 
 @pytest.mark.parametrize("temperature", ["0", "0.7"])
 def test_a_gguf_cloud_can_be_bitwise(temperature: str, start_cloud: StartCloud, real: Path) -> None:
-    """Then `hedge` says token for token what `llm` says; 200 tokens of reckoning are near a tie a few times."""
-    cloud = start_cloud(*f"--llm {real / 'q15.gguf'} --threads 1 --context 1024 --reproducible".split())
-    question = (
-        "A baker sells 3 boxes of 12 rolls and 5 boxes of 8, and eats 7 rolls. How many rolls were there? Explain each step."
+    """Then `hedge` says token for token what `llm` says; 200 tokens of reckoning are near a tie a
+    few times.
+    """
+    cloud = start_cloud(
+        *f"--llm {real / 'q15.gguf'} --threads 1 --context 1024 --reproducible".split()
     )
-    options = (*f"--seed 1 --temperature {temperature} --max-new-tokens 200 --json --prompt".split(), question)
+    question = "A baker sells 3 boxes of 12 rolls and 5 boxes of 8, and eats 7 rolls. How many rolls were there? Explain each step."
+    options = (
+        *f"--seed 1 --temperature {temperature} --max-new-tokens 200 --json --prompt".split(),
+        question,
+    )
     asked = ("llm", "hedge")
-    alone, found = (json.loads(hedge(*generate(real, cloud), "--system", one, *options).stdout) for one in asked)
+    alone, found = (
+        json.loads(hedge(*generate(real, cloud), "--system", one, *options).stdout) for one in asked
+    )
     assert found["token_ids"] == alone["token_ids"]
     assert found["guarantee"] == "exact"
     assert found["stats"]["engine"] == "bitwise"
@@ -95,8 +116,8 @@ def test_both_runtimes_force_and_allow_the_same_ids(q05: LanguageModel, real: Pa
     import numpy as np
     from transformers import AutoTokenizer
 
-    from common.model import Identity
-    from common.torch_model import TokenizerModel
+    from hedge.common.model import Identity
+    from hedge.common.torch_model import TokenizerModel
 
     class Plain(TokenizerModel):
         kv_cache = q05.kv_cache  # type: ignore[assignment]
@@ -108,7 +129,8 @@ def test_both_runtimes_force_and_allow_the_same_ids(q05: LanguageModel, real: Pa
     assert len(grammars) == 1
     both = [Grammar(*grammars, lm, q05.end_ids) for lm in (q05, plain)]
     for seed in range(3):
-        rng, said = np.random.default_rng(seed), list[int]()
+        rng = np.random.default_rng(seed)
+        said = list[int]()
         while len(said) < 40 and not (said and said[-1] in q05.end_ids):
             ours, theirs = (grammar.allowed(said) for grammar in both)
             assert (ours == theirs).all()
@@ -134,16 +156,25 @@ TOOLS: Any = [
 
 
 @pytest.mark.parametrize("choice", ["auto", "required"])
-def test_a_real_pair_calls_a_tool_and_fills_in_the_middle(choice: str, gguf_cloud: Cloud, real: Path) -> None:
+def test_a_real_pair_calls_a_tool_and_fills_in_the_middle(
+    choice: str, gguf_cloud: Cloud, real: Path
+) -> None:
     """Qwen's own template and format; `auto` is the model's own choice."""
     asked: Any = [{"role": "user", "content": "What is the weather in Paris now? Use the tool."}]
     with (
         serving("--cloud", gguf_cloud.address, "--slm", str(real / "q05.gguf")) as address,
-        openai.OpenAI(base_url=f"http://{address}/v1", api_key="none", max_retries=0, timeout=600) as client,
+        openai.OpenAI(
+            base_url=f"http://{address}/v1", api_key="none", max_retries=0, timeout=600
+        ) as client,
     ):
         found = {
             model: client.chat.completions.create(
-                model=model, messages=asked, tools=TOOLS, tool_choice=choice, parallel_tool_calls=False, max_tokens=60
+                model=model,
+                messages=asked,
+                tools=TOOLS,
+                tool_choice=choice,
+                parallel_tool_calls=False,
+                max_tokens=60,
             ).choices[0]
             for model in ("hedge", "llm")
         }
@@ -154,7 +185,10 @@ def test_a_real_pair_calls_a_tool_and_fills_in_the_middle(choice: str, gguf_clou
             assert call.function.name == "get_weather"
             assert "paris" in json.loads(call.function.arguments)["city"].lower()
         middle = client.completions.create(
-            model="hedge", prompt="def add(a, b):\n    return ", suffix="\n\nprint(add(1, 2))\n", max_tokens=8
+            model="hedge",
+            prompt="def add(a, b):\n    return ",
+            suffix="\n\nprint(add(1, 2))\n",
+            max_tokens=8,
         )
         assert "a + b" in middle.choices[0].text
 
@@ -164,24 +198,52 @@ def gguf_cloud(start_cloud: StartCloud, real: Path) -> Cloud:
     return start_cloud("--llm", str(real / "q15.gguf"), "--threads", "1", "--context", "4096")
 
 
-QUESTIONS = ("What is 7 times 8?", "Name three primes.", "Write hello world in C.", "Why is the sky blue?")
+QUESTIONS = (
+    "What is 7 times 8?",
+    "Name three primes.",
+    "Write hello world in C.",
+    "Why is the sky blue?",
+)
 
 
 @pytest.mark.parametrize("temperature", ["0", "0.7"])
-def test_a_bfloat16_cloud_is_bitwise_together_and_after_a_kill(temperature: str, start_cloud: StartCloud, real: Path) -> None:
-    """`llm` alone, one question after the other; `hedge` with four answers at once, whose cloud is killed in the middle."""
-    serve = ("--llm", str(real / "q15"), "--dtype", "bfloat16", "--threads", "1", "--context", "4096", "--max-step-s", "0")
+def test_a_bfloat16_cloud_is_bitwise_together_and_after_a_kill(
+    temperature: str, start_cloud: StartCloud, real: Path
+) -> None:
+    """`llm` alone, one question after the other; `hedge` with four answers at once, whose cloud is
+    killed in the middle.
+    """
+    serve = (
+        "--llm",
+        str(real / "q15"),
+        "--dtype",
+        "bfloat16",
+        "--threads",
+        "1",
+        "--context",
+        "4096",
+        "--max-step-s",
+        "0",
+    )
     cloud = start_cloud(*serve)
     options = f"--seed 3 --temperature {temperature} --max-new-tokens 20".split()
     ask = (str(BIN / "hedge"), *generate(real, cloud), *options)
     alone = [
-        subprocess.check_output([*ask, "--system", "llm", "--prompt", question], env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+        subprocess.check_output(
+            [*ask, "--system", "llm", "--prompt", question],
+            env=ENVIRONMENT,
+            stderr=subprocess.DEVNULL,
+        )
         for question in QUESTIONS
     ]
     # Unbuffered: what is left to read is read by communicate.
     together = [
         subprocess.Popen(
-            [*ask, "--prompt", question], bufsize=0, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
+            [*ask, "--prompt", question],
+            bufsize=0,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=ENVIRONMENT,
         )
         for question in QUESTIONS
     ]
@@ -210,7 +272,11 @@ def test_a_gguf_device_on_a_float32_cloud_gives_the_llm_its_own_tokens(
     temperature: str, float32_cloud: Cloud, real: Path, tmp_path: Path
 ) -> None:
     asked = tmp_path / "p.jsonl"
-    asked.write_text("".join(json.dumps({"prompt": p}) + "\n" for p in ("What is 7 times 8?", "Name three primes.")))
+    asked.write_text(
+        "".join(
+            json.dumps({"prompt": p}) + "\n" for p in ("What is 7 times 8?", "Name three primes.")
+        )
+    )
     options = (
         "--insecure",
         "--threads",

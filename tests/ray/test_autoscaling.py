@@ -3,10 +3,10 @@
 import asyncio
 
 import grpc.aio
+
+from hedge.common.model import load
 from hedge.v1 import hedge_pb2 as pb
 from hedge.v1.hedge_pb2_grpc import HedgeStub
-
-from common.model import load
 from tests.cloud_server.test_session import drafting, opening
 from tests.conftest import MakeFolder
 from tests.ray.test_ray import deployed, replicas
@@ -22,7 +22,8 @@ def test_replicas_are_added_as_streams_are(make_folder: MakeFolder) -> None:
             for stream in streams:
                 await stream.write(pb.ClientMessage(open=opening(lm)))
                 assert (await stream.read()).WhichOneof("kind") == "opened"
-            # Another process comes up: Ray looks at the streams every few seconds, and wants to see them for half a minute.
+            # Another process comes up: Ray looks at the streams every few seconds, and wants to see
+            # them for half a minute.
             while len(replicas()) < 2:  # noqa: ASYNC110
                 await asyncio.sleep(1)
             for stream in streams:

@@ -1,4 +1,6 @@
-"""Two replicas behind Ray Serve's proxy, one of them killed in the middle: needs hedge-hlm[ray], `make test-ray` runs it."""
+"""Two replicas behind Ray Serve's proxy, one of them killed in the middle: needs hedge-hlm[ray],
+`make test-ray` runs it.
+"""
 
 import asyncio
 import os
@@ -11,10 +13,10 @@ from pathlib import Path
 
 import grpc.aio
 import pytest
+
+from hedge.evaluation.processes import free_port
 from hedge.v1 import hedge_pb2 as pb
 from hedge.v1.hedge_pb2_grpc import HedgeStub
-
-from evaluation.processes import free_port
 from tests.integration.conftest import BIN, ENVIRONMENT
 
 CLIENTS = 4
@@ -31,7 +33,9 @@ def deployed(*options: str) -> Iterator[str]:
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
     assert process.stderr
     try:
-        found = next(found for line in process.stderr if (found := re.search(r"listening on (\S+)", line)))
+        found = next(
+            found for line in process.stderr if (found := re.search(r"listening on (\S+)", line))
+        )
         yield found[1]
     finally:
         process.send_signal(signal.SIGTERM)
@@ -49,7 +53,10 @@ def replicas() -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and b"ServeReplica:hedge:verifier" in (entry / "cmdline").read_bytes():
+            if (
+                entry.name.isdigit()
+                and b"ServeReplica:hedge:verifier" in (entry / "cmdline").read_bytes()
+            ):
                 found.append(int(entry.name))
         except OSError:
             continue
@@ -73,11 +80,16 @@ def asking(address: str, number: int) -> subprocess.Popen[bytes]:
         "--max-new-tokens",
         "200",
     ]
-    return subprocess.Popen(command, bufsize=0, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT)
+    return subprocess.Popen(
+        command, bufsize=0, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
+    )
 
 
 def test_every_client_finishes_with_the_tokens_it_would_have_had(address: str) -> None:
-    whole = [client.communicate(timeout=240)[0] for client in [asking(address, number) for number in range(CLIENTS)]]
+    whole = [
+        client.communicate(timeout=240)[0]
+        for client in [asking(address, number) for number in range(CLIENTS)]
+    ]
     assert all(len(answer) > 100 for answer in whole)
     clients = [asking(address, number) for number in range(CLIENTS)]
     begun = [client.stdout.read(20) if client.stdout else b"" for client in clients]

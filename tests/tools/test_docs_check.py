@@ -52,12 +52,19 @@ def test_a_table_that_its_rows_do_not_give_is_named(tmp_path: Path) -> None:
 def test_links_and_headings_that_are_not_there_are_named(tree: Path) -> None:
     assert [page.name for page in pages(tree)] == ["README.md", "other.md", "page.md"]
     found = list(links(tree / "docs" / "page.md", tree))
-    assert found == ["missing.md: there is no missing.md", "other.md#nowhere: docs/other.md has no such heading"]
+    assert found == [
+        "missing.md: there is no missing.md",
+        "other.md#nowhere: docs/other.md has no such heading",
+    ]
 
 
 def test_commands_are_found_in_blocks_and_in_lines() -> None:
     text = "`hedge doctor --insecure` and `hedge`, `make demo`\n\n```\nhedge serve \\\n  --port 80   # words\nls\n```\n"
-    assert list(spoken_commands(text)) == ["hedge serve    --port 80   # words", "hedge doctor --insecure", "make demo"]
+    assert list(spoken_commands(text)) == [
+        "hedge serve    --port 80   # words",
+        "hedge doctor --insecure",
+        "make demo",
+    ]
     assert list(spoken_commands("```\nhedge-cloud: rounding: no command\n```\n")) == []
 
 
@@ -85,7 +92,10 @@ def test_commands_that_are_none_are_named(command: str, words: str | None) -> No
 
 def test_figures_are_those_of_their_rows(tree: Path) -> None:
     rows: list[dict[str, object]] = [{"version": 2}, {"run": "b", "rounds": 9}]
-    rows += [{"run": "a", "rounds": 3, "tokens": 10, "same": True}, {"run": "a", "rounds": 4, "tokens": 10, "same": False}]
+    rows += [
+        {"run": "a", "rounds": 3, "tokens": 10, "same": True},
+        {"run": "a", "rounds": 4, "tokens": 10, "same": False},
+    ]
     (tree / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     page = tree / "docs" / "other.md"
     page.write_text("It takes 0.35 passes\na token; 1 of 2 are the same, and 9 rounds.")
@@ -104,6 +114,8 @@ def test_figures_are_those_of_their_rows(tree: Path) -> None:
     passes = {"field": "rounds", "per": "tokens", "where": {"run": "a"}}
     assert found(words="0.35 passes a token", format="{:.2f} passes", **passes) == []
     assert "does not say" in found(words="0.36 passes", format="{:.2f} passes", **passes)[0]
-    assert "gives '0.3500 passes'" in found(words="0.35 passes", format="{:.4f} passes", **passes)[0]
+    assert (
+        "gives '0.3500 passes'" in found(words="0.35 passes", format="{:.4f} passes", **passes)[0]
+    )
     assert found(words="1 of 2", format="{:.0f} of 2", field="same", share=True) == []
     assert found(words="9 rounds", format="{:.0f} rounds", field="rounds", where={"run": "b"}) == []

@@ -7,17 +7,29 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_client.engine.statistics import Round
-from evaluation.record import AnswerRecord, Journal
-from studies.channel import Channel, open_uplink
-from studies.clock import Clock, Times, bits_of, replay
-from tools.real_tables import BANDWIDTH_HZ, HEDGE, MEASURED, SNR_DB, Runs, agreement, clock, first, summed
+from hedge.edge_client.engine.statistics import Round
+from hedge.evaluation.record import AnswerRecord, Journal
+from research.channel import Channel, open_uplink
+from research.clock import Clock, Times, bits_of, replay
+from tools.real_tables import (
+    BANDWIDTH_HZ,
+    HEDGE,
+    MEASURED,
+    SNR_DB,
+    Runs,
+    agreement,
+    clock,
+    first,
+    summed,
+)
 from tools.results_real import kept
 
 VOCAB = 152_000
 
 
-def answer(task: int, tokens: list[int], log: list[Round], *, correct: bool, skipped: int = 0) -> AnswerRecord:
+def answer(
+    task: int, tokens: list[int], log: list[Round], *, correct: bool, skipped: int = 0
+) -> AnswerRecord:
     provenance = ["local"] * skipped + ["accepted"] * (len(tokens) - skipped)
     return AnswerRecord(
         task=task,
@@ -49,7 +61,12 @@ def test_seconds_of_a_kept_row_are_those_of_its_rounds() -> None:
     found = answer(0, [5, 6, 7], LOG, correct=True)
     uplink = open_uplink(Channel(BANDWIDTH_HZ, SNR_DB, "none", 0.01, 0.0), np.random.default_rng(0))
     times = Times(MEASURED.slm_s, MEASURED.llm_s, MEASURED.llm_position_s)
-    seconds = replay(Clock(times, uplink), found.log, [bits_of(round_, "paper", VOCAB, VOCAB) for round_ in LOG], found.steps)
+    seconds = replay(
+        Clock(times, uplink),
+        found.log,
+        [bits_of(round_, "paper", VOCAB, VOCAB) for round_ in LOG],
+        found.steps,
+    )
     row = kept(found, VOCAB, whole=False)
     assert clock(row) == pytest.approx(seconds)
     # Two passes, six positions.
@@ -57,7 +74,9 @@ def test_seconds_of_a_kept_row_are_those_of_its_rounds() -> None:
 
 
 def written(folder: Path, task: str, runs: dict[str, list[AnswerRecord]]) -> None:
-    journal = Journal(folder / f"{task}-0.jsonl", {"kind": "real", "vocab_size": VOCAB}, resume=False)
+    journal = Journal(
+        folder / f"{task}-0.jsonl", {"kind": "real", "vocab_size": VOCAB}, resume=False
+    )
     for name, answers in runs.items():
         for one in answers:
             journal.append({"run": f"{name} #1"} | kept(one, VOCAB, whole=name == "llm"))
@@ -65,14 +84,22 @@ def written(folder: Path, task: str, runs: dict[str, list[AnswerRecord]]) -> Non
 
 def test_runs_are_compared_question_by_question(tmp_path: Path) -> None:
     llm = [answer(n, [n, 1, 2, 3], [Round(0, 0, 0, 1, 0.1)] * 4, correct=n != 1) for n in range(3)]
-    own = [answer(0, [0, 1, 2, 3], LOG, correct=True), answer(1, [9, 9, 9, 9], LOG, correct=True, skipped=2)]
+    own = [
+        answer(0, [0, 1, 2, 3], LOG, correct=True),
+        answer(1, [9, 9, 9, 9], LOG, correct=True, skipped=2),
+    ]
     written(tmp_path, "gsm8k", {"llm": llm, "cu-hlm": own})
     runs = Runs.read(tmp_path, "gsm8k", "0")
     assert runs is not None
     pairs = runs.whole("cu-hlm")
     found = summed(pairs, VOCAB)
     assert [other["task"] for _, other in pairs] == [0, 1]
-    assert (found["accuracy"], found["relative"], found["skipped"], found["passes"]) == (1.0, 2.0, 0.25, 0.5)
+    assert (found["accuracy"], found["relative"], found["skipped"], found["passes"]) == (
+        1.0,
+        2.0,
+        0.25,
+        0.5,
+    )
     assert (found["same"], found["near_ties"], found["up"]) == (0.5, 4, 13.0)
     # One distribution of 30 entries and a whole one, for three tokens each that were not skipped.
     assert found["compression"] == pytest.approx(1 - (30 + VOCAB) * 2 / 6 / VOCAB)
@@ -82,7 +109,10 @@ def test_runs_are_compared_question_by_question(tmp_path: Path) -> None:
 def test_the_first_table_has_the_median_and_the_worst_tenth(tmp_path: Path) -> None:
     folder = tmp_path / "bundled"
     llm = [answer(n, [n] * 10, [Round(0, 0, 0, 1, 0.1)] * 10, correct=True) for n in range(11)]
-    own = [answer(n, [n if n else 99] * 10, [Round(1, 0, 5, 2, 0.1)] * (n + 1), correct=True) for n in range(11)]
+    own = [
+        answer(n, [n if n else 99] * 10, [Round(1, 0, 5, 2, 0.1)] * (n + 1), correct=True)
+        for n in range(11)
+    ]
     written(folder, "questions", {"llm": llm, HEDGE: own})
     written(tmp_path / "real", "gsm8k", {"llm": llm, HEDGE: own})
     shown = first(tmp_path)
@@ -94,7 +124,9 @@ def test_agreement_is_by_engine_and_question(tmp_path: Path) -> None:
     def rows(name: str, kind: str, entries: list[dict[str, Any]]) -> None:
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
-        path.write_text("".join(json.dumps(entry) + "\n" for entry in [{"version": 2, "kind": kind}, *entries]))
+        path.write_text(
+            "".join(json.dumps(entry) + "\n" for entry in [{"version": 2, "kind": kind}, *entries])
+        )
 
     def entry(system: str, number: int, ids: list[int], **more: object) -> dict[str, Any]:
         return {
@@ -106,8 +138,18 @@ def test_agreement_is_by_engine_and_question(tmp_path: Path) -> None:
             "near_ties": 1,
         } | more
 
-    both = [entry("llm", 0, [1]), entry("hedge", 0, [1]), entry("llm", 1, [1]), entry("hedge", 1, [2]), entry("hedge", 2, [3])]
-    rows("exact.jsonl", "exact", [one | {"dtype": dtype} for dtype in ("bfloat16", "float32") for one in both])
+    both = [
+        entry("llm", 0, [1]),
+        entry("hedge", 0, [1]),
+        entry("llm", 1, [1]),
+        entry("hedge", 1, [2]),
+        entry("hedge", 2, [3]),
+    ]
+    rows(
+        "exact.jsonl",
+        "exact",
+        [one | {"dtype": dtype} for dtype in ("bfloat16", "float32") for one in both],
+    )
     rows("exact-gguf.jsonl", "exact", [one | {"dtype": "Q4_K_M"} for one in both])
     rows("vllm.jsonl", "bench-vllm", both[:2])
     rows("gsm8k/answers-llm.jsonl", "answers", [entry("", 0, [4])])

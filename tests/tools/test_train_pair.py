@@ -1,4 +1,6 @@
-"""The training tool on a few sentences: what it learns matters less here than that it repeats itself."""
+"""The training tool on a few sentences: what it learns matters less here than that it repeats
+itself.
+"""
 
 from pathlib import Path
 
@@ -7,14 +9,27 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from common.model import load
+from hedge.common.model import load
 from tools.train_pair.batches import IGNORED, Batches
 from tools.train_pair.muon import orthogonalise
-from tools.train_pair.text import ASSISTANT, BEGIN, END, PAD, USER, Conversations, Library, cut_at_sentence, read_books
+from tools.train_pair.text import (
+    ASSISTANT,
+    BEGIN,
+    END,
+    PAD,
+    USER,
+    Conversations,
+    Library,
+    cut_at_sentence,
+    read_books,
+)
 from tools.train_pair.tokens import save_tokenizer, train_tokenizer
 from tools.train_pair.train import Schedule, Size, train
 
-TALE = "Once upon a time there was a king who had a fox and a golden bird. The fox said to the king: follow me. " * 4
+TALE = (
+    "Once upon a time there was a king who had a fox and a golden bird. The fox said to the king: follow me. "
+    * 4
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +55,22 @@ def test_digits_are_split_and_text_round_trips(tokenizer: Tokenizer) -> None:
     assert [t for t in encoded.tokens if any(c.isdigit() for c in t)] == list("473857")
 
 
-def test_the_chat_template_has_user_and_assistant_turns(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_the_chat_template_has_user_and_assistant_turns(
+    tokenizer: Tokenizer, tmp_path: Path
+) -> None:
     fast = save_tokenizer(tokenizer, tmp_path)
-    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    chat = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"},
+    ]
     text = fast.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     assert text == f"{BEGIN}{USER}a{END}{ASSISTANT}b{END}{USER}c{END}{ASSISTANT}"
 
 
-def test_a_batch_is_a_function_of_seed_and_step(conversations: Conversations, tokenizer: Tokenizer) -> None:
+def test_a_batch_is_a_function_of_seed_and_step(
+    conversations: Conversations, tokenizer: Tokenizer
+) -> None:
     one, other = (make_batches(conversations, tokenizer) for _ in range(2))
     for step in (5, 0, 5):
         for a, b in zip(one.at(step), other.at(step), strict=True):
@@ -56,7 +79,9 @@ def test_a_batch_is_a_function_of_seed_and_step(conversations: Conversations, to
     assert [tuple(one.at(step)[0].shape) for step in (0, 1)] == [(4, 64), (2, 128)]
 
 
-def test_labels_are_the_next_ids_of_what_the_assistant_says(conversations: Conversations, tokenizer: Tokenizer) -> None:
+def test_labels_are_the_next_ids_of_what_the_assistant_says(
+    conversations: Conversations, tokenizer: Tokenizer
+) -> None:
     inputs, labels = make_batches(conversations, tokenizer).at(1)
     learned = labels[:, :-1] != IGNORED
     assert torch.equal(labels[:, :-1][learned], inputs[:, 1:][learned])
@@ -83,13 +108,18 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     batches = make_batches(conversations, tokenizer)
     whole = run("whole", batches)
     with pytest.raises(KeyboardInterrupt):
-        run("broken", Broken(**{name: getattr(batches, name) for name in Batches.__dataclass_fields__}))
+        run(
+            "broken",
+            Broken(**{name: getattr(batches, name) for name in Batches.__dataclass_fields__}),
+        )
     resumed = run("broken", batches)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_what_is_written_loads_as_any_model_folder(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    model = Size(layers=1, width=16, ffn=32, heads=2).build(tokenizer.get_vocab_size(), end=2, begin=1, pad=0)
+    model = Size(layers=1, width=16, ffn=32, heads=2).build(
+        tokenizer.get_vocab_size(), end=2, begin=1, pad=0
+    )
     model.to(torch.bfloat16).save_pretrained(tmp_path)
     save_tokenizer(tokenizer, tmp_path)
     lm = load(str(tmp_path), "slm")

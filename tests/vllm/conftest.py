@@ -7,7 +7,16 @@ from tests.integration.conftest import ENVIRONMENT, Cloud, StartCloud, here, sta
 pytest.importorskip("vllm", reason="vLLM is missing: make test-vllm")
 __all__ = ["here", "start_cloud"]
 # Compiled passes take minutes to make.
-CPU = ("--engine", "vllm", "--engine-option", "enforce_eager=true", "--dtype", "float32", "--kv-bytes", "500000000")
+CPU = (
+    "--engine",
+    "vllm",
+    "--engine-option",
+    "enforce_eager=true",
+    "--dtype",
+    "float32",
+    "--kv-bytes",
+    "500000000",
+)
 ENVIRONMENT.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 

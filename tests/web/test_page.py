@@ -1,4 +1,6 @@
-"""The page in headless Chromium: typing, streaming, provenance, a link that is cut and mended, two tabs. `make web-test`."""
+"""The page in headless Chromium: typing, streaming, provenance, a link that is cut and mended, two
+tabs. `make web-test`.
+"""
 
 import os
 import re
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 
-from evaluation.processes import BIN, free_port, local_cloud
+from hedge.evaluation.processes import BIN, free_port, local_cloud
 
 ROOT = Path(__file__).parents[2]
 SHOTS = Path(os.environ["HEDGE_SCREENSHOTS"]) if "HEDGE_SCREENSHOTS" in os.environ else None
@@ -30,7 +32,13 @@ def address() -> Iterator[str]:
     """`make demo-web` on a free port."""
     where = f"127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "tools.demo_web", where]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert process.stderr
     try:
         next(line for line in process.stderr if re.search(r"listening on (\S+)", line))
@@ -59,7 +67,9 @@ def opened(context: BrowserContext, address: str) -> Page:
     page = context.new_page()
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    page.on(
+        "console", lambda message: wrong.append(message.text) if message.type == "error" else None
+    )
     page.goto(f"http://{address}/")
     expect(page.locator("#state")).to_contain_text("the link is up")
     expect(page.locator("#left")).to_have_value("hedge")
@@ -80,7 +90,11 @@ def test_typing_streaming_and_whose_words_they_are(context: BrowserContext, addr
     expect(page.locator(".words .token").first).to_be_visible()
     expect(page.locator(".words")).to_contain_text("Answer: 85")
     expect(page.locator(".sum")).to_contain_text("exactly the large model's words")
-    kinds = {name for one in page.locator(".words .token").all() for name in (one.get_attribute("class") or "").split()[1:]}
+    kinds = {
+        name
+        for one in page.locator(".words .token").all()
+        for name in (one.get_attribute("class") or "").split()[1:]
+    }
     assert "accepted" in kinds
     assert kinds <= {"accepted", "corrected", "bonus"}
     expect(page.locator("#up")).not_to_have_text("0 B")
@@ -99,7 +113,9 @@ def test_typing_streaming_and_whose_words_they_are(context: BrowserContext, addr
     shoot(page, "page")
 
 
-def test_two_systems_side_by_side_give_the_same_words_where_both_are_exact(context: BrowserContext, address: str) -> None:
+def test_two_systems_side_by_side_give_the_same_words_where_both_are_exact(
+    context: BrowserContext, address: str
+) -> None:
     page = opened(context, address)
     page.locator("#right").select_option("llm")
     page.locator("#temperature").fill("1")
@@ -114,7 +130,9 @@ def test_a_cut_link_is_seen_and_mended(context: BrowserContext, address: str) ->
     page = opened(context, address)
     page.locator("#temperature").fill("1")
     page.get_by_role("button", name="Slow the link").click()
-    expect(page.get_by_role("button", name="Slow the link")).to_have_attribute("aria-pressed", "true")
+    expect(page.get_by_role("button", name="Slow the link")).to_have_attribute(
+        "aria-pressed", "true"
+    )
     page.get_by_label("your message").fill(TALE)
     page.keyboard.press("Enter")
     expect(page.locator(".words .token").first).to_be_visible()
@@ -132,7 +150,9 @@ def test_a_cut_link_is_seen_and_mended(context: BrowserContext, address: str) ->
     expect(page.locator("#state")).not_to_contain_text("down", timeout=60_000)
     page.get_by_label("your message").fill("What is 4 + 5?")
     page.keyboard.press("Enter")
-    expect(page.locator(".turn").last.locator(".accepted, .corrected, .bonus").first).to_be_visible(timeout=60_000)
+    expect(page.locator(".turn").last.locator(".accepted, .corrected, .bonus").first).to_be_visible(
+        timeout=60_000
+    )
 
 
 def test_stopping_an_answer(context: BrowserContext, address: str) -> None:
@@ -147,7 +167,8 @@ def test_stopping_an_answer(context: BrowserContext, address: str) -> None:
 
 
 def test_two_tabs_are_two_conversations(context: BrowserContext, address: str) -> None:
-    first, second = opened(context, address), opened(context, address)
+    first = opened(context, address)
+    second = opened(context, address)
     for page, sum_ in ((first, "20 + 11"), (second, "30 + 12")):
         page.get_by_label("your message").fill(f"What is {sum_}?")
         page.keyboard.press("Enter")
@@ -176,7 +197,10 @@ def test_system_prompt_seed_receipt_and_history(context: BrowserContext, address
     expect(page.locator(".strip .cell")).to_have_count(tokens.count())
     rounds = {token.evaluate("token => token.hedge.rounds") for token in tokens.all()}
     expect(page.locator(".strip .first")).to_have_count(len(rounds))
-    assert page.locator(".strip").get_attribute("aria-label") == f"{tokens.count()} tokens, released in {len(rounds)} parts"
+    assert (
+        page.locator(".strip").get_attribute("aria-label")
+        == f"{tokens.count()} tokens, released in {len(rounds)} parts"
+    )
     said = page.locator(".words").inner_text()
     page.reload()
     expect(page.locator(".said")).to_have_text(TALE)
@@ -211,7 +235,17 @@ def test_by_keyboard_alone_on_a_small_phone(browser: Browser, address: str) -> N
     for _ in range(12):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.id"))
-    assert {"send", "left", "right", "threshold", "temperature", "seed", "system", "history", "forget"} <= reached
+    assert {
+        "send",
+        "left",
+        "right",
+        "threshold",
+        "temperature",
+        "seed",
+        "system",
+        "history",
+        "forget",
+    } <= reached
     page.locator(".words .token").first.focus()
     page.keyboard.press("Enter")
     expect(page.locator("#about")).to_contain_text("Token 1")
@@ -232,9 +266,20 @@ def test_the_operator_sees_what_the_cloud_does(context: BrowserContext) -> None:
         page = context.new_page()
         page.goto(f"http://{http}/")
         expect(page.locator("#state")).to_have_text("ready")
-        words = [str(BIN / "hedge-cloud"), "loadtest", "--cloud", cloud, "--devices", "4", "--seconds", "6"]
+        words = [
+            str(BIN / "hedge-cloud"),
+            "loadtest",
+            "--cloud",
+            cloud,
+            "--devices",
+            "4",
+            "--seconds",
+            "6",
+        ]
         loading = subprocess.Popen(words, stdout=subprocess.DEVNULL)
-        expect(page.locator("#now div", has_text="sessions open").locator("dd")).not_to_have_text("0")
+        expect(page.locator("#now div", has_text="sessions open").locator("dd")).not_to_have_text(
+            "0"
+        )
         expect(page.locator("#tokens tr", has_text="accepted")).to_be_visible()
         expect(page.locator("#batches tr").first).to_be_visible()
         assert loading.wait(60) == 0

@@ -1,4 +1,6 @@
-"""hedge chat in a terminal, as it looks: the screen of a real pty, put on a page for the picture. `make web-test`."""
+"""hedge chat in a terminal, as it looks: the screen of a real pty, put on a page for the picture.
+`make web-test`.
+"""
 
 import html
 import os
@@ -9,10 +11,11 @@ import pexpect
 import pyte
 from playwright.sync_api import BrowserContext
 
-from evaluation.processes import BIN, local_cloud
+from hedge.evaluation.processes import BIN, local_cloud
 from tests.web.test_page import browser, context, shoot  # noqa: F401
 
-COLUMNS, LINES = 96, 22
+COLUMNS = 96
+LINES = 22
 SHADES = {
     "default": "#ddd",
     "green": "#6c6",
@@ -45,10 +48,31 @@ def test_a_conversation_in_a_terminal(context: BrowserContext, tmp_path: Path) -
     screen = pyte.Screen(COLUMNS, LINES)
     stream = pyte.Stream(screen)
     with local_cloud("--threads", "1") as cloud:
-        words = ["chat", "--insecure", "--cloud", cloud, "--temperature", "0", "--seed", "1", "--threads", "1"]
-        terminal = {**os.environ, "TERM": "xterm-256color", "XDG_STATE_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+        words = [
+            "chat",
+            "--insecure",
+            "--cloud",
+            cloud,
+            "--temperature",
+            "0",
+            "--seed",
+            "1",
+            "--threads",
+            "1",
+        ]
+        terminal = {
+            **os.environ,
+            "TERM": "xterm-256color",
+            "XDG_STATE_HOME": str(tmp_path),
+            "OMP_NUM_THREADS": "1",
+        }
         child = pexpect.spawn(
-            str(BIN / "hedge"), words, encoding="utf-8", dimensions=(LINES, COLUMNS), timeout=60, env=terminal
+            str(BIN / "hedge"),
+            words,
+            encoding="utf-8",
+            dimensions=(LINES, COLUMNS),
+            timeout=60,
+            env=terminal,
         )
 
         def until(text: str) -> None:

@@ -1,4 +1,6 @@
-"""python -m tools.train_pair --text FOLDER: trains the SLM and the LLM of the bundled pair and scores them."""
+"""python -m tools.train_pair --text FOLDER: trains the SLM and the LLM of the bundled pair and
+scores them.
+"""
 
 import argparse
 import json
@@ -12,15 +14,27 @@ import torch
 from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM
 
-from evaluation.questions import held_out_set
+from hedge.evaluation.questions import held_out_set
+from research.wireless.masked import BUNDLED_MLM
 from tools.train_pair.batches import Batches
-from tools.train_pair.masked import Packets, build, guesser, held_out_text, hidden_right, masked_tokenizer
+from tools.train_pair.masked import (
+    Packets,
+    build,
+    guesser,
+    held_out_text,
+    hidden_right,
+    masked_tokenizer,
+)
 from tools.train_pair.score import score
 from tools.train_pair.text import BEGIN, END, PAD, Conversations, Library, read_books
 from tools.train_pair.tokens import save_tokenizer, train_tokenizer
 from tools.train_pair.train import Schedule, Size, train
 
-SIZES = {"slm": Size(layers=2, width=160, ffn=448, heads=5), "llm": Size(layers=9, width=256, ffn=704, heads=8)}
+MODELS = Path("models")
+SIZES = {
+    "slm": Size(layers=2, width=160, ffn=448, heads=5),
+    "llm": Size(layers=9, width=256, ffn=704, heads=8),
+}
 LENGTHS = (256, 512, 256, 1024)
 SHARES = (0.05, 0.15, 0.5)
 logger = logging.getLogger("train_pair")
@@ -28,23 +42,42 @@ logger = logging.getLogger("train_pair")
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tools.train_pair", description=__doc__)
-    parser.add_argument("--text", type=Path, required=True, help="folder of plain-text books (.txt, UTF-8)")
-    parser.add_argument("--out", type=Path, default=Path("models"), help="where slm/ and llm/ are written (default: models)")
-    parser.add_argument("--runs", type=Path, default=Path("runs/pair"), help="checkpoints; the same folder resumes a run")
+    parser.add_argument(
+        "--text", type=Path, required=True, help="folder of plain-text books (.txt, UTF-8)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=MODELS, help="where slm/ and llm/ are written (default: models)"
+    )
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("runs/pair"),
+        help="checkpoints; the same folder resumes a run",
+    )
     parser.add_argument("--only", choices=("slm", "llm", "mlm"), help="train one of them")
     parser.add_argument("--slm-steps", type=int, default=620)
     parser.add_argument("--llm-steps", type=int, default=990)
     parser.add_argument("--mlm-steps", type=int, default=6000)
     parser.add_argument("--batch-tokens", type=int, default=4096, help="tokens per step")
-    parser.add_argument("--lr", type=float, default=0.02, help="peak rate of Muon; AdamW runs at 0.15 of it")
-    parser.add_argument("--prose-share", type=float, default=0.12, help="share of documents that are plain prose")
+    parser.add_argument(
+        "--lr", type=float, default=0.02, help="peak rate of Muon; AdamW runs at 0.15 of it"
+    )
+    parser.add_argument(
+        "--prose-share", type=float, default=0.12, help="share of documents that are plain prose"
+    )
     parser.add_argument("--vocab-size", type=int, default=4096)
     parser.add_argument("--questions", type=int, default=400, help="held-out questions to score on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--init", type=Path, help="folder with slm/ and llm/ to start the weights from")
-    parser.add_argument("--export", action="store_true", help="write and score the last checkpoint without training on")
+    parser.add_argument(
+        "--init", type=Path, help="folder with slm/ and llm/ to start the weights from"
+    )
+    parser.add_argument(
+        "--export",
+        action="store_true",
+        help="write and score the last checkpoint without training on",
+    )
     return parser.parse_args()
 
 
@@ -65,20 +98,30 @@ def main() -> None:
         train_masked(args, tokenizer)
     if args.only == "mlm":
         return
-    batches = Batches(conversations, tokenizer, args.batch_tokens, LENGTHS, args.prose_share, args.seed)
+    batches = Batches(
+        conversations, tokenizer, args.batch_tokens, LENGTHS, args.prose_share, args.seed
+    )
     questions = held_out_set(args.questions, seed=args.seed + 1)
     for name in (args.only,) if args.only else ("slm", "llm"):
         torch.manual_seed(args.seed)
-        ids = {role: int(tokenizer.token_to_id(token) or 0) for role, token in (("begin", BEGIN), ("end", END), ("pad", PAD))}
+        ids = {
+            role: int(tokenizer.token_to_id(token) or 0)
+            for role, token in (("begin", BEGIN), ("end", END), ("pad", PAD))
+        }
         model = SIZES[name].build(tokenizer.get_vocab_size(), **ids)
         if args.init:
-            model.load_state_dict(LlamaForCausalLM.from_pretrained(args.init / name, dtype=torch.float32).state_dict())
+            model.load_state_dict(
+                LlamaForCausalLM.from_pretrained(args.init / name, dtype=torch.float32).state_dict()
+            )
         logger.info("%s: %.2f M parameters", name, sum(p.numel() for p in model.parameters()) / 1e6)
         steps = args.slm_steps if name == "slm" else args.llm_steps
         if args.export:
-            saved = torch.load(args.runs / f"{name}.ckpt", map_location=args.device, weights_only=True)
+            saved = torch.load(
+                args.runs / f"{name}.ckpt", map_location=args.device, weights_only=True
+            )
             model.load_state_dict(saved["model"])
-            seconds, steps = saved["seconds"], saved["step"]
+            seconds = saved["seconds"]
+            steps = saved["step"]
         else:
             seconds = train(name, model, batches, Schedule(steps), args.runs, args.device, args.lr)
         model.eval().to(torch.bfloat16).save_pretrained(args.out / name)
@@ -93,22 +136,31 @@ def main() -> None:
             "steps": steps,
             "tokens": steps * args.batch_tokens,
             "training_seconds": round(seconds),
-            "device": args.device if args.device != "cpu" else f"cpu ({torch.get_num_threads()} threads, {platform.machine()})",
+            "device": args.device
+            if args.device != "cpu"
+            else f"cpu ({torch.get_num_threads()} threads, {platform.machine()})",
             "held_out_questions": args.questions,
             "exact_match": {family: round(mark, 4) for family, mark in marks.items()},
         }
         (args.out / name / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
-        logger.info("%s scored in %.0f s: %s", name, time.monotonic() - started, json.dumps(facts["exact_match"]))
+        logger.info(
+            "%s scored in %.0f s: %s",
+            name,
+            time.monotonic() - started,
+            json.dumps(facts["exact_match"]),
+        )
 
 
 def train_masked(args: argparse.Namespace, tokenizer: Tokenizer) -> None:
     """The masked model of `hedge wireless`, and the text that it has not seen."""
-    folder = args.out / "mlm"
+    folder = args.out / "mlm" if args.out != MODELS else BUNDLED_MLM
     torch.manual_seed(args.seed)
     fast = masked_tokenizer(tokenizer, folder)
     model = build(fast, LlamaForCausalLM.from_pretrained(args.out / "llm", dtype=torch.float32))
     packets = Packets.of(args.text, fast, args.batch_tokens, args.seed, guesser(model, args.device))
-    seconds = train("mlm", model, packets, Schedule(args.mlm_steps), args.runs, args.device, args.lr)
+    seconds = train(
+        "mlm", model, packets, Schedule(args.mlm_steps), args.runs, args.device, args.lr
+    )
     model.eval().to(torch.bfloat16).save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
     held_out = held_out_text(args.text)
@@ -123,7 +175,10 @@ def train_masked(args: argparse.Namespace, tokenizer: Tokenizer) -> None:
         "steps": args.mlm_steps,
         "tokens": args.mlm_steps * args.batch_tokens,
         "training_seconds": round(seconds),
-        "held_out_right": {f"{share:g} hidden": round(hidden_right(model, unseen, packets.mask, share), 4) for share in SHARES},
+        "held_out_right": {
+            f"{share:g} hidden": round(hidden_right(model, unseen, packets.mask, share), 4)
+            for share in SHARES
+        },
     }
     (folder / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
     logger.info("mlm: %s", json.dumps(facts))

@@ -1,4 +1,6 @@
-"""Packed training batches. Batch `step` is a function of (seed, step) alone, so a resumed run sees what it would have."""
+"""Packed training batches. Batch `step` is a function of (seed, step) alone, so a resumed run sees
+what it would have.
+"""
 
 from dataclasses import dataclass
 
@@ -13,7 +15,9 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Batches:
-    """Rows of documents laid end to end; only tales and the assistant's words are learned, not the questions."""
+    """Rows of documents laid end to end; only tales and the assistant's words are learned, not the
+    questions.
+    """
 
     conversations: Conversations
     tokenizer: Tokenizer
@@ -23,11 +27,14 @@ class Batches:
     seed: int
 
     def _document(self, rng: np.random.Generator) -> tuple[list[int], list[int]]:
-        begin, end, user, assistant = (int(self.tokenizer.token_to_id(t) or 0) for t in (BEGIN, END, USER, ASSISTANT))
+        begin, end, user, assistant = (
+            int(self.tokenizer.token_to_id(t) or 0) for t in (BEGIN, END, USER, ASSISTANT)
+        )
         if rng.random() < self.prose_share:
             ids = [*self.tokenizer.encode(self.conversations.library.anywhere(rng)).ids, end]
             return [begin, *ids], [IGNORED, *ids]
-        ids, labels = [begin], [IGNORED]
+        ids = [begin]
+        labels = [IGNORED]
         for question, answer in self.conversations.draw(rng):
             asked = [user, *self.tokenizer.encode(question).ids, end, assistant]
             said = [*self.tokenizer.encode(answer).ids, end]
@@ -40,7 +47,8 @@ class Batches:
         rng = np.random.default_rng((self.seed, step))
         length = self.lengths[step % len(self.lengths)]
         rows = max(1, self.tokens // length)
-        ids, labels = np.empty((rows, length + 1), np.int64), np.empty((rows, length + 1), np.int64)
+        ids = np.empty((rows, length + 1), np.int64)
+        labels = np.empty((rows, length + 1), np.int64)
         for row in range(rows):
             filled_ids: list[int] = []
             filled_labels: list[int] = []

@@ -1,4 +1,6 @@
-"""Muon (Jordan et al. 2024): momentum whose update is orthogonalised. In float32, so that it runs well on any CPU."""
+"""Muon (Jordan et al. 2024): momentum whose update is orthogonalised. In float32, so that it runs
+well on any CPU.
+"""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -7,8 +9,12 @@ import torch
 
 
 def orthogonalise(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """Newton-Schulz iteration that pushes the singular values of each [n, rows, columns] matrix towards 1."""
-    a, b, c = 3.4445, -4.7750, 2.0315
+    """Newton-Schulz iteration that pushes the singular values of each [n, rows, columns] matrix
+    towards 1.
+    """
+    a = 3.4445
+    b = -4.7750
+    c = 2.0315
     x = matrices.mT if (tall := matrices.shape[-2] > matrices.shape[-1]) else matrices
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
@@ -22,12 +28,16 @@ class Muon(torch.optim.Optimizer):
     """Muon for two-dimensional weights; matrices of one shape are orthogonalised as one batch."""
 
     def __init__(
-        self, params: Iterable[torch.nn.Parameter], lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0
+        self,
+        params: Iterable[torch.nn.Parameter],
+        lr: float = 0.02,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]  # noqa: ARG002
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[torch.nn.Parameter]] = {}
             for p in group["params"]:

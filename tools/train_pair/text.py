@@ -1,4 +1,6 @@
-"""Training text: tales from a folder of plain-text books, and chats made of checkable questions, tales and small talk."""
+"""Training text: tales from a folder of plain-text books, and chats made of checkable questions,
+tales and small talk.
+"""
 
 import re
 from collections.abc import Collection
@@ -6,9 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.questions import draw
+from hedge.evaluation.questions import draw
 
-PAD, BEGIN, END, USER, ASSISTANT = "<|pad|>", "<|begin|>", "<|end|>", "<|user|>", "<|assistant|>"
+PAD = "<|pad|>"
+BEGIN = "<|begin|>"
+END = "<|end|>"
+USER = "<|user|>"
+ASSISTANT = "<|assistant|>"
 SPECIAL = (PAD, BEGIN, END, USER, ASSISTANT)
 TEMPLATE = (
     "{{ '<|begin|>' }}{% for message in messages %}"
@@ -21,10 +27,22 @@ SUBJECTS = tuple(
     garden tree mirror rose moon star river""".split()
 )
 SMALL_TALK = {
-    ("Hello", "Hello!", "Hi", "Hi there!", "Hey", "Good day", "Hello there"): "Hello! What shall we do?",
+    (
+        "Hello",
+        "Hello!",
+        "Hi",
+        "Hi there!",
+        "Hey",
+        "Good day",
+        "Hello there",
+    ): "Hello! What shall we do?",
     ("Good morning", "Good morning!"): "Good morning! What shall we do?",
     ("Good evening", "Good evening!"): "Good evening! What shall we do?",
-    ("How are you?", "How do you do?", "How is it going?"): "I am well, thank you. What shall we do?",
+    (
+        "How are you?",
+        "How do you do?",
+        "How is it going?",
+    ): "I am well, thank you. What shall we do?",
     ("Thank you", "Thanks", "Thank you!", "Thanks a lot"): "You are welcome.",
     ("Goodbye", "Bye", "Good night", "See you"): "Goodbye!",
     (
@@ -39,9 +57,19 @@ SMALL_TALK = {
         "Help",
         "What do you know?",
     ): "I can add, subtract and multiply, sort numbers, find the largest, turn words around, count letters and tell tales.",
-    ("Are you a human?", "Are you a person?", "Are you real?"): "No, I am a program: two language models that work together.",
-    ("Where do you run?", "Where do you live?"): "Half of me runs on your device, and half of me in the cloud.",
-    ("How do you work?", "How does this work?"): "I write each word on your device, and ask the cloud only when I am not sure.",
+    (
+        "Are you a human?",
+        "Are you a person?",
+        "Are you real?",
+    ): "No, I am a program: two language models that work together.",
+    (
+        "Where do you run?",
+        "Where do you live?",
+    ): "Half of me runs on your device, and half of me in the cloud.",
+    (
+        "How do you work?",
+        "How does this work?",
+    ): "I write each word on your device, and ask the cloud only when I am not sure.",
     (
         "What do you send to the cloud?",
         "What does the cloud see?",
@@ -49,16 +77,27 @@ SMALL_TALK = {
 }
 
 
-def read_books(folder: Path, only: Collection[str] = (), without: Collection[str] = ()) -> list[list[str]]:
-    """The paragraphs of every .txt file below `folder`, hard-wrapped lines joined; `only` and `without` are file names."""
-    files = sorted(f for f in folder.rglob("*.txt") if f.name not in without and (not only or f.name in only))
+def read_books(
+    folder: Path, only: Collection[str] = (), without: Collection[str] = ()
+) -> list[list[str]]:
+    """The paragraphs of every .txt file below `folder`, hard-wrapped lines joined; `only` and
+    `without` are file names.
+    """
+    files = sorted(
+        f for f in folder.rglob("*.txt") if f.name not in without and (not only or f.name in only)
+    )
     if not files:
         raise SystemExit(f"train_pair: no .txt file below {folder}")
-    return [[" ".join(p.split()) for p in re.split(r"\n\s*\n", f.read_text("utf-8")) if p.strip()] for f in files]
+    return [
+        [" ".join(p.split()) for p in re.split(r"\n\s*\n", f.read_text("utf-8")) if p.strip()]
+        for f in files
+    ]
 
 
 def cut_at_sentence(text: str, limit: int) -> str:
-    """The longest run of whole sentences of at most `limit` characters; one hard cut when the first is longer."""
+    """The longest run of whole sentences of at most `limit` characters; one hard cut when the first
+    is longer.
+    """
     if len(text) <= limit:
         return text
     cut = max(text.rfind(mark, 0, limit) for mark in (". ", "! ", "? ", ".” ", "!” ", "?” ", '." '))
@@ -71,7 +110,11 @@ class Library:
     def __init__(self, books: list[list[str]]) -> None:
         self.paragraphs = [p for book in books for p in book if len(p) >= 40]
         self.about = {
-            subject: [i for i, p in enumerate(self.paragraphs) if re.search(rf"\b{subject}\b", p) and len(p) > 150]
+            subject: [
+                i
+                for i, p in enumerate(self.paragraphs)
+                if re.search(rf"\b{subject}\b", p) and len(p) > 150
+            ]
             for subject in SUBJECTS
         }
         self.about = {subject: found for subject, found in self.about.items() if found}
@@ -91,7 +134,9 @@ class Library:
         found = self.about[subject]
         article = "an" if subject[0] in "aeiou" else "a"
         text = self.passage(found[int(rng.integers(len(found)))], int(rng.integers(200, 700)))
-        ask = ("Tell me a tale about {}.", "Tell me a story about {}.", "Tell me a tale about {}")[int(rng.integers(3))]
+        ask = ("Tell me a tale about {}.", "Tell me a story about {}.", "Tell me a tale about {}")[
+            int(rng.integers(3))
+        ]
         return ask.format(f"{article} {subject}"), text
 
 
@@ -111,13 +156,18 @@ WEIGHTS = {
 class Conversations:
     """An endless stream of conversations: one turn half of the time, else up to eight."""
 
-    def __init__(self, library: Library, *, tale_share: float = 0.06, small_talk_share: float = 0.05) -> None:
+    def __init__(
+        self, library: Library, *, tale_share: float = 0.06, small_talk_share: float = 0.05
+    ) -> None:
         self.library = library
-        self.tale_share, self.small_talk_share = tale_share, small_talk_share
+        self.tale_share = tale_share
+        self.small_talk_share = small_talk_share
         self.families = list(WEIGHTS)
         weights = np.array([WEIGHTS[name] for name in self.families])
         self.weights = weights / weights.sum()
-        self.small_talk = [(question, reply) for asked, reply in SMALL_TALK.items() for question in asked]
+        self.small_talk = [
+            (question, reply) for asked, reply in SMALL_TALK.items() for question in asked
+        ]
 
     def turn(self, rng: np.random.Generator) -> tuple[str, str]:
         kind = rng.random()
@@ -125,7 +175,9 @@ class Conversations:
             return self.library.tale(rng)
         if kind < self.tale_share + self.small_talk_share:
             return self.small_talk[int(rng.integers(len(self.small_talk)))]
-        question = draw(self.families[int(rng.choice(len(self.families), p=self.weights))], rng, held_out=False)
+        question = draw(
+            self.families[int(rng.choice(len(self.families), p=self.weights))], rng, held_out=False
+        )
         return question.text, question.worked
 
     def draw(self, rng: np.random.Generator) -> list[tuple[str, str]]:

@@ -14,7 +14,10 @@ CHATS = 20_000
 def train_tokenizer(conversations: Conversations, vocab_size: int, seed: int) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     rng = np.random.default_rng(seed)
@@ -25,14 +28,22 @@ def train_tokenizer(conversations: Conversations, vocab_size: int, seed: int) ->
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator((text for texts in (conversations.library.paragraphs, chats) for text in texts), trainer)
+    tokenizer.train_from_iterator(
+        (text for texts in (conversations.library.paragraphs, chats) for text in texts), trainer
+    )
     return tokenizer
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> PreTrainedTokenizerFast:
-    """Writes tokenizer.json and tokenizer_config.json (with the chat template) as transformers reads them."""
+    """Writes tokenizer.json and tokenizer_config.json (with the chat template) as transformers
+    reads them.
+    """
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=BEGIN, eos_token=END, pad_token=PAD, clean_up_tokenization_spaces=False
+        tokenizer_object=tokenizer,
+        bos_token=BEGIN,
+        eos_token=END,
+        pad_token=PAD,
+        clean_up_tokenization_spaces=False,
     )
     fast.chat_template = TEMPLATE
     fast.model_max_length = 1024

@@ -1,4 +1,6 @@
-"""Training one model of the pair: Muon on the layers, AdamW on the rest, checkpoints that resume exactly."""
+"""Training one model of the pair: Muon on the layers, AdamW on the rest, checkpoints that resume
+exactly.
+"""
 
 import logging
 import math
@@ -55,7 +57,9 @@ class Schedule:
     decay: float = 0.5
 
     def factor(self, step: int) -> float:
-        return min(1.0, (step + 1) / self.warmup, (self.steps - step) / max(1.0, self.decay * self.steps))
+        return min(
+            1.0, (step + 1) / self.warmup, (self.steps - step) / max(1.0, self.decay * self.steps)
+        )
 
 
 Model = LlamaForCausalLM | ModernBertForMaskedLM
@@ -73,7 +77,9 @@ def _logits(model: Model, inputs: torch.Tensor, learned: torch.Tensor) -> torch.
     """[n, vocab] at the n `learned` positions only."""
     parts: Any = model
     if isinstance(model, ModernBertForMaskedLM):
-        found: torch.Tensor = parts.decoder(parts.head(parts.model(inputs).last_hidden_state[learned]))
+        found: torch.Tensor = parts.decoder(
+            parts.head(parts.model(inputs).last_hidden_state[learned])
+        )
     else:
         found = parts.lm_head(parts.model(inputs, use_cache=False).last_hidden_state[learned])
     return found
@@ -108,23 +114,38 @@ def train(
     torch.nn.Module.to(model, device).train()
     optimizers = _optimizers(model, lr)
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint, first, spent = folder / f"{name}.ckpt", 0, 0.0
+    checkpoint = folder / f"{name}.ckpt"
+    first = 0
+    spent = 0.0
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=device, weights_only=True)
         model.load_state_dict(saved["model"])
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
-        first, spent = saved["step"], saved["seconds"]
+        first = saved["step"]
+        spent = saved["seconds"]
         logger.info("%s: resuming at step %d of %d", name, first, schedule.steps)
 
     def save(step: int, seconds: float) -> None:
         states = [optimizer.state_dict() for optimizer in optimizers]
-        parts = {"model": model.state_dict(), "optimizers": states, "step": step, "seconds": seconds}
+        parts = {
+            "model": model.state_dict(),
+            "optimizers": states,
+            "step": step,
+            "seconds": seconds,
+        }
         torch.save(parts, temporary := checkpoint.with_suffix(".tmp"))
         temporary.replace(checkpoint)
 
     start = saved_at = time.monotonic()
-    bar = tqdm(range(first, schedule.steps), initial=first, total=schedule.steps, desc=name, unit="step", mininterval=5)
+    bar = tqdm(
+        range(first, schedule.steps),
+        initial=first,
+        total=schedule.steps,
+        desc=name,
+        unit="step",
+        mininterval=5,
+    )
     for step in bar:
         inputs, labels = (part.to(device) for part in batches.at(step))
         with mixed(device):

@@ -1,4 +1,6 @@
-"""Rejection fit and thresholds (docs/algorithms.md, section 2.2): what `hedge calibrate` learns and generation reads."""
+"""Rejection fit and thresholds (docs/algorithms.md, section 2.2): what `hedge calibrate` learns and
+generation reads.
+"""
 
 import math
 from collections.abc import Sequence
@@ -7,9 +9,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from common.errors import BadInput, HedgeError, Incompatible
-from common.sampling import Warp
-from edge_client.engine.verification.bound import grid, strictness
+from hedge.common.errors import BadInput, HedgeError, Incompatible
+from hedge.common.sampling import Warp
+from hedge.edge_client.engine.verification.bound import grid, strictness
 
 VERSION = 2
 LEVELS = 201
@@ -17,11 +19,12 @@ LEVELS = 201
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """beta = a u + b for one measure, and how u and the joint risk are distributed over the calibration tokens.
+    """beta = a u + b for one measure, and how u and the joint risk are distributed over the
+    calibration tokens.
 
     `levels` are the u at evenly spaced skip rates 0..1; `joint_risk[i]` is the mean over prompts of
-    L_p = mean over tokens of 1[u <= levels[i]] beta. `bound[i]` is the mean U_TV at the i-th k of `bound.grid`. `decay` is the
-    rate of 1 - beta = exp(-decay u), 0 where it was not fitted.
+    L_p = mean over tokens of 1[u <= levels[i]] beta. `bound[i]` is the mean U_TV at the i-th k of
+    `bound.grid`. `decay` is the rate of 1 - beta = exp(-decay u), 0 where it was not fitted.
     """
 
     a: float
@@ -35,12 +38,15 @@ class Fit:
 
     def skip_rate(self, threshold: float) -> float:
         """Share of calibration tokens with u <= threshold, to the resolution of `levels`."""
-        return float(np.searchsorted(np.asarray(self.levels[1:]), threshold, side="right")) / (len(self.levels) - 1)
+        return float(np.searchsorted(np.asarray(self.levels[1:]), threshold, side="right")) / (
+            len(self.levels) - 1
+        )
 
 
 def fit_measure(uncertainty: Sequence[np.ndarray], rejection: Sequence[np.ndarray]) -> Fit:
     """Ordinary least squares over all tokens; one array per prompt on both sides."""
-    u, beta = np.concatenate(list(uncertainty)), np.concatenate(list(rejection))
+    u = np.concatenate(list(uncertainty))
+    beta = np.concatenate(list(rejection))
     spread = float(u.var())
     covariance = float(((u - u.mean()) * (beta - beta.mean())).mean())
     a = covariance / spread if spread > 0 else 0.0
@@ -50,12 +56,24 @@ def fit_measure(uncertainty: Sequence[np.ndarray], rejection: Sequence[np.ndarra
     levels = np.quantile(u, np.linspace(0, 1, LEVELS), method="inverted_cdf")
     weights = np.concatenate([b_p / (len(b_p) * len(rejection)) for b_p in rejection])
     order = np.argsort(u)
-    risk = np.append(0.0, np.cumsum(weights[order]))[np.searchsorted(u[order], levels, side="right")]
-    return Fit(a, b, pearson**2, pearson, tuple(map(float, levels)), tuple(map(float, risk)), decay=decay_rate(u, beta))
+    risk = np.append(0.0, np.cumsum(weights[order]))[
+        np.searchsorted(u[order], levels, side="right")
+    ]
+    return Fit(
+        a,
+        b,
+        pearson**2,
+        pearson,
+        tuple(map(float, levels)),
+        tuple(map(float, risk)),
+        decay=decay_rate(u, beta),
+    )
 
 
 def decay_rate(u: np.ndarray, beta: np.ndarray) -> float:
-    """Least squares of exp(-rate u) to 1 - beta: Newton's method from the slope at 0, at most 50 steps."""
+    """Least squares of exp(-rate u) to 1 - beta: Newton's method from the slope at 0, at most 50
+    steps.
+    """
     rate = 0.0
     for _ in range(50):
         model = np.exp(-rate * u)
@@ -69,17 +87,28 @@ def decay_rate(u: np.ndarray, beta: np.ndarray) -> float:
     return rate
 
 
-def with_bound(fit: Fit, uncertainty: np.ndarray, drafted: np.ndarray, distances: np.ndarray, eta: float) -> Fit:
-    """Adds the mean U_TV(k) over tokens: u and x_d [n], `flattening` at the k of the grid [n, grid]."""
+def with_bound(
+    fit: Fit, uncertainty: np.ndarray, drafted: np.ndarray, distances: np.ndarray, eta: float
+) -> Fit:
+    """Adds the mean U_TV(k) over tokens: u and x_d [n], `flattening` at the k of the grid [n,
+    grid].
+    """
     beta = np.clip(fit.a * uncertainty + fit.b, 0, 1)
-    return replace(fit, bound=tuple(map(float, (1 / strictness(drafted, beta, eta)) @ distances / len(drafted))))
+    return replace(
+        fit,
+        bound=tuple(map(float, (1 / strictness(drafted, beta, eta)) @ distances / len(drafted))),
+    )
 
 
 def hoeffding_bentkus(mean: float, count: int, limit: float) -> float:
-    """p-value of "the expected loss exceeds `limit`" for `count` independent losses in [0, 1] with this mean (Bates 2021)."""
+    """p-value of "the expected loss exceeds `limit`" for `count` independent losses in [0, 1] with
+    this mean (Bates 2021).
+    """
     if mean >= limit:
         return 1.0
-    divergence = (1 - mean) * math.log((1 - mean) / (1 - limit)) + (mean * math.log(mean / limit) if mean > 0 else 0.0)
+    divergence = (1 - mean) * math.log((1 - mean) / (1 - limit)) + (
+        mean * math.log(mean / limit) if mean > 0 else 0.0
+    )
     hits = math.ceil(count * mean)
     tail = sum(
         math.exp(
@@ -122,7 +151,9 @@ class Calibration:
                     f"the calibration is for {what} {own}, not {other}: run hedge calibrate, or give --threshold"
                 )
 
-    def threshold(self, measure: str, rule: str, *, max_risk: float, delta: float, skip_rate: float) -> float | None:
+    def threshold(
+        self, measure: str, rule: str, *, max_risk: float, delta: float, skip_rate: float
+    ) -> float | None:
         """u_th by `rule`; None means ask always (no threshold keeps the risk)."""
         fit = self.fits[measure]
         if rule == "quantile":
@@ -136,9 +167,11 @@ class Calibration:
         return (0.0 if rule == "risk-averse" else self.overshoot) / fit.a - fit.b / fit.a
 
     def _max_risk(self, fit: Fit, limit: float, delta: float) -> float | None:
-        """The largest u_th whose joint risk has an upper confidence bound at or below `limit` at level 1 - delta.
+        """The largest u_th whose joint risk has an upper confidence bound at or below `limit` at
+        level 1 - delta.
 
-        The joint risk is monotone in u_th with a fixed denominator, so that scanning it needs no correction.
+        The joint risk is monotone in u_th with a fixed denominator, so that scanning it needs no
+        correction.
         """
         if hoeffding_bentkus(0.0, self.prompts, limit) > delta:
             raise HedgeError(
@@ -153,9 +186,13 @@ class Calibration:
         return max(passing) if passing else None
 
     def smallest_k(self, measure: str, theta: float, eta: float) -> int:
-        """k* of truncation `offline`: the smallest of the grid whose mean U_TV over the calibration is within theta."""
+        """k* of truncation `offline`: the smallest of the grid whose mean U_TV over the calibration
+        is within theta.
+        """
         if eta != self.eta:
-            raise Incompatible(f"the calibration has its bound for eta {self.eta:g}, not {eta:g}: run hedge calibrate --eta")
+            raise Incompatible(
+                f"the calibration has its bound for eta {self.eta:g}, not {eta:g}: run hedge calibrate --eta"
+            )
         within = np.asarray(self.fits[measure].bound) <= theta
         return int(grid(self.vocab_size)[int(np.argmax(within))])
 
@@ -164,7 +201,9 @@ class Calibration:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        """What `to_json` wrote. BadInput, ValueError, TypeError, KeyError or AttributeError for anything else."""
+        """What `to_json` wrote. BadInput, ValueError, TypeError, KeyError or AttributeError for
+        anything else.
+        """
         if data.pop("version") != VERSION:
             raise BadInput(f"a calibration of another version than {VERSION}")
         data.pop("summary", None)
@@ -173,5 +212,7 @@ class Calibration:
 
 
 def _fit(data: dict[str, Any]) -> Fit:
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
+    }
     return Fit(**values)

@@ -1,7 +1,8 @@
 """Uncertainty of a position in [0, 1] (docs/algorithms.md, section 2.1), from raw logits [V].
 
-`draft_independent` measures are functions of logits and probs alone: gating by them leaves the distribution of asked
-positions untouched. `perturbation`, the paper's own, looks at the drawn token and does not.
+`draft_independent` measures are functions of logits and probs alone: gating by them leaves the
+distribution of asked positions untouched. `perturbation`, the paper's own, looks at the drawn token
+and does not.
 """
 
 import math
@@ -11,8 +12,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from common.sampling import gap, softmax
-from edge_client.config import LOOK_AT_DRAFT
+from hedge.common.sampling import gap, softmax
+from hedge.edge_client.config import LOOK_AT_DRAFT
 
 DRAWS = 20
 NODES = 8
@@ -20,7 +21,9 @@ NODES = 8
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """`of(logits, probs, draft, uniforms)`: probs are the warped x, float64 [V]; uniforms are 2 * DRAWS numbers in [0, 1)."""
+    """`of(logits, probs, draft, uniforms)`: probs are the warped x, float64 [V]; uniforms are 2 *
+    DRAWS numbers in [0, 1).
+    """
 
     name: str
     draft_independent: bool
@@ -30,7 +33,8 @@ class Measure:
 def _perturbation(logits: np.ndarray, probs: np.ndarray, draft: int, uniforms: np.ndarray) -> float:  # noqa: ARG001
     """Mean over m of 1[d_m != d], d_m ~ softmax(z / theta_m), theta_m ~ U(0, 2] (U-HLM, M = 20).
 
-    Whether d_m equals d is all that is read of it, so that one coin of probability softmax(z / theta_m)_d is drawn.
+    Whether d_m equals d is all that is read of it, so that one coin of probability softmax(z /
+    theta_m)_d is drawn.
     """
     inverse = (1.0 / (2.0 * (1.0 - uniforms[:DRAWS]))).astype(np.float32)[:, None]
     weights = _tempered(logits, inverse)
@@ -39,7 +43,9 @@ def _perturbation(logits: np.ndarray, probs: np.ndarray, draft: int, uniforms: n
 
 
 def _tempered(logits: np.ndarray, inverse: np.ndarray) -> np.ndarray:
-    """softmax(z / theta_m) before its division, float32 [M, V]: float64 would be three times the cost of the whole gate."""
+    """softmax(z / theta_m) before its division, float32 [M, V]: float64 would be three times the
+    cost of the whole gate.
+    """
     weights: np.ndarray = inverse * (logits - logits.max()).astype(np.float32)
     np.exp(weights, out=weights)
     return weights
@@ -51,7 +57,9 @@ def _inverse_temperatures(nodes: int) -> np.ndarray:
 
 
 def expected_perturbation(logits: np.ndarray, probs: np.ndarray, nodes: int = NODES) -> float:
-    """u(x) = 1 - (1/M) sum_m sum_v x_v softmax(z / theta_m)_v at the midpoints theta_m = 2 (m - 1/2) / M."""
+    """u(x) = 1 - (1/M) sum_m sum_v x_v softmax(z / theta_m)_v at the midpoints theta_m = 2 (m -
+    1/2) / M.
+    """
     weights = _tempered(logits, _inverse_temperatures(nodes))
     agreement = (weights @ probs.astype(np.float32)) / weights.sum(axis=1)
     return min(1.0, max(0.0, 1.0 - float(agreement.mean())))

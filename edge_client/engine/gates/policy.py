@@ -1,16 +1,18 @@
-"""When to ask the cloud, and how far to draft. A policy sees history and uncertainty, never the value of a discarded draft."""
+"""When to ask the cloud, and how far to draft. A policy sees history and uncertainty, never the
+value of a discarded draft.
+"""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from common.noise import Noise, Purpose
-from edge_client.config import STREAM, GateConfig, known
-from edge_client.engine.gates.gelato import Gelato
-from edge_client.engine.gates.survival_pace import SurvivalPace
-from edge_client.engine.pace import Adaptive, Pace, Steady
-from edge_client.systems import GenerationConfig
+from hedge.common.noise import Noise, Purpose
+from hedge.edge_client.config import STREAM, GateConfig, known
+from hedge.edge_client.engine.gates.gelato import Gelato
+from hedge.edge_client.engine.gates.survival_pace import SurvivalPace
+from hedge.edge_client.engine.pace import Adaptive, Pace, Steady
+from hedge.edge_client.systems import GenerationConfig
 
 # A coded id, with its share of the message around it.
 ID_BITS = 16
@@ -28,7 +30,7 @@ class Constant:
 
     answer: bool
 
-    def asks(self, uncertainty: float, position: int) -> bool:  # noqa: ARG002
+    def asks(self, uncertainty: float, position: int) -> bool:
         return self.answer
 
 
@@ -39,7 +41,7 @@ class Random:
     rate: float
     noise: Noise
 
-    def asks(self, uncertainty: float, position: int) -> bool:  # noqa: ARG002
+    def asks(self, uncertainty: float, position: int) -> bool:
         return self.noise.uniform(Purpose.POLICY, position) < self.rate
 
 
@@ -49,13 +51,15 @@ class Threshold:
 
     limit: float
 
-    def asks(self, uncertainty: float, position: int) -> bool:  # noqa: ARG002
+    def asks(self, uncertainty: float, position: int) -> bool:
         return uncertainty > self.limit
 
 
 def _gelato(config: GateConfig, noise: Noise, vocab_size: int) -> Policy:  # noqa: ARG001
     rate = config.gelato.uplink_bps
-    return Gelato(config.gelato, math.log(max(2, vocab_size)), upload_s=ID_BITS / rate if rate else 0.0)
+    return Gelato(
+        config.gelato, math.log(max(2, vocab_size)), upload_s=ID_BITS / rate if rate else 0.0
+    )
 
 
 POLICIES: dict[str, Callable[[GateConfig, Noise, int], Policy]] = {
@@ -64,7 +68,9 @@ POLICIES: dict[str, Callable[[GateConfig, Noise, int], Policy]] = {
     "random": lambda config, noise, _: Random(known(config.verify_rate), noise),
     "threshold": lambda config, *_: Threshold(known(config.threshold)),
     "adaptive": lambda config, *_: Threshold(known(config.threshold)),
-    "survival": lambda config, *_: SurvivalPace(config.prefer, None if config.threshold is None else known(config.threshold)),
+    "survival": lambda config, *_: SurvivalPace(
+        config.prefer, None if config.threshold is None else known(config.threshold)
+    ),
     "gelato": _gelato,
     # Nothing is drafted.
     STREAM: lambda *_: Constant(False),

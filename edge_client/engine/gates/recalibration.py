@@ -1,17 +1,19 @@
-"""`--recalibrate`: holds the asked joint risk while running, by the audit (Gibbs and Candes 2021, on the loss itself).
+"""`--recalibrate`: holds the asked joint risk while running, by the audit (Gibbs and Candes 2021,
+on the loss itself).
 
-After every audited token the threshold moves by RATE (epsilon - 1[skipped] beta). Summed up, with threshold u_0 at the start
-and u_T after T tokens, the mean loss is epsilon + (u_0 - u_T) / (RATE T). Below 0 every token is asked and nothing is lost, and
-never more than LONGEST tokens are skipped before one is asked, so that u_T cannot fall below -RATE LONGEST. Hence, for any
-models and any text:
+After every audited token the threshold moves by RATE (epsilon - 1[skipped] beta). Summed up, with
+threshold u_0 at the start and u_T after T tokens, the mean loss is epsilon + (u_0 - u_T) / (RATE
+T). Below 0 every token is asked and nothing is lost, and never more than LONGEST tokens are skipped
+before one is asked, so that u_T cannot fall below -RATE LONGEST. Hence, for any models and any
+text:
 
     mean over T audited tokens of 1[skipped] beta  <=  epsilon + (u_0 + RATE LONGEST) / (RATE T)
 """
 
 from dataclasses import dataclass
 
-from edge_client.config import known
-from edge_client.systems import GenerationConfig
+from hedge.edge_client.config import known
+from hedge.edge_client.systems import GenerationConfig
 
 RATE = 0.02
 # A threshold under which nothing is ever asked would never be audited.
@@ -20,13 +22,15 @@ LONGEST = 16
 
 @dataclass(slots=True)
 class Recalibrated:
-    """The policy `threshold` with a threshold that follows the audit; one object for all answers of a run."""
+    """The policy `threshold` with a threshold that follows the audit; one object for all answers of
+    a run.
+    """
 
     limit: float
     epsilon: float
     _skipped: int = 0
 
-    def asks(self, uncertainty: float, position: int) -> bool:  # noqa: ARG002
+    def asks(self, uncertainty: float, position: int) -> bool:
         asked = uncertainty > self.limit or self._skipped >= LONGEST
         self._skipped = 0 if asked else self._skipped + 1
         return asked
@@ -39,4 +43,6 @@ class Recalibrated:
 def recalibration_of(config: GenerationConfig) -> Recalibrated | None:
     """A fresh one where it is asked for."""
     gate = config.gate
-    return None if gate.recalibrate is None else Recalibrated(known(gate.threshold), gate.recalibrate)
+    return (
+        None if gate.recalibrate is None else Recalibrated(known(gate.threshold), gate.recalibrate)
+    )

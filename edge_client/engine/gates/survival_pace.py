@@ -1,17 +1,18 @@
-"""Policy survival: when a block ends, and how far to draft past messages in flight, by what that costs (docs/algorithms.md, 3).
+"""Policy survival: when a block ends, and how far to draft past messages in flight, by what that
+costs (docs/algorithms.md, 3).
 
-Two things are traded. A draft that is rejected is heard of only after its block has left: every further draft of the block
-holds that news back by an SLM step. Against it stands one pass of the LLM a block. And a step past messages in flight is in
-vain when one of their drafts is rejected.
+Two things are traded. A draft that is rejected is heard of only after its block has left: every
+further draft of the block holds that news back by an SLM step. Against it stands one pass of the
+LLM a block. And a step past messages in flight is in vain when one of their drafts is rejected.
 """
 
 from collections import deque
 from dataclasses import dataclass, field
 
-from edge_client.engine.pace import Pace, RoundTrip, Unverified, recent_mean
+from hedge.edge_client.engine.pace import Pace, RoundTrip, Unverified, recent_mean
 
-# The block's risk, as a share of (seconds a token) / (seconds a step), at which it ends; found by replay: `balanced` takes the
-# fewest passes within 5 % of the best speed.
+# The block's risk, as a share of (seconds a token) / (seconds a step), at which it ends; found by
+# replay: `balanced` takes the fewest passes within 5 % of the best speed.
 RISK = {"speed": 0.1, "balanced": 0.23, "cloud": 1.0}
 # Of a longer block hardly a pass is saved, and more of its drafts are in vain.
 MOST_RISK = 0.4
@@ -42,7 +43,7 @@ class SurvivalPace(Pace):
     def step_s(self) -> float:
         return min(self.steps, default=0.0)
 
-    def asks(self, uncertainty: float, position: int) -> bool:  # noqa: ARG002
+    def asks(self, uncertainty: float, position: int) -> bool:
         """`uncertainty`: the probability that one of the block's drafts is rejected."""
         return uncertainty > self.risk
 
@@ -58,7 +59,9 @@ class SurvivalPace(Pace):
 
     @property
     def _prefers(self) -> str:
-        """A cloud in which messages wait longer than they are computed is short of passes, whatever the device would like."""
+        """A cloud in which messages wait longer than they are computed is short of passes, whatever
+        the device would like.
+        """
         return "cloud" if self.queue_s > self.pass_s else self.prefer
 
     def drafted(self, seconds: float) -> None:
@@ -66,7 +69,8 @@ class SurvivalPace(Pace):
 
     def judged(self, trip: RoundTrip, kept: list[bool], lost: bool | None) -> None:
         self.networks.append(trip.network)
-        self.pass_s, self.queue_s = recent_mean(self.pass_s, trip.forward), recent_mean(self.queue_s, trip.queue)
+        self.pass_s = recent_mean(self.pass_s, trip.forward)
+        self.queue_s = recent_mean(self.queue_s, trip.queue)
         self.verdict_s = recent_mean(self.verdict_s, trip.seconds)
         for outcome in (*(0.0 for _ in kept), *(() if lost is None else (1.0,))):
             self.rejected += _RECENT_TOKEN * (outcome - self.rejected)

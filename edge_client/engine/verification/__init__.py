@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
-from common.noise import Noise
-from edge_client.config import VerificationConfig
-from edge_client.engine.verification.base import Verification
-from edge_client.engine.verification.coupled import Coupled
-from edge_client.engine.verification.resampled import Resampled
-from edge_client.engine.verification.split import Split
+from hedge.common.noise import Noise
+from hedge.edge_client.config import VerificationConfig
+from hedge.edge_client.engine.verification.base import Verification
+from hedge.edge_client.engine.verification.coupled import Coupled
+from hedge.edge_client.engine.verification.resampled import Resampled
+from hedge.edge_client.engine.verification.split import Split
 
 __all__ = ["WAYS", "Verification", "verification_of"]
 

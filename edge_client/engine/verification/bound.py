@@ -1,14 +1,18 @@
-"""How many entries a message needs: the paper's bound on what truncation does (docs/algorithms.md, section 2.3, eq. 26).
+"""How many entries a message needs: the paper's bound on what truncation does (docs/algorithms.md,
+section 2.3, eq. 26).
 
-With eta = 1 it is a heuristic: it can fall below the distance it is meant to bound. What holds behind a draft-independent
-gate is that the tested token is drawn within half of `flattening` of the LLM's. `tests/edge_client/test_bound.py` shows both.
+With eta = 1 it is a heuristic: it can fall below the distance it is meant to bound. What holds
+behind a draft-independent gate is that the tested token is drawn within half of `flattening` of the
+LLM's. `tests/edge_client/test_bound.py` shows both.
 """
 
 import numpy as np
 
 
 def flattening(probs: np.ndarray, ks: np.ndarray | None = None) -> np.ndarray:
-    """sum_i |x_i - x_hat_i| when the k largest of x [V] stay and the others share the rest equally; for k = 1..V, or `ks`."""
+    """sum_i |x_i - x_hat_i| when the k largest of x [V] stay and the others share the rest equally;
+    for k = 1..V, or `ks`.
+    """
     falling = np.sort(probs)[::-1]
     size = len(probs)
     ks = np.arange(1, size + 1) if ks is None else ks
@@ -25,9 +29,13 @@ def softplus(s: float | np.ndarray, eta: float) -> np.ndarray:
 
 
 def strictness(drafted: float | np.ndarray, beta: float | np.ndarray, eta: float) -> np.ndarray:
-    """(1 - x_d) l(-1) + x_d l(-beta_d), the denominator of U_TV; at least l(-1), its value at x_d = 0."""
+    """(1 - x_d) l(-1) + x_d l(-beta_d), the denominator of U_TV; at least l(-1), its value at x_d =
+    0.
+    """
     drafted = np.asarray(drafted)
-    return np.asarray((1.0 - drafted) * softplus(-1.0, eta) + drafted * softplus(-np.asarray(beta), eta))
+    return np.asarray(
+        (1.0 - drafted) * softplus(-1.0, eta) + drafted * softplus(-np.asarray(beta), eta)
+    )
 
 
 def smallest_k(probs: np.ndarray, allowed: float) -> int:

@@ -1,13 +1,15 @@
-"""`coupled`: both sides draw with the same noise, so that the id alone is sent (docs/algorithms.md, section 3)."""
+"""`coupled`: both sides draw with the same noise, so that the id alone is sent (docs/algorithms.md,
+section 3).
+"""
 
 import numpy as np
-from hedge.v1 import hedge_pb2 as pb
 
-from common.coupling import coupled_decision, coupled_draw
-from common.noise import Noise
-from edge_client.config import VerificationConfig
-from edge_client.engine.verification.base import Verification
-from edge_client.engine.verification.proposal import Proposal
+from hedge.common.coupling import coupled_decision, coupled_draw
+from hedge.common.noise import Noise
+from hedge.edge_client.config import VerificationConfig
+from hedge.edge_client.engine.verification.base import Verification
+from hedge.edge_client.engine.verification.proposal import Proposal
+from hedge.v1 import hedge_pb2 as pb
 
 
 class Coupled(Verification):
@@ -15,14 +17,16 @@ class Coupled(Verification):
 
     draws_by_position = True
 
-    def __init__(self, config: VerificationConfig, noise: Noise, vocab_size: int) -> None:  # noqa: ARG002
+    def __init__(self, config: VerificationConfig, noise: Noise, vocab_size: int) -> None:
         super().__init__(vocab_size)
         self._noise = noise
 
-    def sample(self, probs: np.ndarray, position: int, step: int) -> int:  # noqa: ARG002
+    def sample(self, probs: np.ndarray, position: int, step: int) -> int:
         return coupled_draw(self._noise, position, probs)
 
-    def propose(self, probs: np.ndarray, position: int, step: int, drawn: int | None, uncertainty: float) -> Proposal:  # noqa: ARG002
+    def propose(
+        self, probs: np.ndarray, position: int, step: int, drawn: int | None, uncertainty: float
+    ) -> Proposal:
         if drawn is not None:
             return Proposal(drawn)
         token, margin = coupled_decision(self._noise, position, probs)

@@ -1,18 +1,20 @@
-"""`full` and `sparse`: x_hat is sent; after a rejection the cloud draws from (y - x_hat)+ (docs/algorithms.md, section 2.3)."""
+"""`full` and `sparse`: x_hat is sent; after a rejection the cloud draws from (y - x_hat)+
+(docs/algorithms.md, section 2.3).
+"""
 
 import numpy as np
-from hedge.v1 import hedge_pb2 as pb
 
-from common import codec
-from common.distribution import Quantised
-from common.errors import BadInput
-from common.noise import Noise, Purpose
-from common.sampling import draw
-from edge_client.config import VerificationConfig
-from edge_client.engine.verification.base import Verification
-from edge_client.engine.verification.bound import flattening, smallest_k, strictness
-from edge_client.engine.verification.proposal import Proposal
-from edge_client.engine.verification.truncation import truncate
+from hedge.common import codec
+from hedge.common.distribution import Quantised
+from hedge.common.errors import BadInput
+from hedge.common.noise import Noise, Purpose
+from hedge.common.sampling import draw
+from hedge.edge_client.config import VerificationConfig
+from hedge.edge_client.engine.verification.base import Verification
+from hedge.edge_client.engine.verification.bound import flattening, smallest_k, strictness
+from hedge.edge_client.engine.verification.proposal import Proposal
+from hedge.edge_client.engine.verification.truncation import truncate
+from hedge.v1 import hedge_pb2 as pb
 
 _WIRE = {"full": pb.VERIFICATION_FULL, "sparse": pb.VERIFICATION_SPARSE}
 
@@ -22,7 +24,8 @@ class Resampled(Verification):
 
     def __init__(self, config: VerificationConfig, noise: Noise, vocab_size: int) -> None:
         super().__init__(vocab_size)
-        self._config, self._noise = config, noise
+        self._config = config
+        self._noise = noise
 
     def check(self) -> None:
         if self._config.truncation in ("fixed", "offline") and self._config.k > self.vocab_size:
@@ -31,7 +34,9 @@ class Resampled(Verification):
     def sample(self, probs: np.ndarray, position: int, step: int) -> int:
         return draw(probs, self._noise.uniform(Purpose.DRAFT, position, step))
 
-    def propose(self, probs: np.ndarray, position: int, step: int, drawn: int | None, uncertainty: float) -> Proposal:
+    def propose(
+        self, probs: np.ndarray, position: int, step: int, drawn: int | None, uncertainty: float
+    ) -> Proposal:
         if self._config.draft_from == "full":
             token = self.sample(probs, position, step) if drawn is None else drawn
             kept = self.kept(probs, float(probs[token]), uncertainty)
@@ -50,7 +55,9 @@ class Resampled(Verification):
         request.verification = _WIRE[self._config.kind]
 
     def kept(self, probs: np.ndarray, drafted: float = 0.0, uncertainty: float = 0.0) -> int:
-        """k, the entries a message keeps. Without a draft (`drafted`, its x_d, 0) it is enough for any."""
+        """k, the entries a message keeps. Without a draft (`drafted`, its x_d, 0) it is enough for
+        any.
+        """
         if self._config.truncation == "none":
             return len(probs)
         if self._config.truncation == "online":

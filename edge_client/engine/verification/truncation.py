@@ -1,15 +1,19 @@
-"""Truncate, then quantise (docs/algorithms.md, section 2.3): from x in float64 to integers that sum to 2^bits."""
+"""Truncate, then quantise (docs/algorithms.md, section 2.3): from x in float64 to integers that sum
+to 2^bits.
+"""
 
 import numpy as np
 
-from common.distribution import Quantised
-from common.sampling import largest
+from hedge.common.distribution import Quantised
+from hedge.common.sampling import largest
 
 
 def truncate(probs: np.ndarray, kept: int | None, bits: int) -> Quantised:
-    """The `kept` largest entries of x [V] (all for None) and a tail bucket, rounded by largest remainder.
+    """The `kept` largest entries of x [V] (all for None) and a tail bucket, rounded by largest
+    remainder.
 
-    Entries that round to 0 join the tail; the largest entry keeps at least 1, since a message names at least one token.
+    Entries that round to 0 join the tail; the largest entry keeps at least 1, since a message names
+    at least one token.
     """
     ids = np.flatnonzero(probs) if kept is None or kept >= len(probs) else largest(probs, kept)
     ids = ids[probs[ids] > 0]

@@ -1,0 +1,1 @@
+"""What runs the LLM: engines behind one seam, and the thread that batches their passes."""

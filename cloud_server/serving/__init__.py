@@ -1,0 +1,1 @@
+"""The faces of the server: gRPC, HTTP, limits, access, metrics."""
