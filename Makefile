@@ -97,7 +97,7 @@ calibration: .venv/.run
 	$(BIN)/python -m tools.calibrate_pair
 
 bench-micro: .venv/.test
-	$(BIN)/python -m hedge.evaluation.micro
+	$(BIN)/python -m research.benches.micro
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 --timeout 900 --benchmark-columns=median,iqr,rounds --benchmark-sort=name tests/bench
 
 bench-link: .venv/.test

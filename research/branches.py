@@ -24,9 +24,9 @@ from hedge.common.torch_model import load_folder
 from hedge.edge_client.calibrations import load_calibration
 from hedge.edge_client.config import SamplingParams
 from hedge.edge_client.engine.gates.measures import MEASURES
-from hedge.evaluation.bare import bare
 from hedge.evaluation.local import own_answer
 from hedge.evaluation.tasks import tasks
+from research.bare import bare
 
 QUESTIONS = 48
 SEED = 1

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from hedge.evaluation.figures import _figure, _styles
+from research.figures import _figure, _styles
 
 Entries = Sequence[dict[str, Any]]
 

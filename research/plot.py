@@ -50,8 +50,7 @@ def command(arguments: Sequence[str]) -> None:
 
 def draw(kind: str, files: Sequence[Path]) -> "dict[str, Figure]":
     """Figures by name. BadInput when a file is of another kind, or lacks what a figure shows."""
-    from hedge.evaluation import bench_figures, figures
-    from research import gelato_figures, wireless_figures
+    from research import bench_figures, figures, gelato_figures, wireless_figures
 
     several: dict[str, dict[str, Callable[[Any], Figure]]] = {
         "bench": bench_figures.FIGURES,

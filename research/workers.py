@@ -13,9 +13,9 @@ from hedge.common.model_options import ModelOptions
 from hedge.edge_client.engine.session import Session
 from hedge.edge_client.systems import GenerationConfig
 from hedge.evaluation.local import LocalLink
-from hedge.evaluation.pool import shared
 from hedge.evaluation.record import AnswerRecord, from_session
 from hedge.evaluation.tasks import Task
+from research.pool import shared
 
 CHUNK = 10
 

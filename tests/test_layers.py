@@ -46,8 +46,8 @@ WITH_RUNTIME = {
     "cloud_server/engines/vllm_engine.py",
     "cloud_server/engines/row_sizes.py",
     "evaluation/assisted.py",
-    "evaluation/bare.py",
-    "evaluation/micro.py",
+    "research/bare.py",
+    "research/benches/micro.py",
     "research/wireless/masked.py",
     "research/wireless/similarity.py",
 }

@@ -18,9 +18,9 @@ import numpy as np
 from hedge.common.model import BUNDLED
 from hedge.common.model_options import ModelOptions
 from hedge.common.torch_model import TorchModel, load_folder
-from hedge.evaluation.bare import bare
 from hedge.evaluation.loadtest import batches
 from hedge.evaluation.processes import BIN, free_port, local_cloud
+from research.bare import bare
 
 SECONDS = 20.0
 MANY = 32

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hedge.evaluation.bench_rows import KEPT, Cells, cell_name, cells, number, winner
-from hedge.evaluation.figures import short
+from research.figures import short
 from tools.results_tables import table
 
 Rows = Sequence[dict[str, Any]]

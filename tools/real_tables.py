@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from hedge.common.codec import paper_bits
-from hedge.evaluation.figures import short
 from hedge.evaluation.profile import read_profile
 from hedge.evaluation.quality import interval
 from hedge.evaluation.record import read_journal
+from research.figures import short
 from tools.results_tables import quantile, table
 
 Parts = dict[str, dict[str, Callable[[], str]]]
@@ -234,7 +234,7 @@ def margin_auc(folder: Path, task: str, temperature: float, studied: int) -> flo
     """Of the margin by which the shared noise decided a draft, for drafts that are not the LLM's
     token; first answers.
     """
-    from hedge.evaluation.study import auc
+    from research.study import auc
 
     every = read_journal(folder / "traces.jsonl", "traces")[1]
     mine = [

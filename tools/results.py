@@ -15,7 +15,7 @@ from hedge.common.torch_model import use_threads
 from hedge.edge_client.calibrations import load_calibration
 from hedge.evaluation.processes import BIN
 from hedge.evaluation.record import Journal, answers_of, read_journal
-from hedge.evaluation.study import KS, Context, study
+from research.study import KS, Context, study
 from tools import results_tables
 from tools.results_tables import PROPOSED, quantile
 

@@ -34,13 +34,13 @@ from hedge.edge_client.engine.session import Session
 from hedge.edge_client.systems import SYSTEMS
 from hedge.edge_client.transport.grpc_link import GrpcLink
 from hedge.evaluation.break_even import traced
-from hedge.evaluation.findings import predictors
 from hedge.evaluation.processes import BIN, listening, local_cloud
 from hedge.evaluation.record import AnswerRecord, Journal, only_writer, read_journal
-from hedge.evaluation.study import Context, study
 from hedge.evaluation.tasks import judged_tasks
 from research import batched, simulate
 from research.clock import bits_of
+from research.findings import predictors
+from research.study import Context, study
 from tools.real_tables import HEDGE, PAPER_SHARE, TASKS, TEMPERATURES
 from tools.results_tables import PROPOSED, quantile
 

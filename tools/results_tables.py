@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hedge.evaluation.figures import short
-from hedge.evaluation.findings import RESAMPLES, max_risk_trials, predictors
 from hedge.evaluation.quality import relative_accuracy
 from hedge.evaluation.record import AnswerRecord, answers_of, read_journal
+from research.figures import short
+from research.findings import RESAMPLES, max_risk_trials, predictors
 
 Rows = Sequence[dict[str, Any]]
 

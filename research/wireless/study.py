@@ -18,9 +18,9 @@ from hedge.common.errors import BadInput
 from hedge.common.files import TEXT
 from hedge.common.model import LanguageModel, load, vocabulary
 from hedge.common.torch_model import use_threads
-from hedge.evaluation.pool import shared
 from hedge.evaluation.quality import chrf_metric
 from hedge.evaluation.record import Journal, only_writer
+from research.pool import shared
 from research.wireless.coded import HuffmanLdpc, bp_decoder, delivered, huffman, range_bits
 from research.wireless.masked import BUNDLED_MLM, MaskedLM, entropy
 from research.wireless.packet import MaskOrder, adaptive_mask, detect, most_likely, send

@@ -10,7 +10,7 @@ import numpy as np
 from hedge.common.sampling import Warp
 from hedge.edge_client.engine.gates.calibration import Calibration, fit_measure
 from hedge.edge_client.engine.gates.measures import MEASURES
-from hedge.evaluation.study import auc, column, pearson
+from research.study import auc, column, pearson
 
 RESAMPLES = 50
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from hedge.edge_client.engine.gates.calibration import fit_measure
 from hedge.evaluation.record import AnswerRecord
-from hedge.evaluation.study import KEPT, KS, auc, column
+from research.study import KEPT, KS, auc, column
 
 Entries = Sequence[dict[str, Any]]
 MEASURES = ("perturbation", "expected_perturbation", "entropy", "margin", "top1")

@@ -9,13 +9,13 @@ import pytest
 from hedge.common.errors import BadInput
 from hedge.common.sampling import softmax
 from hedge.edge_client.engine.statistics import Round
-from hedge.evaluation.findings import max_risk_trials
 from hedge.evaluation.profile import Profile, read_profile
 from hedge.evaluation.quality import interval, relative_accuracy
 from hedge.evaluation.record import AnswerRecord, Journal, answers_of, parse_answer, read_journal
-from hedge.evaluation.study import KEPT, KS, auc, effect
 from research.channel import Channel, open_uplink
 from research.clock import Clock, Times, bits_of, measured, replay
+from research.findings import max_risk_trials
+from research.study import KEPT, KS, auc, effect
 
 ROUNDS = [Round(3, 30, 50, 3, 0.01), Round(1, 30, 40, 1, 0.008)]
 

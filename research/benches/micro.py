@@ -1,4 +1,4 @@
-"""python -m hedge.evaluation.micro: speed of the parts as ratios within one run, interleaved, on
+"""python -m research.benches.micro: speed of the parts as ratios within one run, interleaved, on
 the bundled pair.
 
 Reports `hedge --system slm` against transformers' own generate, the cloud's time per asked token

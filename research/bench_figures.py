@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hedge.evaluation.bench_rows import cell_name, cells, point, rows_of, winner
-from hedge.evaluation.figures import short
+from research.figures import short
 
 Entries = Sequence[dict[str, Any]]
 _SHADES = {"step": "0.75", "message": "0.45", "pass": "0.1"}

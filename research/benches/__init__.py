@@ -1,0 +1,1 @@
+"""Measurements that only a developer runs: python -m research.benches.NAME."""
