@@ -119,24 +119,24 @@ bench-full: .venv/.test
 	$(BIN)/python -m tools.bench --full
 
 results: .venv/.test
-	$(BIN)/python -m tools.results
-	$(BIN)/python -m tools.results_bundled
+	$(BIN)/python -m research.results.paper
+	$(BIN)/python -m research.results.bundled
 
 results-real: .venv/.test .venv/.llama
 	@test -n "$(PAIR)" || { echo "PAIR=FOLDER with q05.gguf and q15.gguf, TASKS=FOLDER with gsm8k-dev.jsonl and humaneval-dev.jsonl"; exit 1; }
-	$(BIN)/python -m tools.results_real "$(PAIR)" "$(TASKS)" $(STAGE) $(if $(QUESTIONS),--questions $(QUESTIONS))
+	$(BIN)/python -m research.results.real "$(PAIR)" "$(TASKS)" $(STAGE) $(if $(QUESTIONS),--questions $(QUESTIONS))
 	$(BIN)/python -m tools.replays
-	$(BIN)/python -m tools.results_generated
-	$(BIN)/python -m tools.pictures
+	$(BIN)/python -m research.results.generated
+	$(BIN)/python -m research.results.pictures
 
 docs-check: .venv/.test
 	@$(BIN)/python -m tools.docs_check
 
 results-wireless: .venv/.test
-	$(BIN)/python -m tools.results_wireless --embedding "$(EMBEDDING)"
+	$(BIN)/python -m research.results.wireless --embedding "$(EMBEDDING)"
 
 results-gelato: .venv/.test
-	$(BIN)/python -m tools.results_gelato
+	$(BIN)/python -m research.results.gelato
 
 .venv/.ray: .venv/.test
 	@echo "installing Ray"

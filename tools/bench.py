@@ -17,9 +17,9 @@ from hedge.evaluation.bench_rows import rows_of
 from hedge.evaluation.processes import BIN
 from hedge.evaluation.quality import judge
 from hedge.evaluation.record import AnswerRecord, read_journal
+from research.results.paper_tables import write
 from tools import bench_tables
 from tools.bench_tables import STREAMED
-from tools.results_tables import write
 
 ROOT = Path(__file__).parent.parent
 RUNS = ROOT / "runs"

@@ -9,7 +9,7 @@ from typing import Any
 
 from hedge.evaluation.bench_rows import KEPT, Cells, cell_name, cells, number, winner
 from research.figures import short
-from tools.results_tables import table
+from research.results.paper_tables import table
 
 Rows = Sequence[dict[str, Any]]
 # What a page has room for: the rows hold every column.

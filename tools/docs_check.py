@@ -22,7 +22,7 @@ from typing import Any
 from hedge.cloud_server.cli import commands as cloud_commands
 from hedge.common.command import dispatch
 from hedge.edge_client.cli.commands import commands
-from tools import results_generated
+from research.results import generated
 
 ROOT = Path(__file__).parent.parent
 FIGURES = Path("docs") / "figures.toml"
@@ -216,7 +216,7 @@ def checked(root: Path = ROOT) -> list[str]:
             f"{where}: {command}: {line}" for command in said if (line := wrong(command, root))
         ]
     found += figures(root)
-    found += results_generated.differences(root)
+    found += generated.differences(root)
     return found
 
 

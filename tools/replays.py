@@ -12,7 +12,7 @@ from hedge.evaluation.profile import read_profile
 from hedge.evaluation.record import Journal, read_journal
 from hedge.evaluation.replay import Trace
 from research.links import traces_of
-from tools.real_tables import CPU, PROFILES
+from research.results.real_tables import CPU, PROFILES
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 ROUND_TRIPS = (0.0, 0.02, 0.1, 0.2)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import results_generated
+from research.results import generated
 from tools.docs_check import ROOT, checked, figures, links, pages, spoken_commands, wrong
 
 PAGE = """# A page
@@ -39,11 +39,11 @@ def test_the_documents_hold() -> None:
 def test_a_table_that_its_rows_do_not_give_is_named(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
     shutil.copy(ROOT / "README.md", tmp_path)
-    assert results_generated.differences(tmp_path) == []
+    assert generated.differences(tmp_path) == []
     page = tmp_path / "docs" / "results" / "wireless.md"
     page.write_text(page.read_text().replace("| ml | 0.322 |", "| ml | 0.522 |"))
     (tmp_path / "README.md").write_text("# Nothing\n")
-    found = results_generated.differences(tmp_path)
+    found = generated.differences(tmp_path)
     assert [line.partition(":")[0] for line in found] == ["docs/results/wireless.md", "README.md"]
     assert "not what its rows give" in found[0]
     assert "has no place for first" in found[1]
@@ -82,7 +82,7 @@ def test_commands_are_found_in_blocks_and_in_lines() -> None:
         ("hedge-cloud serve --loud", "hedge-cloud serve has no --loud"),
         ("make demo PROMPT=x", None),
         ("make dream", "no target dream"),
-        ("python -m tools.results_real PAIR", None),
+        ("python -m research.results.real PAIR", None),
         ("python -m tools.nothing", "no module tools.nothing"),
     ],
 )

@@ -1,4 +1,4 @@
-"""python -m tools.pictures: the pictures of README.md and docs/results from kept rows; in grey,
+"""python -m research.results.pictures: the pictures of README.md and docs/results from kept rows; in grey,
 legible at 400 px.
 """
 
@@ -15,9 +15,9 @@ from hedge.evaluation.profile import read_profile
 from hedge.evaluation.record import read_journal
 from hedge.evaluation.replay import Trace, replayed
 from research.links import preferring
-from tools.real_tables import TASKS, Runs, agreement, headline, summed
+from research.results.real_tables import TASKS, Runs, agreement, headline, summed
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results"
 PLOTS = ROOT / "docs" / "plots"
 PAPER = (0.748, 0.974)

@@ -1,4 +1,4 @@
-"""python -m tools.results_gelato: the tables and plots of docs/results/gelato.md, near the mast and
+"""python -m research.results.gelato: the tables and plots of docs/results/gelato.md, near the mast and
 far from it.
 """
 
@@ -9,9 +9,9 @@ from typing import Any
 
 from hedge.evaluation.processes import BIN
 from hedge.evaluation.record import read_journal
-from tools.results_tables import table, write
+from research.results.paper_tables import table, write
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RUNS = ROOT / "runs"
 NEAR = "gelato"
 FAR = "gelato-far"

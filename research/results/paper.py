@@ -1,4 +1,4 @@
-"""python -m tools.results: tables and plots of the bundled pair in docs/results/paper.md; goes on
+"""python -m research.results.paper: tables and plots of the bundled pair in docs/results/paper.md; goes on
 where it ended.
 """
 
@@ -15,11 +15,11 @@ from hedge.common.torch_model import use_threads
 from hedge.edge_client.calibrations import load_calibration
 from hedge.evaluation.processes import BIN
 from hedge.evaluation.record import Journal, answers_of, read_journal
+from research.results import paper_tables
+from research.results.paper_tables import PROPOSED, quantile
 from research.study import KS, Context, study
-from tools import results_tables
-from tools.results_tables import PROPOSED, quantile
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RUNS = ROOT / "runs"
 GRID = (
     "--vocab",
@@ -175,14 +175,14 @@ def tables() -> None:
         (0.0, 10e6, "none"),
         (0.0, 1e6, "token"),
     ]
-    results_tables.write(
+    paper_tables.write(
         ROOT / "docs" / "results" / "paper.md",
         {
-            **{name: results_tables.systems(RUNS / name) for name in SPEEDS},
-            **{f"{name} speed": results_tables.speeds(RUNS / name, still) for name in SPEEDS},
-            "frontier": results_tables.frontier(RUNS / "frontier"),
-            "measures": results_tables.measures(RUNS / "tokens.jsonl"),
-            "risk": results_tables.risk(RUNS / "tokens.jsonl"),
+            **{name: paper_tables.systems(RUNS / name) for name in SPEEDS},
+            **{f"{name} speed": paper_tables.speeds(RUNS / name, still) for name in SPEEDS},
+            "frontier": paper_tables.frontier(RUNS / "frontier"),
+            "measures": paper_tables.measures(RUNS / "tokens.jsonl"),
+            "risk": paper_tables.risk(RUNS / "tokens.jsonl"),
         },
     )
 

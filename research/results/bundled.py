@@ -1,7 +1,7 @@
-"""python -m tools.results_bundled: what `hedge` does with the bundled pair, one line an answer in
+"""python -m research.results.bundled: what `hedge` does with the bundled pair, one line an answer in
 docs/results/bundled.
 
-The rows are like those of `tools.results_real`: worked questions, and tales, of which the pair
+The rows are like those of `research.results.real`: worked questions, and tales, of which the pair
 knows little.
 """
 
@@ -14,12 +14,12 @@ from hedge.common.sampling import Warp
 from hedge.evaluation.break_even import traced
 from hedge.evaluation.processes import BIN
 from hedge.evaluation.record import Journal, answers_of, read_journal
-from tools.real_tables import HEDGE
-from tools.results_real import SEED, kept
+from research.results.real import SEED, kept
+from research.results.real_tables import HEDGE
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 OUT = ROOT / "docs" / "results" / "bundled"
-TALES = ROOT / "tools" / "tales.jsonl"
+TALES = ROOT / "research" / "results" / "tales.jsonl"
 KINDS = {
     "questions": ("--questions", "100"),
     "tales": ("--questions", "0", "--prompts", str(TALES)),

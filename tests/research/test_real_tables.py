@@ -11,7 +11,8 @@ from hedge.edge_client.engine.statistics import Round
 from hedge.evaluation.record import AnswerRecord, Journal
 from research.channel import Channel, open_uplink
 from research.clock import Clock, Times, bits_of, replay
-from tools.real_tables import (
+from research.results.real import kept
+from research.results.real_tables import (
     BANDWIDTH_HZ,
     HEDGE,
     MEASURED,
@@ -22,7 +23,6 @@ from tools.real_tables import (
     first,
     summed,
 )
-from tools.results_real import kept
 
 VOCAB = 152_000
 

@@ -1,4 +1,4 @@
-"""python -m tools.results_wireless: the tables and the plot of joint token masking and detection in
+"""python -m research.results.wireless: the tables and the plot of joint token masking and detection in
 docs/results.
 """
 
@@ -11,10 +11,10 @@ from typing import Any
 
 from hedge.evaluation.processes import BIN
 from hedge.evaluation.record import read_journal
+from research.results.paper_tables import table, write
 from research.wireless.summary import ADAPTIVE, BASELINES, METRICS
-from tools.results_tables import table, write
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 # Kept: a study goes on where it ended.
 OUT = ROOT / "docs" / "results" / "wireless"
 Rows = Sequence[dict[str, Any]]
@@ -128,7 +128,9 @@ def short(rows: Rows) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tools.results_wireless", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m research.results.wireless", description=__doc__
+    )
     parser.add_argument("--packets", type=int, default=200)
     parser.add_argument(
         "--embedding", default="", metavar="FOLDER", help="a sentence encoder, for similarities"

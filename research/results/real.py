@@ -1,10 +1,10 @@
-"""python -m tools.results_real PAIR TASKS [STAGE ...]: the systems on a real pair, in stages that
+"""python -m research.results.real PAIR TASKS [STAGE ...]: the systems on a real pair, in stages that
 go on where they ended.
 
 PAIR holds q05.gguf and q15.gguf, TASKS gsm8k-dev.jsonl and humaneval-dev.jsonl. Every stage ends
 within --minutes; what it has found stands in docs/results/real, one line an answer.
 
-    calibrate      fits and thresholds at each temperature, on the prompts of tools/real_prompts.jsonl
+    calibrate      fits and thresholds at each temperature, on the prompts of research/results/real_prompts.jsonl
     gsm8k-0, ...   the answers of every system to a task at a temperature, judged
     strip          one answer over a link of 50 ms, token by token
     traces         what the SLM makes of the LLM's answers: measures of uncertainty, and the traces of `hedge simulate links`
@@ -40,13 +40,13 @@ from hedge.evaluation.tasks import judged_tasks
 from research import batched, simulate
 from research.clock import bits_of
 from research.findings import predictors
+from research.results.paper_tables import PROPOSED, quantile
+from research.results.real_tables import HEDGE, PAPER_SHARE, TASKS, TEMPERATURES
 from research.study import Context, study
-from tools.real_tables import HEDGE, PAPER_SHARE, TASKS, TEMPERATURES
-from tools.results_tables import PROPOSED, quantile
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 OUT = ROOT / "docs" / "results" / "real"
-PROMPTS = ROOT / "tools" / "real_prompts.jsonl"
+PROMPTS = ROOT / "research" / "results" / "real_prompts.jsonl"
 SEED = 1
 MAX_NEW_TOKENS = 400
 # Of the servers of `calibrate` and `strip`, whose answers are short.

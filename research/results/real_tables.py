@@ -1,4 +1,4 @@
-"""Tables of the real pair, from the rows of docs/results/real that `tools.results_real` made."""
+"""Tables of the real pair, from the rows of docs/results/real that `research.results.real` made."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from hedge.evaluation.profile import read_profile
 from hedge.evaluation.quality import interval
 from hedge.evaluation.record import read_journal
 from research.figures import short
-from tools.results_tables import quantile, table
+from research.results.paper_tables import quantile, table
 
 Parts = dict[str, dict[str, Callable[[], str]]]
 Entries = Sequence[dict[str, Any]]

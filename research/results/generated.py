@@ -8,8 +8,10 @@ from functools import partial
 from pathlib import Path
 
 from hedge.evaluation.record import read_journal
-from tools import bench_tables, real_tables, results_wireless
-from tools.results_tables import write
+from research.results import real_tables
+from research.results import wireless as wireless_results
+from research.results.paper_tables import write
+from tools import bench_tables
 
 Parts = dict[str, dict[str, Callable[[], str]]]
 
@@ -21,9 +23,9 @@ def parts(root: Path) -> Parts:
     benched = bench_tables.parts(bench_tables.read(results / "bench-rows.jsonl"))
     return {
         "docs/results/tables.md": {
-            name: partial(str, text) for name, text in results_wireless.tables(wireless).items()
+            name: partial(str, text) for name, text in wireless_results.tables(wireless).items()
         },
-        "docs/results/wireless.md": {"wireless short": lambda: results_wireless.short(wireless)},
+        "docs/results/wireless.md": {"wireless short": lambda: wireless_results.short(wireless)},
         **{
             page: {name: partial(str, text) for name, text in tables.items()}
             for page, tables in benched.items()
@@ -47,13 +49,13 @@ def differences(root: Path) -> list[str]:
                 found.append(f"{page}: has no place for {name}")
             elif stands[1].strip() != made().strip():
                 found.append(
-                    f"{page}: {name} is not what its rows give: python -m tools.results_generated"
+                    f"{page}: {name} is not what its rows give: python -m research.results.generated"
                 )
     return found
 
 
 def main() -> None:
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     for page, named in parts(root).items():
         write(root / page, {name: made() for name, made in named.items()})
 
