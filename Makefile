@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo demo-web test test-llama test-real bench-real lint proto calibration bench bench-full bench-micro bench-link loadtest soak results results-real docs-check results-gelato results-wireless compose-test web-test screenshots test-ray test-vllm certs clean
+.PHONY: help demo demo-web test test-slow test-all test-llama test-real bench-real lint proto calibration bench bench-full bench-micro bench-link loadtest soak results results-real docs-check results-gelato results-wireless compose-test web-test screenshots test-ray test-vllm certs clean
 
 help:
 	@echo "make demo [PROMPT=\"...\"] [SLM=... LLM=...]  cloud and edge on this machine: a chat, or one answer"
 	@echo "make demo-web             the same, as a page at http://127.0.0.1:8080"
-	@echo "make test                 the tests"
+	@echo "make test                 the tests: four minutes"
+	@echo "make test-all             the tests, those with processes, of the research and of statistics"
 	@echo "make test-llama           .gguf models in llama.cpp (builds it: minutes the first time)"
 	@echo "make test-real            a real pair: HEDGE_REAL_PAIR names its folder"
 	@echo "make lint                 ruff, mypy, which package may import which, freshness of the stubs"
@@ -58,9 +59,17 @@ demo: $(if $(filter %.gguf,$(SLM) $(LLM)),.venv/.llama,.venv/.run)
 demo-web: .venv/.run
 	@$(BIN)/python -m tools.demo_web
 
+# What needs no process of its own, 500 runs a chi-square case: four minutes.
 test: .venv/.test
 	@echo "running the tests"
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -m "not process and not research"
+
+# What is left: processes, the package research, and the statistics with 5,000 runs a case.
+test-slow: .venv/.test
+	@echo "running the slow tests"
+	@HEDGE_RUNS=5000 $(BIN)/python -m pytest -m "process or research or statistics"
+
+test-all: test test-slow
 
 # A wheel of llama.cpp that runs on any x86-64 with AVX2, kept outside the checkout.
 CACHE := $(or $(HEDGE_CACHE),$(HOME)/.cache/hedge)

@@ -5,13 +5,13 @@ delay, jitter, outages.
 import asyncio
 import contextlib
 import json
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from hedge.common import signals
 from hedge.common.command import command_parser, parse
 from hedge.common.errors import BadInput, HedgeError
 from hedge.common.rpc import split_address
@@ -262,10 +262,7 @@ async def _relay(relay: Relay, host: str, port: int, control: tuple[str, int] | 
     bound = server.sockets[0].getsockname()[1]
     sys.stderr.write(f"hedge link: listening on {host}:{bound}\n")
     sys.stderr.flush()
-    stopped = asyncio.Event()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(name, stopped.set)
-    await stopped.wait()
+    await signals.wait_for_stop()
     server.close()
     sys.stdout.write(
         json.dumps({"uplink_bytes": relay.up.bytes, "downlink_bytes": relay.down.bytes}) + "\n"

@@ -29,6 +29,7 @@ from hedge.common.model_options import ModelOptions
 from hedge.edge_client.engine.session import Session
 from hedge.edge_client.systems import GenerationConfig
 from hedge.edge_client.transport.link import Link
+from tests.effort import FULL, RUNS
 
 # What commands remember stays here, and starts from nothing.
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp()
@@ -37,8 +38,9 @@ os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp()
 signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 # How long an example takes says more of the machine than of the code.
-hypothesis.settings.register_profile("unhurried", deadline=None)
-hypothesis.settings.load_profile("unhurried")
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=30)
+hypothesis.settings.register_profile("thorough", deadline=None)
+hypothesis.settings.load_profile("thorough" if RUNS >= FULL else "quick")
 CONTEXT = 64
 # One event loop for thousands of short answers.
 _RUNNER = asyncio.Runner()

@@ -2,7 +2,6 @@
 on tiny random models.
 """
 
-import os
 from collections.abc import Callable
 
 import numpy as np
@@ -18,9 +17,8 @@ from hedge.edge_client.systems import GenerationConfig
 from hedge.evaluation.local import LocalLink
 from tests.configs import changed, config_of
 from tests.conftest import RememberingLM, run_session
+from tests.effort import RUNS, scaled
 
-# CI has 5000.
-RUNS = int(os.environ.get("HEDGE_RUNS", "2000"))
 # Fixed seeds; a right implementation fails one test in 10,000 choices of them.
 ERROR_RATE = 1e-4
 PROMPT = [1, 2, 3]
@@ -43,6 +41,7 @@ def joint_probs(lm: LanguageModel, warp: Warp, length: int) -> np.ndarray:
     return joint
 
 
+@pytest.mark.statistics
 @pytest.mark.parametrize(
     "settings",
     [
@@ -85,6 +84,7 @@ WAYS = {
 }
 
 
+@pytest.mark.statistics
 @pytest.mark.parametrize("warp", [Warp(), Warp(0.8, 4, 0.95)], ids=["plain", "warped"])
 @pytest.mark.parametrize(("in_flight", "lag"), [(1, 0), (3, 2)], ids=["waiting", "pipelined"])
 @pytest.mark.parametrize("way", WAYS)
@@ -120,6 +120,7 @@ def test_exact_mode_follows_the_llm_across_rollbacks(
     assert chisquare(found, [*expected[common], *([rest] if rest > 0 else [])]).pvalue > ERROR_RATE
 
 
+@pytest.mark.statistics
 @pytest.mark.parametrize(
     ("in_flight", "lag"), [(1, 0), (4, 3), (64, 10**6)], ids=["waiting", "pipelined", "far ahead"]
 )
@@ -134,7 +135,7 @@ def test_at_temperature_0_exact_mode_is_plain_greedy_decoding(
     )
     link = LocalLink(llm, lag)
     rng = np.random.default_rng(0)
-    for _ in range(RUNS // 100):
+    for _ in range(scaled(50)):
         prompt = [int(t) for t in rng.integers(0, 11, rng.integers(1, 9))]
         history = list(prompt)
         while len(history) < len(prompt) + 20 and not (
@@ -144,6 +145,7 @@ def test_at_temperature_0_exact_mode_is_plain_greedy_decoding(
         assert run_session(slm, prompt, settings, link).token_ids == history[len(prompt) :]
 
 
+@pytest.mark.statistics
 def test_coupled_answers_do_not_depend_on_the_device(make_lm: Callable[..., LanguageModel]) -> None:
     """Another SLM, gate, block rule, lag, or none of them: the answer for a seed is the one that
     `llm` streams.
@@ -151,7 +153,7 @@ def test_coupled_answers_do_not_depend_on_the_device(make_lm: Callable[..., Lang
     llm = make_lm(seed=5, eos=11)
     slms = [make_lm(seed=4, eos=11), make_lm(kind="gpt2", seed=6, eos=11)]
     coupled = changed(WAYS["coupled"], max_new_tokens=30)
-    for seed in range(20):
+    for seed in range(scaled(20)):
         plain = run_session(
             slms[0],
             PROMPT,
@@ -200,6 +202,7 @@ def asked_pvalue(
     return float(chi2.sf(statistic, freedom)), counts.sum() / runs
 
 
+@pytest.mark.statistics
 @pytest.mark.parametrize("measure", ["expected_perturbation", "entropy"])
 def test_asked_positions_follow_the_llm_behind_a_draft_independent_gate(
     measure: str, pair: tuple[LanguageModel, LanguageModel]
@@ -216,6 +219,7 @@ def test_asked_positions_follow_the_llm_behind_a_draft_independent_gate(
     assert pvalue > ERROR_RATE
 
 
+@pytest.mark.statistics
 def test_perturbation_moves_the_distribution_of_asked_positions(
     pair: tuple[LanguageModel, LanguageModel],
 ) -> None:
@@ -232,11 +236,12 @@ def test_perturbation_moves_the_distribution_of_asked_positions(
         verification="full",
         truncation="none",
     )
-    pvalue, share = asked_pvalue(pair, settings, RUNS)
+    pvalue, share = asked_pvalue(pair, settings, max(2000, RUNS))
     assert 0.02 < share < 0.98
     assert pvalue < 1e-6
 
 
+@pytest.mark.statistics
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2", "gpt_neox"])
 @pytest.mark.parametrize(
     "settings",
@@ -251,7 +256,7 @@ def test_at_temperature_0_every_asked_token_is_plain_greedy_decoding(
     llm = make_lm(kind=kind, seed=5, padding=4 if kind == "qwen2" else 0)
     link = LocalLink(llm)
     rng = np.random.default_rng(0)
-    for _ in range(50):
+    for _ in range(scaled(50)):
         prompt = [int(t) for t in rng.integers(0, 11, rng.integers(1, 9))]
         session = run_session(
             slm, prompt, changed(settings, warp=Warp(0.0), max_new_tokens=12), link
@@ -325,6 +330,7 @@ def test_the_audit_is_the_risk_that_was_taken(pair: tuple[LanguageModel, Languag
     )
 
 
+@pytest.mark.statistics
 def test_split_with_a_cut_distribution_stays_within_its_certificate(
     pair: tuple[LanguageModel, LanguageModel],
 ) -> None:
@@ -350,7 +356,7 @@ def test_split_with_a_cut_distribution_stays_within_its_certificate(
     slack = np.sqrt((VOCAB * np.log(2) - np.log(ERROR_RATE)) / (2 * RUNS))
     assert 0.01 < distance < certificate + slack
     whole = changed(settings, law_entries=VOCAB)
-    for seed in range(50):
+    for seed in range(scaled(50)):
         answers = [
             run_session(
                 slm, PROMPT, changed(one, seed=seed, max_new_tokens=6), LocalLink(llm)

@@ -42,6 +42,7 @@ def joint_probs(lm: LanguageModel, options: LogitsOptions, warp: Warp, length: i
 ALL = (MIXED, Warp(0.9, 4, 0.95, 0.1))
 
 
+@pytest.mark.statistics
 @pytest.mark.parametrize(
     ("way", "options", "warp"),
     [

@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import logging
-import signal
 from collections.abc import Awaitable, Callable
 
 import grpc.aio
@@ -18,6 +17,7 @@ from hedge.cloud_server.serving.metrics import Metrics
 from hedge.cloud_server.serving.options import limits_of
 from hedge.cloud_server.serving.servicer import ErrorInterceptor, Servicer
 from hedge.cloud_server.sessions.openings import Opened, opening
+from hedge.common import signals
 from hedge.common.command import say
 from hedge.common.errors import HedgeError, Unreachable
 from hedge.common.http import check_free, serving
@@ -112,13 +112,11 @@ async def _ended(access: Access, failed: Callable[[], Awaitable[object]]) -> boo
     """Returns at SIGINT or SIGTERM, or when the engine has failed, which it tells; SIGHUP reads the
     tokens again.
     """
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(name, stopped.set)
-    loop.add_signal_handler(signal.SIGHUP, access.reload)
-    waiting = [asyncio.ensure_future(stopped.wait()), asyncio.ensure_future(failed())]
-    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    waiting = [
+        asyncio.ensure_future(signals.wait_for_stop(access.reload)),
+        asyncio.ensure_future(failed()),
+    ]
+    ended, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     for task in waiting:
         task.cancel()
-    return not stopped.is_set()
+    return waiting[0] not in ended

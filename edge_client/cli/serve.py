@@ -2,10 +2,10 @@
 
 import argparse
 import asyncio
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+from hedge.common import signals
 from hedge.common.command import command_parser, parse, say
 from hedge.common.errors import BadInput
 from hedge.common.files import TEXT
@@ -128,9 +128,6 @@ async def _serve(
             else None
         )
         say(f"hedge serve: {service.slm.name}, {cloud or alone}, listening on {host}:{server.port}")
-        stopped = asyncio.Event()
-        for name in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(name, stopped.set)
-        await stopped.wait()
+        await signals.wait_for_stop()
         server.should_exit = True
         await task

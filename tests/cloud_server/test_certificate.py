@@ -12,6 +12,7 @@ from hedge.cloud_server.sessions.near_ties import near_tie
 from hedge.common.coupling import coupled_draw, race_noise
 from hedge.common.noise import Noise
 from hedge.common.sampling import Warp, largest
+from tests.effort import scaled
 
 NOISE = Noise(7, [1, 2, 3])
 WARPS = [
@@ -61,7 +62,8 @@ rows = st.builds(
 )
 
 
-@settings(max_examples=1000)
+@pytest.mark.statistics
+@settings(max_examples=scaled(1000))
 @given(rows, st.integers(1, 60), st.sampled_from(WARPS), st.integers(0, 1000))
 def test_what_is_certified_is_the_draw_from_all(
     row: np.ndarray, count: int, warp: Warp, position: int
@@ -77,7 +79,8 @@ def test_all_tokens_are_always_enough(row: np.ndarray, warp: Warp, position: int
     assert found.token == coupled_draw(NOISE, position, warp(row))
 
 
-@settings(max_examples=1500)
+@pytest.mark.statistics
+@settings(max_examples=scaled(1500))
 @example(row_of(271, 30, 0.5, 0.5), 20, Warp(1.2, 20, 1.0, 0.3), 0, 0.05)
 @given(
     rows,

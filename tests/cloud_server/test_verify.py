@@ -16,8 +16,9 @@ from hedge.common.noise import Noise, Purpose
 from hedge.common.sampling import Warp, draw, residual
 from hedge.common.split import encode_share, share_of
 from hedge.edge_client.engine.verification.truncation import truncate
+from tests.effort import scaled
 
-DRAWS = 50_000
+DRAWS = scaled(50_000)
 # Fixed seeds; a right implementation fails one case in 10,000 choices of them.
 ERROR_RATE = 1e-4
 ZEROS = np.array([0.5, 0.0, 0.3, 0.0, 0.2, 0.0])
@@ -38,6 +39,7 @@ def emitted(noise: Noise, t: int, sent: Quantised, y: np.ndarray) -> int:
     return proposal.token if outcome.correction is None else outcome.correction
 
 
+@pytest.mark.statistics
 @pytest.mark.parametrize(
     ("x", "y", "kept", "bits"),
     [
@@ -77,6 +79,7 @@ def test_drawing_from_the_full_distribution_but_testing_the_truncated_one_is_not
     assert chisquare(counts[1:], counts.sum() * RISING[1:] / RISING[1:].sum()).pvalue < 1e-12
 
 
+@pytest.mark.statistics
 @pytest.mark.parametrize(
     ("x", "y"), [(STEEP, RISING), (FLAT, ZEROS), (ZEROS, FLAT), (STEEP, STEEP)]
 )
@@ -99,6 +102,7 @@ def test_split_draws_the_residual_at_the_device(x: np.ndarray, y: np.ndarray) ->
     assert chisquare(counts[y > 0], DRAWS * y[y > 0]).pvalue > ERROR_RATE
 
 
+@pytest.mark.statistics
 @pytest.mark.parametrize(
     ("x", "y"), [(STEEP, RISING), (FLAT, ZEROS), (ZEROS, FLAT), (STEEP, STEEP)]
 )
@@ -134,13 +138,14 @@ def test_a_coupled_bonus_is_an_early_verdict() -> None:
         assert late.accepted == 1
 
 
+@pytest.mark.statistics
 def test_blocks_with_a_bonus_follow_the_targets_jointly() -> None:
     """Two drafted positions and a bonus: the joint distribution of the first two tokens is y1 x y2."""
     targets = [FLAT, STEEP, RISING]
     sent = [truncate(STEEP, 2, 6), truncate(FLAT, 3, 6)]
     first = np.zeros(6)
     bonus = np.zeros(6)
-    for t in range(10_000):
+    for t in range(scaled(10_000)):
         noise = Noise(t, [9])
         proposals = [
             told(q.draw(*noise.uniforms(Purpose.DRAFT, i, count=2)), q) for i, q in enumerate(sent)

@@ -240,6 +240,7 @@ def test_a_split_set_is_fetched_whole(hub: Hub, tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in first.parent.glob("*.gguf")} == parts
 
 
+@pytest.mark.process
 def test_a_repository_of_safetensors_is_fetched_whole_and_runs(hub: Hub, tmp_path: Path) -> None:
     from hedge.common.model import bundled_folder
 

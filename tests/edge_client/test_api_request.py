@@ -13,6 +13,7 @@ from hedge.edge_client.http.api_request import parse_request, read_body
 from hedge.edge_client.http.errors import ApiError
 from hedge.edge_client.http.replies import event
 from hedge.edge_client.http.schema import ChatBody, TextBody, openapi
+from tests.effort import scaled
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
 INNER = (
@@ -50,7 +51,8 @@ def refusal(data: bytes, *, chat: bool) -> ApiError | None:
     return None
 
 
-@settings(max_examples=5000)
+@pytest.mark.statistics
+@settings(max_examples=scaled(5000))
 @given(body=BODIES, chat=st.booleans(), asked=st.booleans())
 def test_any_object_is_granted_or_refused_by_name(
     body: dict[str, Any], *, chat: bool, asked: bool
@@ -63,7 +65,8 @@ def test_any_object_is_granted_or_refused_by_name(
         assert len(str(error)) < 500
 
 
-@settings(max_examples=5000)
+@pytest.mark.statistics
+@settings(max_examples=scaled(5000))
 @given(st.binary(max_size=40) | st.text().map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_any_bytes_are_a_body_or_refused(data: bytes) -> None:
     error = refusal(data, chat=True)

@@ -27,6 +27,7 @@ from hedge.v1 import hedge_pb2 as pb
 from tests.cloud_server.test_session import Broken
 from tests.configs import changed, config_of
 from tests.conftest import run_session
+from tests.effort import scaled
 
 PROMPT = [1, 2, 3]
 
@@ -137,6 +138,7 @@ WAYS = {
 }
 
 
+@pytest.mark.statistics
 @pytest.mark.parametrize("way", WAYS)
 def test_after_any_fault_the_answer_is_the_one_without_faults(
     way: str, pair: tuple[LanguageModel, LanguageModel]
@@ -144,7 +146,8 @@ def test_after_any_fault_the_answer_is_the_one_without_faults(
     slm, llm = pair
     rng = np.random.default_rng(5)
     died = 0
-    for seed in range(25):
+    seeds = scaled(25, 5)
+    for seed in range(seeds):
         settings = changed(WAYS[way], seed=seed)
         lag = 2 if settings.link.max_in_flight > 1 else 0
         whole = run_session(slm, PROMPT, settings, LocalLink(llm, lag))
@@ -162,7 +165,7 @@ def test_after_any_fault_the_answer_is_the_one_without_faults(
         assert [at for gap in gaps for at in gap] == sorted(at for gap in gaps for at in gap)
         assert all(len(gap) == 2 for gap in gaps[:-1])
         assert bool(heard) == bool(cut.statistics.disconnects)
-    assert died > 25
+    assert died > seeds
 
 
 def test_a_resumed_session_brings_what_was_generated_and_the_key_of_the_first(

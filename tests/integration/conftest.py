@@ -1,19 +1,28 @@
-"""Real processes on 127.0.0.1, on ports the system picks, ended by their fixtures."""
+"""A cloud and a `hedge serve` on 127.0.0.1, in threads of this process; in processes of their own
+where the process is the point (marker `process`).
+"""
 
+import asyncio
+import io
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import openai
 import pytest
 
+from hedge.cloud_server.cli import serve as serve_cloud
+from hedge.common import signals
 from hedge.edge_client.cli.main import main
+from hedge.edge_client.cli.serve import command as serve_device
+from hedge.evaluation.processes import free_port
 
 BIN = Path(sys.executable).parent
 TIMEOUT = 240
@@ -26,31 +35,123 @@ ENVIRONMENT = {
 }
 
 
+class ServerThread(threading.Thread):
+    """A program that serves, in a thread in place of a process; `stop` is its SIGTERM."""
+
+    def __init__(self, program: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> None:
+        super().__init__(daemon=True)
+        self._program = program
+        self._arguments = arguments
+        self._listening = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopped = asyncio.Event()
+
+    def run(self) -> None:
+        try:
+            self._program(self._arguments)
+        finally:
+            self._loop = None
+            self._listening.set()
+
+    async def wait_for_stop(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._listening.set()
+        await self._stopped.wait()
+
+    def start_serving(self) -> None:
+        self.start()
+        assert self._listening.wait(TIMEOUT)
+        assert self._loop, "the server ended before it listened"
+
+    def stop(self) -> None:
+        if self._loop:
+            self._loop.call_soon_threadsafe(self._stopped.set)
+        self.join(TIMEOUT)
+        assert not self.is_alive()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _servers_in_threads() -> Iterator[None]:
+    """Signals reach the main thread alone: a server in another one is stopped by its thread."""
+    by_signal = signals.wait_for_stop
+
+    async def wait_for_stop(hangup: Callable[[], None] | None = None) -> None:
+        thread = threading.current_thread()
+        if isinstance(thread, ServerThread):
+            await thread.wait_for_stop()
+        else:
+            await by_signal(hangup)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(signals, "wait_for_stop", wait_for_stop)
+        yield
+
+
 @dataclass
 class Cloud:
+    """hedge-cloud serve in a thread."""
+
     address: str
-    process: subprocess.Popen[str]
-    http: str = ""
+    http: str
+    thread: ServerThread
+
+
+@dataclass
+class CloudProcess:
+    """hedge-cloud serve in a process."""
+
+    address: str
+    http: str
+    process: "subprocess.Popen[str]"
 
 
 StartCloud = Callable[..., Cloud]
+StartCloudProcess = Callable[..., CloudProcess]
 Run = Callable[..., "subprocess.CompletedProcess[str] | Done"]
+
+
+def _transport(arguments: Sequence[str]) -> tuple[str, ...]:
+    return () if "--tls-cert" in arguments else ("--insecure",)
 
 
 @pytest.fixture(scope="session")
 def start_cloud() -> Iterator[StartCloud]:
     """start_cloud(*arguments): a running hedge-cloud serve."""
+    with ExitStack() as stack:
+
+        def start(*arguments: str) -> Cloud:
+            address = f"127.0.0.1:{free_port()}"
+            http = ""
+            if "--http" in arguments:
+                http = f"127.0.0.1:{free_port()}"
+                arguments = (*arguments, "--http", http)
+            listen = () if "--listen" in arguments else ("--listen", address)
+            thread = ServerThread(serve_cloud, [*_transport(arguments), *arguments, *listen])
+            thread.start_serving()
+            stack.callback(thread.stop)
+            return Cloud(address, http, thread)
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def start_cloud_process() -> Iterator[StartCloudProcess]:
+    """start_cloud_process(*arguments): the same in a process of its own."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(*arguments: str) -> Cloud:
-        plain = () if "--tls-cert" in arguments else ("--insecure",)
-        command = [str(BIN / "hedge-cloud"), "serve", *plain, "--listen", "127.0.0.1:0", *arguments]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    def start(*arguments: str) -> CloudProcess:
+        command = [str(BIN / "hedge-cloud"), "serve", "--listen", "127.0.0.1:0"]
+        process = subprocess.Popen(
+            [*command, *_transport(arguments), *arguments],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT,
+        )
         started.append(process)
         assert process.stderr
         for line in process.stderr:
             if found := re.search(r"(?:HTTP on (\S+), )?listening on (\S+)", line):
-                return Cloud(found[2], process, found[1] or "")
+                return CloudProcess(found[2], found[1] or "", process)
         raise AssertionError("the server ended before it listened")
 
     yield start
@@ -74,18 +175,24 @@ def cloud(start_cloud: StartCloud) -> Cloud:
 
 @contextmanager
 def serving(*options: str) -> Iterator[str]:
-    """`hedge serve`; yields HOST:PORT."""
-    command = [
-        str(BIN / "hedge"),
-        "serve",
-        "--insecure",
-        "--http",
-        "127.0.0.1:0",
-        "--threads",
-        "1",
-        *options,
-    ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    """`hedge serve` in a thread; yields HOST:PORT."""
+    address = f"127.0.0.1:{free_port()}"
+    common = ("--insecure", "--http", address, "--threads", "1")
+    thread = ServerThread(serve_device, [*common, *options])
+    thread.start_serving()
+    try:
+        yield address
+    finally:
+        thread.stop()
+
+
+@contextmanager
+def serving_process(*options: str) -> Iterator[str]:
+    """`hedge serve` in a process of its own; yields HOST:PORT."""
+    common = ("serve", "--insecure", "--http", "127.0.0.1:0", "--threads", "1")
+    process = subprocess.Popen(
+        [str(BIN / "hedge"), *common, *options], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
     assert process.stderr
     try:
         yield next(
@@ -136,8 +243,11 @@ class Done:
 def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """here(*arguments): `hedge` inside this process: a new one takes seconds to import torch."""
 
-    def call(*arguments: str) -> Done:
+    def call(*arguments: str, stdin: str = "") -> Done:
         monkeypatch.setattr("sys.argv", ["hedge", *arguments])
+        monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
+        # What servers in threads have said.
+        capsys.readouterr()
         with pytest.raises(SystemExit) as left:
             main()
         assert isinstance(left.value.code, int)
@@ -147,7 +257,7 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 
 def one_line(done: subprocess.CompletedProcess[str] | Done, status: int, *words: str) -> None:
-    """The program failed as promised: the status, and one line on stderr that names what is wrong."""
+    """The program failed with this status and one line on stderr that names what is wrong."""
     said = [line for line in done.stderr.splitlines() if not line.startswith("seed ")]
     assert done.returncode == status, done.stderr
     assert len(said) == 1, done.stderr

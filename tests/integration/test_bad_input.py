@@ -205,6 +205,7 @@ def test_a_calibration_of_another_pair_is_an_error(start_cloud: StartCloud, here
     one_line(done, 1, "calibration", "LLM")
 
 
+@pytest.mark.process
 def test_a_broken_model_folder_stops_the_server_with_one_line(tmp_path: Path) -> None:
     shutil.copytree(bundled_folder() / "slm", tmp_path / "m")
     (tmp_path / "m" / "model.safetensors").write_bytes(b"\0" * 100)
@@ -215,6 +216,7 @@ def test_a_broken_model_folder_stops_the_server_with_one_line(tmp_path: Path) ->
     )
 
 
+@pytest.mark.process
 def test_a_port_in_use(cloud: Cloud) -> None:
     """Said before a model is loaded: there is none."""
     for arguments, program in (

@@ -12,6 +12,7 @@ import pytest
 
 from tests.integration.conftest import BIN, ENVIRONMENT, Cloud, StartCloud
 
+pytestmark = pytest.mark.process
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[()=>][0B]?|\x1b\][^\x07]*\x07")
 TALE = "Tell me a tale about a king."
 

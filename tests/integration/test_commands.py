@@ -14,7 +14,15 @@ import pytest
 from hedge.common.model import bundled_folder
 from hedge.edge_client.transport.grpc_link import GrpcLink
 from hedge.evaluation.questions import held_out_set
-from tests.integration.conftest import BIN, ENVIRONMENT, Cloud, Run, StartCloud, hedge, one_line
+from tests.integration.conftest import (
+    BIN,
+    ENVIRONMENT,
+    Cloud,
+    Run,
+    StartCloudProcess,
+    hedge,
+    one_line,
+)
 
 QUESTION = "What is 47 + 38?"
 KILLS = int(os.environ.get("HEDGE_KILLS", "2"))
@@ -37,8 +45,10 @@ def asked(cloud: Cloud, *arguments: str, run: Run = hedge) -> list[dict[str, obj
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_generate_answers_with_provenance_and_statistics(cloud: Cloud) -> None:
-    (found,) = asked(cloud, "--prompt", QUESTION, "--temperature", "0", "--system", "cu-hlm")
+def test_generate_answers_with_provenance_and_statistics(cloud: Cloud, here: Run) -> None:
+    (found,) = asked(
+        cloud, "--prompt", QUESTION, "--temperature", "0", "--system", "cu-hlm", run=here
+    )
     stats = found["stats"]
     assert isinstance(stats, dict)
     assert str(found["text"]).endswith("Answer: 85")
@@ -119,12 +129,13 @@ def test_every_system_answers_a_file_of_prompts(cloud: Cloud, here: Run, tmp_pat
         assert kinds <= allowed.get(system, {"local", "accepted", "corrected"})
 
 
+@pytest.mark.process
 def test_same_seed_same_tokens_across_restarts_of_both_sides(
-    start_cloud: StartCloud, here: Run
+    start_cloud_process: StartCloudProcess, here: Run
 ) -> None:
     runs = []
     for run in (hedge, here):
-        server = start_cloud("--threads", "1")
+        server = start_cloud_process("--threads", "1")
         options = (
             "--prompt",
             "Tell me a tale about a fox.",
@@ -140,13 +151,14 @@ def test_same_seed_same_tokens_across_restarts_of_both_sides(
     assert runs[0]["provenance"] == runs[1]["provenance"]
 
 
+@pytest.mark.process
 def test_a_server_killed_in_mid_answer_and_started_again_changes_nothing(
-    start_cloud: StartCloud, here: Run
+    start_cloud_process: StartCloudProcess, here: Run
 ) -> None:
     """kill -9, twice (`make soak`: five times): `hedge` waits, replays and goes on, with the words
     of an undisturbed answer.
     """
-    server = start_cloud("--threads", "1")
+    server = start_cloud_process("--threads", "1")
     ask = (
         "generate",
         "--cloud",
@@ -171,7 +183,7 @@ def test_a_server_killed_in_mid_answer_and_started_again_changes_nothing(
         said += asking.stdout.read(40)
         server.process.kill()
         server.process.wait()
-        server = start_cloud("--threads", "1", "--listen", server.address)
+        server = start_cloud_process("--threads", "1", "--listen", server.address)
     rest, errors = asking.communicate(timeout=240)
     assert asking.returncode == 0, errors
     assert (said + rest).decode() == whole.stdout
@@ -212,7 +224,7 @@ def test_a_stop_string_ends_the_answer_and_is_cut_off(cloud: Cloud, here: Run) -
     assert "=" in str(found["text"])
 
 
-def test_chat_off_a_terminal_is_plain_text_with_counts(cloud: Cloud) -> None:
+def test_chat_off_a_terminal_is_plain_text_with_counts(cloud: Cloud, here: Run) -> None:
     lines = [
         "/help",
         QUESTION,
@@ -224,7 +236,7 @@ def test_chat_off_a_terminal_is_plain_text_with_counts(cloud: Cloud) -> None:
         "/quit",
         "never read",
     ]
-    done = hedge(
+    done = here(
         "chat",
         "--cloud",
         cloud.address,
@@ -245,7 +257,7 @@ def test_chat_off_a_terminal_is_plain_text_with_counts(cloud: Cloud) -> None:
 
 
 def test_a_chat_that_outgrows_the_context_drops_its_oldest_turns(
-    cloud: Cloud, tmp_path: Path
+    cloud: Cloud, here: Run, tmp_path: Path
 ) -> None:
     """The system message stays, and a turn of the user's follows it."""
     long_turn = "Say these words backwards: " + "river stone lamp " * 60
@@ -263,7 +275,7 @@ def test_a_chat_that_outgrows_the_context_drops_its_oldest_turns(
         "--max-new-tokens",
         "8",
     )
-    done = hedge(
+    done = here(
         "chat", *options, stdin="\n".join([f"/load {rules}", *[long_turn] * 6, f"/save {saved}"])
     )
     assert done.returncode == 0, done.stderr
@@ -390,9 +402,12 @@ def test_options_come_from_a_toml_file_and_the_command_line_wins(
     assert json.loads(done.stdout)["stats"]["tokens"] == 5
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("system", ["llm", "hlm"])
-def test_a_server_killed_in_the_middle_is_one_line(system: str, start_cloud: StartCloud) -> None:
-    server = start_cloud("--threads", "1")
+def test_a_server_killed_in_the_middle_is_one_line(
+    system: str, start_cloud_process: StartCloudProcess
+) -> None:
+    server = start_cloud_process("--threads", "1")
     command = [
         str(BIN / "hedge"),
         "generate",
@@ -425,6 +440,7 @@ def test_a_server_killed_in_the_middle_is_one_line(system: str, start_cloud: Sta
     assert server.address in said
 
 
+@pytest.mark.process
 def test_a_killed_client_frees_its_cache(cloud: Cloud) -> None:
     command = [
         str(BIN / "hedge"),

@@ -34,6 +34,7 @@ def ran(name: str, address: str, tmp_path: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.process
 def test_the_tour_and_the_robot(cloud: Cloud, tmp_path: Path) -> None:
     tour = ran("tour.py", cloud.address, tmp_path)
     assert re.search(r"hedge .*Answer: \[?8\]?\[?5\]?.*exact", tour)

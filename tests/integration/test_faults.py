@@ -18,7 +18,7 @@ from hedge.edge_client.engine.session import Session
 from hedge.edge_client.transport.grpc_link import GrpcLink
 from hedge.v1 import hedge_pb2 as pb
 from tests.configs import config_of
-from tests.integration.conftest import BIN, ENVIRONMENT, Cloud, Run, StartCloud
+from tests.integration.conftest import BIN, ENVIRONMENT, Cloud, Run, StartCloud, StartCloudProcess
 
 ASK = (
     "--insecure",
@@ -63,6 +63,7 @@ def finished(process: "subprocess.Popen[bytes]", begun: bytes) -> tuple[str, str
     return (begun + rest).decode(), said.decode()
 
 
+@pytest.mark.process
 def test_a_half_open_connection_is_left_for_another_server(
     cloud: Cloud, start_cloud: StartCloud, here: Run
 ) -> None:
@@ -82,6 +83,7 @@ def test_a_half_open_connection_is_left_for_another_server(
     assert "the cloud is back" in said
 
 
+@pytest.mark.process
 def test_a_link_that_is_cut_for_ten_seconds_changes_nothing(cloud: Cloud, here: Run) -> None:
     whole = here("generate", "--cloud", cloud.address, *ASK).stdout
     with relay(cloud.address, "--delay", "0.02", "--outage", "0.5:10") as (address, _):
@@ -89,11 +91,14 @@ def test_a_link_that_is_cut_for_ten_seconds_changes_nothing(cloud: Cloud, here: 
     assert text == whole
 
 
-def test_alone_the_device_finishes_what_the_cloud_began(start_cloud: StartCloud) -> None:
+@pytest.mark.process
+def test_alone_the_device_finishes_what_the_cloud_began(
+    start_cloud_process: StartCloudProcess,
+) -> None:
     """`continue`: the server dies for good, the answer goes on at once, and says which words nobody
     checked.
     """
-    server = start_cloud("--threads", "1")
+    server = start_cloud_process("--threads", "1")
     device = asking(server.address, "--on-disconnect", "continue")
     assert device.stdout
     begun = device.stdout.read(30)

@@ -22,9 +22,10 @@ from hedge.v1 import hedge_pb2 as pb
 from tests.cloud_server.test_session import PROMPT, opening
 from tests.configs import changed, config_of
 from tests.conftest import MakeFolder
+from tests.effort import scaled
 from tests.integration.conftest import StartCloud
 
-MESSAGES = int(os.environ.get("HEDGE_HOSTILE", "20000"))
+MESSAGES = int(os.environ.get("HEDGE_HOSTILE", str(scaled(20_000))))
 AT_ONCE = 32
 HONEST = config_of(policy="always", draft_from="sent", max_new_tokens=40, k=3)
 PROPER = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.OK}
@@ -93,6 +94,7 @@ class Overheard(GrpcLink):
         return await super().open(request)
 
 
+@pytest.mark.statistics
 def test_the_server_survives_hostile_messages(
     start_cloud: StartCloud, make_folder: MakeFolder
 ) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import ENVIRONMENT, Cloud, Run, serving
+from tests.integration.conftest import ENVIRONMENT, Cloud, Run, StartCloudProcess, serving
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,6 +111,7 @@ def test_serve_listens_where_host_and_port_say_and_counts(cloud: Cloud) -> None:
     assert float(lines["hedge_cloud_up"]) == 1
 
 
+@pytest.mark.process
 def test_a_demo_that_is_ended_leaves_nothing_behind() -> None:
     """A supervisor's SIGTERM, while the chat waits for a question."""
     command = [sys.executable, "-m", "tools.demo"]
@@ -133,8 +134,12 @@ def test_a_demo_that_is_ended_leaves_nothing_behind() -> None:
     assert not [child for child in children if os.path.exists(f"/proc/{child}")]
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_an_idle_cloud_with_the_bundled_pair_is_small(cloud: Cloud) -> None:
+def test_an_idle_cloud_with_the_bundled_pair_is_small(
+    start_cloud_process: StartCloudProcess,
+) -> None:
+    cloud = start_cloud_process("--threads", "1")
     status = Path(f"/proc/{cloud.process.pid}/status").read_text()
     kilobytes = int(
         next(line for line in status.splitlines() if line.startswith("VmRSS:")).split()[1]

@@ -23,7 +23,15 @@ from hedge.v1 import hedge_pb2 as pb
 from hedge.v1.hedge_pb2_grpc import HedgeStub
 from tests.cloud_server.test_session import drafting, opening
 from tests.conftest import MakeFolder
-from tests.integration.conftest import BIN, ENVIRONMENT, Run, StartCloud, hedge, one_line
+from tests.integration.conftest import (
+    BIN,
+    ENVIRONMENT,
+    Run,
+    StartCloud,
+    StartCloudProcess,
+    hedge,
+    one_line,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -112,8 +120,13 @@ def asking(folders: tuple[str, str], address: str) -> tuple[str, ...]:
     )
 
 
+@pytest.mark.process
 def test_only_known_devices_are_let_in(
-    folders: tuple[str, str], certs: Path, start_cloud: StartCloud, here: Run, tmp_path: Path
+    folders: tuple[str, str],
+    certs: Path,
+    start_cloud_process: StartCloudProcess,
+    here: Run,
+    tmp_path: Path,
 ) -> None:
     tokens = tmp_path / "tokens"
     mine = tmp_path / "mine"
@@ -125,7 +138,7 @@ def test_only_known_devices_are_let_in(
     wrong.write_text(second)
     secured = ("--tls-cert", str(certs / "server.pem"), "--tls-key", str(certs / "server.key"))
     operator = ("--http", "127.0.0.1:0", "--threads", "1", "--verbose")
-    cloud = start_cloud("--llm", folders[1], *secured, "--tokens", str(tokens), *operator)
+    cloud = start_cloud_process("--llm", folders[1], *secured, "--tokens", str(tokens), *operator)
     ask = asking(folders, cloud.address)
     trust = ("--tls-ca", str(certs / "ca.pem"))
     assert here(*ask, *trust, "--token-file", str(mine)).returncode == 0
@@ -351,6 +364,7 @@ def test_what_takes_too_long_is_ended(
     assert asyncio.run(ended()) == (grpc.StatusCode.UNAVAILABLE, words, 0)
 
 
+@pytest.mark.process
 def test_a_disk_that_is_full_of_logs_stops_nothing(folders: tuple[str, str], here: Run) -> None:
     address = f"127.0.0.1:{free_port()}"
     command = [
@@ -389,11 +403,12 @@ def get(url: str) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
+@pytest.mark.process
 def test_health_reflection_metrics_and_a_drain(
-    folders: tuple[str, str], start_cloud: StartCloud, here: Run
+    folders: tuple[str, str], start_cloud_process: StartCloudProcess, here: Run
 ) -> None:
     """SIGTERM: what is open finishes, nothing new is taken, and the exit status is 0."""
-    cloud = start_cloud("--llm", folders[1], "--http", "127.0.0.1:0", "--threads", "1")
+    cloud = start_cloud_process("--llm", folders[1], "--http", "127.0.0.1:0", "--threads", "1")
     lm = load(folders[1], "llm")
     assert here(*asking(folders, cloud.address), "--insecure").returncode == 0
     assert get(f"http://{cloud.http}/healthz") == (200, "ok\n")

@@ -29,6 +29,7 @@ KEYS = {
 PRICES = ("--prices", "prompt=0.2", "position=0.6")
 
 
+@pytest.mark.process
 def test_every_face_gives_the_same_record(cloud: Cloud, here: Run, tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     common = (
@@ -95,6 +96,7 @@ finally:
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("command", ["generate", "chat"])
 def test_local_only_reaches_for_nobody(command: str) -> None:
     words = ("--prompt", "hi", "--json") if command == "generate" else ("--plain",)

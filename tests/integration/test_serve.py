@@ -12,13 +12,13 @@ import openai
 import pytest
 
 from hedge.evaluation.processes import free_port
-from tests.integration.conftest import Cloud, StartCloud, hedge, serving
+from tests.integration.conftest import Cloud, Run, StartCloud, StartCloudProcess, serving
 
 ASKED = "What is 47 + 38?"
 MESSAGES: Any = [{"role": "user", "content": ASKED}]
 
 
-def generated(cloud: Cloud, *options: str) -> str:
+def generated(run: Run, cloud: Cloud, *options: str) -> str:
     words = (
         "generate",
         "--cloud",
@@ -31,14 +31,14 @@ def generated(cloud: Cloud, *options: str) -> str:
         "--temperature",
         "0",
     )
-    return hedge(*words, *options).stdout.strip()
+    return run(*words, *options).stdout.strip()
 
 
-def test_chat_streamed_and_not(client: openai.OpenAI, cloud: Cloud) -> None:
+def test_chat_streamed_and_not(client: openai.OpenAI, cloud: Cloud, here: Run) -> None:
     asked: dict[str, Any] = {"model": "hedge", "messages": MESSAGES, "temperature": 0}
     whole = client.chat.completions.create(**asked)
     choice = whole.choices[0]
-    assert choice.message.content == generated(cloud)
+    assert choice.message.content == generated(here, cloud)
     assert choice.finish_reason == "stop"
     assert whole.usage
     assert whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens
@@ -306,8 +306,11 @@ def test_the_options_of_the_server_are_those_of_a_request_without(cloud: Cloud) 
     assert other != whole
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("alone", [False, True])
-def test_a_cloud_that_went_away_is_not_waited_for(alone: bool, start_cloud: StartCloud) -> None:
+def test_a_cloud_that_went_away_is_not_waited_for(
+    alone: bool, start_cloud_process: StartCloudProcess
+) -> None:
     """Nor is it when it went while nobody asked. A client gives up long before an answer's own
     patience ends.
     """
@@ -318,7 +321,7 @@ def test_a_cloud_that_went_away_is_not_waited_for(alone: bool, start_cloud: Star
         "temperature": 0,
         "timeout": 30,
     }
-    cloud = start_cloud("--listen", f"127.0.0.1:{port}", "--threads", "1")
+    cloud = start_cloud_process("--listen", f"127.0.0.1:{port}", "--threads", "1")
     options = ("--on-disconnect", "continue") if alone else ()
     with (
         serving("--cloud", f"127.0.0.1:{port}", *options) as address,
@@ -338,7 +341,7 @@ def test_a_cloud_that_went_away_is_not_waited_for(alone: bool, start_cloud: Star
                     client.chat.completions.create(**asked, stream=stream)
                 assert caught.value.status_code == 503
                 assert int(caught.value.response.headers["retry-after"]) >= 1
-            start_cloud("--listen", f"127.0.0.1:{port}", "--threads", "1")
+            start_cloud_process("--listen", f"127.0.0.1:{port}", "--threads", "1")
             while True:
                 with suppress(openai.InternalServerError):
                     assert (
