@@ -114,7 +114,7 @@ def test_exact_mode_follows_the_llm_across_rollbacks(
     expected = RUNS * joint_probs(llm, warp, 3)
     assert not counts[expected == 0].any()
     common = expected >= 5
-    assert common.sum() > 10
+    assert common.sum() >= 10
     rest = expected[~common].sum()
     found = [*counts[common], *([counts[~common].sum()] if rest > 0 else [])]
     assert chisquare(found, [*expected[common], *([rest] if rest > 0 else [])]).pvalue > ERROR_RATE

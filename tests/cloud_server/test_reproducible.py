@@ -29,6 +29,7 @@ from hedge.common.model import load
 from hedge.common.torch_model import TorchModel
 from tests.cloud_server.test_batcher import KINDS
 from tests.conftest import _tokenizer
+from tests.effort import scaled
 
 WIDTH = 128
 VOCAB = 300
@@ -59,7 +60,7 @@ def random_ways(
     scheduler = Scheduler(engine.block_manager, positions, engine.most_sessions)
     tables = [BlockTable() for _ in texts]
     rows: dict[tuple[int, int], np.ndarray] = {}
-    for _ in range(30):
+    for _ in range(scaled(30, 20)):
         works: dict[BlockTable, int] = {}
         for number, (one, text) in enumerate(zip(tables, texts, strict=True)):
             if one.length and rng.random() < 0.3:
@@ -110,6 +111,7 @@ def texts_of(lengths: Sequence[int]) -> list[list[int]]:
     return [[int(token) for token in rng.integers(0, VOCAB, length)] for length in lengths]
 
 
+@pytest.mark.statistics
 @pytest.mark.parametrize(
     ("kind", "dtype"),
     [*((kind, dtype) for kind in KINDS for dtype in ("float32", "bfloat16")), ("llama", "float16")],
@@ -230,6 +232,7 @@ def test_rows_behind_shared_blocks_are_the_same_bits(
     assert engine.block_manager.used == 0
 
 
+@pytest.mark.statistics
 @pytest.mark.parametrize("threads", [3, 4])
 def test_rows_are_the_same_bits_with_several_threads(threads: int, tmp_path: Path) -> None:
     """A width that torch cuts between its threads: what is over a whole vector would go through

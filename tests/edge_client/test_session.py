@@ -232,7 +232,7 @@ def test_a_bonus_for_a_position_drafted_meanwhile_is_its_early_verdict(
     settings = changed(
         EXACT, policy=policy, threshold=threshold, max_in_flight=3, max_new_tokens=40
     )
-    for seed in range(scaled(20, 4)):
+    for seed in range(20):
         alone = run_session(
             pair[0],
             PROMPT,
@@ -291,7 +291,7 @@ def test_the_rest_of_a_cut_distribution_is_asked_for_where_nothing_is_left_to_dr
     slm = make_lm(seed=1)
     llm = make_lm(seed=4)
     asked = 0
-    for seed in range(scaled(40, 8)):
+    for seed in range(scaled(40, 20)):
         link = Tampered(LocalLink(llm), lambda verdict: verdict)
         cut = run_session(slm, PROMPT, changed(CUT, seed=seed), link)
         whole = run_session(slm, PROMPT, changed(CUT, seed=seed, law_entries=0), LocalLink(llm))
@@ -394,7 +394,7 @@ def test_no_draw_of_a_discarded_draft_is_used_again(
 
     monkeypatch.setattr(Noise, "uniforms", spied)
     settings = changed(EXACT, verification=verification, max_in_flight=4, max_new_tokens=40)
-    for seed in range(scaled(20, 4)):
+    for seed in range(20):
         drawn.clear()
         session = run_session(pair[0], PROMPT, changed(settings, seed=seed), LocalLink(pair[1], 3))
         assert session.statistics.rolled_back

@@ -16,6 +16,7 @@ def folders(make_folder: MakeFolder) -> tuple[str, str]:
     return str(make_folder(seed=1)), str(make_folder(seed=2))
 
 
+@pytest.mark.process
 def test_a_bench_runs_goes_on_and_is_drawn(
     folders: tuple[str, str], tmp_path: Path, here: Run
 ) -> None:

@@ -14,6 +14,7 @@ import pytest
 from hedge.common.model import bundled_folder
 from hedge.edge_client.transport.grpc_link import GrpcLink
 from hedge.evaluation.questions import held_out_set
+from tests.effort import scaled
 from tests.integration.conftest import (
     BIN,
     ENVIRONMENT,
@@ -66,6 +67,7 @@ def test_generate_answers_with_provenance_and_statistics(cloud: Cloud, here: Run
     assert found["guarantee"] == "opportunistic"
 
 
+@pytest.mark.statistics
 def test_the_default_is_lossless_and_saves_round_trips(
     cloud: Cloud, here: Run, tmp_path: Path
 ) -> None:
@@ -74,7 +76,7 @@ def test_the_default_is_lossless_and_saves_round_trips(
     """
     path = tmp_path / "p.jsonl"
     path.write_text(
-        "".join(json.dumps({"prompt": q.text}) + "\n" for q in held_out_set(12, seed=3))
+        "".join(json.dumps({"prompt": q.text}) + "\n" for q in held_out_set(scaled(12, 4), seed=3))
     )
     for temperature in ("0", "1"):
         common = ("--prompts", str(path), "--temperature", temperature)
@@ -191,10 +193,11 @@ def test_a_server_killed_in_mid_answer_and_started_again_changes_nothing(
     assert b"the cloud is back" in errors
 
 
+@pytest.mark.statistics
 def test_greedy_asking_always_is_the_llm_alone(cloud: Cloud, here: Run, tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text(
-        "".join(json.dumps({"prompt": q.text}) + "\n" for q in held_out_set(50, seed=4))
+        "".join(json.dumps({"prompt": q.text}) + "\n" for q in held_out_set(scaled(50, 8), seed=4))
     )
     common = ("--prompts", str(path), "--temperature", "0", "--max-new-tokens", "40")
     alone = asked(cloud, "--system", "llm", *common, run=here)

@@ -1,4 +1,4 @@
-"""20,000 hostile messages (`make soak`: 100,000) against a real server: a proper status for each,
+"""Hostile messages (`make soak`: 100,000) against a real server: a proper status for each,
 honest clients unharmed.
 """
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc.aio
 import numpy as np
+import pytest
 
 from hedge.common import codec
 from hedge.common.distribution import Quantised

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import ENVIRONMENT, Cloud, Run, StartCloudProcess, serving
+from tests.integration.conftest import ENVIRONMENT, Cloud, Run, StartCloudProcess, serving_process
 
 ROOT = Path(__file__).parents[2]
 
@@ -90,8 +90,12 @@ def test_a_system_prompt_comes_before_the_question(cloud: Cloud, here: Run) -> N
     assert told["receipt"]["prompt_tokens"] > plain["receipt"]["prompt_tokens"]
 
 
-def test_serve_listens_where_host_and_port_say_and_counts(cloud: Cloud) -> None:
-    with serving("--cloud", cloud.address, "--host", "127.0.0.1", "--port", "0") as address:
+def test_both_programs_as_processes_listen_and_count(
+    start_cloud_process: StartCloudProcess,
+) -> None:
+    cloud = start_cloud_process("--threads", "1")
+    where = ("--cloud", cloud.address, "--host", "127.0.0.1", "--port", "0")
+    with serving_process(*where) as address:
         body = json.dumps(
             {"model": "hedge", "messages": [{"role": "user", "content": "What is 4 + 5?"}]}
         ).encode()

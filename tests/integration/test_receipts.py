@@ -11,7 +11,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.integration.conftest import ENVIRONMENT, Cloud, Run, hedge, serving
+from tests.integration.conftest import ENVIRONMENT, Cloud, Run, hedge, serving, serving_process
 from tests.integration.test_serve import MESSAGES
 
 KEYS = {
@@ -136,9 +136,10 @@ def test_local_only_refuses_what_reaches_out() -> None:
     )
 
 
+@pytest.mark.process
 def test_serve_answers_alone_where_it_was_asked_to() -> None:
     with (
-        serving("--local-only") as address,
+        serving_process("--local-only") as address,
         openai.OpenAI(base_url=f"http://{address}/v1", api_key="none", max_retries=0) as client,
     ):
         usage: Any = client.chat.completions.create(

@@ -10,6 +10,8 @@ import pytest
 
 from tests.integration.conftest import BIN, ENVIRONMENT, Run, hedge, one_line
 
+pytestmark = pytest.mark.research
+
 SYSTEMS = ("slm", "llm", "hlm", "cu-hlm:measure=margin,threshold=0.05", "cu-hlm:truncation=online")
 # More than one worker's share.
 QUESTIONS = 12

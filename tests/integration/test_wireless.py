@@ -3,7 +3,11 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.integration.conftest import Run, one_line
+
+pytestmark = pytest.mark.research
 
 TEXT = "Once upon a time there was a king who had a daughter."
 
