@@ -10,6 +10,7 @@ from pathlib import Path
 from hedge.evaluation.record import read_journal
 from research.results import real_tables
 from research.results import wireless as wireless_results
+from research.results.default import default
 from research.results.paper_tables import write
 from tools import bench_tables
 
@@ -31,6 +32,7 @@ def parts(root: Path) -> Parts:
             for page, tables in benched.items()
         },
         **real_tables.parts(results / "real"),
+        "README.md": {"default": partial(default, results)},
     }
 
 

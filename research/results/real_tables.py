@@ -459,7 +459,6 @@ def parts(folder: Path) -> Parts:
     }
     found["docs/results/hedge.md"]["predicted"] = partial(predicted, folder.parent)
     found["docs/results/hedge.md"]["first"] = partial(first, folder.parent)
-    found["README.md"] = {"first": partial(first, folder.parent)}
     for temperature in TEMPERATURES:
         if any((folder / f"{task}-{temperature}.jsonl").exists() for task in TASKS):
             found["docs/results/paper.md"][f"real {temperature}"] = partial(
@@ -504,7 +503,7 @@ def predicted(results: Path) -> str:
 PREDICTED = {"tokens_per_s": 1, "llm_tokens_per_s": 1, "passes": 3}
 
 
-# What README.md shows: a pair's rows, and what they were asked.
+# A pair's rows, and what they were asked.
 SHOWN = (
     ("bundled: worked questions", "bundled", "questions"),
     ("bundled: tales, its bad case", "bundled", "tales"),

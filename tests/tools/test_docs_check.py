@@ -46,7 +46,7 @@ def test_a_table_that_its_rows_do_not_give_is_named(tmp_path: Path) -> None:
     found = generated.differences(tmp_path)
     assert [line.partition(":")[0] for line in found] == ["docs/results/wireless.md", "README.md"]
     assert "not what its rows give" in found[0]
-    assert "has no place for first" in found[1]
+    assert "has no place for default" in found[1]
 
 
 def test_links_and_headings_that_are_not_there_are_named(tree: Path) -> None:
