@@ -35,6 +35,18 @@ ENVIRONMENT = {
 }
 
 
+_wait_for_signal = signals.wait_for_stop
+
+
+async def _wait_for_stop(hangup: Callable[[], None] | None = None) -> None:
+    """Signals reach the main thread alone: a server in another one is stopped by its thread."""
+    thread = threading.current_thread()
+    if isinstance(thread, ServerThread):
+        await thread.wait_for_stop()
+    else:
+        await _wait_for_signal(hangup)
+
+
 class ServerThread(threading.Thread):
     """A program that serves, in a thread in place of a process; `stop` is its SIGTERM."""
 
@@ -59,6 +71,7 @@ class ServerThread(threading.Thread):
         await self._stopped.wait()
 
     def start_serving(self) -> None:
+        signals.wait_for_stop = _wait_for_stop
         self.start()
         assert self._listening.wait(TIMEOUT)
         assert self._loop, "the server ended before it listened"
@@ -68,23 +81,6 @@ class ServerThread(threading.Thread):
             self._loop.call_soon_threadsafe(self._stopped.set)
         self.join(TIMEOUT)
         assert not self.is_alive()
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _servers_in_threads() -> Iterator[None]:
-    """Signals reach the main thread alone: a server in another one is stopped by its thread."""
-    by_signal = signals.wait_for_stop
-
-    async def wait_for_stop(hangup: Callable[[], None] | None = None) -> None:
-        thread = threading.current_thread()
-        if isinstance(thread, ServerThread):
-            await thread.wait_for_stop()
-        else:
-            await by_signal(hangup)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(signals, "wait_for_stop", wait_for_stop)
-        yield
 
 
 @dataclass

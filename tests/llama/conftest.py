@@ -7,10 +7,10 @@ import pytest
 
 from hedge.common.model import LanguageModel, bundled_folder, load
 from hedge.common.model_options import ModelOptions
-from tests.integration.conftest import cloud, here, start_cloud
+from tests.integration.conftest import cloud, here, start_cloud, start_cloud_process
 from tools.to_gguf import convert
 
-__all__ = ["cloud", "here", "start_cloud"]
+__all__ = ["cloud", "here", "start_cloud", "start_cloud_process"]
 
 pytest.importorskip("llama_cpp", reason="llama.cpp is not installed: make test-llama does it")
 ONE = ModelOptions(threads=1)

@@ -13,7 +13,14 @@ import pytest
 from hedge.common.grammar import Grammar
 from hedge.common.model import LanguageModel, load
 from hedge.edge_client.http.tools import calls_grammar
-from tests.integration.conftest import BIN, ENVIRONMENT, Cloud, StartCloud, hedge, serving
+from tests.integration.conftest import (
+    BIN,
+    ENVIRONMENT,
+    CloudProcess,
+    StartCloudProcess,
+    hedge,
+    serving,
+)
 from tests.llama.conftest import ONE
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
@@ -66,14 +73,14 @@ def test_special_tokens_in_a_message_stay_text(q05: LanguageModel) -> None:
     assert sum(token in specials for token in ids) == sum(token in specials for token in honest)
 
 
-def generate(real: Path, cloud: Cloud) -> list[str]:
+def generate(real: Path, cloud: CloudProcess) -> list[str]:
     """`hedge generate` on the real SLM, one thread."""
     return (
         f"generate --insecure --slm {real / 'q05.gguf'} --threads 1 --cloud {cloud.address}".split()
     )
 
 
-def test_both_sides_on_gguf_answer_a_coding_question(gguf_cloud: Cloud, real: Path) -> None:
+def test_both_sides_on_gguf_answer_a_coding_question(gguf_cloud: CloudProcess, real: Path) -> None:
     cloud = gguf_cloud
     question = "Write a Python function `add` that adds two numbers. Code only."
     options = "--seed 0 --temperature 0 --max-new-tokens 48 --json --prompt".split()
@@ -90,11 +97,13 @@ def test_both_sides_on_gguf_answer_a_coding_question(gguf_cloud: Cloud, real: Pa
 
 
 @pytest.mark.parametrize("temperature", ["0", "0.7"])
-def test_a_gguf_cloud_can_be_bitwise(temperature: str, start_cloud: StartCloud, real: Path) -> None:
+def test_a_gguf_cloud_can_be_bitwise(
+    temperature: str, start_cloud_process: StartCloudProcess, real: Path
+) -> None:
     """Then `hedge` says token for token what `llm` says; 200 tokens of reckoning are near a tie a
     few times.
     """
-    cloud = start_cloud(
+    cloud = start_cloud_process(
         *f"--llm {real / 'q15.gguf'} --threads 1 --context 1024 --reproducible".split()
     )
     question = "A baker sells 3 boxes of 12 rolls and 5 boxes of 8, and eats 7 rolls. How many rolls were there? Explain each step."
@@ -157,7 +166,7 @@ TOOLS: Any = [
 
 @pytest.mark.parametrize("choice", ["auto", "required"])
 def test_a_real_pair_calls_a_tool_and_fills_in_the_middle(
-    choice: str, gguf_cloud: Cloud, real: Path
+    choice: str, gguf_cloud: CloudProcess, real: Path
 ) -> None:
     """Qwen's own template and format; `auto` is the model's own choice."""
     asked: Any = [{"role": "user", "content": "What is the weather in Paris now? Use the tool."}]
@@ -194,8 +203,10 @@ def test_a_real_pair_calls_a_tool_and_fills_in_the_middle(
 
 
 @pytest.fixture(scope="module")
-def gguf_cloud(start_cloud: StartCloud, real: Path) -> Cloud:
-    return start_cloud("--llm", str(real / "q15.gguf"), "--threads", "1", "--context", "4096")
+def gguf_cloud(start_cloud_process: StartCloudProcess, real: Path) -> CloudProcess:
+    return start_cloud_process(
+        "--llm", str(real / "q15.gguf"), "--threads", "1", "--context", "4096"
+    )
 
 
 QUESTIONS = (
@@ -208,7 +219,7 @@ QUESTIONS = (
 
 @pytest.mark.parametrize("temperature", ["0", "0.7"])
 def test_a_bfloat16_cloud_is_bitwise_together_and_after_a_kill(
-    temperature: str, start_cloud: StartCloud, real: Path
+    temperature: str, start_cloud_process: StartCloudProcess, real: Path
 ) -> None:
     """`llm` alone, one question after the other; `hedge` with four answers at once, whose cloud is
     killed in the middle.
@@ -225,7 +236,7 @@ def test_a_bfloat16_cloud_is_bitwise_together_and_after_a_kill(
         "--max-step-s",
         "0",
     )
-    cloud = start_cloud(*serve)
+    cloud = start_cloud_process(*serve)
     options = f"--seed 3 --temperature {temperature} --max-new-tokens 20".split()
     ask = (str(BIN / "hedge"), *generate(real, cloud), *options)
     alone = [
@@ -250,7 +261,7 @@ def test_a_bfloat16_cloud_is_bitwise_together_and_after_a_kill(
     begun = [one.stdout.read(8) if one.stdout else b"" for one in together]
     cloud.process.kill()
     cloud.process.wait()
-    start_cloud(*serve, "--listen", cloud.address)
+    start_cloud_process(*serve, "--listen", cloud.address)
     backs = 0
     for expected, first, one in zip(alone, begun, together, strict=True):
         rest, said = one.communicate(timeout=600)
@@ -262,14 +273,14 @@ def test_a_bfloat16_cloud_is_bitwise_together_and_after_a_kill(
 
 
 @pytest.fixture(scope="module")
-def float32_cloud(start_cloud: StartCloud, real: Path) -> Cloud:
+def float32_cloud(start_cloud_process: StartCloudProcess, real: Path) -> CloudProcess:
     """The only one: it takes 10 GB while it is loaded."""
-    return start_cloud("--llm", str(real / "q15"), "--threads", "1", "--context", "4096")
+    return start_cloud_process("--llm", str(real / "q15"), "--threads", "1", "--context", "4096")
 
 
 @pytest.mark.parametrize("temperature", ["0", "0.7"])
 def test_a_gguf_device_on_a_float32_cloud_gives_the_llm_its_own_tokens(
-    temperature: str, float32_cloud: Cloud, real: Path, tmp_path: Path
+    temperature: str, float32_cloud: CloudProcess, real: Path, tmp_path: Path
 ) -> None:
     asked = tmp_path / "p.jsonl"
     asked.write_text(

@@ -2,10 +2,16 @@
 
 import pytest
 
-from tests.integration.conftest import ENVIRONMENT, Cloud, StartCloud, here, start_cloud
+from tests.integration.conftest import (
+    ENVIRONMENT,
+    CloudProcess,
+    StartCloudProcess,
+    here,
+    start_cloud_process,
+)
 
 pytest.importorskip("vllm", reason="vLLM is missing: make test-vllm")
-__all__ = ["here", "start_cloud"]
+__all__ = ["here", "start_cloud_process"]
 # Compiled passes take minutes to make.
 CPU = (
     "--engine",
@@ -21,6 +27,6 @@ ENVIRONMENT.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 
 @pytest.fixture(scope="session")
-def vllm(start_cloud: StartCloud) -> Cloud:
+def vllm(start_cloud_process: StartCloudProcess) -> CloudProcess:
     """The bundled LLM on vLLM."""
-    return start_cloud(*CPU, "--http", "127.0.0.1:0")
+    return start_cloud_process(*CPU, "--http", "127.0.0.1:0")

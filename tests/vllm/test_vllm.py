@@ -21,14 +21,22 @@ from hedge.edge_client.engine.session import Session
 from hedge.edge_client.systems import SYSTEMS
 from hedge.edge_client.transport.grpc_link import GrpcLink
 from hedge.evaluation.questions import held_out_set
-from tests.integration.conftest import BIN, ENVIRONMENT, Cloud, Run, StartCloud, hedge, one_line
+from tests.integration.conftest import (
+    BIN,
+    ENVIRONMENT,
+    CloudProcess,
+    Run,
+    StartCloudProcess,
+    hedge,
+    one_line,
+)
 from tests.vllm.conftest import CPU
 
 pytestmark = pytest.mark.timeout(900)
 WARPS = {"0": (), "0.7": (), "1": (), "0.9": ("--top-k", "20"), "0.8": ("--top-p", "0.9")}
 
 
-def asked(run: Run, cloud: Cloud, *arguments: str) -> list[dict[str, Any]]:
+def asked(run: Run, cloud: CloudProcess, *arguments: str) -> list[dict[str, Any]]:
     done = run(
         "generate",
         "--cloud",
@@ -45,7 +53,7 @@ def asked(run: Run, cloud: Cloud, *arguments: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def metric(cloud: Cloud, name: str) -> float:
+def metric(cloud: CloudProcess, name: str) -> float:
     with urllib.request.urlopen(f"http://{cloud.http}/metrics") as response:
         text = response.read().decode()
     return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(name))
@@ -60,7 +68,7 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("temperature", WARPS)
 def test_hedge_gives_the_tokens_that_llm_streams(
-    here: Run, vllm: Cloud, questions: Path, temperature: str
+    here: Run, vllm: CloudProcess, questions: Path, temperature: str
 ) -> None:
     """Twice: the second time every draft is in the prefix cache, whose rows hold anything."""
     options = ("--prompts", str(questions), "--temperature", temperature, *WARPS[temperature])
@@ -84,9 +92,9 @@ def test_hedge_gives_the_tokens_that_llm_streams(
 
 
 def test_the_answers_are_those_of_the_own_engine(
-    here: Run, vllm: Cloud, start_cloud: StartCloud, questions: Path
+    here: Run, vllm: CloudProcess, start_cloud_process: StartCloudProcess, questions: Path
 ) -> None:
-    own = start_cloud("--threads", "1")
+    own = start_cloud_process("--threads", "1")
     for temperature in ("0", "1"):
         options = ("--prompts", str(questions), "--temperature", temperature)
         pairs = list(zip(asked(here, own, *options), asked(here, vllm, *options), strict=True))
@@ -95,7 +103,7 @@ def test_the_answers_are_those_of_the_own_engine(
 
 @pytest.mark.parametrize("system", ["hlm", "u-hlm", "cu-hlm"])
 def test_systems_that_need_whole_distributions_are_served(
-    here: Run, vllm: Cloud, system: str
+    here: Run, vllm: CloudProcess, system: str
 ) -> None:
     (found,) = asked(
         here,
@@ -122,7 +130,7 @@ def test_systems_that_need_whole_distributions_are_served(
 )
 @pytest.mark.parametrize("system", ["hedge", "llm"])
 def test_what_needs_whole_rows_is_refused_by_name(
-    system: str, options: tuple[str, str], words: str, here: Run, vllm: Cloud
+    system: str, options: tuple[str, str], words: str, here: Run, vllm: CloudProcess
 ) -> None:
     ask = (
         "generate",
@@ -141,11 +149,11 @@ def test_what_needs_whole_rows_is_refused_by_name(
     assert words in done.stderr
 
 
-def test_a_full_queue_is_waited_for(start_cloud: StartCloud) -> None:
+def test_a_full_queue_is_waited_for(start_cloud_process: StartCloudProcess) -> None:
     """More answers at once than requests are taken: all of them end, and with the tokens that they
     have alone.
     """
-    cloud = start_cloud(*CPU, "--engine-option", "max_num_queued_reqs=4")
+    cloud = start_cloud_process(*CPU, "--engine-option", "max_num_queued_reqs=4")
     slm = load(BUNDLED, "slm", ModelOptions(threads=1))
     told = list[str]()
 
@@ -169,7 +177,7 @@ def test_a_full_queue_is_waited_for(start_cloud: StartCloud) -> None:
     assert any("is busy: vLLM's queue is full" in line for line in told)
 
 
-def test_long_prompts_and_full_contexts(here: Run, vllm: Cloud) -> None:
+def test_long_prompts_and_full_contexts(here: Run, vllm: CloudProcess) -> None:
     (found,) = asked(
         here, vllm, "--prompt", "word " * 480, "--max-new-tokens", "600", "--temperature", "0"
     )
@@ -190,7 +198,7 @@ def test_long_prompts_and_full_contexts(here: Run, vllm: Cloud) -> None:
     assert short["token_ids"]
 
 
-def test_many_sessions_at_once(vllm: Cloud, questions: Path) -> None:
+def test_many_sessions_at_once(vllm: CloudProcess, questions: Path) -> None:
     command = [
         str(BIN / "hedge"),
         "generate",
@@ -257,11 +265,13 @@ def test_what_cannot_be_is_one_line(arguments: tuple[str, ...], line: str) -> No
     )
 
 
-def test_an_engine_that_dies_takes_its_server_along_and_no_token(start_cloud: StartCloud) -> None:
+def test_an_engine_that_dies_takes_its_server_along_and_no_token(
+    start_cloud_process: StartCloudProcess,
+) -> None:
     """kill -9 of vLLM's own process in mid-answer; a server that is started again goes on with the
     same tokens.
     """
-    cloud = start_cloud(*CPU)
+    cloud = start_cloud_process(*CPU)
     ask = (
         "generate",
         "--cloud",
@@ -295,7 +305,7 @@ def test_an_engine_that_dies_takes_its_server_along_and_no_token(start_cloud: St
     (engine,) = (int(pid) for pid, name in names.items() if b"EngineCore" in name)
     os.kill(engine, signal.SIGKILL)
     assert cloud.process.wait(60) != 0
-    start_cloud(*CPU, "--listen", cloud.address)
+    start_cloud_process(*CPU, "--listen", cloud.address)
     rest, errors = asking.communicate(timeout=300)
     assert asking.returncode == 0, errors
     assert (said + rest).decode() == whole.stdout
