@@ -1,6 +1,6 @@
 """The table of README: what `hedge` with its default settings cost where it was really run."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,5 +67,5 @@ def _compare(rows: list[dict[str, Any]], labels: dict[str, Any]) -> Iterator[dic
             yield {**own, **labels, "speed": speed, "same": same}
 
 
-def _count_same(rows: list[dict[str, Any]]) -> str:
+def _count_same(rows: Sequence[Any]) -> str:
     return f"{sum(row['same'] for row in rows)} of {len(rows)}"
