@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hedge.common.command import command_parser, parse, say
 from hedge.common.errors import BadInput, HedgeError
 from hedge.evaluation.record import answers_of, read_journal
-from research.simulate import POINT
+from research.sweep import POINT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

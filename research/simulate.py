@@ -1,5 +1,4 @@
-"""hedge simulate: the real edge session and the real verifier in one process, on the papers'
-channel and a virtual clock.
+"""hedge simulate: the real edge session and the real verifier in one process, on a virtual clock.
 
 The tokens of these policies do not depend on the channel: the models run once per system and seed,
 and the clock is replayed over SNR x bandwidth.
@@ -12,13 +11,9 @@ import math
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from rich.table import Table
-from tqdm import tqdm
 
 from hedge.cloud_server.sessions.opening import server_info
 from hedge.common.command import MODEL_HELP, command_parser, model_options, parse
@@ -28,14 +23,13 @@ from hedge.edge_client.calibrations import Pair as Known
 from hedge.edge_client.cli.options import add_slm, add_system, add_warp, choose_seed, resolved
 from hedge.edge_client.systems import GenerationConfig
 from hedge.evaluation.profile import read_profile
-from hedge.evaluation.quality import interval
-from hedge.evaluation.record import AnswerRecord, Journal, answers_of, only_writer
+from hedge.evaluation.record import Journal, answers_of, only_writer
 from hedge.evaluation.systems import options_of
-from hedge.evaluation.tables import wide
 from hedge.evaluation.tasks import Task, add_judged, add_tasks, judged_tasks
-from research.channel import FADINGS, Channel, open_uplink, snr_at
-from research.clock import ACCOUNTS, Clock, Times, bits_of, measured, replay
-from research.workers import CHUNK, AnswerJob, ModelPair, answers
+from research.channel import FADINGS, Channel, snr_at
+from research.clock import ACCOUNTS, Times
+from research.harness import Answering, ModelPair, find_missing
+from research.sweep import Sweep, measure_times, show
 
 DEFAULT_SYSTEMS = (
     "slm",
@@ -51,23 +45,24 @@ DEFAULT_SYSTEMS = (
 )
 # Each with a command line of its own.
 STUDIES = {"gelato": "research.gelato", "links": "research.links"}
-POINT = ("run", "bandwidth_hz", "snr_db", "fading", "coherence_s", "outage", "account", "vocab")
-TAUS = ("tau_slm", "tau_llm", "tau_llm_position")
 EXAMPLES = """  hedge simulate --questions 200 --temperature 0 --snr -10 0 10 --bandwidth 1e6 10e6
-  hedge simulate --systems hlm cu-hlm:measure=margin,threshold-rule=quantile,skip-rate=0.76 --fading token --out runs/a
-  hedge simulate --slm small.gguf --llm large.gguf --task gsm8k --batch 12 --calibration mine.json --out runs/g
-  hedge simulate gelato --out runs/gelato                 (energy-controlled block lengths; its own --help)
-  hedge simulate links --out runs/links                   (links of every length on a virtual clock; its own --help)
-  hedge simulate --slm ./small --llm ./large --prompts mine.jsonl --calibration mine.json --tau-slm 0.02 --tau-llm 0.1"""
+  hedge simulate --systems hlm cu-hlm:measure=margin,threshold-rule=quantile,skip-rate=0.76 \\
+      --fading token --out runs/a
+  hedge simulate --slm small.gguf --llm large.gguf --task gsm8k --batch 12 \\
+      --calibration mine.json --out runs/g
+  hedge simulate gelato --out runs/gelato       (energy-controlled block lengths; its own --help)
+  hedge simulate links --out runs/links         (links of every length; its own --help)
+  hedge simulate --slm ./small --llm ./large --prompts mine.jsonl --calibration mine.json \\
+      --tau-slm 0.02 --tau-llm 0.1"""
 
 
 def command(arguments: Sequence[str]) -> None:
     if arguments and arguments[0] in STUDIES:
         importlib.import_module(STUDIES[arguments[0]]).command(arguments[1:])
         return
-    args = options(arguments)
-    channels = channels_of(args)
-    given = times_of(args)
+    args = parse_options(arguments)
+    channels = make_channels(args)
+    times = read_times(args)
     for name in ("seeds", "jobs", "batch"):
         if (number := getattr(args, name)) is not None and number < 1:
             raise BadInput(f"{name} {number} is not at least 1")
@@ -80,10 +75,10 @@ def command(arguments: Sequence[str]) -> None:
     choose_seed(args)
     asked = judged_tasks(args)
     with only_writer(args.out):
-        _simulate(args, asked, channels, given)
+        _simulate(args, asked, channels, times)
 
 
-def options(arguments: Sequence[str]) -> argparse.Namespace:
+def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = command_parser(
         "hedge simulate",
         "Token throughput of whole systems on the channel of the papers.",
@@ -176,48 +171,21 @@ def options(arguments: Sequence[str]) -> argparse.Namespace:
     return parse(parser, arguments)
 
 
-def _simulate(
-    args: argparse.Namespace, asked: list[Task], channels: list[Channel], given: Times | None
-) -> None:
-    runs, header = plan(args)
-    journals = {
-        name: Journal(
-            args.out / f"answers-{_file_name(name)}.jsonl",
-            header | _run(name, config),
-            resume=args.resume,
-        )
-        for name, config in runs.items()
-    }
-    run_models(args, runs, asked, journals)
-    found = {name: answers_of(journal.path, journal.entries) for name, journal in journals.items()}
-    times = given or measured_over(list(found.values()))
-    rows = Journal(args.out / "rows.jsonl", {"kind": "rows"} | header, resume=args.resume)
-    wanted = sweep(args, runs, found, channels, times, rows)
-    asked_for = {_key(row) for row in wanted}
-    shown = [row for row in rows.entries if _key(row) in asked_for]
-    if args.json:
-        sys.stdout.write("".join(json.dumps(row) + "\n" for row in shown))
-    else:
-        show(shown)
-
-
-def channels_of(args: argparse.Namespace) -> list[Channel]:
+def make_channels(args: argparse.Namespace) -> list[Channel]:
     """The grid, checked before any model is loaded."""
-    grid = [
-        (bandwidth, snr)
-        for bandwidth in args.bandwidth
-        for snr in (
-            args.snr
-            if args.distance is None
-            else [snr_at(d, bandwidth) if bandwidth > 0 else 0 for d in args.distance]
-        )
-    ]
-    return [
-        Channel(bandwidth, snr, args.fading, args.coherence, args.outage) for bandwidth, snr in grid
-    ]
+    found = []
+    for bandwidth in args.bandwidth:
+        snrs = args.snr
+        if args.distance is not None:
+            # Channel refuses what is no bandwidth.
+            snrs = [snr_at(d, bandwidth) if bandwidth > 0 else 0 for d in args.distance]
+        for snr in snrs:
+            found.append(Channel(bandwidth, snr, args.fading, args.coherence, args.outage))
+    return found
 
 
-def times_of(args: argparse.Namespace) -> Times | None:
+def read_times(args: argparse.Namespace) -> Times | None:
+    """Those that are given; None to measure them."""
     if args.profile:
         profile = read_profile(args.profile)
         return Times(profile.slm_s, profile.llm_s, profile.llm_position_s)
@@ -226,13 +194,13 @@ def times_of(args: argparse.Namespace) -> Times | None:
     return None if args.tau_slm is None else Times(args.tau_slm, args.tau_llm)
 
 
-def pair_of(args: argparse.Namespace) -> ModelPair:
+def make_pair(args: argparse.Namespace) -> ModelPair:
     return ModelPair(args.slm, args.llm, replace(model_options(args), threads=1))
 
 
 def plan(args: argparse.Namespace) -> tuple[dict[str, GenerationConfig], dict[str, Any]]:
     """The system of every run, and what all runs share."""
-    slm, llm = pair_of(args).load()
+    slm, llm = make_pair(args).load()
     known = Known(slm, server_info(llm))
     runs: dict[str, GenerationConfig] = {}
     for spec in args.systems:
@@ -252,189 +220,29 @@ def plan(args: argparse.Namespace) -> tuple[dict[str, GenerationConfig], dict[st
     return runs, header
 
 
-def _run(name: str, config: GenerationConfig) -> dict[str, Any]:
-    return {"kind": "answers", "run": name, "settings": config.to_json()}
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.=-]+", "_", name)
-
-
-def run_models(
-    args: argparse.Namespace,
-    runs: dict[str, GenerationConfig],
-    asked: list[Task],
-    journals: dict[str, Journal],
+def _simulate(
+    args: argparse.Namespace, asked: list[Task], channels: list[Channel], times: Times | None
 ) -> None:
-    """Answers what the journals lack; every finished chunk is on disk at once."""
-    if args.batch:
-        run_batched(args, runs, asked, journals)
-        return
-    jobs = []
+    runs, header = plan(args)
+    journals = {}
     for name, config in runs.items():
-        done = {entry["task"] for entry in journals[name].entries}
-        left = [(index, task) for index, task in enumerate(asked) if index not in done]
-        jobs += [
-            AnswerJob(name, config, tuple(left[i : i + CHUNK])) for i in range(0, len(left), CHUNK)
-        ]
-    total = sum(len(job.tasks) for job in jobs)
-    with tqdm(total=total, desc="answering", unit="answer", disable=None) as bar:
-        for run, found in answers(pair_of(args), jobs, args.jobs):
-            for answer in found:
-                journals[run].append(answer.to_json())
-            bar.update(len(found))
-
-
-def run_batched(
-    args: argparse.Namespace,
-    runs: dict[str, GenerationConfig],
-    asked: list[Task],
-    journals: dict[str, Journal],
-) -> None:
-    """As `run_models`, each task by all systems before the next one; every answer is on disk at
-    once.
-    """
-    from research.batched import answers as batched
-
-    done = {
-        name: {entry["task"] for entry in journal.entries} for name, journal in journals.items()
+        path = args.out / f"answers-{re.sub(r'[^A-Za-z0-9.=-]+', '_', name)}.jsonl"
+        head = header | {"kind": "answers", "run": name, "settings": config.to_json()}
+        journals[name] = Journal(path, head, resume=args.resume)
+    done = {(name, e["task"]) for name, journal in journals.items() for e in journal.entries}
+    answering = Answering(args.jobs, args.batch, args.difference)
+    jobs = find_missing(runs, asked, done)
+    for name, answer in answering.run(make_pair(args), runs, jobs):
+        journals[name].append(answer.to_json())
+    answers = {
+        name: answers_of(journal.path, journal.entries) for name, journal in journals.items()
     }
-    left = [
-        (index, task, lacking)
-        for index, task in enumerate(asked)
-        if (lacking := tuple(name for name in runs if index not in done[name]))
-    ]
-    if not left:
-        return
-    slm, llm = pair_of(args).load()
-    longest = (
-        max(len(slm.encode_chat(task.prompt.messages)) for _, task, _ in left) + args.max_new_tokens
-    )
-    context = min(slm.context, llm.context, longest)
-    with tqdm(
-        total=sum(len(names) for _, _, names in left), desc="answering", unit="answer", disable=None
-    ) as bar:
-        for run, answer in batched(slm, llm, runs, left, args.batch, context, args.difference):
-            journals[run].append(answer.to_json())
-            bar.update()
-
-
-def measured_over(runs: Sequence[Sequence[AnswerRecord]]) -> Times:
-    """One pair of times for all systems, so that they differ only in what they do."""
-    every = [answer for run in runs for answer in run]
-    steps = [a.slm_s / a.steps for a in every if a.steps]
-    return measured(steps, (round_ for answer in every for round_ in answer.log))
-
-
-def sweep(
-    args: argparse.Namespace,
-    runs: dict[str, GenerationConfig],
-    found: dict[str, list[AnswerRecord]],
-    channels: list[Channel],
-    times: Times,
-    rows: Journal,
-) -> list[dict[str, Any]]:
-    """Appends the rows that are missing. Returns the keys of all that were asked for."""
-    vocab_size = int(rows.header["vocab_size"])
-    accounted = args.vocab or vocab_size
-    taus = dict(zip(TAUS, (times.slm, times.llm, times.llm_position), strict=True))
-    done = {_key(row) for row in rows.entries}
-    wanted = []
-    for channel in tqdm(channels, desc="clock", unit="channel", disable=None):
-        for name, config in runs.items():
-            key = {
-                "run": name,
-                **asdict(channel),
-                "account": args.account,
-                "vocab": accounted,
-            } | taus
-            wanted.append(key)
-            if _key(key) not in done:
-                rows.append(
-                    key
-                    | row_of(
-                        found[name], config, channel, times, args.account, vocab_size, accounted
-                    )
-                )
-    return wanted
-
-
-def _key(row: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[name] for name in (*POINT, *TAUS))
-
-
-def row_of(
-    run: list[AnswerRecord],
-    config: GenerationConfig,
-    channel: Channel,
-    times: Times,
-    account: str,
-    vocab_size: int,
-    accounted: int,
-) -> dict[str, Any]:
-    """Throughput with its 95 % interval over answers, and what the channel does not change."""
-    seconds = []
-    sent = 0.0
-    for answer in run:
-        bits = [bits_of(r, account, vocab_size, accounted) for r in answer.log]
-        clock = Clock(
-            times, open_uplink(channel, np.random.default_rng([config.sampling.seed, answer.task]))
-        )
-        seconds.append(replay(clock, answer.log, bits, answer.steps))
-        sent += sum(bits)
-    tokens = np.array([len(answer.token_ids) for answer in run], dtype=float)
-    low, high = interval(tokens, np.array(seconds))
-    judged = [answer.correct for answer in run if answer.correct is not None]
-    audited = sum(answer.audited for answer in run)
-    return {
-        "system": config.system,
-        "measure": config.gate.measure,
-        "threshold": config.to_json()["threshold"],
-        "seed": config.sampling.seed,
-        "temperature": config.sampling.temperature,
-        "answers": len(run),
-        "tokens": int(tokens.sum()),
-        "tokens_per_s": float(tokens.sum() / sum(seconds)),
-        "low": low,
-        "high": high,
-        "uplink_bytes_per_token": sent / 8 / float(tokens.sum()),
-        "share_skipped": sum(answer.skipped for answer in run) / float(tokens.sum()),
-        "exact_match": sum(judged) / len(judged) if judged else None,
-        "risk": sum(answer.risk for answer in run) / audited if audited else None,
-    }
-
-
-def show(rows: Sequence[dict[str, Any]]) -> None:
-    """What each run is, and its tokens/s on every channel."""
-    names = {
-        name: f"[{number}]"
-        for number, name in enumerate(dict.fromkeys(row["run"] for row in rows), 1)
-    }
-    about = Table(title=f"uplink by the {rows[-1]['account']} account, |V| = {rows[-1]['vocab']}")
-    for heading in ("", "run", "skipped", "exact match", "bytes/token"):
-        about.add_column(heading, justify="left" if heading == "run" else "right")
-    first = {row["run"]: row for row in reversed(rows)}
-    for name, number in names.items():
-        row = first[name]
-        match = "-" if row["exact_match"] is None else f"{row['exact_match']:.1%}"
-        about.add_row(
-            number,
-            name,
-            f"{row['share_skipped']:.1%}",
-            match,
-            f"{row['uplink_bytes_per_token']:.4g}",
-        )
-    speed = Table(title="tokens/s")
-    for heading in ("channel", *names.values()):
-        speed.add_column(heading, justify="right")
-    found = {(_channel_name(row), row["run"]): f"{row['tokens_per_s']:.3g}" for row in rows}
-    for channel in dict.fromkeys(_channel_name(row) for row in rows):
-        speed.add_row(channel, *(found.get((channel, name), "-") for name in names))
-    console = wide()
-    console.print(about)
-    console.print(speed)
-
-
-def _channel_name(row: dict[str, Any]) -> str:
-    fading = "" if row["fading"] == "none" else f" {row['fading']}"
-    return f"{row['snr_db']:g} dB {row['bandwidth_hz'] / 1e6:g} MHz{fading}"
+    times = times or measure_times(answers.values())
+    vocab_size = int(header["vocab_size"])
+    sweep = Sweep(runs, answers, times, args.account, vocab_size, args.vocab or vocab_size)
+    journal = Journal(args.out / "rows.jsonl", {"kind": "rows"} | header, resume=args.resume)
+    rows = sweep.complete(journal, channels)
+    if args.json:
+        sys.stdout.write("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        show(rows)

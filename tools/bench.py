@@ -17,7 +17,7 @@ from hedge.evaluation.bench_rows import rows_of
 from hedge.evaluation.processes import BIN
 from hedge.evaluation.quality import judge
 from hedge.evaluation.record import AnswerRecord, read_journal
-from research.results.paper_tables import write
+from research.results.pages import write_parts
 from tools import bench_tables
 from tools.bench_tables import STREAMED
 
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows = [{"run": name} | row for name in RUN for row in rows_named(name)]
         (RESULTS / "bench-rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         for page, tables in bench_tables.parts(rows).items():
-            write(ROOT / page, tables)
+            write_parts(ROOT / page, tables)
     sys.stderr.write(f"done: {time.monotonic() - started:.0f} s\n")
 
 

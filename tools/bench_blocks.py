@@ -18,7 +18,7 @@ from hedge.evaluation.break_even import traced
 from hedge.evaluation.profile import Profile, read_profile
 from hedge.evaluation.record import Journal, read_journal
 from hedge.evaluation.replay import Trace, foresight, replayed
-from research.links import preferring, traces_of
+from research.links import configure_hedge, select_traces
 from tools.bench_exact import OUT as ANSWERS
 from tools.bench_real import SEED, TEMPERATURES, questions
 
@@ -59,7 +59,7 @@ def waiting(traces: list[Trace], temperature: float) -> None:
     """One message at a time: no network, and nothing drafted meanwhile."""
     here = Profile("here", slm_s=0.02, llm_s=0.04)
     for threshold in THRESHOLDS:
-        config = preferring("balanced", threshold, max_in_flight=1)
+        config = configure_hedge("balanced", threshold, max_in_flight=1)
         counts = replayed(traces, config, here, 0.0).per_token()
         line(
             f"{temperature:g}",
@@ -74,7 +74,7 @@ def over_links(traces: list[Trace], temperature: float) -> None:
     for profile in map(read_profile, PROFILES):
         for round_trip in ROUND_TRIPS:
             for prefer in PREFERENCES:
-                counts = replayed(traces, preferring(prefer), profile, round_trip)
+                counts = replayed(traces, configure_hedge(prefer), profile, round_trip)
                 line(
                     f"{temperature:g}",
                     profile.name,
@@ -87,7 +87,7 @@ def over_links(traces: list[Trace], temperature: float) -> None:
 
 def report() -> None:
     entries = read_journal(OUT, "traces")[1]
-    every = {temperature: traces_of(entries, temperature) for temperature in TEMPERATURES}
+    every = {temperature: select_traces(entries, temperature) for temperature in TEMPERATURES}
     per_token = ("passes/token", "SLM steps/token", "LLM positions/token")
     table("temperature", "threshold", *per_token, "nothing carried, passes/token")
     for temperature, traces in every.items():

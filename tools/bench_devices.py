@@ -21,7 +21,7 @@ from hedge.edge_client.systems import GenerationConfig
 from hedge.evaluation.profile import Profile, read_profile
 from hedge.evaluation.record import read_journal
 from hedge.evaluation.replay import Cloud, Counts, Trace, answered, on_virtual_time
-from research.links import preferring, traces_of
+from research.links import configure_hedge, select_traces
 from tools.bench_blocks import OUT, line, table
 
 RATES = (10.0, 15.0, 17.5, 20.0)
@@ -111,8 +111,8 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, nargs="+", default=list(PROMPTS))
     args = parser.parse_args()
     profile = read_profile(args.profile)
-    config = preferring(args.prefer)
-    traces = traces_of(read_journal(OUT, "traces")[1], args.temperature)
+    config = configure_hedge(args.prefer)
+    traces = select_traces(read_journal(OUT, "traces")[1], args.temperature)
     length = sum(len(trace.accepted) for trace in traces) / len(traces)
 
     @cache

@@ -8,10 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from hedge.evaluation.bench_rows import KEPT, Cells, cell_name, cells, number, winner
+from hedge.evaluation.tables import markdown
 from research.figures import short
-from research.results.paper_tables import table
 
 Rows = Sequence[dict[str, Any]]
+
+
+def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return markdown([head, *lines])
+
+
 # What a page has room for: the rows hold every column.
 SHOWN = {
     "first_s": "first, s",

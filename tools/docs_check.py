@@ -216,7 +216,7 @@ def checked(root: Path = ROOT) -> list[str]:
             f"{where}: {command}: {line}" for command in said if (line := wrong(command, root))
         ]
     found += figures(root)
-    found += generated.differences(root)
+    found += generated.find_differences(root)
     return found
 
 

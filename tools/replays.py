@@ -11,8 +11,9 @@ from hedge.evaluation.break_even import Sample
 from hedge.evaluation.profile import read_profile
 from hedge.evaluation.record import Journal, read_journal
 from hedge.evaluation.replay import Trace
-from research.links import traces_of
-from research.results.real_tables import CPU, PROFILES
+from research.links import select_traces
+from research.results.real_rows import CPU
+from research.results.real_tables import PROFILES
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 ROUND_TRIPS = (0.0, 0.02, 0.1, 0.2)
@@ -36,7 +37,7 @@ def main() -> None:
             if entry["task"].startswith(kind)
         ]
         for temperature in sorted({entry["temperature"] for entry in mine}):
-            traces = traces_of(mine, temperature)
+            traces = select_traces(mine, temperature)
             if label == "real":
                 for row in savings(traces):
                     journal.append(

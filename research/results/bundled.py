@@ -1,96 +1,57 @@
-"""python -m research.results.bundled: what `hedge` does with the bundled pair, one line an answer in
-docs/results/bundled.
+"""python -m research.results.bundled: `hedge` on the bundled pair, in docs/results/bundled.
 
-The rows are like those of `research.results.real`: worked questions, and tales, of which the pair
-knows little.
+A line an answer, as of the real pair: worked questions, and tales, of which the pair knows little.
 """
 
-import subprocess
 import tempfile
-from pathlib import Path
 
-from hedge.common.model import BUNDLED, load
+from hedge.common.model import BUNDLED
 from hedge.common.sampling import Warp
 from hedge.evaluation.break_even import traced
-from hedge.evaluation.processes import BIN
-from hedge.evaluation.record import Journal, answers_of, read_journal
-from research.results.real import SEED, kept
-from research.results.real_tables import HEDGE
+from hedge.evaluation.record import Journal
+from hedge.evaluation.tasks import judged_tasks
+from research import simulate
+from research.harness import Answering, ModelPair, find_missing
+from research.results.pages import RESULTS, ROOT
+from research.results.real_rows import HEDGE, SEED, condense
 
-ROOT = Path(__file__).parents[2]
-OUT = ROOT / "docs" / "results" / "bundled"
-TALES = ROOT / "research" / "results" / "tales.jsonl"
+OUT = RESULTS / "bundled"
 KINDS = {
     "questions": ("--questions", "100"),
-    "tales": ("--questions", "0", "--prompts", str(TALES)),
+    "tales": ("--questions", "0", "--prompts", str(ROOT / "research" / "results" / "tales.jsonl")),
 }
 TEMPERATURES = ("0", "1")
+
+
+def answer(kind: str, temperature: str, traces: Journal) -> None:
+    words = f"--seed {SEED} --temperature {temperature} --max-new-tokens 400".split()
+    options = simulate.parse_options(
+        [*words, *KINDS[kind], "--out", tempfile.gettempdir(), "--systems", "llm", HEDGE]
+    )
+    runs, header = simulate.plan(options)
+    pair = simulate.make_pair(options)
+    slm, _ = pair.load()
+    jobs = find_missing(runs, judged_tasks(options), ())
+    found = list(Answering(options.jobs).run(pair, runs, jobs))
+    head = {name: header[name] for name in ("slm", "llm", "vocab_size")}
+    journal = Journal(OUT / f"{kind}-{temperature}.jsonl", {"kind": "real"} | head, resume=False)
+    for run, one in sorted(found, key=lambda pair: (pair[0], pair[1].task)):
+        journal.append({"run": run} | condense(one, slm.vocab_size, with_ids=False))
+        if run.startswith("llm "):
+            where = {"task": kind, "temperature": float(temperature), "question": one.task}
+            warp = Warp(float(temperature))
+            traces.append(where | traced(slm, one.prompt_ids, one.token_ids, warp, SEED))
 
 
 def main() -> None:
     for path in OUT.glob("*.jsonl"):
         path.unlink()
-    slm = load(BUNDLED, "slm")
-    traces = Journal(
-        OUT / "traces.jsonl", {"kind": "traces", "slm": slm.fingerprint, "seed": SEED}, resume=False
-    )
-    for kind, which in KINDS.items():
+    slm, _ = ModelPair(BUNDLED, BUNDLED).load()
+    header = {"kind": "traces", "slm": slm.fingerprint, "seed": SEED}
+    traces = Journal(OUT / "traces.jsonl", header, resume=False)
+    for kind in KINDS:
         for temperature in TEMPERATURES:
-            with tempfile.TemporaryDirectory() as folder:
-                command = [
-                    str(BIN / "hedge"),
-                    "simulate",
-                    "--out",
-                    folder,
-                    "--seed",
-                    str(SEED),
-                    "--temperature",
-                    temperature,
-                ]
-                command += [
-                    "--tau-slm",
-                    "1",
-                    "--tau-llm",
-                    "1",
-                    "--max-new-tokens",
-                    "400",
-                    *which,
-                    "--systems",
-                    "llm",
-                    HEDGE,
-                ]
-                subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-                journal = None
-                for path in sorted(Path(folder).glob("answers-*.jsonl")):
-                    header, entries = read_journal(path, "answers")
-                    journal = journal or Journal(
-                        OUT / f"{kind}-{temperature}.jsonl",
-                        {
-                            "kind": "real",
-                            "slm": header["slm"],
-                            "llm": header["llm"],
-                            "vocab_size": slm.vocab_size,
-                        },
-                        resume=False,
-                    )
-                    for answer in sorted(answers_of(path, entries), key=lambda answer: answer.task):
-                        journal.append(
-                            {"run": header["run"]} | kept(answer, slm.vocab_size, whole=False)
-                        )
-                        if str(header["run"]).startswith("llm "):
-                            where = {
-                                "task": kind,
-                                "temperature": float(temperature),
-                                "question": answer.task,
-                            }
-                            found = traced(
-                                slm,
-                                answer.prompt_ids,
-                                answer.token_ids,
-                                Warp(float(temperature)),
-                                SEED,
-                            )
-                            traces.append(where | found)
+            answer(kind, temperature, traces)
 
 
 if __name__ == "__main__":

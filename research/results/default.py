@@ -16,7 +16,7 @@ BUNDLED = "bundled, its questions"
 REAL = "Qwen2.5-Coder 0.5B, 1.5B"
 
 
-def default(results: Path) -> str:
+def tabulate_default(results: Path) -> str:
     """Passes a token, speed over the LLM's own stream, and answers that are the LLM's own."""
     rows = [*_bundled(results / "link.jsonl"), *_real(results / "exact-gguf.jsonl")]
     columns = [

@@ -1,101 +1,105 @@
-"""python -m research.results.paper: tables and plots of the bundled pair in docs/results/paper.md; goes on
-where it ended.
+"""python -m research.results.paper: tables and plots of the bundled pair in docs/results/paper.md.
+
+Goes on where it ended.
 """
 
-import subprocess
 import sys
 import time
-from pathlib import Path
-
-from tqdm import tqdm
 
 from hedge.common.model import BUNDLED, bundled_folder, load
 from hedge.common.sampling import Warp
 from hedge.common.torch_model import use_threads
 from hedge.edge_client.calibrations import load_calibration
-from hedge.evaluation.processes import BIN
 from hedge.evaluation.record import Journal, answers_of, read_journal
-from research.results import paper_tables
-from research.results.paper_tables import PROPOSED, quantile
+from research.harness import show_progress
+from research.results.pages import RESULTS, write_parts
+from research.results.paper_tables import (
+    tabulate_frontier,
+    tabulate_measures,
+    tabulate_risk,
+    tabulate_speeds,
+    tabulate_systems,
+)
+from research.results.real_rows import PROPOSED, quantile
+from research.results.runs import RUNS, plot, run_hedge
 from research.study import KS, Context, study
 
-ROOT = Path(__file__).parents[2]
-RUNS = ROOT / "runs"
-GRID = (
-    "--vocab",
-    "32000",
-    "--bandwidth",
-    "1e6",
-    "5e6",
-    "10e6",
-    "--snr",
-    "-10",
-    "-5",
-    "0",
-    "5",
-    "10",
-    "20",
-)
+GRID = "--vocab 32000 --bandwidth 1e6 5e6 10e6 --snr -10 -5 0 5 10 20".split()
 SHARES = (0.3, 0.5, 0.76, 0.85, 0.95)
 FRONTIER_MEASURES = ("perturbation", "expected_perturbation", "margin")
 SPEEDS = ("headline", "paper")
+STILL = (
+    (-10.0, 1e6, "none"),
+    (0.0, 1e6, "none"),
+    (10.0, 1e6, "none"),
+    (0.0, 10e6, "none"),
+    (0.0, 1e6, "token"),
+)
+SEED = 1
 MEASURE = "perturbation"
 TRUNCATED = 150
 LOSSLESS = "hedge:max-in-flight=1"
 
-# One process per core, each folder one pass of the models; the frontier needs fewer questions a
-# point.
+# Each folder one pass of the models; the frontier needs fewer questions a point.
 SIMULATIONS = {
-    "headline": (
-        "--temperature",
-        "0",
-        "--questions",
-        "1000",
-        "--systems",
-        "slm",
-        "llm",
-        "hlm",
-        "cu-hlm",
+    "headline": [
+        *"--temperature 0 --questions 1000 --systems slm llm hlm cu-hlm".split(),
         PROPOSED,
         LOSSLESS,
-    ),
-    "paper": (
-        *"--temperature 1 --questions 200 --systems slm llm hlm rand-hlm u-hlm u-hlm:threshold-rule=risk-prone".split(),
-        *"cu-hlm cu-hlm:truncation=offline cu-hlm:truncation=online".split(),
+    ],
+    "paper": [
+        *"--temperature 1 --questions 200 --systems slm llm hlm rand-hlm u-hlm".split(),
+        *"u-hlm:threshold-rule=risk-prone cu-hlm cu-hlm:truncation=offline".split(),
+        "cu-hlm:truncation=online",
         PROPOSED,
         LOSSLESS,
-    ),
-    "tokens": (
-        "--temperature",
-        "1",
-        "--questions",
-        "600",
-        "--question-seed",
-        "1",
-        "--systems",
-        "llm",
-    ),
-    "frontier": (
+    ],
+    "tokens": "--temperature 1 --questions 600 --question-seed 1 --systems llm".split(),
+    "frontier": [
         *"--temperature 0 --questions 200 --systems llm".split(),
         *(quantile(measure, share) for measure in FRONTIER_MEASURES for share in SHARES),
-    ),
+    ],
 }
 
 
 def simulate(name: str, *options: str) -> None:
-    command = [
-        str(BIN / "hedge"),
-        "simulate",
-        "--out",
-        str(RUNS / name),
-        "--resume",
-        "--seed",
-        "1",
-        *GRID,
-        *options,
-    ]
-    sys.stderr.write(f"{name}: {' '.join(command[1:])}\n")
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    out = RUNS / name
+    run_hedge("simulate", "--out", out, "--resume", "--seed", SEED, *GRID, *options)
+
+
+def study_tokens() -> None:
+    """Both models on the LLM's answers, into runs/tokens.jsonl, whole or not at all."""
+    use_threads(1)
+    path = RUNS / "tokens.jsonl"
+    header, entries = read_journal(RUNS / "tokens" / "answers-llm_1.jsonl", "answers")
+    fit = load_calibration(bundled_folder() / "calibration.json").fits[MEASURE]
+    context = Context(load(BUNDLED, "slm"), load(BUNDLED, "llm"), Warp(), SEED, MEASURE, fit)
+    answers = answers_of(path, entries)
+    partial = path.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    head = {"kind": "tokens", "slm": header["slm"], "llm": header["llm"], "ks": KS}
+    journal = Journal(partial, head, resume=False)
+    for entry in show_progress(study(context, answers, TRUNCATED), len(answers), "study"):
+        journal.append(entry)
+    partial.replace(path)
+
+
+def draw_plots() -> None:
+    for kind in ("uncertainty", "roc", "truncation"):
+        plot(kind, RUNS / "tokens.jsonl")
+    plot("frontier", RUNS / "frontier" / "rows.jsonl")
+    for kind in ("throughput", "payload"):
+        plot(kind, RUNS / "paper" / "rows.jsonl")
+    plot("skips", *sorted((RUNS / "headline").glob("answers-cu-hlm*.jsonl")))
+
+
+def write_tables() -> None:
+    parts = {name: tabulate_systems(RUNS / name) for name in SPEEDS}
+    parts |= {f"{name} speed": tabulate_speeds(RUNS / name, STILL) for name in SPEEDS}
+    parts["frontier"] = tabulate_frontier(RUNS / "frontier")
+    parts["measures"] = tabulate_measures(RUNS / "tokens.jsonl")
+    parts["risk"] = tabulate_risk(RUNS / "tokens.jsonl")
+    write_parts(RESULTS / "paper.md", parts)
 
 
 def main() -> None:
@@ -107,84 +111,10 @@ def main() -> None:
             simulate(name, *options, "--account", "payload")
     if not (RUNS / "tokens.jsonl").exists():
         study_tokens()
-    plots()
-    tables()
-    sys.stderr.write(
-        f"docs/results/paper.md and docs/plots are up to date: {time.monotonic() - started:.0f} s\n"
-    )
-
-
-def study_tokens() -> None:
-    """Both models on the LLM's answers, into runs/tokens.jsonl, whole or not at all."""
-    use_threads(1)
-    path = RUNS / "tokens.jsonl"
-    seed = 1
-    header, entries = read_journal(RUNS / "tokens" / "answers-llm_1.jsonl", "answers")
-    calibration = load_calibration(bundled_folder() / "calibration.json")
-    slm = load(BUNDLED, "slm")
-    llm = load(BUNDLED, "llm")
-    context = Context(slm, llm, Warp(), seed, MEASURE, calibration.fits[MEASURE])
-    answers = answers_of(path, entries)
-    partial = path.with_suffix(".partial")
-    partial.unlink(missing_ok=True)
-    journal = Journal(
-        partial,
-        {"kind": "tokens", "slm": header["slm"], "llm": header["llm"], "ks": KS},
-        resume=False,
-    )
-    for entry in tqdm(
-        study(context, answers, TRUNCATED),
-        total=len(answers),
-        desc="study",
-        unit="answer",
-        disable=None,
-    ):
-        journal.append(entry)
-    partial.replace(path)
-
-
-def plots() -> None:
-    for kind, files in {
-        "uncertainty": ["tokens.jsonl"],
-        "roc": ["tokens.jsonl"],
-        "truncation": ["tokens.jsonl"],
-        "frontier": ["frontier/rows.jsonl"],
-        "throughput": ["paper/rows.jsonl"],
-        "payload": ["paper/rows.jsonl"],
-        "skips": [
-            f"headline/{file.name}"
-            for file in sorted((RUNS / "headline").glob("answers-cu-hlm*.jsonl"))
-        ],
-    }.items():
-        command = [
-            str(BIN / "hedge"),
-            "plot",
-            kind,
-            *(str(RUNS / file) for file in files),
-            "--out",
-            str(ROOT / "docs" / "plots"),
-        ]
-        subprocess.run(command, check=True)
-
-
-def tables() -> None:
-    still = [
-        (-10.0, 1e6, "none"),
-        (0.0, 1e6, "none"),
-        (10.0, 1e6, "none"),
-        (0.0, 10e6, "none"),
-        (0.0, 1e6, "token"),
-    ]
-    paper_tables.write(
-        ROOT / "docs" / "results" / "paper.md",
-        {
-            **{name: paper_tables.systems(RUNS / name) for name in SPEEDS},
-            **{f"{name} speed": paper_tables.speeds(RUNS / name, still) for name in SPEEDS},
-            "frontier": paper_tables.frontier(RUNS / "frontier"),
-            "measures": paper_tables.measures(RUNS / "tokens.jsonl"),
-            "risk": paper_tables.risk(RUNS / "tokens.jsonl"),
-        },
-    )
+    draw_plots()
+    write_tables()
+    took = time.monotonic() - started
+    sys.stderr.write(f"docs/results/paper.md and docs/plots are up to date: {took:.0f} s\n")
 
 
 if __name__ == "__main__":

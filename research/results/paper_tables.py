@@ -1,29 +1,21 @@
-"""The generated parts of the pages in docs/results: each stands between a begin and an end mark
-that names it.
-"""
+"""The tables of the bundled pair in docs/results/paper.md, from what `make results` simulated."""
 
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from hedge.evaluation.quality import relative_accuracy
 from hedge.evaluation.record import AnswerRecord, answers_of, read_journal
+from hedge.evaluation.tables import Column, first, markdown, short_number, tabulate
 from research.figures import short
 from research.findings import RESAMPLES, max_risk_trials, predictors
 
 Rows = Sequence[dict[str, Any]]
+RATES = (0.02, 0.05)
+RISK_MEASURES = ("perturbation", "expected_perturbation", "margin")
 
 
-def quantile(measure: str, share: float) -> str:
-    """cu-hlm with its threshold where so much of the calibration tokens is skipped."""
-    return f"cu-hlm:measure={measure},threshold-rule=quantile,skip-rate={share}"
-
-
-PROPOSED = quantile("margin", 0.76)
-
-
-def runs_of(folder: Path) -> dict[str, list[AnswerRecord]]:
+def read_runs(folder: Path) -> dict[str, list[AnswerRecord]]:
     """The answers of every run of a folder, by name."""
     found = {}
     for path in sorted(folder.glob("answers-*.jsonl")):
@@ -32,154 +24,105 @@ def runs_of(folder: Path) -> dict[str, list[AnswerRecord]]:
     return found
 
 
-def rows_of(folder: Path) -> list[dict[str, Any]]:
+def read_rows(folder: Path) -> list[dict[str, Any]]:
     return read_journal(folder / "rows.jsonl", "rows")[1]
 
 
-def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *lines))
+def compare_with_llm(folder: Path) -> Callable[[Rows], str | None]:
+    """Accuracy over the LLM's (95 %) of the run of a line's rows."""
+    runs = read_runs(folder)
+    llm = next(run for name, run in runs.items() if name.startswith("llm #"))
+
+    def compare(rows: Rows) -> str | None:
+        found = relative_accuracy(runs[rows[0]["run"]], llm)
+        return None if found is None else f"{found[0]:.1%} ({found[1]:.1%} to {found[2]:.1%})"
+
+    return compare
 
 
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _relative(run: Sequence[AnswerRecord], llm: Sequence[AnswerRecord]) -> str:
-    found = relative_accuracy(run, llm)
-    return "-" if found is None else f"{found[0]:.1%} ({found[1]:.1%} to {found[2]:.1%})"
-
-
-def systems(folder: Path) -> str:
+def tabulate_systems(folder: Path) -> str:
     """What each run of a folder skips, keeps and sends, channel apart."""
-    runs = runs_of(folder)
-    rows = rows_of(folder)
-    llm = next(run for name, run in runs.items() if name.startswith("llm #"))
-    lines = []
-    for name in dict.fromkeys(row["run"] for row in rows):
-        paper = next(row for row in rows if row["run"] == name and row["account"] == "paper")
-        payload = next(
-            (row for row in rows if row["run"] == name and row["account"] == "payload"), None
-        )
-        lines.append(
-            [
-                short(name),
-                f"{paper['answers']}",
-                f"{paper['share_skipped']:.1%}",
-                f"{paper['exact_match']:.1%}",
-                _relative(runs[name], llm),
-                "-" if paper["risk"] is None else f"{paper['risk']:.3%}",
-                f"{paper['uplink_bytes_per_token']:,.1f}",
-                "-" if payload is None else f"{payload['uplink_bytes_per_token']:,.1f}",
-            ]
-        )
-    head = (
-        "system",
-        "answers",
-        "skipped",
-        "exact match",
-        "accuracy over the LLM's (95 %)",
-        "realised risk",
-        "uplink B/token, paper, 32,000",
-        "uplink B/token, sent",
-    )
-    return table(head, lines)
+
+    def find_bytes(account: str) -> Callable[[Rows], float | None]:
+        def find(rows: Rows) -> float | None:
+            mine = (row["uplink_bytes_per_token"] for row in rows if row["account"] == account)
+            return next(mine, None)
+
+        return find
+
+    columns = [
+        Column("system", first("run"), short),
+        Column("answers", first("answers")),
+        Column("skipped", first("share_skipped"), ".1%"),
+        Column("exact match", first("exact_match"), ".1%"),
+        Column("accuracy over the LLM's (95 %)", compare_with_llm(folder)),
+        Column("realised risk", first("risk"), ".3%"),
+        Column("uplink B/token, paper, 32,000", find_bytes("paper"), ",.1f"),
+        Column("uplink B/token, sent", find_bytes("payload"), ",.1f"),
+    ]
+    return markdown(tabulate(read_rows(folder), ("run",), columns))
 
 
-def speeds(folder: Path, channels: Sequence[tuple[float, float, str]], base: str = "hlm #1") -> str:
+def tabulate_speeds(
+    folder: Path, channels: Sequence[tuple[float, float, str]], base: str = "hlm #1"
+) -> str:
     """Tokens/s on some channels, and how many times hlm's."""
-    rows = [row for row in rows_of(folder) if row["account"] == "paper"]
-    found = {(row["run"], row["snr_db"], row["bandwidth_hz"], row["fading"]): row for row in rows}
-    lines = []
-    for name in dict.fromkeys(row["run"] for row in rows):
-        cells = []
-        for channel in channels:
-            speed = found[name, *channel]["tokens_per_s"]
-            reference = found[base, *channel]["tokens_per_s"]
-            cells.append(f"{_short(speed)} ({_short(speed / reference)}x)")
-        lines.append([short(name), *cells])
-    heads = [
-        f"{snr:g} dB, {hz / 1e6:g} MHz" + ("" if fading == "none" else f", Rayleigh per {fading}")
-        for snr, hz, fading in channels
+    rows = [row for row in read_rows(folder) if row["account"] == "paper"]
+    columns = [Column("tokens/s (over hlm)", first("run"), short)]
+    for snr, hz, fading in channels:
+        here = {
+            row["run"]: row["tokens_per_s"]
+            for row in rows
+            if (row["snr_db"], row["bandwidth_hz"], row["fading"]) == (snr, hz, fading)
+        }
+
+        def over(run: str, here: dict[str, float] = here) -> str:
+            return f"{short_number(here[run])} ({short_number(here[run] / here[base])}x)"
+
+        fades = "" if fading == "none" else f", Rayleigh per {fading}"
+        columns.append(Column(f"{snr:g} dB, {hz / 1e6:g} MHz{fades}", first("run"), over))
+    return markdown(tabulate(rows, ("run",), columns))
+
+
+def tabulate_frontier(folder: Path) -> str:
+    rows = {row["run"]: row for row in read_rows(folder)}
+    columns = [
+        Column("measure", first("measure")),
+        Column("u_th", first("threshold"), ".4f"),
+        Column("skipped", first("share_skipped"), ".1%"),
+        Column("exact match", first("exact_match"), ".1%"),
+        Column("realised risk", first("risk"), ".3%"),
+        Column("accuracy over the LLM's (95 %)", compare_with_llm(folder)),
     ]
-    return table(("tokens/s (over hlm)", *heads), lines)
+    gated = [row for row in rows.values() if row["threshold"] is not None]
+    return markdown(tabulate(gated, ("run",), columns))
 
 
-def frontier(folder: Path) -> str:
-    runs = runs_of(folder)
-    rows = {row["run"]: row for row in rows_of(folder)}
-    llm = next(run for name, run in runs.items() if name.startswith("llm #"))
-    lines = [
-        [
-            row["measure"],
-            f"{row['threshold']:.4f}",
-            *(f"{row[key]:.1%}" for key in ("share_skipped", "exact_match")),
-            f"{row['risk']:.3%}",
-            _relative(runs[name], llm),
-        ]
-        for name, row in rows.items()
-        if row["threshold"] is not None
+def tabulate_measures(tokens: Path) -> str:
+    rows = [
+        {"measure": name} | found
+        for name, found in predictors(read_journal(tokens, "tokens")[1]).items()
     ]
-    return table(
-        (
-            "measure",
-            "u_th",
-            "skipped",
-            "exact match",
-            "realised risk",
-            "accuracy over the LLM's (95 %)",
-        ),
-        lines,
-    )
-
-
-def measures(tokens: Path) -> str:
-    entries = read_journal(tokens, "tokens")[1]
-    lines = [
-        [
-            name,
-            *(f"{found[key]:.3f}" for key in ("pearson_tv", "pearson_beta", "r2_beta", "auc")),
-            f"{found['cost']:.2f}",
-        ]
-        for name, found in predictors(entries).items()
+    columns = [
+        Column("measure", first("measure")),
+        Column("Pearson with TV(x, y)", first("pearson_tv"), ".3f"),
+        Column("Pearson with beta", first("pearson_beta"), ".3f"),
+        Column("R^2 with beta", first("r2_beta"), ".3f"),
+        Column("AUC for rejection", first("auc"), ".3f"),
+        Column("cost over perturbation", first("cost"), ".2f"),
     ]
-    head = (
-        "measure",
-        "Pearson with TV(x, y)",
-        "Pearson with beta",
-        "R^2 with beta",
-        "AUC for rejection",
-        "cost over perturbation",
-    )
-    return table(head, lines)
+    return markdown(tabulate(rows, ("measure",), columns))
 
 
-def risk(tokens: Path) -> str:
+def tabulate_risk(tokens: Path) -> str:
     entries = read_journal(tokens, "tokens")[1]
     lines = []
-    for measure in ("perturbation", "expected_perturbation", "margin"):
-        for epsilon in (0.02, 0.05):
+    for measure in RISK_MEASURES:
+        for epsilon in RATES:
             exceeded, feasible, skipped = max_risk_trials(
                 entries, measure, epsilon, 0.1, calibrated=len(entries) // 2
             )
-            lines.append(
-                [
-                    measure,
-                    f"{epsilon:g}",
-                    f"{feasible} of {RESAMPLES}",
-                    f"{exceeded}",
-                    f"{skipped:.1%}",
-                ]
-            )
-    return table(("measure", "epsilon", "threshold found", "exceeded", "skipped"), lines)
-
-
-def write(document: Path, parts: dict[str, str]) -> None:
-    """Replaces the text between the marks of each part."""
-    text = document.read_text("utf-8")
-    for name, part in parts.items():
-        pattern = re.compile(f"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
-        if not pattern.search(text):
-            raise SystemExit(f"{document} has no place for {name}")
-        text = pattern.sub(lambda found, part=part: found[1] + part + "\n" + found[2], text)  # type: ignore[misc]
-    document.write_text(text, "utf-8")
+            found = f"{feasible} of {RESAMPLES}"
+            lines.append([measure, f"{epsilon:g}", found, f"{exceeded}", f"{skipped:.1%}"])
+    head = ("measure", "epsilon", "threshold found", "exceeded", "skipped")
+    return markdown([head, *lines])

@@ -1,8 +1,6 @@
-"""Tables of the real pair, from the rows of docs/results/real that `research.results.real` made."""
+"""The tables of the real pair, from the rows of docs/results/real."""
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,497 +8,256 @@ from typing import Any
 import numpy as np
 
 from hedge.common.codec import paper_bits
-from hedge.evaluation.profile import read_profile
-from hedge.evaluation.quality import interval
 from hedge.evaluation.record import read_journal
+from hedge.evaluation.tables import Column, aggregate, first, markdown, ratio, tabulate, transpose
 from research.figures import short
-from research.results.paper_tables import quantile, table
+from research.results.exactness import tabulate_exactness
+from research.results.pages import Pages
+from research.results.real_rows import (
+    CPU,
+    HEDGE,
+    MEASURES,
+    PAPER_SHARE,
+    REFERENCE,
+    TASKS,
+    TEMPERATURES,
+    Row,
+    Rows,
+    Runs,
+    measure_unsent,
+    time_answer,
+)
+from research.study import auc
 
-Parts = dict[str, dict[str, Callable[[], str]]]
-Entries = Sequence[dict[str, Any]]
-TASKS = ("gsm8k", "humaneval")
-TEMPERATURES = ("0", "0.7", "1")
-# Both models on one thread of a CPU each, as `python -m tools.bench_rows` measured them.
-CPU = "cpu"
-MEASURED = read_profile(CPU)
-HEDGE = "hedge:max-in-flight=1,threshold=0.4"
-# Skips about as much as the paper says on the real pair, as "margin, 0.76" does on the bundled one.
-PAPER_SHARE = quantile("margin", 0.58)
-# The entries that CU-HLM keeps, and what it is compared with.
+# The entries that CU-HLM keeps.
 KEPT = 30
-REFERENCE = "hlm"
-SNR_DB = -10.0
-BANDWIDTH_HZ = 1e6
-
-
-@dataclass(frozen=True)
-class Runs:
-    """The answers of every run to one task at one temperature, each by its number."""
-
-    vocab_size: int
-    answers: dict[str, dict[int, dict[str, Any]]]
-
-    @classmethod
-    def read(cls, folder: Path, task: str, temperature: str) -> "Runs | None":
-        path = folder / f"{task}-{temperature}.jsonl"
-        if not path.exists():
-            return None
-        header, entries = read_journal(path, "real")
-        found: dict[str, dict[int, dict[str, Any]]] = {}
-        for entry in entries:
-            found.setdefault(entry["run"].rpartition(" #")[0], {})[entry["task"]] = entry
-        return cls(int(header["vocab_size"]), found)
-
-    def whole(self, name: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-        """A run's answers beside the LLM's to the same questions."""
-        theirs = self.answers["llm"]
-        return [
-            (entry, theirs[number])
-            for number, entry in sorted(self.answers.get(name, {}).items())
-            if number in theirs
-        ]
-
-
-def summed(
-    pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], vocab_size: int
-) -> dict[str, float]:
-    """What a run comes to: shares, and what is per token."""
-    mine = [own for own, _ in pairs]
-    theirs = [llm for _, llm in pairs]
-    tokens = sum(entry["tokens"] for entry in mine)
-    skipped = sum(entry["skipped"] for entry in mine)
-    right = np.array([[own["correct"], llm["correct"]] for own, llm in pairs], dtype=float)
-    with np.errstate(invalid="ignore"):
-        low, high = interval(right[:, 0], right[:, 1])
-    audited = sum(entry["audited"] for entry in mine)
-    paper = sum(entry["paper_bytes"] for entry in mine)
-    whole = paper_bits(vocab_size, vocab_size) / 8
-    seconds = sum(clock(entry) for entry in mine)
-    return {
-        "answers": len(mine),
-        "tokens": tokens,
-        "skipped": skipped / tokens,
-        "accuracy": right[:, 0].mean(),
-        "relative": right[:, 0].sum() / right[:, 1].sum() if right[:, 1].any() else float("nan"),
-        "low": low,
-        "high": high,
-        "risk": sum(entry["risk"] for entry in mine) / audited if audited else float("nan"),
-        "paper_bytes": paper / tokens,
-        "compression": 1 - paper / max(1, tokens - skipped) / whole,
-        "up": sum(entry["messages"] for entry in mine) / tokens,
-        "passes": sum(entry["rounds"] for entry in mine) / tokens,
-        "positions": sum(entry["positions"] for entry in mine) / tokens,
-        "steps": sum(entry["steps"] for entry in mine) / tokens,
-        "near_ties": sum(entry["near_ties"] for entry in mine),
-        "same": float(np.mean([own["digest"] == llm["digest"] for own, llm in pairs])),
-        "tokens_per_s": tokens / seconds,
-        "tokens_per_s_flat": tokens / sum(clock(entry, flat=True) for entry in mine),
-        "llm_tokens": sum(entry["tokens"] for entry in theirs),
-    }
-
-
-def clock(
-    entry: dict[str, Any],
-    snr_db: float = SNR_DB,
-    bandwidth_hz: float = BANDWIDTH_HZ,
-    *,
-    flat: bool = False,
-) -> float:
-    """Seconds of an answer on the paper's channel: tau_SLM + bits / C + tau_LLM, without fading.
-
-    `flat` as the paper has it: a pass takes as long as one of one position, however many it has.
-    """
-    capacity = bandwidth_hz * math.log2(1 + 10 ** (snr_db / 10))
-    positions = entry["rounds"] if flat else entry["positions"]
-    passes_s = entry["rounds"] * MEASURED.llm_s + positions * MEASURED.llm_position_s
-    return float(entry["steps"] * MEASURED.slm_s + 8 * entry["paper_bytes"] / capacity + passes_s)
-
-
-def systems(folder: Path, temperature: str) -> str:
-    """Every system at one temperature: both tasks' accuracy, and what both took together."""
-    runs = {task: found for task in TASKS if (found := Runs.read(folder, task, temperature))}
-    lines = []
-    for name in sorted({name for one in runs.values() for name in one.answers}, key=order):
-        each = {task: one.whole(name) for task, one in runs.items()}
-        every = summed(
-            [pair for pairs in each.values() for pair in pairs],
-            next(iter(runs.values())).vocab_size,
-        )
-        right = [percent(summed(pairs, 2)["accuracy"]) if pairs else "-" for pairs in each.values()]
-        lines.append(
-            [
-                short(f"{name} #1"),
-                " + ".join(str(len(pairs)) for pairs in each.values()),
-                f"{every['skipped']:.1%}",
-                *right,
-                over(every["relative"]) + between(every["low"], every["high"]),
-                "-" if np.isnan(every["risk"]) else f"{every['risk']:.2%}",
-                f"{every['up']:.1f}",
-                f"{every['passes']:.2f}",
-            ]
-        )
-    head = ("system", "n", "skipped", *runs, "accuracy over llm's", "risk", "up B", "passes")
-    return table(head, lines)
-
-
 CHANNELS = ((-10.0, 1e6), (0.0, 1e6), (10.0, 1e6), (0.0, 10e6))
-
-
-def speeds(folder: Path, temperature: str) -> str:
-    """Tokens/s of every system on the paper's channel, and how many times hlm's."""
-    runs = [run for task in TASKS if (run := Runs.read(folder, task, temperature))]
-    names = sorted({name for one in runs for name in one.answers}, key=order)
-    speed = {
-        (name, channel): sum(own["tokens"] for one in runs for own, _ in one.whole(name))
-        / sum(clock(own, *channel) for one in runs for own, _ in one.whole(name))
-        for name in names
-        for channel in CHANNELS
-    }
-    lines = [
-        [
-            short(f"{name} #1"),
-            str(sum(len(one.whole(name)) for one in runs)),
-            *(
-                f"{speed[name, channel]:.3g} ({speed[name, channel] / speed[REFERENCE, channel]:,.3g}x)"
-                for channel in CHANNELS
-            ),
-        ]
-        for name in names
-    ]
-    return table(
-        ("tokens/s (over hlm)", "n", *(f"{snr:g} dB, {hz / 1e6:g} MHz" for snr, hz in CHANNELS)),
-        lines,
-    )
-
-
-def order(name: str) -> tuple[int, str]:
-    """The LLM and the SLM first, then what is exact, then what is not."""
-    leading = ("llm", "slm", "hlm", HEDGE, "gelato", "rand-hlm", "u-hlm", "cu-hlm")
-    return (leading.index(name) if name in leading else len(leading), name)
-
-
-def between(low: float, high: float) -> str:
-    """An interval; nothing where resampling gives none: too few answers, or no question that only
-    one of the two has right.
-    """
-    return "" if np.isnan(low) or np.isnan(high) or low == high else f" ({low:.0%} to {high:.0%})"
-
-
-def over(ratio: float) -> str:
-    """A share of what the LLM has; none where it has nothing."""
-    return "-" if np.isnan(ratio) else f"{ratio:.1%}"
-
-
-def percent(value: float) -> str:
-    return f"{value:.0%}"
-
-
-def measures(folder: Path) -> str:
-    """Fits and areas of the five measures and of the noised margin on the same answers, the mean
-    over both tasks' tokens.
-    """
-    header, entries = read_journal(folder / "measures.jsonl", "measures")
-    studied = int(header["studied"])
-    lines = []
-    for name in entries[0]["measures"] if entries else ():
-        cells = []
-        for temperature in TEMPERATURES:
-            mine = [entry for entry in entries if entry["temperature"] == float(temperature)]
-            weights = [entry["tokens"] for entry in mine]
-            cells += [weighted(mine, weights, name, key) for key in ("r2_beta", "auc")]
-        lines.append([name, *cells])
-    cells = []
-    for temperature in TEMPERATURES:
-        mine = [entry for entry in entries if entry["temperature"] == float(temperature)]
-        areas = [margin_auc(folder, entry["task"], entry["temperature"], studied) for entry in mine]
-        cells += [
-            "-",
-            f"{np.average(areas, weights=[entry['tokens'] for entry in mine]):.3f}"
-            if mine
-            else "-",
-        ]
-    lines.append(["noised margin of `hedge`", *cells])
-    head = ("measure", *(f"T {t}: {what}" for t in TEMPERATURES for what in ("R^2", "AUC")))
-    return table(head, lines)
-
-
-def weighted(entries: Entries, weights: Sequence[int], name: str, key: str) -> str:
-    if not entries:
-        return "-"
-    return f"{np.average([entry['measures'][name][key] for entry in entries], weights=weights):.3f}"
-
-
-def margin_auc(folder: Path, task: str, temperature: float, studied: int) -> float:
-    """Of the margin by which the shared noise decided a draft, for drafts that are not the LLM's
-    token; first answers.
-    """
-    from research.study import auc
-
-    every = read_journal(folder / "traces.jsonl", "traces")[1]
-    mine = [
-        entry for entry in every if (entry["task"], entry["temperature"]) == (task, temperature)
-    ]
-    first = sorted(mine, key=lambda entry: int(entry["question"]))[:studied]
-    margins = np.concatenate([np.asarray(entry["margin"]) for entry in first])
-    return auc(-margins, 1 - np.concatenate([np.asarray(entry["accepted"]) for entry in first]))
-
-
+LEADING = ("llm", "slm", "hlm", HEDGE, "gelato", "rand-hlm", "u-hlm", "cu-hlm")
 PROFILES = ("phone", "laptop")
 # Of a million positions of the LLM: a price to compare by, about that of a 70 B model in the cloud.
 EUR = 0.60
 
 
-def savings(rows: Entries) -> str:
-    """hedge on the recorded answers over emulated devices and links, against the LLM's stream; a
-    token each.
+def read_tasks(folder: Path, temperature: str) -> dict[str, Runs]:
+    return {task: runs for task in TASKS if (runs := Runs.read(folder, task, temperature))}
+
+
+def gather_rows(runs: dict[str, Runs]) -> list[Row]:
+    """Every paired answer, the LLM's and the SLM's first, then of what is exact."""
+    names = {name for one in runs.values() for name in one.answers}
+
+    def order(name: str) -> tuple[int, str]:
+        return (LEADING.index(name) if name in LEADING else len(LEADING), name)
+
+    return [
+        row | {"system": short(f"{name} #1"), "of": task}
+        for name in sorted(names, key=order)
+        for task, one in runs.items()
+        for row in one.pair_up(name)
+    ]
+
+
+def show_percent(value: float) -> str:
+    return f"{value:.0%}"
+
+
+def show_relative(rows: Rows) -> str | None:
+    """Accuracy over the LLM's, with its interval where resampling gives one."""
+    relative = MEASURES["relative"](rows)
+    with np.errstate(invalid="ignore"):
+        low, high = MEASURES["interval"](rows)
+    if relative is None:
+        return None
+    known = not np.isnan([low, high]).any() and low != high
+    return f"{relative:.1%}" + (f" ({low:.0%} to {high:.0%})" if known else "")
+
+
+def tabulate_systems(folder: Path, temperature: str) -> str:
+    """Every system at one temperature: both tasks' accuracy, and what both took together."""
+    runs = read_tasks(folder, temperature)
+
+    def count(rows: Rows) -> str:
+        return " + ".join(str(sum(row["of"] == task for row in rows)) for task in runs)
+
+    def judge(rows: Rows, task: str) -> Any:
+        return MEASURES["accuracy"]([row for row in rows if row["of"] == task])
+
+    columns = [
+        Column("system", first("system")),
+        Column("n", count),
+        Column("skipped", MEASURES["skipped"], ".1%"),
+        *(Column(task, partial(judge, task=task), ".0%") for task in runs),
+        Column("accuracy over llm's", show_relative),
+        Column("risk", MEASURES["risk"], ".2%"),
+        Column("up B", MEASURES["up"], ".1f"),
+        Column("passes", MEASURES["passes"], ".2f"),
+    ]
+    return markdown(tabulate(gather_rows(runs), ("system",), columns))
+
+
+def tabulate_speeds(folder: Path, temperature: str) -> str:
+    """Tokens/s of every system on the paper's channel, and how many times hlm's."""
+    rows = gather_rows(read_tasks(folder, temperature))
+    reference = [row for row in rows if row["system"] == REFERENCE]
+    columns = [Column("tokens/s (over hlm)", first("system")), Column("n", len)]
+    for snr, hz in CHANNELS:
+        speed = ratio("tokens", partial(time_answer, snr_db=snr, bandwidth_hz=hz))
+
+        def over(value: float, base: float = speed(reference)) -> str:
+            return f"{value:.3g} ({value / base:,.3g}x)"
+
+        columns.append(Column(f"{snr:g} dB, {hz / 1e6:g} MHz", speed, over))
+    return markdown(tabulate(rows, ("system",), columns))
+
+
+def tabulate_measures(folder: Path) -> str:
+    """Fits and areas of the measures and of the noised margin on the same answers.
+
+    The mean over both tasks, weighted by their tokens.
     """
-    lines = [
-        [
-            f"{row['temperature']:g}",
-            row["profile"],
-            f"{1e3 * row['round_trip']:.0f} ms",
-            *(f"{row[key]:.2f}" for key in ("passes", "positions", "steps")),
-            f"{row['joules']:.3f}",
-            f"{EUR * row['positions']:.2f}",
-            f"{row['speed']:.2f}",
-        ]
-        for row in rows
-        if row["what"] == "savings" and row["profile"] in PROFILES and row["round_trip"]
-    ]
-    return table(
-        (
-            "T",
-            "device",
-            "round trip",
-            "passes",
-            "positions",
-            "SLM steps",
-            "J",
-            "EUR/M",
-            "speed over llm",
-        ),
-        lines,
-    )
-
-
-def break_evens(rows: Entries) -> str:
-    """The round trip below which hedge is faster than the LLM's stream, by answers and device."""
-    lines = [
-        [
-            row["answers"],
-            f"{row['temperature']:g}",
-            f"{row['count']}",
-            f"{row['accepted']:.1%}",
-            *(
-                "never" if row[name] is None else f"{1e3 * row[name]:.0f} ms"
-                for name in (*PROFILES, CPU)
-            ),
-        ]
-        for row in rows
-        if row["what"] == "break-even"
-    ]
-    return table(("answers", "T", "n", "drafts accepted", *PROFILES, CPU), lines)
-
-
-def agreement(results: Path) -> list[tuple[str, str, int, int, int]]:
-    """By engine of the cloud: temperatures, how many answers of hedge are llm's token for token, of
-    how many, near ties.
-    """
-    found = []
-    rows = [
-        row
-        for name in ("exact", "exact-gguf")
-        for row in read_journal(results / f"{name}.jsonl", "exact")[1]
-    ]
-    for dtype, what in (
-        ("bfloat16", "torch, bfloat16, reproducible"),
-        ("float32", "torch, float32, plain"),
-        ("Q4_K_M", "llama.cpp, Q4_K_M, reproducible"),
-    ):
-        found.append(_agree(what, [row for row in rows if row["dtype"] == dtype], "question"))
-    found.append(
-        _agree("vLLM, bfloat16", read_journal(results / "vllm.jsonl", "bench-vllm")[1], "question")
-    )
-    live = [
-        row | {"system": name, "temperature": 0.0}
-        for name in ("llm", "hedge")
-        for row in read_journal(results / "gsm8k" / f"answers-{name}.jsonl", "answers")[1]
-    ]
-    found.append(_agree("llama.cpp, Q4_K_M, one device", live, "task"))
+    header, entries = read_journal(folder / "measures.jsonl", "measures")
+    head = ["measure"]
+    lines = [[name] for name in entries[0]["measures"]]
+    noised = ["noised margin of `hedge`"]
     for temperature in TEMPERATURES:
-        batched = [
-            entry
-            | {
-                "system": name,
-                "temperature": float(temperature),
-                "number": (task, number),
-                "token_ids": entry["digest"],
-            }
-            for task in TASKS
-            if (runs := Runs.read(results / "real", task, temperature))
-            for name, run in (("llm", "llm"), ("hedge", HEDGE))
-            for number, entry in runs.answers.get(run, {}).items()
-        ]
-        if any(row["system"] == "hedge" for row in batched):
-            found.append(_agree("llama.cpp, Q4_K_M, many at once", batched, "number"))
-    return found
+        mine = [entry for entry in entries if entry["temperature"] == float(temperature)]
+        areas = [margin_auc(folder, entry, int(header["studied"])) for entry in mine]
+
+        def average(values: Sequence[float], mine: Rows = mine) -> str:
+            weights = [entry["tokens"] for entry in mine]
+            return f"{np.average(values, weights=weights):.3f}" if mine else "-"
+
+        for line in lines:
+            for key in ("r2_beta", "auc"):
+                line.append(average([entry["measures"][line[0]][key] for entry in mine]))
+        noised += ["-", average(areas)]
+        head += [f"T {temperature}: R^2", f"T {temperature}: AUC"]
+    return markdown([head, *lines, noised])
 
 
-def _agree(what: str, rows: Entries, key: str) -> tuple[str, str, int, int, int]:
-    llm = {
-        (row["temperature"], row[key]): row["token_ids"] for row in rows if row["system"] == "llm"
-    }
-    mine = [
-        row for row in rows if row["system"] == "hedge" and (row["temperature"], row[key]) in llm
+def margin_auc(folder: Path, where: Row, studied: int) -> float:
+    """Of the margin by which the shared noise decided a draft, for drafts that are not the LLM's."""
+    entries = read_journal(folder / "traces.jsonl", "traces")[1]
+    key = (where["task"], where["temperature"])
+    mine = [entry for entry in entries if (entry["task"], entry["temperature"]) == key]
+    mine = sorted(mine, key=lambda entry: int(entry["question"]))[:studied]
+    margins = np.concatenate([np.asarray(entry["margin"]) for entry in mine])
+    return auc(-margins, 1 - np.concatenate([np.asarray(entry["accepted"]) for entry in mine]))
+
+
+def tabulate_savings(rows: Rows) -> str:
+    """hedge on recorded answers over emulated devices and links, against the LLM's stream."""
+    columns = [
+        Column("T", first("temperature"), "g"),
+        Column("device", first("profile")),
+        Column("round trip", first("round_trip"), show_ms),
+        Column("passes", first("passes"), ".2f"),
+        Column("positions", first("positions"), ".2f"),
+        Column("SLM steps", first("steps"), ".2f"),
+        Column("J", first("joules"), ".3f"),
+        Column("EUR/M", first(lambda row: EUR * row["positions"]), ".2f"),
+        Column("speed over llm", first("speed"), ".2f"),
     ]
-    same = sum(row["token_ids"] == llm[row["temperature"], row[key]] for row in mine)
-    temperatures = " and ".join(
-        f"{value:g}" for value in sorted({row["temperature"] for row in mine})
-    )
-    return what, temperatures, same, len(mine), sum(row.get("near_ties", 0) for row in mine)
+    shown = [row for row in rows if row.get("profile") in PROFILES and row["round_trip"]]
+    return markdown(tabulate(shown, ("temperature", "profile", "round_trip"), columns))
 
 
-def exactness(results: Path) -> str:
-    lines = [
-        [
-            what,
-            at,
-            f"{same} of {total}",
-            "-" if what.endswith("reproducible") else f"{ties / total:.1f}",
-        ]
-        for what, at, same, total, ties in agreement(results)
+def show_ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.0f} ms"
+
+
+def tabulate_break_evens(rows: Rows) -> str:
+    """The round trip below which hedge is faster than the LLM's stream, by answers and device."""
+    columns = [
+        Column("answers", first("answers")),
+        Column("T", first("temperature"), "g"),
+        Column("n", first("count")),
+        Column("drafts accepted", first("accepted"), ".1%"),
     ]
-    return table(("LLM in the cloud", "T", "answers that are llm's", "near ties an answer"), lines)
+    for name in (*PROFILES, CPU):
+
+        def find(row: Row, name: str = name) -> str:
+            return "never" if row[name] is None else show_ms(row[name])
+
+        columns.append(Column(name, first(find)))
+    shown = [row for row in rows if row["what"] == "break-even"]
+    return markdown(tabulate(shown, ("answers", "temperature"), columns))
 
 
-def claims(folder: Path, page: Path) -> str:
-    """The abstract of the paper beside both pairs at temperature 0: cu-hlm as published, and gated
-    by margin.
+def read_headline(page: Path, name: str) -> list[str]:
+    """Of the bundled pair at temperature 0, as its own tables on the page have it.
+
+    Skipped, not sent, accuracy, and over hlm at -10 dB.
     """
-    bundled = {name: headline(page, name) for name in ("cu-hlm", "cu-hlm:margin,skip 0.76")}
-    runs = {task: found for task in TASKS if (found := Runs.read(folder, task, "0"))}
-    vocab_size = next(iter(runs.values())).vocab_size
-
-    def real(name: str) -> dict[str, float]:
-        return summed([pair for one in runs.values() for pair in one.whole(name)], vocab_size)
-
-    hlm = real(REFERENCE)["tokens_per_s"]
-    own = {"published": real("cu-hlm"), "margin": real(PAPER_SHARE)}
-    columns = {
-        name: (one["skipped"], one["compression"], one["relative"], one["tokens_per_s"] / hlm)
-        for name, one in own.items()
-    }
-    flat = [f"{one['tokens_per_s_flat'] / hlm:.0f}x" for one in own.values()]
-    lines = [
-        [
-            "transmissions skipped",
-            "74.8%",
-            *(b[0] for b in bundled.values()),
-            *(f"{c[0]:.1%}" for c in columns.values()),
-        ],
-        [
-            "vocabulary not sent",
-            "97.4%",
-            *(b[1] for b in bundled.values()),
-            *(f"{c[1]:.2%}" for c in columns.values()),
-        ],
-        [
-            "accuracy over llm's",
-            "97.4%",
-            *(b[2] for b in bundled.values()),
-            *(over(c[2]) for c in columns.values()),
-        ],
-        [
-            "throughput over hlm's",
-            "206x",
-            *(b[3] for b in bundled.values()),
-            *(f"{c[3]:.0f}x" for c in columns.values()),
-        ],
-    ]
-    streams = [over_hlm(_row(page, "llm", 6))] * 2 + [
-        f"{real('llm')['tokens_per_s'] / hlm:.0f}x"
-    ] * 2
-    lines.append(["the same, if every pass takes 52 ms", "-", "-", "-", *flat])
-    lines.append(["throughput of `llm` over hlm's", "-", *streams])
-    lines.append(
-        ["answers", "", "1000", "1000", *(f"{one['answers']:.0f}" for one in own.values())]
-    )
-    head = ("cu-hlm", "paper", "bundled", "bundled, margin 0.76", "real", "real, margin 0.58")
-    return table(head, lines)
-
-
-def headline(page: Path, name: str) -> tuple[str, str, str, str]:
-    """Of the bundled pair, as its own tables on the page have it: skipped, not sent, accuracy, over
-    hlm at -10 dB.
-    """
-    system, speed = (_row(page, name, columns) for columns in (8, 6))
+    system = _read_line(page, name, 8)
     sent = 1 - paper_bits(32000, KEPT) / paper_bits(32000, 32000)
-    return system[2], f"{sent:.2%}", system[4].split(" ")[0], over_hlm(speed)
+    return [system[2], f"{sent:.2%}", system[4].split(" ")[0], _read_speed(page, name)]
 
 
-def _row(page: Path, name: str, columns: int) -> list[str]:
-    """The first row of that name and width; the tables of temperature 0 come first."""
+def _read_speed(page: Path, name: str) -> str:
+    return _read_line(page, name, 6)[1].partition("(")[2].strip(")")
+
+
+def _read_line(page: Path, name: str, columns: int) -> list[str]:
+    """The first line of that name and width; the tables of temperature 0 come first."""
     lines = page.read_text("utf-8").partition("<!-- begin headline -->")[2].splitlines()
     rows = ([cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines)
     return next(row for row in rows if row[0] == name and len(row) == columns)
 
 
-def over_hlm(speed: list[str]) -> str:
-    return speed[1].partition("(")[2].strip(")")
+def tabulate_claims(folder: Path, page: Path) -> str:
+    """The abstract of the paper beside both pairs at temperature 0.
+
+    cu-hlm as published, and gated by margin.
+    """
+    runs = read_tasks(folder, "0")
+    measures = MEASURES | {"compression": measure_unsent(next(iter(runs.values())).vocab_size)}
+
+    def real(name: str) -> dict[str, Any]:
+        return aggregate([row for one in runs.values() for row in one.pair_up(name)], measures)
+
+    hlm = real(REFERENCE)["tokens_per_s"]
+    llm = real("llm")["tokens_per_s"]
+    columns = [
+        [
+            "cu-hlm",
+            "transmissions skipped",
+            "vocabulary not sent",
+            "accuracy over llm's",
+            "throughput over hlm's",
+            "the same, if every pass takes 52 ms",
+            "throughput of `llm` over hlm's",
+            "answers",
+        ],
+        ["paper", "74.8%", "97.4%", "97.4%", "206x", "-", "-", ""],
+    ]
+    for title, name in (("", "cu-hlm"), (", margin 0.76", "cu-hlm:margin,skip 0.76")):
+        cells = [*read_headline(page, name), "-", _read_speed(page, "llm"), "1000"]
+        columns.append([f"bundled{title}", *cells])
+    for title, name in (("", "cu-hlm"), (", margin 0.58", PAPER_SHARE)):
+        own = real(name)
+        shares = [f"{own['skipped']:.1%}", f"{own['compression']:.2%}", f"{own['relative']:.1%}"]
+        speeds = (own["tokens_per_s"], own["tokens_per_s_flat"], llm)
+        times = [f"{speed / hlm:.0f}x" for speed in speeds]
+        columns.append([f"real{title}", *shares, *times, str(own["answers"])])
+    return markdown(transpose(columns))
 
 
-def parts(folder: Path) -> Parts:
-    page = folder.parent / "paper.md"
-    exact: dict[str, Callable[[], str]] = {"exactness": partial(exactness, folder.parent)}
-    found: Parts = {
-        "docs/results/paper.md": {},
-        "docs/results/hedge.md": {},
-        "docs/results/exactness.md": exact,
-    }
-    found["docs/results/hedge.md"]["predicted"] = partial(predicted, folder.parent)
-    found["docs/results/hedge.md"]["first"] = partial(first, folder.parent)
-    for temperature in TEMPERATURES:
-        if any((folder / f"{task}-{temperature}.jsonl").exists() for task in TASKS):
-            found["docs/results/paper.md"][f"real {temperature}"] = partial(
-                systems, folder, temperature
-            )
-    if (folder / "gsm8k-0.jsonl").exists():
-        found["docs/results/paper.md"] |= {
-            "claims": partial(claims, folder, page),
-            "real speeds": partial(speeds, folder, "0"),
-        }
-    if (folder / "measures.jsonl").exists():
-        found["docs/results/paper.md"]["real measures"] = partial(measures, folder)
-    rows = read_journal(folder.parent / "replays.jsonl", "replays")[1]
-    found["docs/results/hedge.md"] |= {
-        "savings": partial(savings, rows),
-        "break-even": partial(break_evens, rows),
-    }
-    return found
-
-
-def predicted(results: Path) -> str:
-    """What was expected of a link beside what a run then measured."""
-    lines = []
-    for row in read_journal(results / "break-even.jsonl", "break-even")[1]:
-        cells = [
-            f"{row['expected'][key]:.{digits}f} / {row['measured'][key]:.{digits}f}"
-            for key, digits in PREDICTED.items()
-        ]
-        offs = [f"{row[f'{key}_off']:+.0%}" for key in PREDICTED]
-        link = f"{1e3 * row['round_trip']:.0f} ms"
-        lines.append(
-            [
-                row["pair"],
-                f"{row['temperature']:g}",
-                link,
-                *(x for pair in zip(cells, offs, strict=True) for x in pair),
-            ]
-        )
-    return table(("pair", "T", "link", "tokens/s", "off", "llm's", "off", "passes", "off"), lines)
-
-
+# What was expected of a link beside what a run then measured: field and digits.
 PREDICTED = {"tokens_per_s": 1, "llm_tokens_per_s": 1, "passes": 3}
+
+
+def tabulate_predicted(rows: Rows) -> str:
+    lines = []
+    for row in rows:
+        cells = [row["pair"], f"{row['temperature']:g}", show_ms(row["round_trip"])]
+        for key, digits in PREDICTED.items():
+            expected, measured = (row[which][key] for which in ("expected", "measured"))
+            cells.append(f"{expected:.{digits}f} / {measured:.{digits}f}")
+            cells.append(f"{row[f'{key}_off']:+.0%}")
+        lines.append(cells)
+    head = ("pair", "T", "link", "tokens/s", "off", "llm's", "off", "passes", "off")
+    return markdown([head, *lines])
 
 
 # A pair's rows, and what they were asked.
@@ -512,19 +269,39 @@ SHOWN = (
 )
 
 
-def first(results: Path) -> str:
-    """Of an answer at temperature 0, a token: passes, positions, bytes, the median and the worst
-    tenth; how many are llm's.
-    """
+def tabulate_first(results: Path) -> str:
+    """Per token of an answer at temperature 0, the median and the worst tenth; how many are llm's."""
     lines = []
     for label, folder, task in SHOWN:
         runs = Runs.read(results / folder, task, "0")
-        if runs is None or not (pairs := runs.whole(HEDGE)):
+        if runs is None or not (rows := runs.pair_up(HEDGE)):
             continue
-        cells = []
+        cells = [label]
         for key in ("rounds", "positions", "messages"):
-            values = [own[key] / own["tokens"] for own, _ in pairs]
+            values = [row[key] / row["tokens"] for row in rows]
             cells.append(f"{np.median(values):.2f} ({np.quantile(values, 0.9):.2f})")
-        same = sum(own["digest"] == llm["digest"] for own, llm in pairs)
-        lines.append([label, *cells, f"{same} of {len(pairs)}"])
-    return table(("pair and task", "passes", "positions", "bytes up", "llm's tokens"), lines)
+        same = sum(row["digest"] == row["llm"]["digest"] for row in rows)
+        lines.append([*cells, f"{same} of {len(rows)}"])
+    head = ("pair and task", "passes", "positions", "bytes up", "llm's tokens")
+    return markdown([head, *lines])
+
+
+def make_parts(results: Path) -> Pages:
+    real = results / "real"
+    replays = read_journal(results / "replays.jsonl", "replays")[1]
+    predicted = read_journal(results / "break-even.jsonl", "break-even")[1]
+    return {
+        "docs/results/exactness.md": {"exactness": tabulate_exactness(results)},
+        "docs/results/hedge.md": {
+            "first": tabulate_first(results),
+            "predicted": tabulate_predicted(predicted),
+            "savings": tabulate_savings([row for row in replays if row["what"] == "savings"]),
+            "break-even": tabulate_break_evens(replays),
+        },
+        "docs/results/paper.md": {
+            **{f"real {t}": tabulate_systems(real, t) for t in TEMPERATURES},
+            "claims": tabulate_claims(real, results / "paper.md"),
+            "real speeds": tabulate_speeds(real, "0"),
+            "real measures": tabulate_measures(real),
+        },
+    }

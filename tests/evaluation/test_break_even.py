@@ -14,12 +14,12 @@ from hedge.evaluation.break_even import CLOSE, TOKENS, Sample, no_overlap, sampl
 from hedge.evaluation.local import LocalLink
 from hedge.evaluation.profile import Profile
 from hedge.evaluation.replay import Trace
-from research.links import preferring
+from research.links import configure_hedge
 
 MIXED = [Trace((*[True] * 5, False) * 8, (*[4.0] * 5, 0.1) * 8)] * 3
 HERE = Profile("here", slm_s=0.005, llm_s=0.04, llm_position_s=0.001)
 # Blocks of a fixed length, each verdict waited for: steps and passes are the same on every link.
-WAITING = preferring("balanced", threshold=0.3, max_in_flight=1)
+WAITING = configure_hedge("balanced", threshold=0.3, max_in_flight=1)
 
 
 def test_the_closed_form_is_what_happens_where_nothing_overlaps() -> None:
@@ -39,7 +39,7 @@ def test_the_closed_form_is_what_happens_where_nothing_overlaps() -> None:
 def test_drafting_on_moves_it_outwards() -> None:
     often = [Trace((*[True] * 30, False) * 3, (*[3.0] * 30, 0.1) * 3)] * 3
     sample = Sample(often, replace(HERE, slm_s=0.02))
-    ahead = sample.break_even(preferring("speed"))
+    ahead = sample.break_even(configure_hedge("speed"))
     waiting = sample.break_even(WAITING)
     assert ahead is not None
     assert waiting is not None

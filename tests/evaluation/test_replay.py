@@ -20,14 +20,14 @@ from hedge.evaluation.replay import (
     replayed,
 )
 from hedge.v1 import hedge_pb2 as pb
-from research.links import preferring
+from research.links import configure_hedge
 from tests.configs import config_of
 
 TRACE = Trace((True, True, False, True, True, True, False), (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0))
 HERE = Profile("here", slm_s=0.02, llm_s=0.04, llm_position_s=0.001)
 # A block of one draft: any draft ends it.
-SINGLE = preferring("balanced", threshold=0.0, max_in_flight=1)
-WHOLE = preferring("balanced", threshold=1.0, max_in_flight=1)
+SINGLE = configure_hedge("balanced", threshold=0.0, max_in_flight=1)
+WHOLE = configure_hedge("balanced", threshold=1.0, max_in_flight=1)
 
 
 def counted(counts: Counts) -> tuple[int, int, int, int]:
@@ -62,8 +62,8 @@ def test_time_passes_in_steps_passes_and_on_the_way_alone() -> None:
 
 def test_on_a_slow_link_running_ahead_is_faster_and_costs_steps() -> None:
     sure = Trace((True,) * 60, (6.0,) * 60)
-    waits = replayed([sure], preferring("speed", 0.1, max_in_flight=1), HERE, 0.2)
-    ahead = replayed([sure], preferring("speed", 0.1), HERE, 0.2)
+    waits = replayed([sure], configure_hedge("speed", 0.1, max_in_flight=1), HERE, 0.2)
+    ahead = replayed([sure], configure_hedge("speed", 0.1), HERE, 0.2)
     assert ahead.seconds < 0.6 * waits.seconds
     assert (ahead.tokens, waits.tokens) == (60, 60)
     # Nothing is rejected: an answer of SLM steps alone, and the way of its last message.
@@ -72,7 +72,7 @@ def test_on_a_slow_link_running_ahead_is_faster_and_costs_steps() -> None:
 
 def test_what_is_preferred_is_what_is_saved() -> None:
     mixed = [Trace((*[True] * 9, False) * 6, (*[3.0] * 8, 0.4, 0.2) * 6)] * 4
-    found = [replayed(mixed, preferring(prefer), HERE, 0.05) for prefer in PREFERENCES]
+    found = [replayed(mixed, configure_hedge(prefer), HERE, 0.05) for prefer in PREFERENCES]
     seconds = [counts.seconds for counts in found]
     passes = [counts.passes for counts in found]
     assert max(seconds[:2]) < seconds[2]
@@ -133,14 +133,14 @@ def test_a_verdict_comes_when_its_way_and_its_pass_are_over_and_says_how_long_th
 def test_foresight_is_the_fewest_passes() -> None:
     assert foresight([TRACE]) == 2 / 7
     for threshold in (0.0, 0.2, 0.4, 1.0):
-        counts = replayed([TRACE], preferring("balanced", threshold), HERE, 0.0)
+        counts = replayed([TRACE], configure_hedge("balanced", threshold), HERE, 0.0)
         assert counts.per_token()[0] >= foresight([TRACE])
 
 
 def test_what_was_learned_is_carried() -> None:
     """Drafts that always stay: from answer to answer blocks grow."""
     sure = [Trace((True,) * 40, (0.5,) * 40)] * 5
-    config = replace(preferring("balanced", 0.4, max_in_flight=1))
+    config = replace(configure_hedge("balanced", 0.4, max_in_flight=1))
     assert (
         replayed(sure, config, HERE, 0.0).passes
         < replayed(sure, config, HERE, 0.0, carried=False).passes

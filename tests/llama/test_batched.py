@@ -21,8 +21,9 @@ from hedge.edge_client.engine.session import Session
 from hedge.edge_client.systems import SYSTEMS, GenerationConfig
 from hedge.evaluation.local import LocalLink
 from hedge.evaluation.tasks import tasks
-from research import batched
-from research.batched import BatchedModel, answers
+from research.batched import answer_batched
+from research.batched_models import BatchedModel, Passes, Request, Worker
+from research.harness import Job
 from tests.integration.conftest import hedge
 
 QUESTIONS = tasks(None, 6, 0)
@@ -53,10 +54,9 @@ async def drained(session: Session) -> list[int]:
 
 
 def test_answers_at_once_are_those_of_one_at_a_time(slm: LanguageModel, llm: LanguageModel) -> None:
-    left = [(index, task, tuple(RUNS)) for index, task in enumerate(QUESTIONS)]
+    left = [Job(index, task, tuple(RUNS)) for index, task in enumerate(QUESTIONS)]
     found = {
-        (run, answer.task): answer
-        for run, answer in answers(slm, llm, RUNS, left, 3, CONTEXT, NEAR)
+        (run, answer.task): answer for run, answer in answer_batched(slm, llm, RUNS, left, 3, NEAR)
     }
     assert len(found) == len(QUESTIONS) * len(RUNS)
     for index, task in enumerate(QUESTIONS):
@@ -76,7 +76,7 @@ def test_a_row_is_computed_once(
     rows: dict[str, int] = {}
     run = BatchedModel.run
 
-    def counted(self: BatchedModel, requests: list[batched._Request]) -> list[np.ndarray]:
+    def counted(self: BatchedModel, requests: list[Request]) -> list[np.ndarray]:
         rows[self.name] = rows.get(self.name, 0) + sum(request.rows for request in requests)
         return run(self, requests)
 
@@ -84,7 +84,7 @@ def test_a_row_is_computed_once(
 
     def needed(*names: str) -> tuple[int, int]:
         rows.clear()
-        found = list(answers(slm, llm, RUNS, [(0, QUESTIONS[0], names)], 1, CONTEXT, 0.0))
+        found = list(answer_batched(slm, llm, RUNS, [Job(0, QUESTIONS[0], names)], 1))
         assert len(found) == len(names)
         return rows.get(slm.name, 0), rows.get(llm.name, 0)
 
@@ -95,10 +95,10 @@ def test_a_row_is_computed_once(
     assert needed("llm", "hlm", "hedge")[0] - drafted < 10
 
 
-def one_worker(lm: LanguageModel) -> tuple[BatchedModel, batched._Worker]:
+def one_worker(lm: LanguageModel) -> tuple[BatchedModel, Worker]:
     assert isinstance(lm, LlamaModel)
-    worker = batched._Worker(0)
-    model = BatchedModel(lm, batched._Passes(1), 1, CONTEXT)
+    worker = Worker(0)
+    model = BatchedModel(lm, Passes(1), 1, CONTEXT)
     model.work_as(worker)
     return model, worker
 
@@ -143,21 +143,21 @@ def test_a_pass_that_fails_fails_for_all_who_wait(
         raise HedgeError("no memory")
 
     monkeypatch.setattr(BatchedModel, "run", broken)
-    left = [(index, task, ("llm",)) for index, task in enumerate(QUESTIONS)]
+    left = [Job(index, task, ("llm",)) for index, task in enumerate(QUESTIONS)]
     before = threading.active_count()
     with pytest.raises(HedgeError, match="no memory"):
-        list(answers(slm, llm, RUNS, left, 3, CONTEXT, 0.0))
+        list(answer_batched(slm, llm, RUNS, left, 3))
     assert threading.active_count() == before
 
 
 def test_who_stops_listening_leaves_nobody_at_work(slm: LanguageModel, llm: LanguageModel) -> None:
     before = threading.active_count()
-    left = [(index, task, tuple(RUNS)) for index, task in enumerate(QUESTIONS)]
-    found = answers(slm, llm, RUNS, left, 3, CONTEXT, 0.0)
+    left = [Job(index, task, tuple(RUNS)) for index, task in enumerate(QUESTIONS)]
+    found = answer_batched(slm, llm, RUNS, left, 3)
     assert next(found)[0] == "llm"
     found.close()  # type: ignore[attr-defined]
     assert threading.active_count() == before
-    assert not list(answers(slm, llm, RUNS, left, 3, CONTEXT, 0.0, end=0.0))
+    assert not list(answer_batched(slm, llm, RUNS, left, 3, end=0.0))
 
 
 def test_a_study_at_once_goes_on_where_it_ended(files: dict[str, Path], tmp_path: Path) -> None:
@@ -213,4 +213,4 @@ def test_a_study_at_once_goes_on_where_it_ended(files: dict[str, Path], tmp_path
 
 def test_models_of_another_runtime_are_refused(slm: LanguageModel) -> None:
     with pytest.raises(BadInput, match="two GGUF models"):
-        list(answers(slm, load(BUNDLED, "llm"), RUNS, [], 1, CONTEXT, 0.0))
+        list(answer_batched(slm, load(BUNDLED, "llm"), RUNS, [], 1))

@@ -9,7 +9,8 @@ from hedge.common.codec import paper_bits
 from hedge.edge_client.config import GelatoConfig
 from hedge.edge_client.engine.gates.gelato import Gelato
 from research.channel import Channel
-from research.gelato import DraftingModel, Trace, command, replay, row_of
+from research.gelato import command
+from research.gelato_replay import AnswerTrace, DraftingModel, replay, summarise
 from research.gelato_rivals import VOCAB, HedgeRival, Published, Rival, Static, rivals
 from research.plot import command as plot
 
@@ -17,9 +18,11 @@ STEADY = Channel(1e6, 0.0)
 UNIT = DraftingModel(layers=1, width=1, ffn=1, flops=12.0, watts=12.0, radio_w=0.2)
 
 
-def trace(stays: list[bool], entropy: float = 0.0) -> Trace:
+def trace(stays: list[bool], entropy: float = 0.0) -> AnswerTrace:
     count = len(stays)
-    return Trace(0, [entropy] * count, [0.0] * count, [10] * count, [0.9] * count, stays, stays)
+    return AnswerTrace(
+        0, [entropy] * count, [0.0] * count, [10] * count, [0.9] * count, stays, stays
+    )
 
 
 def test_a_draft_costs_what_the_formula_says() -> None:
@@ -53,7 +56,7 @@ def test_rounds_of_a_static_length() -> None:
     steps = sum((12 + 4 * (at + 0.5)) / 12 for at in (0, 1, 2, 4, 5, 6, 6, 7, 8))
     assert sums.seconds == [pytest.approx(steps + upload + 3 * 0.5)]
     assert sums.joules == [pytest.approx(12 * steps + 0.2 * upload)]
-    assert row_of(sums)["tokens_per_round"] == pytest.approx(10 / 3)
+    assert summarise(sums)["tokens_per_round"] == pytest.approx(10 / 3)
 
 
 def test_what_is_sent_is_what_is_counted() -> None:

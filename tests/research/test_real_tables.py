@@ -1,6 +1,7 @@
 """What the tables of the real pair say of kept rows."""
 
 import json
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +10,22 @@ import pytest
 
 from hedge.edge_client.engine.statistics import Round
 from hedge.evaluation.record import AnswerRecord, Journal
+from hedge.evaluation.tables import aggregate
 from research.channel import Channel, open_uplink
 from research.clock import Clock, Times, bits_of, replay
-from research.results.real import kept
-from research.results.real_tables import (
+from research.results.exactness import count_agreements
+from research.results.real_rows import (
     BANDWIDTH_HZ,
     HEDGE,
     MEASURED,
+    MEASURES,
     SNR_DB,
     Runs,
-    agreement,
-    clock,
-    first,
-    summed,
+    condense,
+    measure_unsent,
+    time_answer,
 )
+from research.results.real_tables import tabulate_first
 
 VOCAB = 152_000
 
@@ -67,10 +70,12 @@ def test_seconds_of_a_kept_row_are_those_of_its_rounds() -> None:
         [bits_of(round_, "paper", VOCAB, VOCAB) for round_ in LOG],
         found.steps,
     )
-    row = kept(found, VOCAB, whole=False)
-    assert clock(row) == pytest.approx(seconds)
+    row = condense(found, VOCAB, with_ids=False)
+    assert time_answer(row) == pytest.approx(seconds)
     # Two passes, six positions.
-    assert clock(row) - clock(row, flat=True) == pytest.approx(4 * MEASURED.llm_position_s)
+    assert time_answer(row) - time_answer(row, flat=True) == pytest.approx(
+        4 * MEASURED.llm_position_s
+    )
 
 
 def written(folder: Path, task: str, runs: dict[str, list[AnswerRecord]]) -> None:
@@ -79,7 +84,7 @@ def written(folder: Path, task: str, runs: dict[str, list[AnswerRecord]]) -> Non
     )
     for name, answers in runs.items():
         for one in answers:
-            journal.append({"run": f"{name} #1"} | kept(one, VOCAB, whole=name == "llm"))
+            journal.append({"run": f"{name} #1"} | condense(one, VOCAB, with_ids=name == "llm"))
 
 
 def test_runs_are_compared_question_by_question(tmp_path: Path) -> None:
@@ -91,9 +96,9 @@ def test_runs_are_compared_question_by_question(tmp_path: Path) -> None:
     written(tmp_path, "gsm8k", {"llm": llm, "cu-hlm": own})
     runs = Runs.read(tmp_path, "gsm8k", "0")
     assert runs is not None
-    pairs = runs.whole("cu-hlm")
-    found = summed(pairs, VOCAB)
-    assert [other["task"] for _, other in pairs] == [0, 1]
+    pairs = runs.pair_up("cu-hlm")
+    found = aggregate(pairs, MEASURES | {"compression": measure_unsent(VOCAB)})
+    assert [row["llm"]["task"] for row in pairs] == [0, 1]
     assert (found["accuracy"], found["relative"], found["skipped"], found["passes"]) == (
         1.0,
         2.0,
@@ -115,7 +120,7 @@ def test_the_first_table_has_the_median_and_the_worst_tenth(tmp_path: Path) -> N
     ]
     written(folder, "questions", {"llm": llm, HEDGE: own})
     written(tmp_path / "real", "gsm8k", {"llm": llm, HEDGE: own})
-    shown = first(tmp_path)
+    shown = tabulate_first(tmp_path)
     assert "questions | 0.60 (1.00) | 1.20 (2.00) | 3.00 (5.00) | 10 of 11 |" in shown
     assert "GSM8K | 0.60 (1.00) | 1.20 (2.00) | 3.00 (5.00) | 10 of 11 |" in shown
 
@@ -156,7 +161,7 @@ def test_agreement_is_by_engine_and_question(tmp_path: Path) -> None:
     rows("gsm8k/answers-hedge.jsonl", "answers", [entry("", 0, [4])])
     llm = [answer(0, [1], [], correct=True)]
     written(tmp_path / "real", "gsm8k", {"llm": llm, HEDGE: llm})
-    assert [found[1:] for found in agreement(tmp_path)] == [
+    assert [astuple(found)[1:] for found in count_agreements(tmp_path)] == [
         ("0", 1, 2, 2),
         ("0", 1, 2, 2),
         ("0", 1, 2, 2),

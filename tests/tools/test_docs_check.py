@@ -39,11 +39,11 @@ def test_the_documents_hold() -> None:
 def test_a_table_that_its_rows_do_not_give_is_named(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
     shutil.copy(ROOT / "README.md", tmp_path)
-    assert generated.differences(tmp_path) == []
+    assert generated.find_differences(tmp_path) == []
     page = tmp_path / "docs" / "results" / "wireless.md"
     page.write_text(page.read_text().replace("| ml | 0.322 |", "| ml | 0.522 |"))
     (tmp_path / "README.md").write_text("# Nothing\n")
-    found = generated.differences(tmp_path)
+    found = generated.find_differences(tmp_path)
     assert [line.partition(":")[0] for line in found] == ["docs/results/wireless.md", "README.md"]
     assert "not what its rows give" in found[0]
     assert "has no place for default" in found[1]
