@@ -104,7 +104,8 @@ def time_answer(
 
 def _limit_ratio(rows: Rows) -> tuple[float, float]:
     right = np.array([[row["correct"], row["llm"]["correct"]] for row in rows], dtype=float)
-    return interval(right[:, 0], right[:, 1])
+    with np.errstate(invalid="ignore"):
+        return interval(right[:, 0], right[:, 1])
 
 
 def measure_unsent(vocab_size: int) -> Aggregate:

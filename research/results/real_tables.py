@@ -64,8 +64,7 @@ def show_percent(value: float) -> str:
 def show_relative(rows: Rows) -> str | None:
     """Accuracy over the LLM's, with its interval where resampling gives one."""
     relative = MEASURES["relative"](rows)
-    with np.errstate(invalid="ignore"):
-        low, high = MEASURES["interval"](rows)
+    low, high = MEASURES["interval"](rows)
     if relative is None:
         return None
     known = not np.isnan([low, high]).any() and low != high
