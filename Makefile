@@ -90,7 +90,7 @@ test-real: .venv/.test .venv/.llama
 	@$(BIN)/python -m pytest -n 1 -m real tests/llama
 
 bench-real: .venv/.test .venv/.llama
-	$(BIN)/python -m tools.bench_real "$(HEDGE_REAL_PAIR)" "$(TASKS)"
+	$(BIN)/python -m research.benches.real "$(HEDGE_REAL_PAIR)" "$(TASKS)"
 
 lint: .venv/.lint
 	$(BIN)/ruff check .
@@ -110,22 +110,22 @@ bench-micro: .venv/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 --timeout 900 --benchmark-columns=median,iqr,rounds --benchmark-sort=name tests/bench
 
 bench-link: .venv/.test
-	$(BIN)/python -m tools.bench_link
+	$(BIN)/python -m research.benches.link
 
 loadtest: .venv/.test
-	$(BIN)/python -m tools.bench_cloud
+	$(BIN)/python -m research.benches.cloud
 
 # Ten minutes under load, then 100,000 hostile messages.
 soak: .venv/.test
-	$(BIN)/python -m tools.bench_cloud --soak 600
+	$(BIN)/python -m research.benches.cloud --soak 600
 	HEDGE_HOSTILE=100000 $(BIN)/python -m pytest -n 0 --timeout 1800 tests/integration/test_fuzz.py
 	HEDGE_KILLS=5 $(BIN)/python -m pytest -n 0 --timeout 600 tests/integration/test_commands.py -k killed_in_mid_answer
 
 bench: .venv/.test
-	$(BIN)/python -m tools.bench
+	$(BIN)/python -m research.benches.grid
 
 bench-full: .venv/.test
-	$(BIN)/python -m tools.bench --full
+	$(BIN)/python -m research.benches.grid --full
 
 results: .venv/.test
 	$(BIN)/python -m research.results.paper
@@ -134,7 +134,7 @@ results: .venv/.test
 results-real: .venv/.test .venv/.llama
 	@test -n "$(PAIR)" || { echo "PAIR=FOLDER with q05.gguf and q15.gguf, TASKS=FOLDER with gsm8k-dev.jsonl and humaneval-dev.jsonl"; exit 1; }
 	$(BIN)/python -m research.results.real "$(PAIR)" "$(TASKS)" $(STAGE) $(if $(QUESTIONS),--questions $(QUESTIONS))
-	$(BIN)/python -m tools.replays
+	$(BIN)/python -m research.results.replays
 	$(BIN)/python -m research.results.generated
 	$(BIN)/python -m research.results.pictures
 

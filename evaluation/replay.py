@@ -322,12 +322,3 @@ async def answered(
     counts.steps += session.statistics.steps
     counts.seconds += loop.time() - began
     counts.streamed_s += round_trip + tokens * (profile.llm_s + profile.llm_position_s)
-
-
-def foresight(traces: Iterable[Trace]) -> float:
-    """Passes a token of who knows which drafts will stay."""
-    traces = list(traces)
-    passes = sum(1 for trace in traces for stays in trace.accepted if not stays) + sum(
-        trace.accepted[-1] for trace in traces
-    )
-    return passes / sum(len(trace.accepted) for trace in traces)

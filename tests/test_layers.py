@@ -46,7 +46,7 @@ WITH_RUNTIME = {
     "cloud_server/engines/vllm_engine.py",
     "cloud_server/engines/row_sizes.py",
     "evaluation/assisted.py",
-    "research/bare.py",
+    "research/benches/bare.py",
     "research/benches/micro.py",
     "research/wireless/masked.py",
     "research/wireless/similarity.py",

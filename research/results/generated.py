@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from hedge.evaluation.record import read_journal
+from research.benches import tables as bench_tables
 from research.results import real_tables, wireless
 from research.results.default import tabulate_default
 from research.results.pages import ROOT, Pages, compare_parts, write_parts
-from tools import bench_tables
 
 
 def make_parts(root: Path) -> Pages:

@@ -15,7 +15,6 @@ from hedge.evaluation.replay import (
     TraceModel,
     VirtualLink,
     drafting,
-    foresight,
     on_virtual_time,
     replayed,
 )
@@ -128,13 +127,6 @@ def test_a_verdict_comes_when_its_way_and_its_pass_are_over_and_says_how_long_th
     assert now == pytest.approx(0.140 + 0.050 + 0.041 + 0.050)
     assert verdict is not None
     assert (verdict.timings.queue_us, verdict.timings.forward_us) == (0, 41_000)
-
-
-def test_foresight_is_the_fewest_passes() -> None:
-    assert foresight([TRACE]) == 2 / 7
-    for threshold in (0.0, 0.2, 0.4, 1.0):
-        counts = replayed([TRACE], configure_hedge("balanced", threshold), HERE, 0.0)
-        assert counts.per_token()[0] >= foresight([TRACE])
 
 
 def test_what_was_learned_is_carried() -> None:

@@ -1,4 +1,4 @@
-"""python -m tools.bench_exact PAIR TASKS [--dtype D ...]: whether `hedge` says token for token what
+"""python -m research.benches.exact PAIR TASKS [--dtype D ...]: whether `hedge` says token for token what
 `llm` says.
 
 The real pair, q05.gguf on the device, q15 in torch or q15.gguf (Q4_K_M) in the cloud, one thread
@@ -18,9 +18,9 @@ from hedge.common.model import load
 from hedge.common.model_options import ModelOptions
 from hedge.evaluation.processes import local_cloud
 from hedge.evaluation.record import Journal, read_journal
-from tools.bench_real import TEMPERATURES, answers, questions
+from research.benches.real import TEMPERATURES, answers, questions
 
-OUT = Path(__file__).parents[1] / "docs" / "results" / "exact.jsonl"
+OUT = Path(__file__).parents[2] / "docs" / "results" / "exact.jsonl"
 OUT_GGUF = OUT.with_name("exact-gguf.jsonl")
 TOKENS = 160
 # Systems, and how many of their answers go on at once. llm's are the reference.

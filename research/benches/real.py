@@ -1,4 +1,4 @@
-"""python -m tools.bench_real PAIR TASKS: the real pair, in GGUF on the device and in torch in the
+"""python -m research.benches.real PAIR TASKS: the real pair, in GGUF on the device and in torch in the
 cloud.
 
 PAIR holds q05.gguf and, with safetensors, q05 and q15; TASKS holds gsm8k-dev.jsonl and
@@ -31,7 +31,7 @@ from hedge.edge_client.transport.grpc_link import GrpcLink
 from hedge.evaluation.processes import BIN, local_cloud
 from hedge.evaluation.record import Journal, read_journal
 
-OUT = Path(__file__).parents[1] / "docs" / "results" / "real.jsonl"
+OUT = Path(__file__).parents[2] / "docs" / "results" / "real.jsonl"
 TEMPERATURES = (0.0, 0.7)
 QUESTIONS = 20
 TOKENS = 128

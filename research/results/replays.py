@@ -1,4 +1,4 @@
-"""python -m tools.replays: hedge on recorded answers over devices and links, on virtual time, as
+"""python -m research.results.replays: hedge on recorded answers over devices and links, on virtual time, as
 docs/results/replays.jsonl.
 """
 
@@ -15,7 +15,7 @@ from research.links import select_traces
 from research.results.real_rows import CPU
 from research.results.real_tables import PROFILES
 
-RESULTS = Path(__file__).parent.parent / "docs" / "results"
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
 ROUND_TRIPS = (0.0, 0.02, 0.1, 0.2)
 # The recorded answers: folder, and how their tasks begin.
 ANSWERS = {

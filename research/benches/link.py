@@ -1,4 +1,4 @@
-"""python -m tools.bench_link: hedge, cu-hlm and plain streaming over real gRPC, direct and through
+"""python -m research.benches.link: hedge, cu-hlm and plain streaming over real gRPC, direct and through
 the link emulator.
 
 Every question is answered by all systems in turn before the next one, so that all see the same
@@ -29,7 +29,7 @@ from hedge.evaluation.systems import options_of
 from hedge.evaluation.tasks import Task, tasks
 from hedge.v1 import hedge_pb2 as pb
 
-OUT = Path(__file__).parent.parent / "docs" / "results" / "link.jsonl"
+OUT = Path(__file__).parents[2] / "docs" / "results" / "link.jsonl"
 RIVAL = "cu-hlm"
 GATE = "hedge, cu-hlm's gate"
 WAITING = "hedge, waiting"

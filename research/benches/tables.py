@@ -1,5 +1,5 @@
 """The tables of `make bench`, from docs/results/bench-rows.jsonl: `run` names the bench of
-tools/bench.py.
+research/benches/grid.py.
 """
 
 import json

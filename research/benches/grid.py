@@ -1,4 +1,4 @@
-"""python -m tools.bench: the rows, tables and plots of docs/benchmarks.md; a second run goes on
+"""python -m research.benches.grid: the rows, tables and plots of docs/benchmarks.md; a second run goes on
 where the first ended.
 """
 
@@ -17,11 +17,11 @@ from hedge.evaluation.bench_rows import rows_of
 from hedge.evaluation.processes import BIN
 from hedge.evaluation.quality import judge
 from hedge.evaluation.record import AnswerRecord, read_journal
+from research.benches import tables as bench_tables
+from research.benches.tables import STREAMED
 from research.results.pages import write_parts
-from tools import bench_tables
-from tools.bench_tables import STREAMED
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RUNS = ROOT / "runs"
 RESULTS = ROOT / "docs" / "results"
 COMMON = ("--seed", "1", "--resume")

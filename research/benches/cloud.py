@@ -1,4 +1,4 @@
-"""python -m tools.bench_cloud [--soak SECONDS]: many devices on one cloud, as ratios within one
+"""python -m research.benches.cloud [--soak SECONDS]: many devices on one cloud, as ratios within one
 run.
 
 The server has one torch thread, the devices are one other process, and the bare forward runs in
@@ -20,7 +20,7 @@ from hedge.common.model_options import ModelOptions
 from hedge.common.torch_model import TorchModel, load_folder
 from hedge.evaluation.loadtest import batches
 from hedge.evaluation.processes import BIN, free_port, local_cloud
-from research.bare import bare
+from research.benches.bare import bare
 
 SECONDS = 20.0
 MANY = 32
