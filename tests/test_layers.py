@@ -47,6 +47,7 @@ WITH_RUNTIME = {
     "cloud_server/engines/row_sizes.py",
     "evaluation/assisted.py",
     "research/benches/bare.py",
+    "research/benches/exact.py",
     "research/benches/micro.py",
     "research/wireless/masked.py",
     "research/wireless/similarity.py",
