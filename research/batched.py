@@ -18,7 +18,7 @@ from hedge.edge_client.engine.machine import Result
 from hedge.edge_client.engine.session import Session
 from hedge.evaluation.local import LocalLink
 from hedge.evaluation.record import AnswerRecord, from_session
-from research.batched_models import AfreshModel, BatchedModel, Passes, Worker
+from research.batched_models import AfreshModel, BatchedModel, PassQueue, Worker
 from research.harness import Job, Runs, finish
 
 Answer = tuple[str, AnswerRecord]
@@ -40,7 +40,7 @@ class _Batch:
     def __init__(
         self, slm: LlamaModel, llm: LlamaModel, runs: Runs, workers: int, context: int
     ) -> None:
-        self.passes = Passes(workers)
+        self.passes = PassQueue(workers)
         self.slm = BatchedModel(slm, self.passes, workers, context)
         self.llm = BatchedModel(llm, self.passes, workers, context)
         self.runs = runs

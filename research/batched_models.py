@@ -32,7 +32,7 @@ class Request:
     found: np.ndarray | Exception | None = None
 
 
-class Passes:
+class PassQueue:
     """Gathers the requests of all workers. Only one thread is in here at a time."""
 
     def __init__(self, workers: int) -> None:
@@ -98,7 +98,7 @@ class Worker:
 class BatchedModel(WrappedModel):
     """A GGUF model with a sequence for every worker, of up to `context` ids."""
 
-    def __init__(self, lm: LlamaModel, passes: Passes, workers: int, context: int) -> None:
+    def __init__(self, lm: LlamaModel, passes: PassQueue, workers: int, context: int) -> None:
         super().__init__(lm)
         self.context = min(context, lm.context)
         self._passes = passes

@@ -23,7 +23,7 @@ CALLED = {
 
 
 @dataclass(frozen=True)
-class Cell:
+class TokenCell:
     """A token at column `at` of a row, as wide as its text."""
 
     row: int
@@ -33,7 +33,7 @@ class Cell:
     token: dict[str, Any]
 
 
-def place_cells(tokens: list[dict[str, Any]]) -> list[Cell]:
+def place_cells(tokens: list[dict[str, Any]]) -> list[TokenCell]:
     cells = []
     row = 0
     at = 0.0
@@ -43,7 +43,7 @@ def place_cells(tokens: list[dict[str, Any]]) -> list[Cell]:
         if at + width > COLUMNS:
             row += 1
             at = 0.0
-        cells.append(Cell(row, at, width, text, token))
+        cells.append(TokenCell(row, at, width, text, token))
         at += width
         if "\n" in token["text"]:
             row += 1
@@ -73,7 +73,7 @@ def draw_strip(strip: dict[str, Any]) -> Figure:
     return figure
 
 
-def _draw_cell(axes: Any, cell: Cell, *, begins: bool) -> None:
+def _draw_cell(axes: Any, cell: TokenCell, *, begins: bool) -> None:
     """`begins`: what a verdict verified."""
     fill, ink = SHADES[cell.token["provenance"]]
     top = cell.row * 1.5

@@ -22,7 +22,7 @@ from hedge.edge_client.systems import SYSTEMS, GenerationConfig
 from hedge.evaluation.local import LocalLink
 from hedge.evaluation.tasks import tasks
 from research.batched import answer_batched
-from research.batched_models import BatchedModel, Passes, Request, Worker
+from research.batched_models import BatchedModel, PassQueue, Request, Worker
 from research.harness import Job
 from tests.integration.conftest import hedge
 
@@ -98,7 +98,7 @@ def test_a_row_is_computed_once(
 def one_worker(lm: LanguageModel) -> tuple[BatchedModel, Worker]:
     assert isinstance(lm, LlamaModel)
     worker = Worker(0)
-    model = BatchedModel(lm, Passes(1), 1, CONTEXT)
+    model = BatchedModel(lm, PassQueue(1), 1, CONTEXT)
     model.work_as(worker)
     return model, worker
 

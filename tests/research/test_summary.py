@@ -10,7 +10,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from hedge.common.errors import BadInput
 from research.wireless.similarity import Embedding
-from research.wireless.summary import ADAPTIVE, summary
+from research.wireless.summary import ADAPTIVE, summarise
 
 SYSTEMS = ("ml", "receiver only", *ADAPTIVE)
 
@@ -36,7 +36,7 @@ def test_gains_are_paired_and_an_interval_is_of_packets() -> None:
     # Eight tokens. ML has 2 and 6 right, one adaptive rule one more in each: a gain of an eighth in
     # any resample.
     lines = [line(0, {"ml": 2, ADAPTIVE[0]: 3}), line(1, {"ml": 6, ADAPTIVE[0]: 7})]
-    rows = {row["system"]: row for row in summary(lines, 8)}
+    rows = {row["system"]: row for row in summarise(lines, 8)}
     assert rows["ml"]["accuracy"] == pytest.approx(0.5)
     assert rows["ml"][f"accuracy gain of {ADAPTIVE[0]}"] == pytest.approx([1 / 8] * 3)
     # 5 of 8 over 4 of 8; a resample is of one packet, the other, or both.
@@ -53,7 +53,7 @@ def test_gains_are_paired_and_an_interval_is_of_packets() -> None:
 def test_only_packets_of_all_systems_count() -> None:
     short = line(1, {"ml": 8})
     short["entries"] = [entry for entry in short["entries"] if entry["system"] != "receiver only"]
-    rows = summary([line(0, {"ml": 2}, 0.5), short], 8)
+    rows = summarise([line(0, {"ml": 2}, 0.5), short], 8)
     assert {row["packets"] for row in rows} == {1}
     assert rows[0]["accuracy"] == 0.25
     assert rows[0]["similarity"] == 0.5

@@ -1,23 +1,13 @@
-"""Joint token masking and detection: the equations against values worked by hand, and what has to
-hold for any model.
-"""
+"""Joint token masking and detection: the equations, and what has to hold for any model."""
 
-import heapq
 import itertools
 import math
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-from hedge.common.errors import BadInput
-from research.wireless.coded import HuffmanLdpc, decode_blocks, delivered, encode_blocks, huffman
 from research.wireless.masked import MaskedLM, entropy, share_rows
 from research.wireless.packet import (
     Arrival,
@@ -29,42 +19,7 @@ from research.wireless.packet import (
     position_bits,
     send,
 )
-from research.wireless.qam import Fade, Qam, rayleigh, transmit
-from research.wireless.rehearsal import best_count, rehearsed_mask, spaced
-from research.wireless.study import PacketJob, Parts, Study
-from research.wireless.text import pieces
-
-WORDS = [f"w{i}" for i in range(13)]
-
-
-@pytest.fixture(scope="module")
-def lm(tmp_path_factory: pytest.TempPathFactory) -> MaskedLM:
-    """A random BERT over 13 words and its mask, in a folder as transformers writes it."""
-    folder = tmp_path_factory.mktemp("mlm")
-    words = Tokenizer(
-        models.WordLevel({word: i for i, word in enumerate([*WORDS, "[MASK]"])}, unk_token="w0")
-    )
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = PreTrainedTokenizerFast(tokenizer_object=words, mask_token="[MASK]", unk_token="w0")
-    fast.model_max_length = 10
-    fast.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=14,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        initializer_range=0.5,
-        max_position_embeddings=10,
-    )
-    BertForMaskedLM(config).save_pretrained(folder)
-    return MaskedLM(str(folder))
-
-
-@cache
-def bundled() -> MaskedLM:
-    return MaskedLM()
+from research.wireless.qam import Fade, Qam, transmit
 
 
 @pytest.mark.parametrize("order", [4, 16])
@@ -253,154 +208,6 @@ def test_what_shares_a_row_is_hidden_there(lm: MaskedLM, monkeypatch: pytest.Mon
     assert not np.allclose(alone, together, atol=0.05)
 
 
-@given(st.permutations(range(12)))
-def test_no_two_neighbours_are_chosen_and_no_more_could_be(order: list[int]) -> None:
-    chosen = spaced(np.array(order))
-    assert chosen == [at for at in order if at in chosen]
-    assert not {at + 1 for at in chosen} & set(chosen)
-    assert all({at - 1, at, at + 1} & set(chosen) for at in range(12))
-
-
-def test_rehearsing_leaves_out_what_the_receiver_will_know(
-    lm: MaskedLM, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A model that knows every other token whatever it hears, and nothing of the rest."""
-    ids = np.random.default_rng(5).integers(0, 13, 40)
-    targets = knowing(list(range(0, 40, 2)), ids, lm.vocab_size)
-    monkeypatch.setattr(lm, "log_priors", lambda _, positions: targets[positions])
-    qam = Qam(4, lm.vocab_size)
-
-    def mask(snr_db: float) -> list[int]:
-        return rehearsed_mask(
-            lm, qam, Fade(1, 1.0, 10 ** (snr_db / 10)), ids, np.random.default_rng(0)
-        )
-
-    assert len(mask(2)) >= 16
-    assert all(at % 2 == 0 for at in mask(2))
-    # Where all of it arrives nothing is gained.
-    assert mask(30) == []
-
-
-def knowing(known: list[int], ids: np.ndarray, words: int) -> np.ndarray:
-    """Distributions of a model that is sure of some positions, and rightly, and knows nothing of
-    the others.
-    """
-    targets = np.full((len(ids), words), -math.log(words))
-    targets[known] = -50.0
-    targets[known, ids[known]] = 0.0
-    return targets
-
-
-def test_as_many_are_proposed_as_are_known_and_make_the_rest_heard() -> None:
-    qam = Qam(4, 512)
-    ids = np.random.default_rng(5).integers(0, 512, 400)
-    order = list(range(0, 400, 2))
-
-    def best(known: list[int], snr_db: float, other: list[int] | None = None) -> int:
-        priors = [knowing(known, ids, 512), knowing(known if other is None else other, ids, 512)]
-        return best_count(
-            qam, Fade(1, 1.0, 10 ** (snr_db / 10)), ids, order, priors, np.random.default_rng(0)
-        )
-
-    # Noise is drawn twice.
-    assert best(order, 5) >= 180
-    assert 80 <= best(order[:100], 5) <= 120
-    # What is heard anyway is not left out, nor is what only one of two trials would know.
-    assert best(order, 30) == 0
-    assert best(order, 10, []) == 0
-
-
-@pytest.mark.parametrize(("known", "kept"), [(40, 20), (20, 10), (0, 0)])
-def test_of_a_proposal_as_much_is_taken_as_pays_when_it_is_received(
-    known: int, kept: int, lm: MaskedLM, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every other token is proposed, and the first `known` tokens are known."""
-    ids = np.random.default_rng(5).integers(0, 13, 40)
-    # Of those known, the even ones a little better: they come first in the order.
-    targets = knowing(list(range(0, known, 2)), ids, 13)
-    monkeypatch.setattr(lm, "log_priors", lambda _, positions: targets[positions])
-    monkeypatch.setattr("research.wireless.rehearsal.best_count", lambda *_: 20)
-    monkeypatch.setattr(
-        "research.wireless.rehearsal.spaced", lambda order: [int(at) for at in order if at % 2 == 0]
-    )
-    found = rehearsed_mask(lm, Qam(4, 13), Fade(1), ids, np.random.default_rng(0))
-    assert sorted(found) == list(range(0, 2 * kept, 2))
-
-
-def test_a_short_packet_has_something_to_leave_out_too(
-    lm: MaskedLM, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ids = np.array([3, 1, 4])
-    targets = knowing([0, 2], ids, 13)
-    monkeypatch.setattr(lm, "log_priors", lambda _, positions: targets[positions])
-    assert rehearsed_mask(lm, Qam(4, 13), Fade(1), ids, np.random.default_rng(0)) == [0, 2]
-
-
-@given(st.lists(st.integers(0, 4095), max_size=30))
-def test_pieces_are_the_ids_in_order(ids: list[int]) -> None:
-    lm = bundled()
-    found = pieces(lm, np.array(ids, np.int64))
-    assert [i for at, _ in found for i in ids[at]] == ids
-    assert all(1 <= at.stop - at.start <= 4 for at, _ in found)
-
-
-def test_pieces_are_whole_characters() -> None:
-    lm = bundled()
-    text = "a 😀 wörld and a 🦔"
-    assert "".join(piece for _, piece in pieces(lm, lm.ids(text))) == text
-
-
-def test_a_mask_among_the_words_is_never_expected(tmp_path: Path) -> None:
-    words = ["a", "[MASK]", "b", "c"]
-    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="a"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(
-        tokenizer_object=made, mask_token="[MASK]", unk_token="a"
-    ).save_pretrained(tmp_path)
-    config = BertConfig(
-        vocab_size=4,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        intermediate_size=8,
-        max_position_embeddings=9,
-    )
-    BertForMaskedLM(config).save_pretrained(tmp_path)
-    foreign = MaskedLM(str(tmp_path))
-    assert (foreign.vocab_size, foreign.mask) == (4, 1)
-    probs = np.exp(foreign.log_priors(np.array([0, 2, 3]), [0, 1, 2]))
-    assert (probs[:, 1] == 0).all()
-    assert probs.sum(axis=1) == pytest.approx(1)
-
-
-def test_a_rehearsal_does_not_know_the_noise_that_comes(
-    lm: MaskedLM, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    seen: dict[str, list[str]] = {"rehearsed": [], "sent": []}
-
-    def rehearsed(
-        _lm: object, _qam: object, _fade: object, _ids: object, rng: np.random.Generator
-    ) -> list[int]:
-        seen["rehearsed"].append(str(rng.bit_generator.state["state"]))
-        return []
-
-    def sent(
-        qam: Qam, fade: Fade, ids: np.ndarray, masked: list[int], rng: np.random.Generator
-    ) -> Arrival:
-        seen["sent"].append(str(rng.bit_generator.state["state"]))
-        return send(qam, fade, ids, masked, rng)
-
-    monkeypatch.setattr("research.wireless.study.rehearsed_mask", rehearsed)
-    monkeypatch.setattr("research.wireless.study.send", sent)
-    monkeypatch.setattr(Parts, "load", lambda _: (lm, None, None))
-    Study(Parts("", "none", "", 3)).entries(
-        PacketJob(0, np.array([3, 1, 4, 1, 5, 9, 2, 6]), (4, 16), (0.0, 5.0))
-    )
-    assert len(set(seen["sent"])) == 2
-    assert len(set(seen["rehearsed"])) == 2
-    assert not set(seen["sent"]) & set(seen["rehearsed"])
-
-
 def test_without_noise_everything_sent_arrives(lm: MaskedLM) -> None:
     ids = np.array([3, 1, 4, 1, 5, 9, 2, 6])
     qam = Qam(16, lm.vocab_size)
@@ -416,97 +223,3 @@ def test_without_noise_everything_sent_arrives(lm: MaskedLM) -> None:
     blank = found.copy()
     assert found[1] == int(lm.log_priors(blank, [1])[0].argmax())
     assert detect(lm, send(qam, fade, ids, range(8), np.random.default_rng(0))).shape == (8,)
-
-
-def test_what_is_left_out_gives_its_power_to_the_rest(
-    lm: MaskedLM, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    powers: list[float] = []
-
-    def noticed(
-        symbols: np.ndarray, fade: Fade, power: float, rng: np.random.Generator
-    ) -> tuple[np.ndarray, complex]:
-        powers.append(power * float((np.abs(symbols) ** 2).sum()))
-        return transmit(symbols, fade, power, rng)
-
-    monkeypatch.setattr("research.wireless.packet.transmit", noticed)
-    monkeypatch.setattr("research.wireless.coded.transmit", noticed)
-    qam = Qam(4, lm.vocab_size)
-    fade = Fade(1, 1.0, 0.7)
-    ids = np.arange(12)
-    send(qam, fade, ids, [], np.random.default_rng(0))
-    send(qam, fade, ids, [1, 5, 7], np.random.default_rng(0))
-    HuffmanLdpc(qam, huffman(np.full(13, 1 / 13))).carry(ids, fade, np.random.default_rng(0))
-    # 12 tokens of two symbols: the energy is the same whatever carries it.
-    assert powers == pytest.approx([0.7 * 12 * 2] * 3)
-
-
-@given(st.lists(st.floats(1e-6, 1.0), min_size=2, max_size=40))
-def test_huffman_is_a_prefix_code_of_the_least_mean_length(weights: list[float]) -> None:
-    probs = np.array(weights) / sum(weights)
-    words = huffman(probs)
-    assert sum(2.0 ** -len(word) for word in words) == pytest.approx(1)
-    for a, b in zip(sorted(words), sorted(words)[1:], strict=False):
-        assert not b.startswith(a)
-    # The sum of the inner nodes' weights is the mean length.
-    heap = list(probs)
-    mean = 0.0
-    heapq.heapify(heap)
-    while len(heap) > 1:
-        pair = heapq.heappop(heap) + heapq.heappop(heap)
-        mean += pair
-        heapq.heappush(heap, pair)
-    assert float(sum(p * len(word) for p, word in zip(probs, words, strict=True))) == pytest.approx(
-        mean
-    )
-
-
-def test_the_code_has_its_rate_and_corrects_errors() -> None:
-    bits = np.random.default_rng(1).integers(0, 2, 700).astype(np.uint8)
-    coded = encode_blocks(bits)
-    assert coded.shape == (2, 600)
-    ratios = (1.0 - 2.0 * coded) * 4.0
-    assert (decode_blocks(ratios)[:700] == bits).all()
-    # Eight bits of each block arrive wrong, and a little less sure.
-    wrong = np.random.default_rng(2).choice(600, 8, replace=False)
-    ratios[:, wrong] *= -0.5
-    assert (decode_blocks(ratios)[:700] == bits).all()
-
-
-def test_what_is_huffman_coded_comes_through_a_good_channel_and_not_a_bad_one() -> None:
-    qam = Qam(4, 13)
-    scheme = HuffmanLdpc(qam, huffman(np.arange(1, 14) / 91))
-    ids = np.random.default_rng(0).integers(0, 13, 100)
-    assert (scheme.carry(ids, Fade(1, 1.0, 10.0), np.random.default_rng(1)) == ids).all()
-    assert (scheme.carry(ids, Fade(1, 1.0, 0.1), np.random.default_rng(1)) == ids).mean() < 0.5
-    # A gap of 3 dB to capacity: over 100 tokens of two symbols at SNR 3 log2(1 + 3 / 1.995) = 1.324
-    # bits each.
-    assert delivered(qam, Fade(1, 1.0, 3.0), 100, 264)
-    assert not delivered(qam, Fade(1, 1.0, 3.0), 100, 266)
-
-
-@pytest.mark.parametrize("snr", [math.nan, math.inf, 300.0])
-def test_a_channel_that_is_none(snr: float) -> None:
-    with pytest.raises(BadInput, match="SNR"):
-        rayleigh(snr, np.random.default_rng(0))
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", "empty"),
-        ("w1 zebra", "not sent: w0"),
-        ("w1 [MASK]", "not sent"),
-        ("w1 " * 11, "11 tokens, a packet at most 10"),
-    ],
-)
-def test_a_text_that_cannot_be_sent(lm: MaskedLM, text: str, words: str) -> None:
-    with pytest.raises(BadInput, match=words.replace("[", r"\[")):
-        lm.encode(text)
-
-
-def test_a_folder_without_a_masked_model(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="not a folder"):
-        MaskedLM(str(tmp_path / "none"))
-    with pytest.raises(BadInput, match="cannot load"):
-        MaskedLM(str(tmp_path))
