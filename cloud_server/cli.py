@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hedge.cloud_server.serving.limits import Limits
-from hedge.cloud_server.serving.options import LIMITS, limits_of
+from hedge.cloud_server.serving.options import LIMITS, read_limits
 from hedge.common.command import (
     MODEL_HELP,
     Parser,
@@ -177,7 +177,7 @@ def check(args: argparse.Namespace) -> str:
     if not 0 <= args.drain < float("inf"):
         raise BadInput(f"drain {args.drain:g} is not a number of at least 0")
     check_engine(args)
-    limits_of(args)
+    read_limits(args)
     return host
 
 
@@ -274,7 +274,7 @@ def deploy(arguments: Sequence[str]) -> None:
     if args.streams_per_replica < 1:
         raise BadInput(f"streams-per-replica {args.streams_per_replica} is not at least 1")
     check_engine(args)
-    limits = limits_of(args)
+    limits = read_limits(args)
     from hedge.cloud_server.serving.ray_serve import deploy as body
 
     body(args, limits)

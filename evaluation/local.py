@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hedge.cloud_server.sessions.opening import server_info
+from hedge.cloud_server.sessions.opening import make_server_info
 from hedge.cloud_server.sessions.session import VerifierSession
-from hedge.cloud_server.sessions.steps import alone
+from hedge.cloud_server.sessions.steps import run_alone
 from hedge.common.model import KVCache, LanguageModel
 from hedge.edge_client.config import SamplingParams
 from hedge.edge_client.engine.session import Session
@@ -26,7 +26,7 @@ class LocalStream:
         self._prefix = prefix
         self._lag = lag
         self._looks = 0
-        self.opened = alone(session.prefill(), prefix)
+        self.opened = run_alone(session.prefill(), prefix)
         self._sent: deque[pb.Draft] = deque()
 
     async def send(self, draft: pb.Draft) -> None:
@@ -36,10 +36,10 @@ class LocalStream:
     async def receive(self) -> pb.Verdict | None:
         self._looks = 0
         if self.session.streams:
-            return alone(self.session.next_token(), self._prefix)
+            return run_alone(self.session.next_token(), self._prefix)
         while self._sent:
             if (
-                verdict := alone(self.session.verify(self._sent.popleft()), self._prefix)
+                verdict := run_alone(self.session.verify(self._sent.popleft()), self._prefix)
             ) is not None:
                 return verdict
         return None
@@ -72,7 +72,7 @@ class LocalLink:
         self._lag = lag
         self._difference = difference
         self.connection = 1
-        self.info = server_info(lm)
+        self.info = make_server_info(lm)
 
     async def open(self, request: pb.Open) -> LocalStream:
         prefix = self._lm.kv_cache()

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hedge.cloud_server.sessions.opening import server_info
+from hedge.cloud_server.sessions.opening import make_server_info
 from hedge.common.command import MODEL_HELP, command_parser, model_options, parse
 from hedge.common.errors import BadInput
 from hedge.common.model import BUNDLED
@@ -201,7 +201,7 @@ def make_pair(args: argparse.Namespace) -> ModelPair:
 def plan(args: argparse.Namespace) -> tuple[dict[str, GenerationConfig], dict[str, Any]]:
     """The system of every run, and what all runs share."""
     slm, llm = make_pair(args).load()
-    known = Known(slm, server_info(llm))
+    known = Known(slm, make_server_info(llm))
     runs: dict[str, GenerationConfig] = {}
     for spec in args.systems:
         chosen = options_of(spec, args)

@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from hedge.cloud_server.engines.base import BLOCK_SIZE
 from hedge.cloud_server.engines.batcher import Batcher
-from hedge.cloud_server.engines.block_manager import BlockManager
+from hedge.cloud_server.engines.block_manager import BLOCK_SIZE, BlockManager
 from hedge.cloud_server.engines.scheduler import ScheduledChunk
 from hedge.cloud_server.sessions.session import VerifierSession
 from hedge.cloud_server.verification import RULES, Rule

@@ -20,7 +20,7 @@ from hedge.cloud_server.sessions.steps import Feed, Result, Steps
 logger = logging.getLogger(__name__)
 
 
-class PooledPrefix:
+class PooledCache:
     """A session's part of the pool. Used in the model's thread alone."""
 
     def __init__(self, scheduler: Scheduler) -> None:
@@ -32,7 +32,7 @@ class PooledPrefix:
         return self.table.length
 
     def rollback(self, length: int) -> None:
-        self._scheduler.shrink(self.table, length)
+        self._scheduler.rollback(self.table, length)
 
 
 @dataclass(eq=False, slots=True)
@@ -82,8 +82,8 @@ class Batcher:
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self._thread.start()
 
-    def prefix(self) -> PooledPrefix:
-        return PooledPrefix(self.scheduler)
+    def prefix(self) -> PooledCache:
+        return PooledCache(self.scheduler)
 
     @property
     def capacity(self) -> int:
@@ -95,7 +95,7 @@ class Batcher:
         """Bytes of keys and values per token."""
         return self._engine.token_bytes
 
-    async def run(self, prefix: PooledPrefix, steps: Steps[Result]) -> tuple[Result, float, float]:
+    async def run(self, prefix: PooledCache, steps: Steps[Result]) -> tuple[Result, float, float]:
         """The result of `steps`, the seconds before they began, and those of the passes that they
         were in.
         """
@@ -119,7 +119,7 @@ class Batcher:
             self._wake.notify()
         return await future
 
-    def leave(self, prefix: PooledPrefix) -> None:
+    def leave(self, prefix: PooledCache) -> None:
         """The session has ended, however it ended: its work is dropped, its memory is free."""
         with self._wake:
             self._leaving.append(prefix.table)

@@ -5,6 +5,13 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import blake2b
 
+from hedge.common.errors import BadInput
+
+DEFAULT_KV_BYTES = 1 << 30
+# Tokens of a block.
+BLOCK_SIZE = 16
+# A pool is not made for more contexts than this.
+CONTEXTS = 4096
 # Its place is for padding; what comes behind it in a chain of names is the first block of a text.
 NOBODYS = 0
 
@@ -116,3 +123,15 @@ class BlockManager:
 def _name(before: bytes, ids: Sequence[int]) -> bytes:
     """32 bytes: no two texts have the same, not even on purpose."""
     return blake2b(before + array("q", ids).tobytes(), digest_size=32).digest()
+
+
+def make_block_manager(kv_bytes: int, token_bytes: int, context: int) -> BlockManager:
+    """The blocks that `kv_bytes` hold. BadInput for less than two."""
+    block_bytes = token_bytes * BLOCK_SIZE
+    total = kv_bytes // block_bytes
+    # One block of the pool is nobody's.
+    if total < 2:
+        raise BadInput(
+            f"kv-bytes {kv_bytes} is less than {2 * block_bytes}, two blocks of {BLOCK_SIZE} tokens"
+        )
+    return BlockManager(min(total, 1 + CONTEXTS * -(-context // BLOCK_SIZE)), BLOCK_SIZE)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hedge.cloud_server.engines.base import blocks_within
+from hedge.cloud_server.engines.block_manager import make_block_manager
 from hedge.cloud_server.engines.scheduler import BlockTable, ScheduledChunk
 from hedge.common.llama_decoder import Decoder, llama_cpp
 from hedge.common.llama_model import LlamaModel
@@ -31,7 +31,7 @@ class LlamaEngine:
     ) -> None:
         self.token_bytes = lm.token_bytes
         self.prefix_sharing = False
-        self.block_manager = blocks_within(kv_bytes, lm.token_bytes, lm.context)
+        self.block_manager = make_block_manager(kv_bytes, lm.token_bytes, lm.context)
         capacity = self.block_manager.capacity
         # Each holds a block at least.
         self.most_sessions = min(

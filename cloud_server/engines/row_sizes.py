@@ -26,7 +26,7 @@ VECTORS = 64
 
 
 @torch.inference_mode()
-def row_sizes(model: PreTrainedModel) -> tuple[int, ...]:
+def find_row_sizes(model: PreTrainedModel) -> tuple[int, ...]:
     """The sizes that agree, ascending; none when rows cannot be kept apart by their number."""
     layers = _layers(model)
     on_cpu = model.device.type == "cpu"

@@ -4,9 +4,9 @@ lies.
 
 from typing import Protocol, TypeVar
 
-from hedge.cloud_server.sessions.steps import Prefix, Result, Steps
+from hedge.cloud_server.sessions.steps import Result, SessionCache, Steps
 
-Kept = TypeVar("Kept", bound=Prefix)
+Kept = TypeVar("Kept", bound=SessionCache)
 
 
 class Runner(Protocol[Kept]):

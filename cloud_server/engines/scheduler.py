@@ -111,7 +111,7 @@ class Scheduler:
         table.length = 0
         self._holders.pop(id(table), None)
 
-    def shrink(self, table: BlockTable, length: int) -> None:
+    def rollback(self, table: BlockTable, length: int) -> None:
         """Rolls a session back to its first `length` tokens, or to the end of a block before:
         others may use what is cut.
         """

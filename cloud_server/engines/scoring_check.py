@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hedge.cloud_server.engines.scoring import Scorer
 from hedge.cloud_server.engines.self_check import ROUNDING, Exactness
-from hedge.cloud_server.sessions.certificate import Top
-from hedge.cloud_server.sessions.scoring import Scorer
+from hedge.cloud_server.verification.certificate import Top
 from hedge.common.errors import Incompatible
 from hedge.common.model import LanguageModel
 
@@ -23,7 +23,7 @@ COUNT = 64
 FLOOR = 1e-5
 
 
-async def checked_scorer(scorer: Scorer, lm: LanguageModel) -> Exactness:
+async def check_scorer(scorer: Scorer, lm: LanguageModel) -> Exactness:
     """Scores one text in several ways. Incompatible for an engine whose rows change by more than
     rounding.
     """

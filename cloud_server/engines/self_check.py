@@ -50,7 +50,7 @@ class Exactness:
         return f"rounding: logits differ by up to {self.difference:.2g} with what else is in a pass"
 
 
-def _apart(rows: np.ndarray, expected: np.ndarray) -> float | None:
+def _measure_difference(rows: np.ndarray, expected: np.ndarray) -> float | None:
     """The largest difference of two logits; None where it is more than rounding.
 
     Logits that are not finite are left out: the position that needs them will be told so.
@@ -65,18 +65,6 @@ def _apart(rows: np.ndarray, expected: np.ndarray) -> float | None:
     )
 
 
-def checked(
-    engine: Engine, lm: LanguageModel, positions: int, reproducible: bool | None
-) -> Exactness:
-    """The self-check, which has to find no difference where `reproducible` passes were asked for."""
-    exactness = self_check(engine, lm, positions)
-    if reproducible and not exactness.bitwise:
-        raise Incompatible(
-            f"--reproducible cannot be had with {lm.name} on this machine: {exactness}"
-        )
-    return exactness
-
-
 @dataclass(frozen=True, slots=True)
 class Ask:
     """The text of a session up to `end`, with the rows after its last ids."""
@@ -87,24 +75,34 @@ class Ask:
     rows: int
 
 
-def self_check(engine: Engine, lm: LanguageModel, positions: int = 256) -> Exactness:
-    """By passes of at most `positions` ids. Incompatible for a model whose rows depend on company
-    by more than rounding.
+def run_self_check(
+    engine: Engine, lm: LanguageModel, positions: int = 256, *, reproducible: bool | None = None
+) -> Exactness:
+    """Compares passes of at most `positions` ids.
+
+    Incompatible for a model whose rows depend on company by more than rounding, or at all where
+    `reproducible` passes were asked for.
     """
     trial = _Trial(engine, lm, positions)
-    expected = trial.reference()
+    expected = trial.compute_reference()
     worst = 0.0
     compared = 0
-    with closing(trial.ways()) as ways:
+    with closing(trial.try_ways()) as ways:
         for way, start, rows in ways:
-            apart = _apart(rows, expected[start : start + len(rows)])
+            apart = _measure_difference(rows, expected[start : start + len(rows)])
             if apart is None:
                 raise Incompatible(
-                    f"{lm.name} cannot verify: the logits of a position change by more than rounding {way}"
+                    f"{lm.name} cannot verify: "
+                    f"the logits of a position change by more than rounding {way}"
                 )
             worst = max(worst, apart)
-            compared = compared + int(np.isfinite(rows).all(axis=1).sum())
-    return Exactness(worst, compared)
+            compared += int(np.isfinite(rows).all(axis=1).sum())
+    exactness = Exactness(worst, compared)
+    if reproducible and not exactness.bitwise:
+        raise Incompatible(
+            f"--reproducible cannot be had with {lm.name} on this machine: {exactness}"
+        )
+    return exactness
 
 
 class _Trial:
@@ -129,7 +127,7 @@ class _Trial:
         self._scheduler.release(table)
         return rows, time.perf_counter() - started
 
-    def reference(self) -> np.ndarray:
+    def compute_reference(self) -> np.ndarray:
         """float32 [ids, vocab_size]: all of the text as one block, alone."""
         return self._block(self._size)[0]
 
@@ -137,7 +135,7 @@ class _Trial:
     def _is_late(self) -> bool:
         return time.perf_counter() - self._started > SECONDS
 
-    def ways(self) -> Generator[tuple[str, int, np.ndarray]]:
+    def try_ways(self) -> Generator[tuple[str, int, np.ndarray]]:
         """How, from which id on, and the rows. What tells most comes first."""
         one = BlockTable()
         two = BlockTable()
@@ -162,7 +160,7 @@ class _Trial:
             if self._is_late or size < 2 * FEW:
                 return
             self._run(Ask(one, [*text[:third], *self._wrong[:4]], third + min(4, size - third), 1))
-            self._scheduler.shrink(one, min(one.length, third))
+            self._scheduler.rollback(one, min(one.length, third))
             asks = [Ask(one, text, size - 2, size - 2 - third), Ask(beside, self._other, size, 2)]
             yield "after a rollback", third, self._run(*asks)
             if self._is_late:
@@ -170,7 +168,7 @@ class _Trial:
             self._scheduler.release(two)
             self._run(Ask(two, text, 2 * third, 0), Ask(one, text, size, 0))
             yield "after an eviction", 2 * third, self._run(Ask(two, text, size, size - 2 * third))
-            self._scheduler.shrink(one, min(one.length, 2 * third))
+            self._scheduler.rollback(one, min(one.length, 2 * third))
             for end in range(2 * third + 1, size + 1):
                 if self._is_late:
                     return
@@ -200,5 +198,6 @@ class _Trial:
         except Exception as error:
             # Model code fails in as many ways as there are models that lay a pass out otherwise.
             raise Incompatible(
-                f"{self._name} cannot verify: a pass over several sessions fails, {type(error).__name__}: {first_line(error)}"
+                f"{self._name} cannot verify: a pass over several sessions fails, "
+                f"{type(error).__name__}: {first_line(error)}"
             ) from error

@@ -18,8 +18,8 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from hedge.cloud_server.engines.base import BLOCK_SIZE, blocks_within
-from hedge.cloud_server.engines.row_sizes import row_sizes
+from hedge.cloud_server.engines.block_manager import BLOCK_SIZE, make_block_manager
+from hedge.cloud_server.engines.row_sizes import find_row_sizes
 from hedge.cloud_server.engines.scheduler import ScheduledChunk
 from hedge.common.errors import Incompatible
 from hedge.common.torch_model import TorchModel, cache_argument
@@ -225,7 +225,7 @@ class TorchEngine:
         self.prefix_sharing = prefix_sharing
         self.token_bytes = lm.token_bytes
         self.most_sessions = None
-        self.block_manager = blocks_within(kv_bytes, lm.token_bytes, lm.context)
+        self.block_manager = make_block_manager(kv_bytes, lm.token_bytes, lm.context)
         layers = [
             PagedLayer(self.block_manager.total * BLOCK_SIZE)
             for _ in DynamicCache(config=lm.model.config).layers
@@ -235,7 +235,7 @@ class TorchEngine:
             cache_argument(lm.model): Cache(layers=list(layers)),
             "use_cache": True,
         }
-        self.sizes = row_sizes(lm.model) if reproducible else ()
+        self.sizes = find_row_sizes(lm.model) if reproducible else ()
 
     @torch.inference_mode()
     def forward(self, batch: Sequence[ScheduledChunk]) -> list[np.ndarray]:

@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from hedge.cloud_server.engines.base import DEFAULT_KV_BYTES
-from hedge.cloud_server.sessions.certificate import Top
-from hedge.cloud_server.sessions.scoring import Scored
+from hedge.cloud_server.engines.block_manager import DEFAULT_KV_BYTES
+from hedge.cloud_server.engines.scoring import Scored
 from hedge.cloud_server.sessions.steps import Draws
+from hedge.cloud_server.verification.certificate import Top
 from hedge.common.errors import BadInput, Busy, HedgeError, Incompatible, Unreachable
 from hedge.common.hub import fetch, hub_name
 from hedge.common.model import BUNDLED, Identity, bundled_folder, digest, first_line, vocabulary
@@ -130,7 +130,7 @@ def load_vllm(where: str, options: ModelOptions, engine_options: Mapping[str, An
         raise BadInput(f"context {context} is more than the {known} of {where}")
     identity = Identity(
         name=on_hub.repo if on_hub else f"{BUNDLED} llm" if where == BUNDLED else folder.name,
-        fingerprint=fingerprint_of(folder, engine_options, options.dtype),
+        fingerprint=compute_fingerprint(folder, engine_options, options.dtype),
         tokenizer_fingerprint=tokenizer_fingerprint,
         vocab_size=vocab_size,
         context=context,
@@ -143,14 +143,14 @@ def load_vllm(where: str, options: ModelOptions, engine_options: Mapping[str, An
     )
 
 
-def fingerprint_of(folder: Path, engine_options: Mapping[str, Any], dtype: str | None) -> str:
+def compute_fingerprint(folder: Path, engine_options: Mapping[str, Any], dtype: str | None) -> str:
     """Names the model that a session needs when it goes on elsewhere: its weights, and what the
     engine makes of them.
     """
     changed = {
         name: engine_options[name] for name in CHANGING if engine_options.get(name) is not None
     }
-    files = files_fingerprint(folder)
+    files = fingerprint_files(folder)
     return (
         digest(json.dumps([files, dtype, changed], sort_keys=True, default=str).encode())
         if changed or dtype
@@ -158,7 +158,7 @@ def fingerprint_of(folder: Path, engine_options: Mapping[str, Any], dtype: str |
     )
 
 
-def files_fingerprint(folder: Path) -> str:
+def fingerprint_files(folder: Path) -> str:
     """Names the weights as they lie on the disk: names, types and shapes of the tensors, and evenly
     spaced bytes of each.
     """
@@ -176,7 +176,7 @@ def files_fingerprint(folder: Path) -> str:
     return found.hexdigest()
 
 
-def engine_arguments(options: Mapping[str, Any], lm: VllmModel, dtype: str | None) -> Any:
+def make_engine_arguments(options: Mapping[str, Any], lm: VllmModel, dtype: str | None) -> Any:
     """AsyncEngineArgs. BadInput for a name that it does not know, or that is not free."""
     from vllm.engine.arg_utils import AsyncEngineArgs
 
@@ -203,7 +203,7 @@ def engine_arguments(options: Mapping[str, Any], lm: VllmModel, dtype: str | Non
 
 
 @asynccontextmanager
-async def vllm_scorer(
+async def open_vllm_scorer(
     lm: VllmModel, options: Mapping[str, Any], dtype: str | None = None, kv_bytes: int | None = None
 ) -> "AsyncGenerator[VllmScorer, None]":
     """The engine, in processes of its own, and its end. HedgeError when it does not start."""
@@ -231,7 +231,7 @@ async def vllm_scorer(
         }
     else:
         given = {} if kv_bytes is None else {"kv_cache_memory_bytes": kv_bytes}
-    arguments = engine_arguments(given | dict(options), lm, dtype)
+    arguments = make_engine_arguments(given | dict(options), lm, dtype)
     try:
         llm = AsyncLLM.from_engine_args(arguments)
     except Exception as error:

@@ -9,13 +9,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from hedge.cloud_server.serving.metrics import Metrics
+from hedge.cloud_server.serving.metrics import CloudMetrics
 from hedge.common.http import static
 
 FILES = {"/": "operator.html", "/operator.js": "operator.js", "/operator.css": "operator.css"}
 
 
-def operator_app(metrics: Metrics, ready: Callable[[], bool]) -> Starlette:
+def make_operator_app(metrics: CloudMetrics, ready: Callable[[], bool]) -> Starlette:
     async def scrape(_: Request) -> Response:
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 

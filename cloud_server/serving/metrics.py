@@ -15,7 +15,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from hedge.cloud_server.engines.batcher import Pass
-from hedge.cloud_server.sessions.scoring import Counts
+from hedge.cloud_server.engines.scoring import ScoringCounts
 from hedge.v1 import hedge_pb2 as pb
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -32,7 +32,7 @@ class _Theirs(Collector):
         return (family for family in REGISTRY.collect() if family.name.startswith(self._names))
 
 
-class Metrics:
+class CloudMetrics:
     """One registry per server, so that several live in one process."""
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ class Metrics:
         self._positions.inc(one.positions)
         self._found.inc(one.found)
 
-    def scored(self, counts: Counts) -> None:
+    def scored(self, counts: ScoringCounts) -> None:
         """The server asks an engine that tells the likeliest tokens."""
         for name, what, value in (
             (

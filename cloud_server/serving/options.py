@@ -18,7 +18,7 @@ LIMITS = {
 }
 
 
-def limits_of(args: argparse.Namespace) -> Limits:
+def read_limits(args: argparse.Namespace) -> Limits:
     if not 8 <= args.batch_positions <= 1 << 20:
         raise BadInput(f"batch-positions {args.batch_positions} is not in 8..2^20")
     return Limits(**{name: getattr(args, f"max_{name}") for name in LIMITS})

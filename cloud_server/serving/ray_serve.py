@@ -33,16 +33,16 @@ class Verifier:
 
     # Ray awaits it.
     async def __init__(self, args: argparse.Namespace, limits: Limits) -> None:  # type: ignore[misc]
-        from hedge.cloud_server.serving.metrics import Metrics
+        from hedge.cloud_server.serving.backend import open_backend
+        from hedge.cloud_server.serving.metrics import CloudMetrics
         from hedge.cloud_server.serving.servicer import Servicer
-        from hedge.cloud_server.sessions.openings import opening
 
         self._stack = AsyncExitStack()
-        metrics = Metrics()
-        opened = await self._stack.enter_async_context(opening(args, metrics))
-        self._failed = asyncio.ensure_future(opened.failed())
+        metrics = CloudMetrics()
+        backend = await self._stack.enter_async_context(open_backend(args, metrics))
+        self._failed = asyncio.ensure_future(backend.failed())
         self._servicer = Servicer(
-            opened.lm, opened.runner, limits, Access(args.tokens), metrics, opened.exactness
+            backend.lm, backend.runner, limits, Access(args.tokens), metrics, backend.exactness
         )
 
     async def __del__(self) -> None:
@@ -76,10 +76,10 @@ class Verifier:
 
 def _refuse(error: Exception, context: Any) -> None:
     """Ray takes the status from the context only when something is raised."""
-    from hedge.cloud_server.serving.servicer import line_of, status_of
+    from hedge.cloud_server.serving.servicer import describe_error, to_status
 
-    context.set_code(status_of(error))
-    context.set_details(line_of(error))
+    context.set_code(to_status(error))
+    context.set_details(describe_error(error))
 
 
 def deploy(args: argparse.Namespace, limits: Limits) -> None:

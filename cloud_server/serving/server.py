@@ -12,11 +12,11 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_reflection.v1alpha import reflection
 
 from hedge.cloud_server.serving.access import Access
-from hedge.cloud_server.serving.http import operator_app
-from hedge.cloud_server.serving.metrics import Metrics
-from hedge.cloud_server.serving.options import limits_of
+from hedge.cloud_server.serving.backend import Backend, open_backend
+from hedge.cloud_server.serving.http import make_operator_app
+from hedge.cloud_server.serving.metrics import CloudMetrics
+from hedge.cloud_server.serving.options import read_limits
 from hedge.cloud_server.serving.servicer import ErrorInterceptor, Servicer
-from hedge.cloud_server.sessions.openings import Opened, opening
 from hedge.common import signals
 from hedge.common.command import say
 from hedge.common.errors import HedgeError, Unreachable
@@ -37,24 +37,24 @@ async def serve_until_stopped(args: argparse.Namespace) -> None:
         None if args.insecure else server_credentials(args.tls_cert, args.tls_key, args.client_ca)
     )
     access = Access(args.tokens)
-    metrics = Metrics()
+    metrics = CloudMetrics()
     for address in filter(None, (args.listen, args.http)):
         check_free(address)
-    async with opening(args, metrics) as opened:
-        await _serve(args, opened, credentials, access, metrics)
+    async with open_backend(args, metrics) as backend:
+        await _serve(args, backend, credentials, access, metrics)
 
 
 async def _serve(
     args: argparse.Namespace,
-    opened: Opened,
+    backend: Backend,
     credentials: "grpc.ServerCredentials | None",
     access: Access,
-    metrics: Metrics,
+    metrics: CloudMetrics,
 ) -> None:
-    lm = opened.lm
-    exactness = opened.exactness
+    lm = backend.lm
+    exactness = backend.exactness
     metrics.difference.set(exactness.difference)
-    servicer = Servicer(lm, opened.runner, limits_of(args), access, metrics, exactness)
+    servicer = Servicer(lm, backend.runner, read_limits(args), access, metrics, exactness)
     health = HealthServicer()
 
     def register(made: grpc.aio.Server) -> None:
@@ -67,7 +67,7 @@ async def _serve(
     server = make_server(register, [ErrorInterceptor(metrics)])
     port = _listen(server, args.listen, credentials)
     http = (
-        await serving(operator_app(metrics, lambda: not servicer.draining), args.http)
+        await serving(make_operator_app(metrics, lambda: not servicer.draining), args.http)
         if args.http
         else None
     )
@@ -80,7 +80,7 @@ async def _serve(
     )
     say(f"hedge-cloud: {exactness}")
     say(f"hedge-cloud: {lm.name}{operator}, listening on {host}:{port}")
-    failed = await _ended(access, opened.failed)
+    failed = await _ended(access, backend.failed)
     servicer.draining = True
     await health.enter_graceful_shutdown()
     logger.info("draining for up to %g s", args.drain)

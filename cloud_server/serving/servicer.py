@@ -19,10 +19,10 @@ from hedge.cloud_server.engines.runner import Runner
 from hedge.cloud_server.engines.self_check import Exactness
 from hedge.cloud_server.serving.access import Access
 from hedge.cloud_server.serving.limits import Limits, Quotas
-from hedge.cloud_server.serving.metrics import Metrics
-from hedge.cloud_server.sessions.opening import server_info
+from hedge.cloud_server.serving.metrics import CloudMetrics
+from hedge.cloud_server.sessions.opening import make_server_info
 from hedge.cloud_server.sessions.session import VerifierSession
-from hedge.cloud_server.sessions.steps import Prefix
+from hedge.cloud_server.sessions.steps import SessionCache
 from hedge.common.errors import BadInput, Busy, Denied, HedgeError, Incompatible, Unreachable
 from hedge.common.model import LanguageModel, first_line
 from hedge.v1 import hedge_pb2 as pb
@@ -41,13 +41,13 @@ _STATUS: tuple[tuple[type[HedgeError], grpc.StatusCode], ...] = (
 Item = TypeVar("Item")
 
 
-def status_of(error: Exception) -> grpc.StatusCode:
+def to_status(error: Exception) -> grpc.StatusCode:
     return next(
         (code for kind, code in _STATUS if isinstance(error, kind)), grpc.StatusCode.INTERNAL
     )
 
 
-def line_of(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """What the client is told. What no HedgeError foresaw is logged whole."""
     if isinstance(error, HedgeError):
         return str(error)
@@ -60,7 +60,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     included.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: CloudMetrics) -> None:
         self._metrics = metrics
 
     async def intercept_service(
@@ -99,8 +99,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         )
 
     async def _refuse(self, error: Exception, context: Any) -> None:
-        status = status_of(error)
-        line = line_of(error)
+        status = to_status(error)
+        line = describe_error(error)
         self._metrics.refused(status.name.lower())
         logger.info("refused: %s", line)
         await context.abort(status, line)
@@ -137,7 +137,7 @@ async def _closed(requests: AsyncIterator[pb.ClientMessage]) -> None:
     await asyncio.Event().wait()
 
 
-def part_times(timings: pb.Timings, late: float, computed: float) -> None:
+def split_forward_time(timings: pb.Timings, late: float, computed: float) -> None:
     """Parts `forward_us`, from asking for the model to having logits, into passes and waiting.
     `late` was waiting too.
     """
@@ -156,14 +156,14 @@ class Servicer(HedgeServicer):
         runner: Runner[Any],
         limits: Limits,
         access: Access | None = None,
-        metrics: Metrics | None = None,
+        metrics: CloudMetrics | None = None,
         exactness: Exactness | None = None,
     ) -> None:
         self._lm = lm
         self._runner = runner
         self._limits = limits
         self._access = access or Access()
-        self._metrics = metrics or Metrics()
+        self._metrics = metrics or CloudMetrics()
         self._quotas = Quotas(limits, time.monotonic, runner.token_bytes)
         self._context = min(lm.context, runner.capacity)
         self._exactness = (
@@ -177,7 +177,7 @@ class Servicer(HedgeServicer):
         self._access.client(context.invocation_metadata() or ())
         cached = sum(session.cached_tokens for session in self._sessions)
         rows = self._runner.whole_rows
-        return server_info(
+        return make_server_info(
             self._lm, self._context, self._exactness, len(self._sessions), cached, whole_rows=rows
         )
 
@@ -235,7 +235,7 @@ class Servicer(HedgeServicer):
                 building.add_done_callback(lambda built: (built.exception(), left()))
             logger.info("session=%s closed", name)
 
-    async def _session(self, request: pb.Open, prefix: Prefix) -> VerifierSession:
+    async def _session(self, request: pb.Open, prefix: SessionCache) -> VerifierSession:
         difference = self._exactness.difference if self._exactness else 0.0
         made: tuple[Any, ...] = (self._lm, request, prefix, self._context, difference)
         # A grammar may take a second to read, and the first one as long again for the vocabulary.
@@ -254,7 +254,9 @@ class Servicer(HedgeServicer):
         self._metrics.sent(message)
         return message
 
-    async def _run(self, client: str, prefix: Prefix, session: VerifierSession, steps: Any) -> Any:
+    async def _run(
+        self, client: str, prefix: SessionCache, session: VerifierSession, steps: Any
+    ) -> Any:
         """Runs steps of a session, and lets its client wait when it has used the model more than it
         may.
         """
@@ -267,7 +269,7 @@ class Servicer(HedgeServicer):
         session.counted += grown
         # A verdict that is told again keeps its times.
         if isinstance(result, pb.Verdict) and computed:
-            part_times(result.timings, late, computed)
+            split_forward_time(result.timings, late, computed)
         if pause := self._quotas.spend(client, session.spent - before):
             await asyncio.sleep(pause)
         return result
@@ -276,7 +278,7 @@ class Servicer(HedgeServicer):
         self,
         client: str,
         session: VerifierSession,
-        prefix: Prefix,
+        prefix: SessionCache,
         requests: AsyncIterator[pb.ClientMessage],
     ) -> AsyncIterator[pb.Verdict | None]:
         closing = asyncio.create_task(_closed(requests))
@@ -295,7 +297,7 @@ class Servicer(HedgeServicer):
         self,
         client: str,
         session: VerifierSession,
-        prefix: Prefix,
+        prefix: SessionCache,
         requests: AsyncIterator[pb.ClientMessage],
     ) -> AsyncIterator[pb.Verdict | None]:
         """A verdict on every draft; None for one that is void."""

@@ -47,7 +47,9 @@ def check_open(request: pb.Open, lm: LanguageModel, context: int) -> Warp:
     return Warp(warp.temperature, warp.top_k, warp.top_p, warp.min_p)
 
 
-def processor_of(request: pb.Open, lm: LanguageModel, end_ids: Collection[int]) -> LogitsProcessor:
+def make_processor(
+    request: pb.Open, lm: LanguageModel, end_ids: Collection[int]
+) -> LogitsProcessor:
     """What an opening wants done to logits. BadInput for what cannot be."""
     asked = request.processors
     if len(asked.bias_ids) != len(asked.biases):
@@ -112,7 +114,7 @@ def _check_ways(request: pb.Open, lm: LanguageModel) -> None:
         )
 
 
-def server_info(
+def make_server_info(
     lm: LanguageModel,
     context: int | None = None,
     exactness: pb.Exactness | None = None,

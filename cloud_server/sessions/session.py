@@ -7,19 +7,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hedge.cloud_server.sessions.near_ties import near_tie
-from hedge.cloud_server.sessions.opening import check_open, id_codecs, processor_of
-from hedge.cloud_server.sessions.steps import Cost, Draws, Feed, Prefix, Rows, Steps
+from hedge.cloud_server.sessions.opening import check_open, id_codecs, make_processor
+from hedge.cloud_server.sessions.steps import Cost, Draws, Feed, Rows, SessionCache, Steps
 from hedge.cloud_server.sessions.targets import Targets
-from hedge.cloud_server.verification import rule_of
+from hedge.cloud_server.verification import make_rule
 from hedge.cloud_server.verification.base import (
     ClaimedDraft,
     Drawn,
     Outcome,
     Target,
-    audit_byte,
+    to_audit_byte,
     verify_block,
 )
+from hedge.cloud_server.verification.near_ties import is_near_tie
 from hedge.common import codec, ids
 from hedge.common.coupling import race_noise
 from hedge.common.errors import BadInput
@@ -49,7 +49,7 @@ class VerifierSession:
         self,
         lm: LanguageModel,
         request: pb.Open,
-        prefix: Prefix,
+        prefix: SessionCache,
         context: int | None = None,
         difference: float = 0.0,
     ) -> None:
@@ -67,14 +67,14 @@ class VerifierSession:
         self._bonus = request.bonus
         self._ahead = request.bonus_ahead
         self._end_ids = frozenset([*request.end_ids, *lm.end_ids])
-        self._processor = processor_of(request, lm, self._end_ids)
+        self._processor = make_processor(request, lm, self._end_ids)
         # Of how many tokens besides each; None where no log-probabilities are wanted.
         self._logprobs = request.logprobs if request.HasField("logprobs") else None
         self.wants_rows = bool(self._processor.options) or self._logprobs is not None
         self._max_new_tokens = request.max_new_tokens
         self._history = list(request.prompt_ids)
         self._prompt = len(self._history) - request.resume_position
-        self._rule = rule_of(request, Noise(request.seed, self._history[: self._prompt]))
+        self._rule = make_rule(request, Noise(request.seed, self._history[: self._prompt]))
         # Whether messages come without the ids that the grammar forces.
         self._leaves_forced = (
             bool(self._processor.options.grammar)
@@ -302,7 +302,7 @@ class VerifierSession:
     def _near_tie(self, position: int, targets: Targets, at: int) -> bool:
         drawn = self._rule.draws_by_position and not self._warp.greedy
         integers = race_noise(self._rule.noise, position, len(targets[at])) if drawn else None
-        return near_tie(targets.logits(at), targets[at], self._warp, self._difference, integers)
+        return is_near_tie(targets.logits(at), targets[at], self._warp, self._difference, integers)
 
     def _logprobs_of(
         self, targets: Sequence[Drawn] | Targets, tokens: list[int]
@@ -383,7 +383,7 @@ class VerifierSession:
 
     def _audit_of(self, probabilities: list[float]) -> bytes:
         if self._audit == pb.AUDIT_BYTE:
-            return bytes(audit_byte(p) for p in probabilities)
+            return bytes(to_audit_byte(p) for p in probabilities)
         if self._audit == pb.AUDIT_FLOAT32:
             return np.asarray(probabilities, dtype="<f4").tobytes()
         return b""

@@ -49,7 +49,7 @@ Rows = np.ndarray | list[Drawn]
 Steps = Generator[Feed, Rows, Result]
 
 
-class Prefix(Protocol):
+class SessionCache(Protocol):
     """The cached state of the session's history: how much of it there is, which can shrink at any
     time, and rollback.
     """
@@ -68,7 +68,7 @@ class Cost:
     positions: int = 0
 
 
-def alone(steps: Steps[Result], prefix: KVCache) -> Result:
+def run_alone(steps: Steps[Result], prefix: KVCache) -> Result:
     """Runs the steps of one session on a cache of its own."""
     try:
         feed = next(steps)

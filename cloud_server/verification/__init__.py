@@ -9,7 +9,7 @@ from hedge.cloud_server.verification.split import SplitRule
 from hedge.common.noise import Noise
 from hedge.v1 import hedge_pb2 as pb
 
-__all__ = ["RULES", "Rule", "rule_of"]
+__all__ = ["RULES", "Rule", "make_rule"]
 
 # By their numbers in the wire contract.
 RULES: "dict[pb.Verification.ValueType, Callable[[pb.Open, Noise], Rule]]" = {
@@ -21,6 +21,6 @@ RULES: "dict[pb.Verification.ValueType, Callable[[pb.Open, Noise], Rule]]" = {
 }
 
 
-def rule_of(request: pb.Open, noise: Noise) -> Rule:
+def make_rule(request: pb.Open, noise: Noise) -> Rule:
     """The way that an opening asks for. BadInput for bits that are none."""
     return RULES[request.verification](request, noise)

@@ -129,6 +129,6 @@ def verify_block(
     return Outcome(len(proposals))
 
 
-def audit_byte(probability: float) -> int:
+def to_audit_byte(probability: float) -> int:
     """round(-16 ln y_d) clipped to 0..254; 255 for 0."""
     return 255 if probability <= 0 else min(254, round(-16 * math.log(probability)))

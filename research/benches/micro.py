@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from hedge.cloud_server.sessions.session import VerifierSession
-from hedge.cloud_server.sessions.steps import alone as run_alone
+from hedge.cloud_server.sessions.steps import run_alone
 from hedge.common import codec
 from hedge.common.ids import FIXED, FixedIds
 from hedge.common.model import BUNDLED, bundled_folder

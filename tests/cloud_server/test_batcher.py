@@ -10,12 +10,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hedge.cloud_server.engines.base import BLOCK_SIZE, Engine
-from hedge.cloud_server.engines.batcher import Batcher, Pass, PooledPrefix
+from hedge.cloud_server.engines.base import Engine
+from hedge.cloud_server.engines.batcher import Batcher, Pass, PooledCache
+from hedge.cloud_server.engines.block_manager import BLOCK_SIZE
 from hedge.cloud_server.engines.scheduler import BlockTable, ScheduledChunk, Scheduler, Work
 from hedge.cloud_server.engines.torch_engine import TorchEngine
 from hedge.cloud_server.serving.limits import Limits
-from hedge.cloud_server.serving.servicer import Servicer, part_times
+from hedge.cloud_server.serving.servicer import Servicer, split_forward_time
 from hedge.cloud_server.sessions.session import VerifierSession
 from hedge.cloud_server.sessions.steps import Feed, Steps
 from hedge.common.errors import BadInput, Unreachable
@@ -45,7 +46,7 @@ def ragged(
     for _ in range(60):
         for one, text in zip(tables, texts, strict=True):
             if one.length and rng.random() < 0.3:
-                scheduler.shrink(one, int(rng.integers(0, one.length)))
+                scheduler.rollback(one, int(rng.integers(0, one.length)))
             end = int(rng.integers(one.length + 1, len(text) + 1)) if one.length < len(text) else 0
             if end and rng.random() < 0.7:
                 scheduler.add(Work(one, text[:end], min(3, end - one.length)))
@@ -334,7 +335,7 @@ def test_the_times_of_a_verdict_add_up_to_what_it_took() -> None:
         (1_999_990, 1_000_000, 1_999_990),
     ):
         timings = pb.Timings(forward_us=since_asked)
-        part_times(timings, 1.0, 2.0)
+        split_forward_time(timings, 1.0, 2.0)
         assert (timings.queue_us, timings.forward_us) == (queue, forward)
         assert timings.queue_us + timings.forward_us == since_asked + 1_000_000
 
@@ -346,7 +347,7 @@ async def used(batcher: Batcher) -> int:
         return batcher.scheduler._block_manager.used
         yield
 
-    return (await batcher.run(PooledPrefix(batcher.scheduler), look()))[0]
+    return (await batcher.run(PooledCache(batcher.scheduler), look()))[0]
 
 
 def test_a_client_above_its_rate_gets_its_verdict_later(

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hedge.cloud_server.sessions.certificate import Top, certified
-from hedge.cloud_server.sessions.near_ties import near_tie
+from hedge.cloud_server.verification.certificate import Top, certify
+from hedge.cloud_server.verification.near_ties import is_near_tie
 from hedge.common.coupling import coupled_draw, race_noise
 from hedge.common.noise import Noise
 from hedge.common.sampling import Warp, largest
@@ -68,13 +68,13 @@ rows = st.builds(
 def test_what_is_certified_is_the_draw_from_all(
     row: np.ndarray, count: int, warp: Warp, position: int
 ) -> None:
-    found = certified(top_of(row, count), warp, race_noise(NOISE, position, len(row)))
+    found = certify(top_of(row, count), warp, race_noise(NOISE, position, len(row)))
     assert found is None or found.token == coupled_draw(NOISE, position, warp(row))
 
 
 @given(rows, st.sampled_from(WARPS), st.integers(0, 1000))
 def test_all_tokens_are_always_enough(row: np.ndarray, warp: Warp, position: int) -> None:
-    found = certified(top_of(row, len(row)), warp, race_noise(NOISE, position, len(row)))
+    found = certify(top_of(row, len(row)), warp, race_noise(NOISE, position, len(row)))
     assert found is not None
     assert found.token == coupled_draw(NOISE, position, warp(row))
 
@@ -93,11 +93,11 @@ def test_no_near_tie_is_missed(
     row: np.ndarray, count: int, warp: Warp, position: int, difference: float
 ) -> None:
     integers = race_noise(NOISE, position, len(row))
-    found = certified(top_of(row, count), warp, integers, difference)
-    if found is not None and near_tie(row, warp(row), warp, difference, integers):
+    found = certify(top_of(row, count), warp, integers, difference)
+    if found is not None and is_near_tie(row, warp(row), warp, difference, integers):
         assert found.near_tie
     if found is not None and count >= len(row):
-        assert found.near_tie == near_tie(row, warp(row), warp, difference, integers)
+        assert found.near_tie == is_near_tie(row, warp(row), warp, difference, integers)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_no_near_tie_is_missed(
 def test_a_peaked_row_needs_few(warp: Warp, share: float) -> None:
     """Of logits of a spread of 6, as many as a model's: 64 of 4,096 tokens decide most positions."""
     done = [
-        certified(top_of(row_of(at, 4096, 6.0, 0), 64), warp, race_noise(NOISE, at, 4096))
+        certify(top_of(row_of(at, 4096, 6.0, 0), 64), warp, race_noise(NOISE, at, 4096))
         for at in range(200)
     ]
     assert sum(one is not None for one in done) >= share * len(done)
@@ -120,9 +120,9 @@ def test_a_near_tie_with_an_unknown_token_counts() -> None:
     row = (logits - np.log(np.exp(logits).sum())).astype(np.float32)
     for position in range(2000):
         integers = race_noise(NOISE, position, 4)
-        found = certified(top_of(row, 3), warp, integers, 0.5)
+        found = certify(top_of(row, 3), warp, integers, 0.5)
         assert found is not None
-        assert found.near_tie or not near_tie(row, warp(row), warp, 0.5, integers)
+        assert found.near_tie or not is_near_tie(row, warp(row), warp, 0.5, integers)
 
 
 @pytest.mark.parametrize("warp", [Warp(0.0), Warp(1.0, 3), Warp(1.0, 0, 0.8)], ids=str)
@@ -132,16 +132,14 @@ def test_a_tie_at_the_edge_of_what_is_known_is_not_decided(warp: Warp) -> None:
     row = (logits - np.log(np.exp(logits).sum())).astype(np.float32)
     known = top_of(row, len(row) - 2)
     assert known.ids[0] > 0
-    assert certified(known, warp, race_noise(NOISE, 0, len(row))) is None
-    assert certified(top_of(row, len(row)), warp, race_noise(NOISE, 0, len(row))) is not None
+    assert certify(known, warp, race_noise(NOISE, 0, len(row))) is None
+    assert certify(top_of(row, len(row)), warp, race_noise(NOISE, 0, len(row))) is not None
 
 
 def test_a_token_that_is_not_known_can_win() -> None:
     """Where nobody is likely the noise decides, and what is known is not enough."""
     row = np.full(1000, -math.log(1000), np.float32)
-    found = [
-        certified(top_of(row, 10), Warp(1.0), race_noise(NOISE, at, 1000)) for at in range(200)
-    ]
+    found = [certify(top_of(row, 10), Warp(1.0), race_noise(NOISE, at, 1000)) for at in range(200)]
     # One in a hundred times it is one of those that are known.
     assert 190 < sum(one is None for one in found) < 200
-    assert certified(top_of(row, 10), Warp(0.0), race_noise(NOISE, 0, 1000)) is None
+    assert certify(top_of(row, 10), Warp(0.0), race_noise(NOISE, 0, 1000)) is None

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from hedge.cloud_server.sessions.near_ties import near_tie
 from hedge.cloud_server.sessions.session import VerifierSession
-from hedge.cloud_server.sessions.steps import alone
+from hedge.cloud_server.sessions.steps import run_alone
+from hedge.cloud_server.verification.near_ties import is_near_tie
 from hedge.common.coupling import coupled_draw, race_noise
 from hedge.common.model import LanguageModel
 from hedge.common.noise import Noise
@@ -63,7 +63,7 @@ def test_what_is_no_near_tie_survives_any_rounding(seed: int, warp: Warp, positi
     """
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 3, 12).astype(np.float32)
-    if near_tie(logits, warp(logits), warp, DIFFERENCE, noise_of(position)):
+    if is_near_tie(logits, warp(logits), warp, DIFFERENCE, noise_of(position)):
         return
     own = token(logits, warp, position)
     for _ in range(20):
@@ -92,27 +92,29 @@ def test_a_tie_that_rounding_decides_is_counted(temperature: float) -> None:
             )
         for by in (-DIFFERENCE / 2, DIFFERENCE / 2):
             logits[other] = low + by
-            assert near_tie(logits, warp(logits), warp, DIFFERENCE, noise_of(position))
+            assert is_near_tie(logits, warp(logits), warp, DIFFERENCE, noise_of(position))
 
 
 def test_the_edge_of_top_k_counts() -> None:
     logits = np.array([0.0, 2.0, 1.9, -3.0], np.float32)
     counted = [
-        near_tie(logits, Warp(1.0, 1)(logits), Warp(1.0, 1), DIFFERENCE, race_noise(NOISE, at, 4))
+        is_near_tie(
+            logits, Warp(1.0, 1)(logits), Warp(1.0, 1), DIFFERENCE, race_noise(NOISE, at, 4)
+        )
         for at in range(20)
     ]
     assert all(counted)
     wide = np.array([0.0, 9.0, 1.9, -3.0], np.float32)
     assert not any(
-        near_tie(wide, Warp(1.0, 1)(wide), Warp(1.0, 1), DIFFERENCE, race_noise(NOISE, at, 4))
+        is_near_tie(wide, Warp(1.0, 1)(wide), Warp(1.0, 1), DIFFERENCE, race_noise(NOISE, at, 4))
         for at in range(20)
     )
 
 
 def test_other_verifications_have_no_winner_to_tie_with() -> None:
     logits = np.zeros(4, np.float32)
-    assert not near_tie(logits, Warp(1.0)(logits), Warp(1.0), DIFFERENCE, None)
-    assert near_tie(logits, Warp(0.0)(logits), Warp(0.0), DIFFERENCE, None)
+    assert not is_near_tie(logits, Warp(1.0)(logits), Warp(1.0), DIFFERENCE, None)
+    assert is_near_tie(logits, Warp(0.0)(logits), Warp(0.0), DIFFERENCE, None)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -129,13 +131,13 @@ def test_verdicts_count_every_judged_position(
         warp = pb.Warp(temperature=temperature, top_p=1)
         request = opening(lm, verification=verification, warp=warp, max_new_tokens=5, end_ids=[])
         session = VerifierSession(lm, request, cache, None, difference)
-        alone(session.prefill(), cache)
+        run_alone(session.prefill(), cache)
         if session.streams:
-            verdict = alone(session.next_token(), cache)
+            verdict = run_alone(session.next_token(), cache)
         else:
             message = drafting([1, 2, 3])
             del message.proposals[:]
-            verdict = alone(session.verify(message), cache)
+            verdict = run_alone(session.verify(message), cache)
         assert verdict is not None
         verdict.ClearField("timings")
         found.append(verdict)

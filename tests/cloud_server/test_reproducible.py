@@ -19,10 +19,12 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from hedge.cloud_server.engines.base import BLOCK_SIZE, Engine, engine_of
-from hedge.cloud_server.engines.row_sizes import row_sizes
+from hedge.cloud_server.engines.base import Engine
+from hedge.cloud_server.engines.block_manager import BLOCK_SIZE
+from hedge.cloud_server.engines.loading import build_engine
+from hedge.cloud_server.engines.row_sizes import find_row_sizes
 from hedge.cloud_server.engines.scheduler import BlockTable, ScheduledChunk, Scheduler, Work
-from hedge.cloud_server.engines.self_check import Exactness, checked, self_check
+from hedge.cloud_server.engines.self_check import Exactness, run_self_check
 from hedge.cloud_server.engines.torch_engine import TorchEngine
 from hedge.common.errors import Incompatible
 from hedge.common.model import load
@@ -64,7 +66,7 @@ def random_ways(
         works: dict[BlockTable, int] = {}
         for number, (one, text) in enumerate(zip(tables, texts, strict=True)):
             if one.length and rng.random() < 0.3:
-                scheduler.shrink(one, max(0, one.length - int(rng.integers(0, 80))))
+                scheduler.rollback(one, max(0, one.length - int(rng.integers(0, 80))))
             end = min(len(text), one.length + int(rng.integers(1, 90)))
             if end > one.length and rng.random() < 0.7:
                 scheduler.add(Work(one, text[:end], end - one.length))
@@ -142,7 +144,7 @@ def test_a_bucket_that_does_not_agree_is_seen(make_lm: Callable[..., TorchModel]
         at >= 0 and np.array_equal(row, alone[number][at]) for (number, at), row in rows.items()
     )
     # Where every number of rows has the same kernel there is nothing to see.
-    assert same == (set(range(1, 8)) <= set(row_sizes(lm.model)))
+    assert same == (set(range(1, 8)) <= set(find_row_sizes(lm.model)))
 
 
 # What some sessions do at once: each rolls back by so many ids, and then says so many times a word.
@@ -173,7 +175,7 @@ def played(
             table = tables[number]
             kept = texts[number][: max(0, len(texts[number]) - back)]
             texts[number] = [*kept, *[word] * more][:120]
-            scheduler.shrink(table, min(table.length, len(kept)))
+            scheduler.rollback(table, min(table.length, len(kept)))
             if (missing := len(texts[number]) - table.length) > 0:
                 scheduler.add(Work(table, texts[number], min(9, missing)))
         while batch := scheduler.batch():
@@ -266,12 +268,14 @@ def test_the_self_check_says_what_the_engine_does(
     dtype: str, make_lm: Callable[..., TorchModel]
 ) -> None:
     lm = make_lm(seed=3, width=WIDTH, vocab=VOCAB, dtype=dtype)
-    engine = engine_of(lm, 60 * BLOCK_SIZE * lm.token_bytes, reproducible=True)
-    found = self_check(engine, lm)
+    engine = build_engine(lm, 60 * BLOCK_SIZE * lm.token_bytes, reproducible=True)
+    found = run_self_check(engine, lm)
     assert found.bitwise
     assert found.rows > 20
     assert engine.block_manager.used == 0
-    plain = self_check(engine_of(lm, 60 * BLOCK_SIZE * lm.token_bytes, reproducible=False), lm)
+    plain = run_self_check(
+        build_engine(lm, 60 * BLOCK_SIZE * lm.token_bytes, reproducible=False), lm
+    )
     assert plain.difference < (1e-3 if dtype == "float32" else 2.0)
     assert dtype == "bfloat16" or not plain.bitwise
     assert ("bitwise" if plain.bitwise else "rounding") in str(plain)
@@ -283,7 +287,7 @@ def test_half_precision_is_reproducible_unless_told_otherwise(
     for dtype, expected in (("bfloat16", True), ("float16", True), ("float32", False)):
         lm = make_lm(width=64, dtype=dtype)
         for wanted in (None, True, False):
-            engine = engine_of(lm, 8 * BLOCK_SIZE * lm.token_bytes, reproducible=wanted)
+            engine = build_engine(lm, 8 * BLOCK_SIZE * lm.token_bytes, reproducible=wanted)
             assert isinstance(engine, TorchEngine)
             assert bool(engine.sizes) == (expected if wanted is None else wanted)
 
@@ -292,17 +296,17 @@ def test_little_memory_short_passes_and_short_contexts_can_be_checked(
     make_lm: Callable[..., TorchModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lm = make_lm()
-    assert self_check(engine_of(lm, 2 * BLOCK_SIZE * lm.token_bytes), lm).rows > 10
-    assert self_check(engine_of(lm, 20 * BLOCK_SIZE * lm.token_bytes, 8), lm, 8).rows > 10
+    assert run_self_check(build_engine(lm, 2 * BLOCK_SIZE * lm.token_bytes), lm).rows > 10
+    assert run_self_check(build_engine(lm, 20 * BLOCK_SIZE * lm.token_bytes, 8), lm, 8).rows > 10
     short = make_lm(context=2)
     with monkeypatch.context() as hurried:
         hurried.setattr("hedge.cloud_server.engines.self_check.SECONDS", -1)
-        engine = engine_of(lm, 20 * BLOCK_SIZE * lm.token_bytes)
-        assert 0 < self_check(engine, lm).rows < 10
+        engine = build_engine(lm, 20 * BLOCK_SIZE * lm.token_bytes)
+        assert 0 < run_self_check(engine, lm).rows < 10
         assert engine.block_manager.used == 0
     monkeypatch.setattr("hedge.cloud_server.engines.self_check.IDS", 3)
-    assert 0 < self_check(engine, lm).rows < 10
-    assert self_check(engine_of(short, 20 * BLOCK_SIZE * lm.token_bytes), short).rows == 0
+    assert 0 < run_self_check(engine, lm).rows < 10
+    assert run_self_check(build_engine(short, 20 * BLOCK_SIZE * lm.token_bytes), short).rows == 0
 
 
 class Meddling:
@@ -329,15 +333,15 @@ def test_rounding_is_measured_and_more_than_rounding_refused(
     lm = make_lm(width=64, vocab=VOCAB)
     meddling = Meddling(TorchEngine(lm, 60 * BLOCK_SIZE * lm.token_bytes), by)
     if by < 1:
-        found = self_check(meddling, lm)
+        found = run_self_check(meddling, lm)
         assert 1e-3 < found.difference < 3e-3
         with pytest.raises(Incompatible, match="--reproducible cannot be had with"):
-            checked(meddling, lm, 256, reproducible=True)
+            run_self_check(meddling, lm, 256, reproducible=True)
     else:
         with pytest.raises(
             Incompatible, match="change by more than rounding beside other sessions"
         ):
-            self_check(meddling, lm)
+            run_self_check(meddling, lm)
 
 
 def rotary(kind: str, **more: object) -> torch.nn.Module:
@@ -379,7 +383,7 @@ def test_models_whose_sessions_would_change_each_other_are_refused_by_name(
     _tokenizer(64).save_pretrained(tmp_path / "odd")
     lm = load(str(tmp_path / "odd"), "llm")
     with pytest.raises(Incompatible, match=line):
-        self_check(engine_of(lm, 60 * BLOCK_SIZE * lm.token_bytes), lm)  # type: ignore[attr-defined]
+        run_self_check(build_engine(lm, 60 * BLOCK_SIZE * lm.token_bytes), lm)  # type: ignore[attr-defined]
 
 
 def test_an_engine_that_was_not_bitwise_says_by_how_much() -> None:

@@ -104,7 +104,7 @@ class Server(RuleBasedStateMachine):
     def roll_back(self, which: int, back: int) -> None:
         table = self.idle[which % len(self.idle)]
         keep = max(0, table.length - back)
-        self.scheduler.shrink(table, keep)
+        self.scheduler.rollback(table, keep)
         del self.texts[id(table)][keep:]
         assert keep - BLOCK < table.length <= keep
 
@@ -359,10 +359,10 @@ def test_a_session_that_rolls_back_into_a_shared_block_leaves_it_to_the_others()
     scheduler = sharing(40)
     tables = [BlockTable() for _ in range(2)]
     served(scheduler, *(Work(table, range(12), 0) for table in tables))
-    scheduler.shrink(tables[0], 7)
+    scheduler.rollback(tables[0], 7)
     assert (tables[0].length, tables[0].blocks) == (4, tables[1].blocks[:1])
     # Now it is the other one's alone, and keeps what it holds; but not its name.
-    scheduler.shrink(tables[1], 7)
+    scheduler.rollback(tables[1], 7)
     assert (tables[1].length, len(tables[1].blocks)) == (7, 2)
     assert served(scheduler, Work(BlockTable(), range(12), 0))[0].found == 4
 

@@ -3,9 +3,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from hedge.cloud_server.sessions.opening import server_info
+from hedge.cloud_server.sessions.opening import make_server_info
 from hedge.cloud_server.sessions.session import MAX_DRAFTS, MAX_UNTESTED, VerifierSession
-from hedge.cloud_server.sessions.steps import alone
+from hedge.cloud_server.sessions.steps import run_alone
 from hedge.cloud_server.verification import RULES
 from hedge.common import codec
 from hedge.common.distribution import Quantised
@@ -57,10 +57,10 @@ class Alone(VerifierSession):
         super().__init__(lm, request, self.own)
 
     def opened(self) -> pb.Opened:
-        return alone(self.prefill(), self.own)
+        return run_alone(self.prefill(), self.own)
 
     def judge(self, draft: pb.Draft) -> pb.Verdict | None:
-        return alone(self.verify(draft), self.own)
+        return run_alone(self.verify(draft), self.own)
 
 
 def greedy(lm: LanguageModel, ids: list[int]) -> int:
@@ -283,7 +283,7 @@ def test_the_stream_is_plain_decoding(lm: LanguageModel) -> None:
     session = Alone(lm, request)
     session.opened()
     found: list[int] = []
-    while (verdict := alone(session.next_token(), session.own)) is not None:
+    while (verdict := run_alone(session.next_token(), session.own)) is not None:
         found.append(verdict.bonus)
     history = list(PROMPT)
     while len(history) < 12 and history[-1] != 11:
@@ -446,7 +446,7 @@ def test_numbers_that_are_none_end_the_session(
         del draft.proposals[:]
     steps = session.next_token() if streams else session.verify(draft)
     with pytest.raises(NotFinite, match="the model gave no finite logits at position 0"):
-        alone(steps, session.own)
+        run_alone(steps, session.own)
 
 
 def test_a_number_that_is_none_behind_a_rejection_is_never_looked_at(lm: LanguageModel) -> None:
@@ -497,7 +497,7 @@ def test_the_llms_own_ends_end_an_answer_too(make_lm: Callable[..., LanguageMode
         False,
         False,
     )
-    assert server_info(lm).end_ids == [7]
+    assert make_server_info(lm).end_ids == [7]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from hedge.cloud_server.verification.base import ClaimedDraft, audit_byte, verify_block
+from hedge.cloud_server.verification.base import ClaimedDraft, to_audit_byte, verify_block
 from hedge.cloud_server.verification.coupled import CoupledRule
 from hedge.cloud_server.verification.resampled import ResampledRule
 from hedge.cloud_server.verification.split import SplitRule
@@ -232,4 +232,4 @@ def test_a_step_has_numbers_of_its_own_where_it_matters() -> None:
 
 
 def test_audit_bytes() -> None:
-    assert [audit_byte(p) for p in (1.0, np.exp(-1), 1e-30, 0.0)] == [0, 16, 254, 255]
+    assert [to_audit_byte(p) for p in (1.0, np.exp(-1), 1e-30, 0.0)] == [0, 16, 254, 255]

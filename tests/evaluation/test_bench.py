@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hedge.cloud_server.engines.base import engine_of
 from hedge.cloud_server.engines.emulation import Emulated, parse_pace
+from hedge.cloud_server.engines.loading import build_engine
 from hedge.cloud_server.engines.scheduler import BlockTable, Scheduler, Work
 from hedge.common.errors import BadInput
 from hedge.common.model import LanguageModel
@@ -111,7 +111,7 @@ def test_emulation_waits_for_what_is_left_of_a_pass(
 ) -> None:
     waited: list[float] = []
     lm = make_lm(seed=1)
-    engine = Emulated(engine_of(lm, 1 << 20), 2.0, 0.25)
+    engine = Emulated(build_engine(lm, 1 << 20), 2.0, 0.25)
     # A quarter of a second goes by between two looks at the clock.
     now = itertools.count(step=0.25)
     monkeypatch.setattr("time.sleep", waited.append)

@@ -21,7 +21,7 @@ from hedge.cloud_server.engines.batcher import Batcher
 from hedge.cloud_server.engines.self_check import Exactness
 from hedge.cloud_server.engines.torch_engine import TorchEngine
 from hedge.cloud_server.serving.limits import Limits
-from hedge.cloud_server.serving.metrics import Metrics
+from hedge.cloud_server.serving.metrics import CloudMetrics
 from hedge.cloud_server.serving.servicer import ErrorInterceptor, Servicer
 from hedge.common.errors import BadInput, Disconnected, HedgeError, Incompatible
 from hedge.common.model import LanguageModel, bundled_folder
@@ -140,9 +140,9 @@ class Failing(HedgeServicer):
     async def GetServerInfo(
         self, request: pb.GetServerInfoRequest, context: object
     ) -> pb.ServerInfo:
-        from hedge.cloud_server.sessions.opening import server_info
+        from hedge.cloud_server.sessions.opening import make_server_info
 
-        return server_info(self.lm)
+        return make_server_info(self.lm)
 
     async def Generate(
         self, requests: AsyncIterator[pb.ClientMessage], context: grpc.aio.ServicerContext
@@ -159,7 +159,7 @@ class Failing(HedgeServicer):
 @asynccontextmanager
 async def serving(servicer: HedgeServicer) -> AsyncIterator[str]:
     server = make_server(
-        lambda made: add_HedgeServicer_to_server(servicer, made), [ErrorInterceptor(Metrics())]
+        lambda made: add_HedgeServicer_to_server(servicer, made), [ErrorInterceptor(CloudMetrics())]
     )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -9,13 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hedge.cloud_server.engines.scoring_check import checked_scorer
+from hedge.cloud_server.engines.scoring import Scored, ScoringCounts, ScoringRunner
+from hedge.cloud_server.engines.scoring_check import check_scorer
 from hedge.cloud_server.engines.self_check import Exactness
 from hedge.cloud_server.serving.limits import Limits
 from hedge.cloud_server.serving.servicer import Servicer
-from hedge.cloud_server.sessions.certificate import Top
-from hedge.cloud_server.sessions.scoring import Counts, Scored, ScoringRunner
 from hedge.cloud_server.sessions.steps import Draws
+from hedge.cloud_server.verification.certificate import Top
 from hedge.common.coupling import coupled_draw
 from hedge.common.errors import HedgeError, Incompatible
 from hedge.common.model import LanguageModel
@@ -166,7 +166,7 @@ def test_a_long_prompt_is_not_handed_over_whole(
     pair: tuple[LanguageModel, LanguageModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each row is then the last one of a prompt of its own."""
-    monkeypatch.setattr("hedge.cloud_server.sessions.scoring._ENTRIES", 0)
+    monkeypatch.setattr("hedge.cloud_server.engines.scoring._ENTRIES", 0)
     slm, llm = pair
     config = config_of("hedge", Warp(0.7), 5)
 
@@ -187,7 +187,7 @@ def test_a_long_prompt_is_not_handed_over_whole(
 def test_what_is_not_enough_is_asked_again(
     pair: tuple[LanguageModel, LanguageModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hedge.cloud_server.sessions.scoring._WARM", 2)
+    monkeypatch.setattr("hedge.cloud_server.engines.scoring._WARM", 2)
     slm, llm = pair
     runner = runner_of(TorchScorer(llm))
     config = config_of("hedge", Warp(1.0), 5)
@@ -225,12 +225,12 @@ def test_a_stream_that_is_left_ends_in_the_engine(
 def test_the_engine_is_tried_before_it_serves(pair: tuple[LanguageModel, LanguageModel]) -> None:
     _, llm = pair
     scorer = TorchScorer(llm)
-    assert asyncio.run(checked_scorer(scorer, llm)).difference < 1e-4
+    assert asyncio.run(check_scorer(scorer, llm)).difference < 1e-4
     scorer.noise = 0.01
-    assert 0.005 < asyncio.run(checked_scorer(scorer, llm)).difference < 0.1
+    assert 0.005 < asyncio.run(check_scorer(scorer, llm)).difference < 0.1
     scorer.noise = 10.0
     with pytest.raises(Incompatible, match="more than rounding"):
-        asyncio.run(checked_scorer(scorer, llm))
+        asyncio.run(check_scorer(scorer, llm))
 
 
 def test_near_ties_are_counted_and_numbers_that_are_none_end_the_answer(
@@ -259,7 +259,7 @@ def test_near_ties_are_counted_and_numbers_that_are_none_end_the_answer(
 
 
 def test_the_number_that_is_asked_for_follows_what_was_enough() -> None:
-    counts = Counts(152_000)
+    counts = ScoringCounts(152_000)
     warp = Warp(1.0)
     first = counts.of(warp)
     for number in range(256):
@@ -269,9 +269,9 @@ def test_the_number_that_is_asked_for_follows_what_was_enough() -> None:
     assert counts.of(Warp(0.7)) < first
     for number in range(256):
         counts.learn(Warp(0.7), enough=number % 20 > 0)
-    assert counts.of(Warp(0.7)) == 2 * Counts(152_000).of(Warp(0.7)) == first
+    assert counts.of(Warp(0.7)) == 2 * ScoringCounts(152_000).of(Warp(0.7)) == first
     for _ in range(256):
         counts.learn(warp, enough=True)
     assert counts.of(warp) == first // 2
     assert counts.of(Warp(1.0, 300)) == 301
-    assert Counts(100).of(warp) == 100
+    assert ScoringCounts(100).of(warp) == 100

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hedge.cloud_server.engines.base import BLOCK_SIZE, Engine, engine_of
+from hedge.cloud_server.engines.base import Engine
 from hedge.cloud_server.engines.batcher import Batcher, Pass
+from hedge.cloud_server.engines.block_manager import BLOCK_SIZE
 from hedge.cloud_server.engines.llama_engine import LlamaEngine
+from hedge.cloud_server.engines.loading import build_engine
 from hedge.cloud_server.engines.scheduler import BlockTable, ScheduledChunk, Scheduler, Work
-from hedge.cloud_server.engines.self_check import self_check
+from hedge.cloud_server.engines.self_check import run_self_check
 from hedge.common.errors import BadInput
 from hedge.common.llama_decoder import llama_cpp
 from hedge.common.model import LanguageModel, load
@@ -30,7 +32,7 @@ TOLERANCE = 0.05
 @pytest.mark.parametrize("most", [None, 3])
 def test_ragged_rows_equal_unbatched_ones(slm: LanguageModel, most: int | None) -> None:
     """For lack of blocks, or of sequences."""
-    engine = engine_of(slm, (16 if most is None else 64) * BLOCK_SIZE * slm.token_bytes, 64)  # type: ignore[attr-defined]
+    engine = build_engine(slm, (16 if most is None else 64) * BLOCK_SIZE * slm.token_bytes, 64)  # type: ignore[attr-defined]
     assert isinstance(engine, LlamaEngine)
     scheduler = Scheduler(engine.block_manager, 64, most or engine.most_sessions)
     worst, compared = ragged(slm, engine, scheduler, range(5, 4096))
@@ -44,7 +46,7 @@ def test_many_sessions_share_passes_and_get_their_own_verdicts(llm: LanguageMode
     verdict is known.
     """
     seen: list[Pass] = []
-    batcher = Batcher(engine_of(llm, 14 * BLOCK_SIZE * llm.token_bytes), watch=seen.append)  # type: ignore[attr-defined]
+    batcher = Batcher(build_engine(llm, 14 * BLOCK_SIZE * llm.token_bytes), watch=seen.append)  # type: ignore[attr-defined]
     rng = np.random.default_rng(2)
     prompts = []
     drafts = []
@@ -81,16 +83,16 @@ def test_many_sessions_share_passes_and_get_their_own_verdicts(llm: LanguageMode
 
 def test_a_budget_that_holds_nothing_is_refused(slm: LanguageModel) -> None:
     with pytest.raises(BadInput, match="kv-bytes 10 is less than"):
-        engine_of(slm, 10)
+        build_engine(slm, 10)
 
 
 def test_the_self_check_measures_its_rounding(slm: LanguageModel) -> None:
-    engine = engine_of(slm, 64 * BLOCK_SIZE * slm.token_bytes)  # type: ignore[attr-defined]
-    found = self_check(engine, slm)
+    engine = build_engine(slm, 64 * BLOCK_SIZE * slm.token_bytes)  # type: ignore[attr-defined]
+    found = run_self_check(engine, slm)
     assert found.difference < TOLERANCE
     assert found.rows > 20
-    small = engine_of(slm, 6 * BLOCK_SIZE * slm.token_bytes, 8)  # type: ignore[attr-defined]
-    assert self_check(small, slm, 8).rows > 20
+    small = build_engine(slm, 6 * BLOCK_SIZE * slm.token_bytes, 8)  # type: ignore[attr-defined]
+    assert run_self_check(small, slm, 8).rows > 20
     assert engine.block_manager.used == 0
     # What the check fed is forgotten: the next session's rows are its own.
     scheduler = Scheduler(engine.block_manager, 64, engine.most_sessions)
@@ -113,7 +115,7 @@ def reproducible(
     path: Path, context: int, sessions: int, threads: int = 1
 ) -> tuple[LanguageModel, Engine]:
     lm = load(str(path), "llm", ModelOptions(threads=threads, context=context))
-    engine = engine_of(
+    engine = build_engine(
         lm, (sessions * context + BLOCK_SIZE) * lm.token_bytes, 64, reproducible=True
     )  # type: ignore[attr-defined]
     assert engine.most_sessions == sessions
@@ -131,7 +133,7 @@ def test_reproducible_rows_are_the_same_bits_in_any_company(
         for length in (10, 20, 25, 30, 35)
     ]
     assert same_bits(engine, texts, 50) > 100
-    found = self_check(engine, lm)
+    found = run_self_check(engine, lm)
     assert found.bitwise
     assert found.rows > 20
 

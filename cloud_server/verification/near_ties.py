@@ -13,7 +13,7 @@ from hedge.common.sampling import Warp, descending
 COLD = 700.0
 
 
-def near_tie(
+def is_near_tie(
     logits: np.ndarray,
     probs: np.ndarray,
     warp: Warp,

@@ -11,9 +11,9 @@ from typing import Protocol
 
 import numpy as np
 
-from hedge.cloud_server.sessions.certificate import Top, certified
 from hedge.cloud_server.sessions.steps import Draws, Feed, Result, Rows, Steps
 from hedge.cloud_server.verification.base import Drawn
+from hedge.cloud_server.verification.certificate import Top, certify
 from hedge.common.coupling import race_noise
 from hedge.common.errors import NotFinite
 from hedge.common.sampling import Warp
@@ -66,7 +66,7 @@ class Scorer(Protocol):
 
 
 @dataclass(slots=True)
-class ScoredPrefix:
+class ScoredCache:
     """How much of a session's history the engine has read; what it still has in its cache is its
     own affair.
     """
@@ -81,7 +81,7 @@ class ScoredPrefix:
 
 
 @dataclass(slots=True)
-class Counts:
+class ScoringCounts:
     """How many of the likeliest tokens are asked for, by temperature, and by how often that was not
     enough.
     """
@@ -139,20 +139,20 @@ class ScoringRunner:
         self._vocab_size = vocab_size
         self.capacity = capacity
         self.token_bytes = token_bytes
-        self.counts = Counts(vocab_size)
+        self.counts = ScoringCounts(vocab_size)
         self.difference = 0.0
         self._closing: set[asyncio.Task[None]] = set()
 
-    def prefix(self) -> ScoredPrefix:
-        return ScoredPrefix()
+    def prefix(self) -> ScoredCache:
+        return ScoredCache()
 
-    def leave(self, prefix: ScoredPrefix) -> None:
+    def leave(self, prefix: ScoredCache) -> None:
         if prefix.stream is not None:
             task = asyncio.ensure_future(_closed(prefix.stream))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
-    async def run(self, prefix: ScoredPrefix, steps: Steps[Result]) -> tuple[Result, float, float]:
+    async def run(self, prefix: ScoredCache, steps: Steps[Result]) -> tuple[Result, float, float]:
         late = computed = 0.0
         try:
             feed = next(steps)
@@ -165,7 +165,7 @@ class ScoringRunner:
         except StopIteration as end:
             return end.value, late, computed
 
-    async def _rows(self, feed: Feed, prefix: ScoredPrefix) -> tuple[Rows, float, float]:
+    async def _rows(self, feed: Feed, prefix: ScoredCache) -> tuple[Rows, float, float]:
         if feed.stream:
             return await self._streamed(feed, prefix)
         if feed.draws is None:
@@ -223,7 +223,7 @@ class ScoringRunner:
         while True:
             if not np.isfinite(top.logprobs).all():
                 raise NotFinite(position)
-            if (drawn := certified(top, draws.warp, integers, self.difference)) is not None:
+            if (drawn := certify(top, draws.warp, integers, self.difference)) is not None:
                 self.counts.learn(draws.warp, enough=enough)
                 return drawn
             enough = False
@@ -240,7 +240,7 @@ class ScoringRunner:
             _NO_NOISE if draws.warp.greedy else race_noise(draws.noise, position, self._vocab_size)
         )
 
-    async def _streamed(self, feed: Feed, prefix: ScoredPrefix) -> tuple[Rows, float, float]:
+    async def _streamed(self, feed: Feed, prefix: ScoredCache) -> tuple[Rows, float, float]:
         """The next token of a session that only wants the LLM's own ones: the engine goes on
         drawing them by itself.
         """
@@ -254,7 +254,7 @@ class ScoringRunner:
         if not np.isfinite(top.logprobs).all():
             raise NotFinite(position)
         integers = self._noise(feed.draws, position)
-        own = certified(top, feed.draws.warp, integers, self.difference)
+        own = certify(top, feed.draws.warp, integers, self.difference)
         # The engine rounds in its own way.
         near_tie = self.difference > 0 and (own is None or own.near_tie or own.token != token)
         return [Drawn(token, near_tie)], 0.0, time.perf_counter() - started

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hedge.cloud_server.sessions.near_ties import COLD, near_tie
 from hedge.cloud_server.verification.base import Drawn
+from hedge.cloud_server.verification.near_ties import COLD, is_near_tie
 from hedge.common.coupling import race_times
 from hedge.common.sampling import Warp, largest
 
@@ -35,7 +35,7 @@ class Top:
     least: float = -math.inf
 
 
-def certified(top: Top, warp: Warp, integers: np.ndarray, difference: float = 0.0) -> Drawn | None:
+def certify(top: Top, warp: Warp, integers: np.ndarray, difference: float = 0.0) -> Drawn | None:
     """The token that `integers` [V], the position's noise, draw from the warped distribution; None
     where more must be known.
 
@@ -60,7 +60,7 @@ def certified(top: Top, warp: Warp, integers: np.ndarray, difference: float = 0.
         if warp.top_p < 1 and top.least > -math.inf
         else 0.0
     )
-    near = difference > 0 and near_tie(top.logprobs, probs, warp, difference, own, rest)
+    near = difference > 0 and is_near_tie(top.logprobs, probs, warp, difference, own, rest)
     if warp.cuts:
         near = near or (difference > 0 and _edge(logprobs, probs, warp, difference) <= top.least)
         near = near or (

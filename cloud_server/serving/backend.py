@@ -8,21 +8,21 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from hedge.cloud_server.engines.base import BLOCK_SIZE, DEFAULT_KV_BYTES, Engine, engine_of
+from hedge.cloud_server.engines.base import Engine
 from hedge.cloud_server.engines.batcher import Batcher
+from hedge.cloud_server.engines.block_manager import BLOCK_SIZE, DEFAULT_KV_BYTES
 from hedge.cloud_server.engines.emulation import Emulated, parse_pace
+from hedge.cloud_server.engines.loading import build_engine
 from hedge.cloud_server.engines.runner import Runner
-from hedge.cloud_server.engines.self_check import Exactness, checked
-from hedge.cloud_server.serving.metrics import Metrics
+from hedge.cloud_server.engines.self_check import Exactness, run_self_check
+from hedge.cloud_server.serving.metrics import CloudMetrics
 from hedge.common.command import model_options, say
 from hedge.common.model import LanguageModel, context_line, load
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """The LLM and what runs it. `failed` returns when that has died; the rest of the process is of
-    no use then.
-    """
+class Backend:
+    """The LLM and what runs it. `failed` returns when the engine has died, which ends the server."""
 
     lm: LanguageModel
     runner: Runner[Any]
@@ -30,13 +30,15 @@ class Opened:
     failed: Callable[[], Awaitable[object]]
 
 
-def opening(args: argparse.Namespace, metrics: Metrics) -> AbstractAsyncContextManager[Opened]:
+def open_backend(
+    args: argparse.Namespace, metrics: CloudMetrics
+) -> AbstractAsyncContextManager[Backend]:
     """What `--engine` asks for."""
-    return (_vllm if args.engine == "vllm" else _own)(args, metrics)
+    return (_open_vllm if args.engine == "vllm" else _open_own)(args, metrics)
 
 
 @asynccontextmanager
-async def _own(args: argparse.Namespace, metrics: Metrics) -> AsyncGenerator[Opened]:
+async def _open_own(args: argparse.Namespace, metrics: CloudMetrics) -> AsyncGenerator[Backend]:
     """Torch or llama.cpp, in a thread of this process."""
     # The model's thread comes back to Python between any two products; it should not wait for the
     # event loop each time.
@@ -46,12 +48,12 @@ async def _own(args: argparse.Namespace, metrics: Metrics) -> AsyncGenerator[Ope
     if line := context_line(lm, options):
         say(f"hedge-cloud: {line}")
     kv_bytes = DEFAULT_KV_BYTES if args.kv_bytes is None else args.kv_bytes
-    engine = engine_of(
+    engine = build_engine(
         lm, kv_bytes, args.batch_positions, args.reproducible, prefix_sharing=args.prefix_sharing
     )
     # It is the model's first pass, too, which is slower than all others.
-    exactness = checked(engine, lm, args.batch_positions, args.reproducible)
-    engine = _emulated(args, engine, lm)
+    exactness = run_self_check(engine, lm, args.batch_positions, reproducible=args.reproducible)
+    engine = _emulate(args, engine, lm)
     batcher = Batcher(engine, args.batch_positions, metrics.passed)
     metrics.queue.set_function(lambda: len(batcher.scheduler))
     metrics.evictions.set_function(lambda: batcher.scheduler.evicted)
@@ -60,31 +62,31 @@ async def _own(args: argparse.Namespace, metrics: Metrics) -> AsyncGenerator[Ope
     )
     metrics.kv_budget.set(engine.block_manager.capacity * engine.token_bytes)
     try:
-        yield Opened(lm, batcher, exactness, asyncio.Event().wait)
+        yield Backend(lm, batcher, exactness, asyncio.Event().wait)
     finally:
         batcher.close()
 
 
 @asynccontextmanager
-async def _vllm(args: argparse.Namespace, metrics: Metrics) -> AsyncGenerator[Opened]:
+async def _open_vllm(args: argparse.Namespace, metrics: CloudMetrics) -> AsyncGenerator[Backend]:
     """vLLM, in processes of its own."""
-    from hedge.cloud_server.engines.scoring_check import checked_scorer
-    from hedge.cloud_server.engines.vllm_engine import load_vllm, vllm_scorer
-    from hedge.cloud_server.sessions.scoring import ScoringRunner
+    from hedge.cloud_server.engines.scoring import ScoringRunner
+    from hedge.cloud_server.engines.scoring_check import check_scorer
+    from hedge.cloud_server.engines.vllm_engine import load_vllm, open_vllm_scorer
 
     options = dict(args.engine_option)
     lm = load_vllm(args.llm, model_options(args, args.llm), options)
-    async with vllm_scorer(lm, options, args.dtype, args.kv_bytes) as scorer:
+    async with open_vllm_scorer(lm, options, args.dtype, args.kv_bytes) as scorer:
         # Behind the longest prompt there is one token.
         runner = ScoringRunner(scorer, lm.vocab_size, lm.context - 1, lm.token_bytes)
-        exactness = await checked_scorer(scorer, lm)
+        exactness = await check_scorer(scorer, lm)
         runner.difference = exactness.difference
         metrics.scored(runner.counts)
         metrics.include("vllm")
-        yield Opened(lm, runner, exactness, scorer.died)
+        yield Backend(lm, runner, exactness, scorer.died)
 
 
-def _emulated(args: argparse.Namespace, engine: Engine, lm: LanguageModel) -> Engine:
+def _emulate(args: argparse.Namespace, engine: Engine, lm: LanguageModel) -> Engine:
     if args.emulate is None:
         return engine
     pace = parse_pace(args.emulate)
