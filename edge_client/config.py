@@ -51,24 +51,18 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How tokens are drawn, and when an answer ends. Temperature 0 is greedy; top-k 0 and top-p 1
-    keep every token.
-    """
+    """How tokens are drawn, and when an answer ends."""
 
-    temperature: float = TEMPERATURE
-    top_k: int = 0
-    top_p: float = 1.0
+    warp: Warp = Warp(TEMPERATURE)
     seed: int = 0
     max_new_tokens: int = 256
     stop: tuple[str, ...] = ()
-    min_p: float = 0.0
     logits: LogitsOptions = field(default_factory=LogitsOptions)
     # Log-probabilities of every token are wanted, and of so many of the likeliest ones besides;
     # None for none.
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
-        Warp(self.temperature, self.top_k, self.top_p, self.min_p)
         if not 0 <= self.seed < SEED_LIMIT:
             raise BadInput(f"seed {self.seed} is not in 0..2^64-1")
         if not 1 <= self.max_new_tokens <= MAX_NEW_TOKENS:
@@ -77,10 +71,6 @@ class SamplingParams:
             raise BadInput("a stop string is empty")
         if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
             raise BadInput(f"logprobs {self.logprobs} is not in 0..{MAX_LOGPROBS}")
-
-    @property
-    def warp(self) -> Warp:
-        return Warp(self.temperature, self.top_k, self.top_p, self.min_p)
 
 
 @dataclass(frozen=True, slots=True)

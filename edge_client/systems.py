@@ -127,8 +127,7 @@ class GenerationConfig:
         verification = asdict(self.verification)
         verification["verification"] = verification.pop("kind")
         link = asdict(self.link) | {"on_disconnect": self.on_disconnect, "patience": self.patience}
-        warp = {name: sampling.pop(name) for name in ("temperature", "top_k", "top_p", "min_p")}
-        return {"system": self.system, **gate, **verification, **link, "warp": warp, **sampling}
+        return {"system": self.system, **gate, **verification, **link, **sampling}
 
 
 def _full(name: str, gate: GateConfig) -> GenerationConfig:

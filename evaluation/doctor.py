@@ -84,7 +84,7 @@ def command(arguments: Sequence[str]) -> None:
     args.asked = (
         read_prompts(args.prompts)[:MOST] if args.prompts else [from_text(text) for text in PROMPTS]
     )
-    args.sampling = SamplingParams(temperature=args.temperature, seed=1)
+    args.sampling = SamplingParams(Warp(args.temperature), seed=1)
     findings = list(_examined(args))
     for finding in findings:
         if args.json:

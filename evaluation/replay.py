@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from hedge.common.model import Identity, LanguageModel
+from hedge.common.sampling import Warp
 from hedge.edge_client.config import SamplingParams
 from hedge.edge_client.engine.gates.survival import Survival
 from hedge.edge_client.engine.session import Session
@@ -308,7 +309,7 @@ async def answered(
     loop = asyncio.get_running_loop()
     slm = TraceModel(drafting(trace))
     llm = TraceModel(drafting(Trace((True,) * tokens, (1.0,) * tokens)))
-    config = replace(config, sampling=SamplingParams(temperature=0.0, max_new_tokens=tokens))
+    config = replace(config, sampling=SamplingParams(Warp(0.0), max_new_tokens=tokens))
     link = VirtualLink(llm, cloud, round_trip, prompt)
     began = loop.time()
     machine = VirtualMachine(profile.slm_s, profile.slm_position_s)

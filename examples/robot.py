@@ -18,6 +18,7 @@ from hedge import (
     SamplingParams,
     ThresholdRule,
     VerificationConfig,
+    Warp,
 )
 
 CLOUD = CloudConfig(("127.0.0.1:7411",), insecure=True)
@@ -44,7 +45,7 @@ async def main() -> None:
     async with AsyncHedge(CLOUD, system=SYSTEM) as hedge:
         for step, observation in enumerate(observations()):
             answer = await hedge.generate(
-                observation, SamplingParams(temperature=0, seed=step, max_new_tokens=48)
+                observation, SamplingParams(Warp(0), seed=step, max_new_tokens=48)
             )
             alone = answer.statistics.count(Provenance.OFFLINE)
             risk = answer.statistics.realised_risk

@@ -2,7 +2,7 @@
 --insecure`, elsewhere.
 """
 
-from hedge import CloudConfig, Hedge, Provenance, SamplingParams, load
+from hedge import CloudConfig, Hedge, Provenance, SamplingParams, Warp, load
 
 CLOUD = CloudConfig(("127.0.0.1:7411",), insecure=True)
 QUESTION = "What is 47 + 38?"
@@ -14,7 +14,7 @@ def main() -> None:
     slm = load("bundled", "slm")
     for system in ("slm", "cu-hlm", "hedge"):
         with Hedge(CLOUD, slm=slm, system=system) as hedge:
-            sampling = SamplingParams(temperature=0, max_new_tokens=64)
+            sampling = SamplingParams(Warp(0), max_new_tokens=64)
             words = []
             for emitted in hedge.stream(QUESTION, sampling):
                 # Text is released when it is final, and says who vouches for it.

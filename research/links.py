@@ -111,14 +111,14 @@ def record_traces(args: argparse.Namespace) -> list[dict[str, Any]]:
         for number, task in left:
             prompt = slm.encode_chat(task.prompt.messages)
             answer = asyncio.run(own_answer(slm, llm, prompt, sampling))
-            where = {"temperature": sampling.temperature, "question": number}
+            where = {"temperature": sampling.warp.temperature, "question": number}
             yield where | traced(slm, prompt, answer, sampling.warp, sampling.seed)
 
     with only_writer(args.out):
         slm = load(args.slm, "slm", model_options(args))
         llm = load(args.llm, "llm", model_options(args))
         journal = Journal(args.out / "traces.jsonl", _header(args, slm, llm), resume=args.resume)
-        wanted = {(sampling.temperature, n): (n, task) for n, task in enumerate(asked)}
+        wanted = {(sampling.warp.temperature, n): (n, task) for n, task in enumerate(asked)}
         complete(journal, ("temperature", "question"), wanted, record, "recording")
         return journal.entries
 

@@ -83,19 +83,16 @@ PERSON = {
     "additionalProperties": False,
 }
 ASKED = {
-    "penalties": SamplingParams(1.0, logits=PENALTIES),
-    "bias": SamplingParams(0.7, logits=LogitsOptions(logit_bias=((95, 3.0), (6, -2.0)))),
-    "schema": SamplingParams(1.0, logits=LogitsOptions(grammar=of_schema(PERSON))),
-    "schema at 0": SamplingParams(0.0, logits=LogitsOptions(grammar=of_schema(PERSON))),
+    "penalties": SamplingParams(Warp(1.0), logits=PENALTIES),
+    "bias": SamplingParams(Warp(0.7), logits=LogitsOptions(logit_bias=((95, 3.0), (6, -2.0)))),
+    "schema": SamplingParams(Warp(1.0), logits=LogitsOptions(grammar=of_schema(PERSON))),
+    "schema at 0": SamplingParams(Warp(0.0), logits=LogitsOptions(grammar=of_schema(PERSON))),
     "expression with penalties": SamplingParams(
-        1.3, 0, 0.9, logits=LogitsOptions(1.2, 1.0, grammar=of_regex("[a-f ]{3,30}!"))
+        Warp(1.3, 0, 0.9), logits=LogitsOptions(1.2, 1.0, grammar=of_regex("[a-f ]{3,30}!"))
     ),
-    "min-p": SamplingParams(1.3, min_p=0.1),
+    "min-p": SamplingParams(Warp(1.3, min_p=0.1)),
     "all": SamplingParams(
-        1.1,
-        50,
-        0.95,
-        min_p=0.01,
+        Warp(1.1, 50, 0.95, 0.01),
         logits=replace(PENALTIES, grammar=of_schema(PERSON), logit_bias=((9, 2.0),)),
     ),
 }
@@ -127,7 +124,7 @@ def test_every_exact_system_is_the_llm_alone(asked: str) -> None:
 def test_a_grammar_holds_in_every_system(system: str) -> None:
     config = replace(
         SYSTEMS[system],
-        sampling=SamplingParams(1.0, logits=LogitsOptions(grammar=of_regex("[a-e]{4,9}"))),
+        sampling=SamplingParams(Warp(1.0), logits=LogitsOptions(grammar=of_regex("[a-e]{4,9}"))),
     )
     if system == "cu-hlm":
         config = config.with_threshold(0.3)
@@ -148,7 +145,8 @@ def test_forced_tokens_cost_no_slm_step_no_bytes_and_no_llm_pass(
     timed: list[float] = []
     monkeypatch.setattr(SurvivalPace, "drafted", lambda _, seconds: timed.append(seconds))
     forced = SamplingParams(
-        1.0, logits=LogitsOptions(grammar=of_regex("It was a dark and stormy night; the rain fell"))
+        Warp(1.0),
+        logits=LogitsOptions(grammar=of_regex("It was a dark and stormy night; the rain fell")),
     )
     whole = answer("hedge", forced, 1)
     assert whole.text == "It was a dark and stormy night; the rain fell"
@@ -170,7 +168,7 @@ def test_forced_tokens_cost_no_slm_step_no_bytes_and_no_llm_pass(
 
 def test_a_policy_that_always_asks_is_exact_under_a_grammar_too() -> None:
     asked = SamplingParams(
-        1.0,
+        Warp(1.0),
         seed=1,
         max_new_tokens=40,
         logits=LogitsOptions(grammar=of_regex("It was a [dp]ark night")),

@@ -21,7 +21,7 @@ SEED = 21
 # The gate of `hedge` at temperature 0, stop and wait: what is sent does not depend on time.
 CONFIG = GenerationConfig(
     "hedge",
-    SamplingParams(temperature=0.0, max_new_tokens=64),
+    SamplingParams(Warp(0.0), max_new_tokens=64),
     GateConfig("threshold", "expected_perturbation", 0.15),
     VerificationConfig("coupled", exact=True),
 )

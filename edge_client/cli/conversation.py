@@ -149,7 +149,7 @@ class Conversation:
     def _shown(self, name: str) -> str:
         if name == "threshold":
             return _describe(self._config)
-        return f"{name} {getattr(self._config.sampling, NUMBERS[name][0]):g}"
+        return f"{name} {getattr(self._args, NUMBERS[name][0]):g}"
 
     def _checked(self, system: str) -> None:
         if system not in SYSTEMS:

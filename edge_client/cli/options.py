@@ -14,6 +14,7 @@ from hedge.common.files import read_text
 from hedge.common.grammar import of_lark, of_regex, of_schema
 from hedge.common.logits import LogitsOptions
 from hedge.common.model import BUNDLED
+from hedge.common.sampling import Warp
 from hedge.edge_client.calibrations import Pair
 from hedge.edge_client.config import (
     DEFAULT_CLOUD,
@@ -334,13 +335,10 @@ def needs_cloud(args: argparse.Namespace) -> bool:
 def sampling_of(args: argparse.Namespace) -> SamplingParams:
     """The sampling that was asked for, its seed 0 while none has been chosen."""
     return SamplingParams(
-        args.temperature,
-        args.top_k,
-        args.top_p,
+        Warp(args.temperature, args.top_k, args.top_p, args.min_p),
         args.seed or 0,
         args.max_new_tokens,
         tuple(getattr(args, "stop", ())),
-        args.min_p,
         _logits(args),
     )
 

@@ -83,18 +83,12 @@ class ApiRequest:
 
     def applied(self, config: GenerationConfig, seed: int) -> GenerationConfig:
         """The configuration with what was asked for in the place of the server's own."""
-        asked = {
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "max_new_tokens": self.max_tokens,
-        }
-        asked |= {"top_k": self.top_k, "min_p": self.min_p, "logprobs": self.logprobs}
-        changes: dict[str, Any] = {
-            name: value for name, value in asked.items() if value is not None
-        }
+        changes = _given(self, max_new_tokens="max_tokens", logprobs="logprobs")
+        warp = _given(self, temperature="temperature", top_k="top_k", top_p="top_p", min_p="min_p")
         logits = self.logits | ({"grammar": self.grammar} if self.grammar else {})
         sampling = replace(
             config.sampling,
+            warp=replace(config.sampling.warp, **warp),
             seed=seed,
             stop=config.sampling.stop if self.stop is None else self.stop,
             **changes,
@@ -103,6 +97,12 @@ class ApiRequest:
             config, sampling=replace(sampling, logits=replace(sampling.logits, **logits))
         )
         return config if self.threshold is None else config.with_threshold(self.threshold)
+
+
+def _given(request: ApiRequest, **names: str) -> dict[str, Any]:
+    """The fields of the request that are not None, by other names."""
+    found = {name: getattr(request, own) for name, own in names.items()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def read_body(data: bytes) -> object:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hedge.common.model import LanguageModel, load
+    from hedge.common.sampling import Warp
     from hedge.edge_client.client import Answer, AsyncHedge, Hedge
     from hedge.edge_client.config import (
         CloudConfig,
@@ -42,6 +43,7 @@ _WHERE = {
     "Statistics": "hedge.edge_client.engine.statistics",
     "ThresholdRule": _CONFIG,
     "VerificationConfig": _CONFIG,
+    "Warp": "hedge.common.sampling",
     "load": "hedge.common.model",
 }
 __all__ = [
@@ -61,6 +63,7 @@ __all__ = [
     "Statistics",
     "ThresholdRule",
     "VerificationConfig",
+    "Warp",
     "load",
 ]
 

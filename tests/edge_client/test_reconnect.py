@@ -374,7 +374,7 @@ def test_a_calibration_learns_the_same_over_a_link_that_dies(
     died: int, pair: tuple[LanguageModel, LanguageModel]
 ) -> None:
     def learned(*dies_at: int) -> Sample:
-        config = asking_always(SamplingParams(temperature=1.0, seed=3, max_new_tokens=12))
+        config = asking_always(SamplingParams(Warp(1.0), seed=3, max_new_tokens=12))
         link = Frail(LocalLink(pair[1]), frozenset(dies_at), away=2)
         sample = Sample()
         asyncio.run(

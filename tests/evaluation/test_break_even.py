@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from hedge.common.model import BUNDLED, LanguageModel, load
+from hedge.common.sampling import Warp
 from hedge.edge_client.config import SamplingParams
 from hedge.evaluation.bench_rows import break_even_line
 from hedge.evaluation.break_even import CLOSE, TOKENS, Sample, no_overlap, sampled
@@ -59,7 +60,7 @@ def test_a_sample_knows_what_the_slm_would_draft() -> None:
     prompt = llm.encode_chat([{"role": "user", "content": "What is 47 + 38?"}])
 
     def asked(own: LanguageModel, temperature: float) -> Sample:
-        sampling = SamplingParams(temperature=temperature, seed=2)
+        sampling = SamplingParams(Warp(temperature), seed=2)
         return asyncio.run(sampled(own, LocalLink(llm), [prompt], sampling, 0.003, 0.001))
 
     for temperature in (0.0, 0.7):

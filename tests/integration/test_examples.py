@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import hedge
-from hedge import AsyncHedge, CloudConfig, Hedge, SamplingParams
+from hedge import AsyncHedge, CloudConfig, Hedge, SamplingParams, Warp
 from hedge.common.errors import BadInput, Disconnected
 from tests.integration.conftest import ENVIRONMENT, Cloud, Run, one_line
 
@@ -52,7 +52,7 @@ def test_every_public_name_is_there() -> None:
 
 def test_the_python_api_answers_and_says_what_it_lacks(cloud: Cloud) -> None:
     reached = CloudConfig((cloud.address,), insecure=True)
-    sampling = SamplingParams(temperature=0, max_new_tokens=40)
+    sampling = SamplingParams(Warp(0), max_new_tokens=40)
     with Hedge(reached, system="llm") as large, Hedge(reached) as hedge:
         answer = hedge.generate("What is 47 + 38?", sampling)
         assert (

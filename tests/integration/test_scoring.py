@@ -100,7 +100,7 @@ def pair(make_lm: Callable[..., LanguageModel]) -> tuple[LanguageModel, Language
 
 
 def config_of(system: str, warp: Warp, seed: int) -> GenerationConfig:
-    sampling = SamplingParams(warp.temperature, warp.top_k, warp.top_p, seed, 24)
+    sampling = SamplingParams(warp, seed, 24)
     return replace(SYSTEMS[system], sampling=sampling)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from hedge.common.model import BUNDLED, LanguageModel, load
+from hedge.common.sampling import Warp
 from hedge.edge_client.config import CloudConfig, GateConfig, SamplingParams
 from hedge.edge_client.engine.loop import BLIND
 from hedge.edge_client.http.service import Service
@@ -27,9 +28,7 @@ def service_of(slm: LanguageModel, cloud: Cloud, config: GenerationConfig) -> Se
 
 
 def test_a_model_without_numbers_is_no_lost_link(slm: LanguageModel, cloud: Cloud) -> None:
-    config = replace(
-        SYSTEMS["hedge"], sampling=SamplingParams(temperature=0.0, seed=1, max_new_tokens=8)
-    )
+    config = replace(SYSTEMS["hedge"], sampling=SamplingParams(Warp(0.0), seed=1, max_new_tokens=8))
 
     async def heard() -> list[tuple[bool, bool]]:
         """Of each line: whether it is about the model, and whether the link is held to be alive."""
@@ -51,7 +50,7 @@ def test_a_moving_threshold_belongs_to_its_gate_and_its_temperature(
 ) -> None:
     """Answers at another temperature leave it where it was; answers at its own move it."""
     gate = GateConfig("threshold", threshold=0.3, recalibrate=0.9)
-    sampling = SamplingParams(temperature=1.0, seed=1, max_new_tokens=40)
+    sampling = SamplingParams(Warp(1.0), seed=1, max_new_tokens=40)
     config = replace(SYSTEMS["cu-hlm"], gate=gate, sampling=sampling)
     ids = slm.encode_chat(QUESTION)
 

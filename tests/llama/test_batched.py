@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hedge.common.errors import BadInput, HedgeError
 from hedge.common.llama_model import LlamaModel
 from hedge.common.model import BUNDLED, LanguageModel, load
+from hedge.common.sampling import Warp
 from hedge.edge_client.config import GateConfig, SamplingParams
 from hedge.edge_client.engine.session import Session
 from hedge.edge_client.systems import SYSTEMS, GenerationConfig
@@ -35,7 +36,7 @@ def greedy(system: str, **gate: object) -> GenerationConfig:
     config = SYSTEMS[system]
     gates = replace(config.gate, **gate) if gate else config.gate
     return replace(
-        config, gate=gates, sampling=SamplingParams(temperature=0.0, seed=1, max_new_tokens=60)
+        config, gate=gates, sampling=SamplingParams(Warp(0.0), seed=1, max_new_tokens=60)
     )
 
 
