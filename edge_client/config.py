@@ -53,7 +53,7 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 class SamplingParams:
     """How tokens are drawn, and when an answer ends."""
 
-    warp: Warp = Warp(TEMPERATURE)
+    warp: Warp = field(default_factory=lambda: Warp(TEMPERATURE))
     seed: int = 0
     max_new_tokens: int = 256
     stop: tuple[str, ...] = ()

@@ -21,6 +21,7 @@ from hedge.common.model import LanguageModel
 from hedge.common.model_options import is_gguf
 from hedge.common.probe import WIDE, Measured, measure
 from hedge.common.rpc import PROTOCOL_VERSION
+from hedge.common.sampling import Warp
 from hedge.edge_client.calibrations import Pair, find_calibration
 from hedge.edge_client.cli.connect import connected, load_slm
 from hedge.edge_client.cli.options import add_models, check_connection

@@ -65,9 +65,7 @@ def trace_answer(
     slm: LanguageModel, llm: LanguageModel, task: Task, warp: Warp, seed: int
 ) -> AnswerTrace:
     prompt = slm.encode_chat(task.prompt.messages)
-    answer = asyncio.run(
-        own_answer(slm, llm, prompt, SamplingParams(warp.temperature, warp.top_k, warp.top_p, seed))
-    )
+    answer = asyncio.run(own_answer(slm, llm, prompt, SamplingParams(warp, seed)))
     noise = Noise(seed, prompt)
     found = AnswerTrace(len(prompt))
     rows = [lm.kv_cache().forward([*prompt, *answer][:-1], len(answer)) for lm in (slm, llm)]

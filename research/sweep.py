@@ -76,7 +76,7 @@ class Sweep:
             "measure": config.gate.measure,
             "threshold": config.to_json()["threshold"],
             "seed": config.sampling.seed,
-            "temperature": config.sampling.temperature,
+            "temperature": config.sampling.warp.temperature,
             "answers": len(answers),
             "tokens": int(tokens.sum()),
             "tokens_per_s": float(tokens.sum() / sum(seconds)),

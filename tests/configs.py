@@ -1,6 +1,6 @@
 """Configurations by the names of the command line, for tests that change one thing at a time."""
 
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from hedge.common.sampling import Warp
@@ -13,29 +13,32 @@ _PARTS = {
     "verification": VerificationConfig,
     "link": LinkConfig,
 }
+_WARP = [field.name for field in fields(Warp)]
 
 
 def config_of(system: str = "test", **options: Any) -> GenerationConfig:
     """Sampled at temperature 1, and a dead link fails, unless another way is asked for."""
     found = _split(options)
-    found["sampling"].setdefault("temperature", 1.0)
+    found["sampling"]["warp"] = Warp(**found["sampling"].get("warp", {}))
     found["link"].setdefault("on_disconnect", "fail")
     return GenerationConfig(system, **{name: kind(**found[name]) for name, kind in _PARTS.items()})
 
 
 def changed(config: GenerationConfig, **options: Any) -> GenerationConfig:
     """The same with other options."""
-    parts = {
-        name: replace(getattr(config, name), **found) for name, found in _split(options).items()
-    }
+    found = _split(options)
+    if "warp" in found["sampling"]:
+        found["sampling"]["warp"] = replace(config.sampling.warp, **found["sampling"]["warp"])
+    parts = {name: replace(getattr(config, name), **own) for name, own in found.items()}
     return replace(config, **parts)
 
 
 def _split(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    if isinstance(warp := options.pop("warp", None), Warp):
-        options |= {
-            name: getattr(warp, name) for name in ("temperature", "top_k", "top_p", "min_p")
-        }
+    if "warp" in options:
+        options |= asdict(options.pop("warp"))
+    warp = {name: options.pop(name) for name in _WARP if name in options}
+    if warp:
+        options["warp"] = warp
     if "verification" in options:
         options["kind"] = options.pop("verification")
     found: dict[str, dict[str, Any]] = {}

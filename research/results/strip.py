@@ -11,6 +11,7 @@ from typing import Any
 
 from hedge.common.model import LanguageModel, load
 from hedge.common.model_options import ModelOptions
+from hedge.common.sampling import Warp
 from hedge.edge_client.config import SamplingParams
 from hedge.edge_client.engine.session import Session
 from hedge.edge_client.systems import SYSTEMS
@@ -26,7 +27,7 @@ PROMPT = "Write a Python function that returns the middle word of a sentence. Co
 
 
 async def answer(slm: LanguageModel, address: str) -> dict[str, Any]:
-    sampling = SamplingParams(temperature=TEMPERATURE, seed=SEED, max_new_tokens=120)
+    sampling = SamplingParams(Warp(TEMPERATURE), seed=SEED, max_new_tokens=120)
     config = replace(SYSTEMS["hedge"], sampling=sampling)
     async with GrpcLink(address) as link:
         ids = slm.encode_chat([{"role": "user", "content": PROMPT}])

@@ -58,7 +58,7 @@ def test_a_moving_threshold_belongs_to_its_gate_and_its_temperature(
         """Who wrote the last of several answers."""
         async with service_of(slm, cloud, config) as service:
             for temperature in temperatures:
-                changed = replace(config, sampling=replace(sampling, temperature=temperature))
+                changed = replace(config, sampling=replace(sampling, warp=Warp(temperature)))
                 reply = service.reply("cu-hlm", ids, lambda _, found=changed: found)  # type: ignore[misc]
                 await reply.session.run()
             return reply.provenance
