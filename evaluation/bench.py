@@ -23,7 +23,7 @@ from hedge.edge_client.cli.options import (
     choose_seed,
     sampling_of,
 )
-from hedge.evaluation.bench_rows import rows_of, show
+from hedge.evaluation.bench_rows import rows_of, show_rows
 from hedge.evaluation.bench_run import ASSISTED, COLOCATED, MEASURED, Bench, Cell
 from hedge.evaluation.link import parse_outages
 from hedge.evaluation.machine import machine
@@ -72,7 +72,7 @@ def command(arguments: Sequence[str]) -> None:
     if args.json:
         sys.stdout.write("".join(json.dumps(row) + "\n" for row in rows))
     else:
-        show(rows)
+        show_rows(rows)
 
 
 def _parser() -> Any:

@@ -4,12 +4,24 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
 from hedge.evaluation.break_even import no_overlap
 from hedge.evaluation.quality import RESAMPLES, relative_accuracy
 from hedge.evaluation.record import AnswerRecord, parse_answer
-from hedge.evaluation.tables import wide
+from hedge.evaluation.tables import (
+    Aggregate,
+    Column,
+    Field,
+    aggregate,
+    first,
+    group,
+    mean,
+    short_number,
+    show,
+    tabulate,
+    total,
+    wide,
+)
 
 Cells = dict[tuple[Any, ...], dict[str, dict[str, Any]]]
 POINT = ("profile", "rate", "round_trip", "outage")
@@ -55,17 +67,17 @@ def median_interval(values: Sequence[float], seed: int = 0) -> tuple[float, floa
 def rows_of(
     entries: Iterable[dict[str, Any]], fidelity: Callable[[list[AnswerRecord]], float] | None = None
 ) -> list[dict[str, Any]]:
-    """Medians over answers for times, sums over sums for what is per token; `fidelity` judges the
-    answers of a row.
+    """Medians over answers for times, sums over sums for what is per token.
+
+    `fidelity` judges the answers of a row.
     """
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for entry in entries:
-        groups.setdefault((*point(entry), entry["system"]), []).append(entry)
+    parsed = [entry | {"record": parse_answer(entry["answer"])} for entry in entries]
+    groups = group(parsed, (*POINT, "system"))
     judged: dict[tuple[Any, ...], float | None] = {}
     rows = []
     for (*where, system), mine in groups.items():
-        answers = [parse_answer(entry["answer"]) for entry in mine]
-        theirs = [parse_answer(entry["answer"]) for entry in groups.get((*where, "llm"), [])]
+        answers = [entry["record"] for entry in mine]
+        theirs = [entry["record"] for entry in groups.get((*where, "llm"), [])]
         words = (system, tuple(tuple(answer.token_ids) for answer in answers))
         if words not in judged:
             spoken = [answer for answer in answers if answer.token_ids]
@@ -73,55 +85,85 @@ def rows_of(
         rows.append(
             dict(zip(POINT, where, strict=True))
             | {"system": system}
-            | _row(mine, answers, theirs, judged[words])
+            | aggregate(mine, MEASURES)
+            | _compare(answers, theirs)
+            | {"fidelity": judged[words]}
         )
     return rows
 
 
-def _row(
-    entries: Sequence[dict[str, Any]],
-    answers: Sequence[AnswerRecord],
-    theirs: Sequence[AnswerRecord],
-    fidelity: float | None,
-) -> dict[str, Any]:
-    tokens = max(1, sum(len(answer.token_ids) for answer in answers))
-    rate, low, high = median_interval([speed(entry) for entry in entries])
-    gaps = np.concatenate(
-        [np.diff(entry["released"]) for entry in entries if len(entry["released"]) > 1]
-        or [np.zeros(1)]
-    )
-    known = [entry["sockets"] for entry in entries if entry["sockets"]]
-    whole = [(a, b) for a, b in zip(answers, theirs, strict=False) if a.token_ids and b.token_ids]
-    right = [answer.correct for answer in answers if answer.correct is not None]
+def _tokens(entry: dict[str, Any]) -> int:
+    return len(entry["record"].token_ids)
+
+
+def _per_token(field: Field) -> Aggregate:
+    return lambda entries: total(field)(entries) / max(1, total(_tokens)(entries))
+
+
+def _count_bytes(way: int) -> Aggregate:
+    """Socket bytes a token, of the answers that know theirs."""
+
+    def measure(entries: Sequence[dict[str, Any]]) -> float | None:
+        known = [entry["sockets"][way] for entry in entries if entry["sockets"]]
+        return sum(known) / max(1, total(_tokens)(entries)) if known else None
+
+    return measure
+
+
+def _speed_interval(index: int) -> Aggregate:
+    return lambda entries: median_interval([speed(entry) for entry in entries])[index]
+
+
+def _gap_ms(share: float) -> Aggregate:
+    """A quantile of the milliseconds between two tokens."""
+
+    def measure(entries: Sequence[dict[str, Any]]) -> float:
+        gaps = [np.diff(entry["released"]) for entry in entries if len(entry["released"]) > 1]
+        return float(np.quantile(np.concatenate(gaps or [np.zeros(1)]), share)) * 1e3
+
+    return measure
+
+
+def _first_s(entries: Sequence[dict[str, Any]]) -> float:
+    return float(np.median([e["released"][0] for e in entries if e["released"]] or [np.nan]))
+
+
+def _joules(entries: Sequence[dict[str, Any]]) -> float | None:
+    known = entries[0]["joules"] is not None
+    return float(_per_token("joules")(entries)) if known else None
+
+
+MEASURES: dict[str, Aggregate] = {
+    "answers": len,
+    "partial": total("partial"),
+    "tokens_per_s": _speed_interval(0),
+    "low": _speed_interval(1),
+    "high": _speed_interval(2),
+    "first_s": _first_s,
+    "gap_p50_ms": _gap_ms(0.5),
+    "gap_p95_ms": _gap_ms(0.95),
+    "up": _count_bytes(0),
+    "down": _count_bytes(1),
+    "up_payload": _per_token(lambda entry: entry["payload"][0]),
+    "down_payload": _per_token(lambda entry: entry["payload"][1]),
+    "rounds": _per_token(lambda entry: len(entry["record"].log)),
+    "positions": _per_token(lambda entry: sum(one.positions for one in entry["record"].log)),
+    "cloud_s": _per_token("cloud_s"),
+    "steps": _per_token(lambda entry: entry["record"].steps),
+    "slm_s": _per_token(lambda entry: entry["record"].slm_s),
+    "joules": _joules,
+    "exact_match": mean(lambda entry: entry["record"].correct),
+}
+
+
+def _compare(answers: Sequence[AnswerRecord], theirs: Sequence[AnswerRecord]) -> dict[str, Any]:
+    """Beside the LLM's answers: accuracy, and the share that is the same token for token."""
     relative = relative_accuracy(answers, theirs) if theirs else None
-    up, down = (sum(pair[way] for pair in known) / tokens if known else None for way in (0, 1))
+    pairs = zip(answers, theirs, strict=False)
+    whole = [(a, b) for a, b in pairs if a.token_ids and b.token_ids]
     return {
-        "answers": len(entries),
-        "partial": sum(entry["partial"] for entry in entries),
-        "tokens_per_s": rate,
-        "low": low,
-        "high": high,
-        "first_s": float(
-            np.median([entry["released"][0] for entry in entries if entry["released"]] or [np.nan])
-        ),
-        "gap_p50_ms": float(np.quantile(gaps, 0.5)) * 1e3,
-        "gap_p95_ms": float(np.quantile(gaps, 0.95)) * 1e3,
-        "up": up,
-        "down": down,
-        "up_payload": sum(entry["payload"][0] for entry in entries) / tokens,
-        "down_payload": sum(entry["payload"][1] for entry in entries) / tokens,
-        "rounds": sum(len(answer.log) for answer in answers) / tokens,
-        "positions": sum(round_.positions for answer in answers for round_ in answer.log) / tokens,
-        "cloud_s": sum(entry["cloud_s"] for entry in entries) / tokens,
-        "steps": sum(answer.steps for answer in answers) / tokens,
-        "slm_s": sum(answer.slm_s for answer in answers) / tokens,
-        "joules": None
-        if entries[0]["joules"] is None
-        else sum(entry["joules"] for entry in entries) / tokens,
-        "exact_match": sum(right) / len(right) if right else None,
-        "relative_accuracy": None if relative is None else relative[0],
-        "same": sum(a.token_ids == b.token_ids for a, b in whole) / len(whole) if whole else None,
-        "fidelity": fidelity,
+        "relative_accuracy": relative and relative[0],
+        "same": mean(lambda pair: pair[0].token_ids == pair[1].token_ids)(whole),
     }
 
 
@@ -148,19 +190,19 @@ def cell_name(where: tuple[Any, ...]) -> str:
     return f"{where[0]}: {link_name(*where[1:])}"
 
 
-def number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}" if value < 100 else f"{value:,.0f}"
+def name_system(row: dict[str, Any], name: Callable[[str], str] = str) -> str:
+    """The system of a row, and how many of its answers were cut off."""
+    cut = f" ({row['partial']} of {row['answers']} cut off)" if row["partial"] else ""
+    return name(row["system"]) + cut
 
 
-def show(rows: Sequence[dict[str, Any]]) -> None:
+def show_rows(rows: Sequence[dict[str, Any]]) -> None:
+    columns = [
+        Column("system", first(name_system)),
+        *(Column(title, first(name), short_number) for name, title in COLUMNS.items()),
+    ]
     for where, systems in cells(rows).items():
-        table = Table(title=cell_name(where))
-        for heading in ("system", *COLUMNS.values()):
-            table.add_column(heading, justify="left" if heading == "system" else "right")
-        for system, row in systems.items():
-            cut = f" ({row['partial']} of {row['answers']} cut off)" if row["partial"] else ""
-            table.add_row(system + cut, *(number(row[name]) for name in COLUMNS))
-        wide().print(table)
+        show(tabulate(systems.values(), ("system",), columns), title=cell_name(where))
         if line := break_even_line(systems):
             wide().print(line)
 

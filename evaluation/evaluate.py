@@ -5,10 +5,10 @@ import asyncio
 import json
 import sys
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
 from tqdm import tqdm
 
 from hedge.common.codec import paper_bits
@@ -23,7 +23,19 @@ from hedge.edge_client.engine.session import Session
 from hedge.edge_client.systems import SYSTEMS, GenerationConfig
 from hedge.evaluation.quality import chrf, chrf_metric, judge, relative_accuracy
 from hedge.evaluation.record import AnswerRecord, Journal, answers_of, from_session
-from hedge.evaluation.tables import wide
+from hedge.evaluation.tables import (
+    Aggregate,
+    Column,
+    aggregate,
+    first,
+    group,
+    mean,
+    ratio,
+    show,
+    tabulate,
+    total,
+    transpose,
+)
 from hedge.evaluation.tasks import Task, add_judged, add_tasks, judged_tasks
 
 NO_JUDGE = "none"
@@ -80,7 +92,7 @@ def command(arguments: Sequence[str]) -> None:
     found = asyncio.run(_evaluate(args, slm, llm, systems, asked))
     rows = [
         summarise(name, found[name], found.get("llm"), slm.vocab_size)
-        | _judged(args, slm, llm, found[name])
+        | _judge(args, slm, llm, found[name])
         for name in systems
     ]
     told = "".join(json.dumps(row) + "\n" for row in rows)
@@ -147,60 +159,73 @@ def _journal(
 def summarise(
     system: str, run: Sequence[AnswerRecord], llm: Sequence[AnswerRecord] | None, vocab_size: int
 ) -> dict[str, Any]:
-    """Exact match per family and overall, relative to the LLM's; shares and bytes are per emitted
-    token.
-    """
-    right: dict[str, list[bool]] = {}
-    for answer in run:
-        if answer.correct is not None:
-            right.setdefault(answer.family, []).append(answer.correct)
-    hits = [hit for family in right.values() for hit in family]
-    tokens = sum(len(answer.token_ids) for answer in run)
-    audited = sum(answer.audited for answer in run)
+    """Exact match overall and per family, and relative to the LLM's; what is per emitted token."""
     relative = relative_accuracy(run, llm) if llm else None
-    score = chrf(run)
-    row: dict[str, Any] = {
-        "system": system,
-        "questions": len(run),
-        "exact_match": round(sum(hits) / len(hits), 4) if hits else None,
-        "families": {
-            family: round(sum(found) / len(found), 4) for family, found in sorted(right.items())
-        },
-        "relative_accuracy": [round(value, 4) for value in relative] if relative else None,
-        "as_the_llms": _as_the_llms(run, llm) if llm else None,
-        "near_tie_answers": sum(answer.near_ties > 0 for answer in run),
-        "chrf": None if score is None else round(score, 2),
-        "tokens": tokens,
-        "share_skipped": round(sum(answer.skipped for answer in run) / tokens, 4),
-        "realised_risk": round(sum(answer.risk for answer in run) / audited, 5)
-        if audited
-        else None,
+    measures: dict[str, Aggregate] = {
+        "questions": len,
+        "exact_match": _round(mean(attrgetter("correct")), 4),
+        "families": _match_families,
+        "relative_accuracy": lambda _: relative and [round(value, 4) for value in relative],
+        "as_the_llms": _round(lambda run: share_same(run, llm) if llm else None, 4),
+        "near_tie_answers": total(lambda answer: answer.near_ties > 0),
+        "chrf": _round(chrf, 2),
+        "tokens": total(_tokens),
+        "share_skipped": _round(ratio(attrgetter("skipped"), _tokens), 4),
+        "realised_risk": _round(ratio(attrgetter("risk"), attrgetter("audited")), 5),
     }
     for index, way in enumerate(("uplink", "downlink")):
-        sockets = [answer.socket_bytes for answer in run]
-        row[f"{way}_payload_bytes_per_token"] = round(
-            sum(answer.payload_bytes[index] for answer in run) / tokens, 3
+        payload, sockets = (
+            _round(_sum_bytes(name, index), 3) for name in ("payload_bytes", "socket_bytes")
         )
-        whole = (
-            None
-            if None in sockets
-            else round(sum(pair[index] for pair in sockets if pair) / tokens, 3)
-        )
-        row[f"{way}_socket_bytes_per_token"] = whole
-    paper = sum(paper_bits(vocab_size, round_.entries) for answer in run for round_ in answer.log)
-    row["paper_bytes_per_token"] = round(paper / 8 / tokens, 3)
-    row["tokens_per_second"] = round(tokens / sum(answer.wall_s for answer in run), 1)
-    return row
+        measures[f"{way}_payload_bytes_per_token"] = payload
+        measures[f"{way}_socket_bytes_per_token"] = sockets
+    measures["paper_bytes_per_token"] = _round(
+        ratio(
+            lambda answer: sum(paper_bits(vocab_size, one.entries) for one in answer.log) / 8,
+            _tokens,
+        ),
+        3,
+    )
+    measures["tokens_per_second"] = _round(ratio(_tokens, attrgetter("wall_s")), 1)
+    return {"system": system} | aggregate(run, measures)
 
 
-def _as_the_llms(run: Sequence[AnswerRecord], llm: Sequence[AnswerRecord]) -> float | None:
+def _tokens(answer: AnswerRecord) -> int:
+    return len(answer.token_ids)
+
+
+def _round(measure: Aggregate, digits: int) -> Aggregate:
+    def rounded(run: Sequence[AnswerRecord]) -> float | None:
+        value = measure(run)
+        return None if value is None else round(value, digits)
+
+    return rounded
+
+
+def _match_families(run: Sequence[AnswerRecord]) -> dict[str, float]:
+    judged = [answer for answer in run if answer.correct is not None]
+    families = sorted(group(judged, (attrgetter("family"),)).items())
+    return {family: _round(mean(attrgetter("correct")), 4)(mine) for (family,), mine in families}
+
+
+def _sum_bytes(name: str, index: int) -> Aggregate:
+    """Bytes a token; None where an answer does not know its own."""
+
+    def measure(run: Sequence[AnswerRecord]) -> float | None:
+        pairs = [getattr(answer, name) for answer in run]
+        return None if None in pairs else sum(pair[index] for pair in pairs) / total(_tokens)(run)
+
+    return measure
+
+
+def share_same(run: Sequence[AnswerRecord], llm: Sequence[AnswerRecord]) -> Any:
     """The share of answers that are the LLM's own, token for token, of those that both have."""
     theirs = {answer.task: answer.token_ids for answer in llm}
-    both = [answer.token_ids == theirs[answer.task] for answer in run if answer.task in theirs]
-    return round(sum(both) / len(both), 4) if both else None
+    both = [answer for answer in run if answer.task in theirs]
+    return mean(lambda answer: answer.token_ids == theirs[answer.task])(both)
 
 
-def _judged(
+def _judge(
     args: argparse.Namespace,
     slm: LanguageModel,
     llm: LanguageModel | None,
@@ -212,34 +237,36 @@ def _judged(
     return {"fidelity": round(fidelity, 5), "llm_perplexity": round(perplexity, 4)}
 
 
+def _format_span(span: Sequence[float]) -> str:
+    return f"{span[0]:.1%} ({span[1]:.1%}..{span[2]:.1%})"
+
+
+PLAIN = ("realised_risk", "fidelity", "llm_perplexity", "chrf", "tokens_per_second")
+SHARES = {
+    "exact_match": "exact match",
+    "as_the_llms": "the LLM's token for token",
+    "share_skipped": "share skipped",
+}
+
+
+def _match_family(name: str) -> Aggregate:
+    return first(lambda row: row["families"][name])
+
+
 def _print(rows: list[dict[str, Any]]) -> None:
-    table = Table(title=f"{rows[0]['questions']} prompts")
-    table.add_column("")
-    for row in rows:
-        table.add_column(row["system"], justify="right")
-    for family in rows[0]["families"]:
-        table.add_row(family, *(f"{row['families'][family]:.0%}" for row in rows))
-    for name in ("exact_match", "as_the_llms", "share_skipped"):
-        shown = "the LLM's token for token" if name == "as_the_llms" else name.replace("_", " ")
-        table.add_row(
-            shown, *("-" if row[name] is None else f"{row[name]:.1%}" for row in rows), style="bold"
-        )
-    table.add_row("answers with near ties", *(str(row["near_tie_answers"]) for row in rows))
-    spans = [row["relative_accuracy"] for row in rows]
-    table.add_row(
-        "accuracy over the LLM's, 95 %",
-        *("-" if s is None else f"{s[0]:.1%} ({s[1]:.1%}..{s[2]:.1%})" for s in spans),
-    )
-    for name in rows[0]:
-        if name.endswith("_per_token") or name in (
-            "realised_risk",
-            "fidelity",
-            "llm_perplexity",
-            "chrf",
-            "tokens_per_second",
-        ):
-            table.add_row(
-                name.replace("_", " "),
-                *("-" if row[name] is None else f"{row[name]:g}" for row in rows),
-            )
-    wide().print(table)
+    families = [Column(name, _match_family(name), ".0%") for name in rows[0]["families"]]
+    numbers = [
+        Column(name.replace("_", " "), first(name), "g")
+        for name in rows[0]
+        if name.endswith("_per_token") or name in PLAIN
+    ]
+    columns = [
+        Column("", first("system")),
+        *families,
+        *(Column(title, first(name), ".1%") for name, title in SHARES.items()),
+        Column("answers with near ties", first("near_tie_answers")),
+        Column("accuracy over the LLM's, 95 %", first("relative_accuracy"), _format_span),
+        *numbers,
+    ]
+    table = transpose(tabulate(rows, (id,), columns))
+    show(table, title=f"{rows[0]['questions']} prompts", bold=SHARES.values())

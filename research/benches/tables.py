@@ -1,21 +1,17 @@
-"""The tables of `make bench`, from docs/results/bench-rows.jsonl: `run` names the bench of
-research/benches/grid.py.
-"""
+"""The tables of `make bench`, from docs/results/bench-rows.jsonl."""
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hedge.evaluation.bench_rows import KEPT, Cells, cell_name, cells, number, winner
-from hedge.evaluation.tables import markdown
+from hedge.evaluation.bench_rows import KEPT, POINT, Cells, cell_name, cells, name_system, winner
+from hedge.evaluation.tables import Column, first, markdown, short_number, tabulate
 from research.figures import short
 
-Rows = Sequence[dict[str, Any]]
-
-
-def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    return markdown([head, *lines])
+Row = dict[str, Any]
+Rows = Sequence[Row]
 
 
 # What a page has room for: the rows hold every column.
@@ -46,102 +42,86 @@ def parts(rows: Rows) -> dict[str, dict[str, str]]:
 
 def grid(rows: Rows) -> str:
     """Every cell of a bench, a table each."""
+    columns = [
+        Column("system", first(lambda row: name_system(row, short))),
+        Column("tokens/s", first(_format_speed)),
+        *(Column(title, first(name), short_number) for name, title in SHOWN.items()),
+    ]
     found = []
     for where, systems in cells(rows).items():
-        lines = []
-        for system, row in systems.items():
-            cut = f" ({row['partial']} of {row['answers']} cut off)" if row["partial"] else ""
-            speed = f"{number(row['tokens_per_s'])} ({number(row['low'])} to {number(row['high'])})"
-            lines.append([short(system) + cut, speed, *(number(row[key]) for key in SHOWN)])
         fastest = f"fastest at {KEPT:.0%} of the accuracy: {short(winner(systems))}"
-        shown = table(("system", "tokens/s", *SHOWN.values()), lines)
+        shown = markdown(tabulate(systems.values(), ("system",), columns))
         found.append(f"**{cell_name(where)}**: {fastest}\n\n{shown}")
     return "\n\n".join(found)
 
 
+def _format_speed(row: Row) -> str:
+    middle, low, high = (short_number(row[name]) for name in ("tokens_per_s", "low", "high"))
+    return f"{middle} ({low} to {high})"
+
+
 def held(found: Cells) -> str:
-    """Per cell: hedge over the best verifying system that keeps the accuracy, over llm, and over
-    colocated.
-    """
-    lines = []
-    for where, systems in found.items():
-        ours = systems["hedge"]["tokens_per_s"]
-        rivals = {
-            name: row
-            for name, row in systems.items()
-            if row["rounds"] and name not in STREAMED and not name.startswith(("hedge", "assisted"))
-        }
-        good = {
-            name: row for name, row in rivals.items() if (row["relative_accuracy"] or 0) >= KEPT
-        }
-        best = max(good, key=lambda name: float(good[name]["tokens_per_s"])) if good else None
-        fastest = (
-            max(rivals, key=lambda name: float(rivals[name]["tokens_per_s"])) if rivals else None
-        )
-        line = [cell_name(where), f"{ours:.1f}"]
-        for name in (best, fastest):
-            line.append(
-                f"{ours / rivals[name]['tokens_per_s']:.2f} ({short(name)})" if name else "-"
-            )
-        lines.append(
-            [
-                *line,
-                *(f"{ours / systems[name]['tokens_per_s']:.2f}" for name in ("llm", "colocated")),
-            ]
-        )
-    best_of = f"over the best at {KEPT:.0%} of the accuracy"
-    return table(
-        (
-            "cell",
-            "hedge, tokens/s",
-            best_of,
-            "over the fastest at any",
-            "over llm",
-            "over colocated",
-        ),
-        lines,
-    )
+    """Per cell: hedge over the best verifying system that keeps the accuracy, llm and colocated."""
+    columns = [
+        Column("cell", first(lambda cell: cell_name(cell[0]))),
+        Column("hedge, tokens/s", first(lambda cell: cell[1]["hedge"]["tokens_per_s"]), ".1f"),
+        Column(f"over the best at {KEPT:.0%} of the accuracy", first(partial(_over_best, KEPT))),
+        Column("over the fastest at any", first(partial(_over_best, 0.0))),
+        *(Column(f"over {name}", first(partial(_over, name)), ".2f") for name in STREAMED[:2]),
+    ]
+    return markdown(tabulate(found.items(), (id,), columns))
+
+
+def _over(name: str, cell: tuple[Any, dict[str, Row]]) -> float:
+    _, systems = cell
+    return float(systems["hedge"]["tokens_per_s"] / systems[name]["tokens_per_s"])
+
+
+def _over_best(least: float, cell: tuple[Any, dict[str, Row]]) -> str | None:
+    """hedge over the fastest system that verifies and keeps so much of the LLM's accuracy."""
+    rivals = [
+        row
+        for name, row in cell[1].items()
+        if row["rounds"]
+        and name not in STREAMED
+        and not name.startswith(("hedge", "assisted"))
+        and (row["relative_accuracy"] or 0) >= least
+    ]
+    if not rivals:
+        return None
+    best = max(rivals, key=lambda row: float(row["tokens_per_s"]))["system"]
+    return f"{_over(best, cell):.2f} ({short(best)})"
 
 
 def region(rows: Rows) -> str:
     """Where hedge wins, ties and loses against streaming from the cloud."""
-    lines = []
-    for temperature in (0, 1):
-        for where, systems in cells(
-            [row for row in rows if row["run"] == f"bench-map-{temperature}"]
-        ).items():
-            ours = systems["hedge"]["tokens_per_s"]
-            shown = [against(systems["hedge"], systems[name]) for name in ("llm", "colocated")]
-            busy = systems["hedge"]["cloud_s"] / systems["llm"]["cloud_s"]
-            lines.append(
-                [
-                    where[0],
-                    f"{where[2] * 1e3:g} ms",
-                    f"{temperature}",
-                    f"{ours:.1f}",
-                    *shown,
-                    f"{busy:.2f}",
-                ]
-            )
-    head = (
-        "device",
-        "round trip",
-        "T",
-        "hedge, tokens/s",
-        "against llm",
-        "against colocated",
-        "cloud busy, over llm's",
-    )
-    return table(head, lines)
+    mapped = [row for row in rows if row["run"].startswith("bench-map-")]
+    columns = [
+        Column("device", first("profile")),
+        Column("round trip", first(lambda row: f"{row['round_trip'] * 1e3:g} ms")),
+        Column("T", first(lambda row: row["run"].rpartition("-")[2])),
+        Column("hedge, tokens/s", lambda rows: _select(rows, "hedge")["tokens_per_s"], ".1f"),
+        *(Column(f"against {name}", partial(_against, name)) for name in STREAMED[:2]),
+        Column(
+            "cloud busy, over llm's",
+            lambda rows: _select(rows, "hedge")["cloud_s"] / _select(rows, "llm")["cloud_s"],
+            ".2f",
+        ),
+    ]
+    return markdown(tabulate(mapped, ("run", *POINT), columns))
 
 
-def against(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
+def _select(rows: Rows, system: str) -> Row:
+    return next(row for row in rows if row["system"] == system)
+
+
+def _against(name: str, rows: Rows) -> str:
     """The ratio of two medians, and who is ahead; unclear where the two intervals overlap."""
-    word = (
-        "wins"
-        if ours["low"] > theirs["high"]
-        else "loses"
-        if ours["high"] < theirs["low"]
-        else "unclear"
-    )
+    ours = _select(rows, "hedge")
+    theirs = _select(rows, name)
+    word = "unclear"
+    if ours["low"] > theirs["high"]:
+        word = "wins"
+    elif ours["high"] < theirs["low"]:
+        word = "loses"
     return f"{word} {ours['tokens_per_s'] / theirs['tokens_per_s']:.2f}"
