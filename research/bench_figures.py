@@ -1,8 +1,6 @@
-"""The figures of `hedge plot bench`: who wins where, what each system costs, and who waited for
-whom in one answer.
-"""
+"""The figures of `hedge plot bench`: who wins where, what it costs, and who waited for whom."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,20 +8,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hedge.evaluation.bench_rows import cell_name, cells, point, rows_of, winner
-from research.figures import short
+from research.drawing import Entries, shorten
 
-Entries = Sequence[dict[str, Any]]
 _SHADES = {"step": "0.75", "message": "0.45", "pass": "0.1"}
 _TIMELINES = 5
 IN_THE_CLOUD = ("colocated", "assisted")
 
 
-def winners(entries: Entries) -> Figure:
-    """The fastest system over rate and round trip that keeps 99 % of the LLM's accuracy, and its
-    tokens/s.
+def draw_winners(entries: Entries) -> Figure:
+    """The fastest system over rate and round trip that keeps 99 % of the LLM's accuracy.
 
-    A row of panels with all systems, and one without a draft model in the cloud; a column a
-    profile.
+    A row of panels with all systems, one without a draft model in the cloud; a column a profile.
     """
     found = {
         where: systems for where, systems in cells(rows_of(entries)).items() if where[3] == "none"
@@ -45,7 +40,7 @@ def winners(entries: Entries) -> Figure:
                 for (name, rate, trip, _), systems in found.items()
                 if name == profile
             }
-            _winners(axes, mine, (len(rates), len(trips)))
+            _draw_winners(axes, mine, (len(rates), len(trips)))
             what = "all systems" if row == 0 else "without a draft model in the cloud"
             axes.set(
                 xticks=range(len(trips)),
@@ -59,14 +54,14 @@ def winners(entries: Entries) -> Figure:
     return figure
 
 
-def _winners(
+def _draw_winners(
     axes: Axes, systems: dict[tuple[int, int], dict[str, Any]], shape: tuple[int, int]
 ) -> None:
     speeds = np.full(shape, np.nan)
     for at, rows in systems.items():
         best = winner(rows)
         speeds[at] = rows[best]["tokens_per_s"] if best in rows else np.nan
-        label = f"{short(best)}\n{speeds[at]:.0f}"
+        label = f"{shorten(best)}\n{speeds[at]:.0f}"
         axes.text(
             at[1],
             at[0],
@@ -79,14 +74,12 @@ def _winners(
     axes.imshow(speeds, cmap="Greys", aspect="auto", alpha=0.6)
 
 
-def bars(entries: Entries) -> Figure:
-    """Of the cell in the middle: tokens/s with intervals, cloud seconds, and bytes up, a system a
-    bar.
-    """
+def draw_bars(entries: Entries) -> Figure:
+    """Of the cell in the middle: tokens/s with intervals, cloud seconds, bytes up."""
     by_cell = cells(rows_of(entries))
-    where = _middle(entries)
+    where = _find_middle(entries)
     systems = by_cell[where]
-    names = [short(name) for name in systems]
+    names = [shorten(name) for name in systems]
     at = np.arange(len(systems))
     figure = Figure(figsize=(13.0, 0.9 + 0.36 * len(names)), layout="constrained")
     figure.suptitle(cell_name(where), fontsize=9)
@@ -105,23 +98,21 @@ def bars(entries: Entries) -> Figure:
     return figure
 
 
-def timeline(entries: Entries) -> Figure:
-    """One answer: steps of the device, messages until their verdicts, passes of the cloud, and
-    released tokens.
-    """
-    where = _middle(entries)
+def draw_timeline(entries: Entries) -> Figure:
+    """One answer: the device's steps, messages until their verdicts, passes, released tokens."""
+    where = _find_middle(entries)
     mine = [entry for entry in entries if point(entry) == where and entry["timeline"]]
     chosen = sorted(mine, key=lambda entry: entry["released"][-1])[-_TIMELINES:]
     figure = Figure(figsize=(10.0, 1.1 * len(chosen) + 0.9), layout="constrained")
     end = max(entry["released"][-1] for entry in chosen)
     for number, entry in enumerate(chosen):
         axes = figure.add_subplot(len(chosen), 1, number + 1)
-        _lanes(axes, entry)
+        _draw_lanes(axes, entry)
         axes.set(
             xlim=(0, end * 1.02),
             ylim=(-0.6, 3.4),
             yticks=range(4),
-            ylabel=short(entry["system"]).split(":")[0],
+            ylabel=shorten(entry["system"]).split(":")[0],
         )
         axes.set_yticklabels(["released", "pass", "message", "SLM step"], fontsize=6)
         if number < len(chosen) - 1:
@@ -130,7 +121,7 @@ def timeline(entries: Entries) -> Figure:
     return figure
 
 
-def _lanes(axes: Axes, entry: dict[str, Any]) -> None:
+def _draw_lanes(axes: Axes, entry: dict[str, Any]) -> None:
     lanes = {"pass": 1, "message": 2, "step": 3}
     for number, (what, begin, stop) in enumerate(entry["timeline"]):
         height = 0.3 if what == "message" else 0.7
@@ -147,7 +138,7 @@ def _lanes(axes: Axes, entry: dict[str, Any]) -> None:
     axes.plot(entry["released"], np.zeros(len(entry["released"])), "k|", markersize=7)
 
 
-def _middle(entries: Entries) -> tuple[Any, ...]:
+def _find_middle(entries: Entries) -> tuple[Any, ...]:
     """The cell without outage whose rate and round trip are in the middle of those there are."""
     plain = sorted(
         {point(entry) for entry in entries if entry["outage"] == "none"},
@@ -160,7 +151,7 @@ def _middle(entries: Entries) -> tuple[Any, ...]:
 
 
 FIGURES: dict[str, Callable[[Any], Figure]] = {
-    "bench-winners": winners,
-    "bench-bars": bars,
-    "bench-timeline": timeline,
+    "bench-winners": draw_winners,
+    "bench-bars": draw_bars,
+    "bench-timeline": draw_timeline,
 }

@@ -1,43 +1,24 @@
-"""The figures of `hedge plot`, one function each; told apart in grey by marker, line and shade."""
+"""The figures of `hedge plot` over tokens, rows and answers, one function each."""
 
-from collections.abc import Sequence
 from itertools import cycle, product
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hedge.edge_client.engine.gates.calibration import fit_measure
 from hedge.evaluation.record import AnswerRecord
+from research.drawing import Entries, make_figure, make_styles, select, shorten, split_series
 from research.study import KEPT, KS, auc, column
 
-Entries = Sequence[dict[str, Any]]
 MEASURES = ("perturbation", "expected_perturbation", "entropy", "margin", "top1")
 _BINS = 36
 _SKIP_BINS = 20
 
 
-def _styles() -> Any:
-    marks = cycle("os^vDPX*<>")
-    lines = cycle(["-", "--", "-.", ":"])
-    shades = cycle(["0.0", "0.35", "0.55"])
-    return (
-        {"marker": m, "linestyle": s, "color": c, "markersize": 5}
-        for m, s, c in zip(marks, lines, shades, strict=False)
-    )
-
-
-def _figure(columns: int, width: float = 4.2, rows: int = 1) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width * columns, 3.8 * rows), layout="constrained")
-    return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(rows * columns)]
-
-
-def uncertainty(entries: Entries) -> Figure:
-    """Mean rejection probability in bins of u, the least-squares fit over all tokens and its R^2;
-    every measure.
-    """
-    figure, panels = _figure(len(MEASURES), 3.2)
+def draw_uncertainty(entries: Entries) -> Figure:
+    """Mean rejection probability in bins of u, the fit over all tokens and its R^2; every measure."""
+    figure, panels = make_figure(len(MEASURES), 3.2)
     beta = column(entries, "beta")
     for axes, measure in zip(panels, MEASURES, strict=True):
         us = column(entries, "u", measure)
@@ -58,13 +39,11 @@ def uncertainty(entries: Entries) -> Figure:
     return figure
 
 
-def roc(entries: Entries) -> Figure:
-    """Asking the most uncertain first: share of rejections found against share of accepted tokens
-    asked in vain.
-    """
-    figure, (axes,) = _figure(1, 5.0)
+def draw_roc(entries: Entries) -> Figure:
+    """Asking the most uncertain first: rejections found against accepted tokens asked in vain."""
+    figure, (axes,) = make_figure(1, 5.0)
     rejected = np.concatenate(column(entries, "rejected"))
-    for measure, style in zip(MEASURES, _styles(), strict=False):
+    for measure, style in zip(MEASURES, make_styles(), strict=False):
         u = np.concatenate(column(entries, "u", measure))
         order = np.argsort(-u, kind="stable")
         last = np.append(np.diff(u[order]) != 0, True)
@@ -88,31 +67,22 @@ def roc(entries: Entries) -> Figure:
     return figure
 
 
-def frontier(rows: Entries) -> Figure:
+def draw_frontier(rows: Entries) -> Figure:
     """Threshold, risk and accuracy over the share skipped, one line a measure."""
-    figure, panels = _figure(3)
+    figure, panels = make_figure(3)
     llm = next((row["exact_match"] for row in rows if row["system"] == "llm"), None)
-    gated = [
-        row
-        for row in _one_channel(rows)
-        if row.get("threshold") is not None and row["exact_match"] is not None
-    ]
-    for measure, style in zip(
-        dict.fromkeys(row["measure"] for row in gated), _styles(), strict=False
-    ):
-        mine = sorted(
-            (row for row in gated if row["measure"] == measure),
-            key=lambda row: float(row["share_skipped"]),
-        )
+    # These do not depend on the channel: once a run.
+    runs = {row["run"]: row for row in rows}.values()
+    gated = []
+    for row in runs:
+        if row.get("threshold") is not None and row["exact_match"] is not None:
+            accuracy = row["exact_match"] / llm if llm else row["exact_match"]
+            gated.append(row | {"accuracy": accuracy})
+    for measure, every, style in split_series(gated, "measure"):
+        mine = sorted(every, key=lambda row: float(row["share_skipped"]))
         skipped = [row["share_skipped"] for row in mine]
-        panels[0].plot(skipped, [row["threshold"] for row in mine], **style, label=measure)
-        panels[1].plot(skipped, [row["risk"] for row in mine], **style, label=measure)
-        panels[2].plot(
-            skipped,
-            [row["exact_match"] / llm if llm else row["exact_match"] for row in mine],
-            **style,
-            label=measure,
-        )
+        for axes, name in zip(panels, ("threshold", "risk", "accuracy"), strict=True):
+            axes.plot(skipped, [row[name] for row in mine], **style, label=measure)
     panels[0].set(ylabel="threshold $u_{th}$")
     panels[0].set_yscale("symlog", linthresh=1e-3)
     panels[1].set(ylabel="realised joint risk per token")
@@ -125,9 +95,9 @@ def frontier(rows: Entries) -> Figure:
     return figure
 
 
-def truncation(entries: Entries) -> Figure:
+def draw_truncation(entries: Entries) -> Figure:
     """The published bound against true distances, and the acceptance, over k."""
-    figure, panels = _figure(2, 5.0)
+    figure, panels = make_figure(2, 5.0)
     measured = [np.asarray(entry["k"]) for entry in entries if "k" in entry]
     mean = np.mean(measured, axis=0)
     ks = KS[: len(mean)]
@@ -137,7 +107,7 @@ def truncation(entries: Entries) -> Figure:
         "flattening": r"half of $\sum|x-\hat x|$: bounds the tested token",
         "tested": "true TV of a tested token",
     }
-    for (name, label), style in zip(names.items(), _styles(), strict=False):
+    for (name, label), style in zip(names.items(), make_styles(), strict=False):
         panels[0].plot(ks, np.maximum(mean[:, KEPT.index(name)], 1e-9), **style, label=label)
     panels[1].plot(ks, mean[:, KEPT.index("acceptance")], "ko-", markersize=5)
     panels[0].set(xscale="log", yscale="log", xlabel="k", ylabel="distance, mean over tokens")
@@ -146,47 +116,33 @@ def truncation(entries: Entries) -> Figure:
     return figure
 
 
-def throughput(rows: Entries) -> Figure:
+def draw_throughput(rows: Entries) -> Figure:
     """Tokens/s over SNR, one panel a bandwidth and kind of fading, one line a system."""
     paper = [row for row in rows if row["account"] == "paper"] or list(rows)
     bandwidths = sorted({row["bandwidth_hz"] for row in paper})
     fadings = sorted({row["fading"] for row in paper})
-    figure, panels = _figure(len(bandwidths), 4.2, len(fadings))
+    figure, panels = make_figure(len(bandwidths), 4.2, len(fadings))
     for axes, (fading, bandwidth) in zip(panels, product(fadings, bandwidths), strict=True):
-        for run, style in zip(dict.fromkeys(row["run"] for row in paper), _styles(), strict=False):
-            mine = [
-                r
-                for r in paper
-                if (r["run"], r["bandwidth_hz"], r["fading"]) == (run, bandwidth, fading)
-            ]
-            mine.sort(key=lambda row: float(row["snr_db"]))
+        for run, every, style in split_series(paper, "run"):
+            mine = select(every, bandwidth_hz=bandwidth, fading=fading)
+            mine = sorted(mine, key=lambda row: float(row["snr_db"]))
             snr = [row["snr_db"] for row in mine]
-            speed = np.array([row["tokens_per_s"] for row in mine])
-            axes.errorbar(
-                snr,
-                speed,
-                **style,
-                label=short(run),
-                lw=1,
-                yerr=np.maximum(
-                    0, [speed - [r["low"] for r in mine], [r["high"] for r in mine] - speed]
-                ),
+            speed, low, high = (
+                np.array([row[name] for row in mine]) for name in ("tokens_per_s", "low", "high")
             )
+            spread = np.maximum(0, [speed - low, high - speed])
+            axes.errorbar(snr, speed, **style, label=shorten(run), lw=1, yerr=spread)
         fades = "no fading" if fading == "none" else f"Rayleigh per {fading}"
-        axes.set(
-            yscale="log",
-            xlabel="SNR, dB",
-            ylabel="tokens/s",
-            title=f"{bandwidth / 1e6:g} MHz, {fades}",
-        )
+        title = f"{bandwidth / 1e6:g} MHz, {fades}"
+        axes.set(yscale="log", xlabel="SNR, dB", ylabel="tokens/s", title=title)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, fontsize=8, loc="outside lower center", ncols=5)
     return figure
 
 
-def payload(rows: Entries) -> Figure:
+def draw_payload(rows: Entries) -> Figure:
     """Uplink bytes per token by system: the paper's account and the messages themselves."""
-    figure, (axes,) = _figure(1, 7.0)
+    figure, (axes,) = make_figure(1, 7.0)
     runs = list(dict.fromkeys(row["run"] for row in rows))
     accounts = list(dict.fromkeys((row["account"], row["vocab"]) for row in rows))
     for i, (account, vocab) in enumerate(accounts):
@@ -219,7 +175,7 @@ def payload(rows: Entries) -> Figure:
         xscale="symlog",
         xlabel="uplink bytes per token",
         yticks=range(len(runs)),
-        yticklabels=[short(run) for run in runs],
+        yticklabels=[shorten(run) for run in runs],
     )
     axes.margins(x=0.12)
     axes.invert_yaxis()
@@ -228,9 +184,9 @@ def payload(rows: Entries) -> Figure:
     return figure
 
 
-def skips(runs: dict[str, list[AnswerRecord]]) -> Figure:
+def draw_skips(runs: dict[str, list[AnswerRecord]]) -> Figure:
     """How the share skipped is spread over answers."""
-    figure, (axes,) = _figure(1, 5.5)
+    figure, (axes,) = make_figure(1, 5.5)
     fills: Any = cycle(
         [{"color": "0.2"}, {"color": "0.7", "hatch": "//"}, {"color": "0.95", "hatch": ".."}]
     )
@@ -248,7 +204,7 @@ def skips(runs: dict[str, list[AnswerRecord]]) -> Figure:
             np.histogram(share, edges)[0],
             width,
             align="edge",
-            label=short(name),
+            label=shorten(name),
             edgecolor="black",
             **fill,
         )
@@ -257,14 +213,5 @@ def skips(runs: dict[str, list[AnswerRecord]]) -> Figure:
     return figure
 
 
-def _one_channel(rows: Entries) -> list[dict[str, Any]]:
-    """What does not depend on the channel, once a run."""
-    return list({row["run"]: row for row in rows}.values())
-
-
-def short(run: str) -> str:
-    """A run's name, without its seed and the longest words of its options."""
-    name = run.rpartition(" #")[0] or run
-    for word in ("threshold-rule=", "truncation=", "measure=", "verification="):
-        name = name.replace(word, "")
-    return name.replace("quantile,skip-rate=", "skip ")
+TOKENS = {"uncertainty": draw_uncertainty, "roc": draw_roc, "truncation": draw_truncation}
+ROWS = {"frontier": draw_frontier, "throughput": draw_throughput, "payload": draw_payload}

@@ -1,8 +1,6 @@
-"""hedge plot: figures of what `hedge simulate`, `hedge bench`, `hedge wireless` and the token study
-wrote, as PNG and SVG.
-"""
+"""hedge plot: figures, as PNG and SVG, of what the other commands and the token study wrote."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,34 +50,38 @@ def draw(kind: str, files: Sequence[Path]) -> "dict[str, Figure]":
     """Figures by name. BadInput when a file is of another kind, or lacks what a figure shows."""
     from research import bench_figures, figures, gelato_figures, wireless_figures
 
-    several: dict[str, dict[str, Callable[[Any], Figure]]] = {
-        "bench": bench_figures.FIGURES,
-        "gelato": gelato_figures.FIGURES,
-        "wireless": wireless_figures.FIGURES,
+    # By kind: the files' kind, and the functions.
+    functions: dict[str, tuple[str, Mapping[str, Callable[[Any], Figure]]]] = {
+        "bench": ("bench", bench_figures.FIGURES),
+        "gelato": ("gelato", gelato_figures.FIGURES),
+        "wireless": ("wireless", wireless_figures.FIGURES),
+        "skips": ("answers", {"skips": figures.draw_skips}),
+        **{name: ("tokens", {name: function}) for name, function in figures.TOKENS.items()},
+        **{name: ("rows", {name: function}) for name, function in figures.ROWS.items()},
     }
-    functions = several.get(kind) or {kind: getattr(figures, kind)}
-    if kind == "skips":
-        runs: dict[str, Any] = {}
-        for file in files:
-            header, entries = read_journal(file, "answers")
-            runs[str(header["run"])] = answers_of(file, entries)
-        content: Any = runs
-    else:
-        wanted = kind if kind in several else "tokens" if kind in TOKENS else "rows"
-        content = [entry for file in files for entry in read_journal(file, wanted)[1]]
-        if kind in ROWS:
-            # Of a point replayed with several times, the last.
-            content = list(
-                {tuple(row.get(name) for name in POINT): row for row in content}.values()
-            )
+    wanted, named = functions[kind]
+    content = read_files(wanted, files)
+    where = ", ".join(map(str, files))
     if not content:
-        raise BadInput(f"nothing to draw in {', '.join(map(str, files))}")
+        raise BadInput(f"nothing to draw in {where}")
     try:
-        return {name: function(content) for name, function in functions.items()}
+        return {name: function(content) for name, function in named.items()}
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-        raise BadInput(
-            f"{', '.join(map(str, files))} cannot be drawn as {kind}: {error!r}"
-        ) from None
+        raise BadInput(f"{where} cannot be drawn as {kind}: {error!r}") from None
+
+
+def read_files(wanted: str, files: Sequence[Path]) -> Any:
+    if wanted == "answers":
+        runs = {}
+        for file in files:
+            header, entries = read_journal(file, wanted)
+            runs[str(header["run"])] = answers_of(file, entries)
+        return runs
+    entries = [entry for file in files for entry in read_journal(file, wanted)[1]]
+    if wanted != "rows":
+        return entries
+    # Of a point replayed with several times, the last.
+    return list({tuple(row.get(name) for name in POINT): row for row in entries}.values())
 
 
 def save(figure: "Figure", name: str, folder: Path) -> None:

@@ -1,15 +1,12 @@
-"""The figure of `hedge plot wireless`: token accuracy, similarity and what is left out, over SNR, a
-row a constellation.
-"""
+"""The figure of `hedge plot wireless`: a column a metric, a row a constellation, over SNR."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from research.figures import _figure, _styles
+from research.drawing import Entries, draw_line, make_figure, select, split_series
 
-Entries = Sequence[dict[str, Any]]
 PANELS = {
     "accuracy": "token accuracy",
     "similarity": "sentence similarity",
@@ -23,41 +20,29 @@ PAPER = {
 }
 
 
-def wireless(rows: Entries) -> Figure:
-    """Every system of a study; beside 4-QAM the paper's own figures, which are of other text and
-    another model.
-    """
+def draw_wireless(rows: Entries) -> Figure:
+    """Every system of a study, and the paper's figures, of other text and another model."""
     orders = sorted({row["qam"] for row in rows})
-    panels = [name for name in PANELS if name in rows[0]]
-    figure, axes = _figure(len(panels), 4.4, len(orders))
-    for number, (order, name) in enumerate((order, name) for order in orders for name in panels):
-        axis = axes[number]
-        for system, style in zip(
-            dict.fromkeys(row["system"] for row in rows), _styles(), strict=False
-        ):
-            mine = sorted(
-                (r for r in rows if (r["system"], r["qam"]) == (system, order)),
-                key=lambda row: float(row["snr_db"]),
-            )
-            if name != "masked" or any(row["masked"] for row in mine):
-                label = system if not number else None
-                axis.plot(
-                    [row["snr_db"] for row in mine],
-                    [row[name] for row in mine],
-                    **style,
-                    lw=1,
-                    label=label,
-                )
-        if order == 4 and name in PAPER:
-            label = "the paper (Europarl, BERT)" if name == "masked" else None
-            axis.plot(
-                *zip(*PAPER[name].items(), strict=True), color="0.75", lw=4, zorder=0, label=label
-            )
-        axis.set(
-            xlabel="mean SNR, dB", ylabel=PANELS[name], title=f"{order}-QAM", ylim=(-0.02, 1.02)
-        )
+    metrics = [name for name in PANELS if name in rows[0]]
+    figure, panels = make_figure(len(metrics), 4.4, len(orders))
+    places = [(order, metric) for order in orders for metric in metrics]
+    for axes, (order, metric) in zip(panels, places, strict=True):
+        _draw_panel(axes, rows, order, metric, labelled=axes is panels[0])
     figure.legend(fontsize=7, loc="outside lower center", ncols=6)
     return figure
 
 
-FIGURES: dict[str, Callable[[Entries], Figure]] = {"wireless": wireless}
+def _draw_panel(axes: Axes, rows: Entries, order: int, metric: str, *, labelled: bool) -> None:
+    for system, every, style in split_series(rows, "system"):
+        mine = select(every, qam=order)
+        if metric != "masked" or any(row["masked"] for row in mine):
+            label = system if labelled else None
+            draw_line(axes, mine, "snr_db", metric, **style, lw=1, label=label)
+    if order == 4 and metric in PAPER:
+        label = "the paper (Europarl, BERT)" if metric == "masked" else None
+        points = zip(*PAPER[metric].items(), strict=True)
+        axes.plot(*points, color="0.75", lw=4, zorder=0, label=label)
+    axes.set(xlabel="mean SNR, dB", ylabel=PANELS[metric], title=f"{order}-QAM", ylim=(-0.02, 1.02))
+
+
+FIGURES: dict[str, Callable[[Entries], Figure]] = {"wireless": draw_wireless}

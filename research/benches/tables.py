@@ -8,7 +8,7 @@ from typing import Any
 
 from hedge.evaluation.bench_rows import KEPT, POINT, Cells, cell_name, cells, name_system, winner
 from hedge.evaluation.tables import Column, first, markdown, short_number, tabulate
-from research.figures import short
+from research.drawing import shorten
 
 Row = dict[str, Any]
 Rows = Sequence[Row]
@@ -43,13 +43,13 @@ def parts(rows: Rows) -> dict[str, dict[str, str]]:
 def grid(rows: Rows) -> str:
     """Every cell of a bench, a table each."""
     columns = [
-        Column("system", first(lambda row: name_system(row, short))),
+        Column("system", first(lambda row: name_system(row, shorten))),
         Column("tokens/s", first(_format_speed)),
         *(Column(title, first(name), short_number) for name, title in SHOWN.items()),
     ]
     found = []
     for where, systems in cells(rows).items():
-        fastest = f"fastest at {KEPT:.0%} of the accuracy: {short(winner(systems))}"
+        fastest = f"fastest at {KEPT:.0%} of the accuracy: {shorten(winner(systems))}"
         shown = markdown(tabulate(systems.values(), ("system",), columns))
         found.append(f"**{cell_name(where)}**: {fastest}\n\n{shown}")
     return "\n\n".join(found)
@@ -90,7 +90,7 @@ def _over_best(least: float, cell: tuple[Any, dict[str, Row]]) -> str | None:
     if not rivals:
         return None
     best = max(rivals, key=lambda row: float(row["tokens_per_s"]))["system"]
-    return f"{_over(best, cell):.2f} ({short(best)})"
+    return f"{_over(best, cell):.2f} ({shorten(best)})"
 
 
 def region(rows: Rows) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from hedge.evaluation.quality import relative_accuracy
 from hedge.evaluation.record import AnswerRecord, answers_of, read_journal
 from hedge.evaluation.tables import Column, first, markdown, short_number, tabulate
-from research.figures import short
+from research.drawing import shorten
 from research.findings import RESAMPLES, max_risk_trials, predictors
 
 Rows = Sequence[dict[str, Any]]
@@ -51,7 +51,7 @@ def tabulate_systems(folder: Path) -> str:
         return find
 
     columns = [
-        Column("system", first("run"), short),
+        Column("system", first("run"), shorten),
         Column("answers", first("answers")),
         Column("skipped", first("share_skipped"), ".1%"),
         Column("exact match", first("exact_match"), ".1%"),
@@ -68,7 +68,7 @@ def tabulate_speeds(
 ) -> str:
     """Tokens/s on some channels, and how many times hlm's."""
     rows = [row for row in read_rows(folder) if row["account"] == "paper"]
-    columns = [Column("tokens/s (over hlm)", first("run"), short)]
+    columns = [Column("tokens/s (over hlm)", first("run"), shorten)]
     for snr, hz, fading in channels:
         here = {
             row["run"]: row["tokens_per_s"]

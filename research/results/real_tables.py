@@ -10,7 +10,7 @@ import numpy as np
 from hedge.common.codec import paper_bits
 from hedge.evaluation.record import read_journal
 from hedge.evaluation.tables import Column, aggregate, first, markdown, ratio, tabulate, transpose
-from research.figures import short
+from research.drawing import shorten
 from research.results.exactness import tabulate_exactness
 from research.results.pages import Pages
 from research.results.real_rows import (
@@ -50,7 +50,7 @@ def gather_rows(runs: dict[str, Runs]) -> list[Row]:
         return (LEADING.index(name) if name in LEADING else len(LEADING), name)
 
     return [
-        row | {"system": short(f"{name} #1"), "of": task}
+        row | {"system": shorten(f"{name} #1"), "of": task}
         for name in sorted(names, key=order)
         for task, one in runs.items()
         for row in one.pair_up(name)
