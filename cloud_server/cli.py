@@ -29,7 +29,7 @@ from hedge.common.rpc import LOOPBACK, split_address
 ENGINES = ("own", "vllm")
 EXAMPLES = """  hedge-cloud serve --insecure
   hedge-cloud serve --llm ./my-llm --listen 127.0.0.1:7000 --insecure
-  hedge-cloud serve --listen 0.0.0.0:7411 --tls-cert certs/server.pem --tls-key certs/server.key --tokens tokens.txt"""
+  hedge-cloud serve --listen 0.0.0.0:7411 --tls-cert C.pem --tls-key K.pem --tokens tokens.txt"""
 
 
 def add_model(parser: Parser) -> None:
@@ -39,7 +39,8 @@ def add_model(parser: Parser) -> None:
         "--engine",
         choices=ENGINES,
         default="own",
-        help="own: torch or llama.cpp in this process (default); vllm: vLLM's, for folders and names on the hub",
+        help="own: torch or llama.cpp in this process (default); vllm: vLLM's, for folders and "
+        "names on the hub",
     )
     group.add_argument(
         "--engine-option",
@@ -54,7 +55,8 @@ def add_model(parser: Parser) -> None:
         "--kv-bytes",
         type=size,
         metavar="SIZE",
-        help="for keys and values, such as 4G; the session used longest ago makes room (default 1G; on a GPU vllm's choice)",
+        help="for keys and values, such as 4G; the session used longest ago makes room (default "
+        "1G; on a GPU vllm's choice)",
     )
     group.add_argument(
         "--batch-positions",
@@ -66,13 +68,15 @@ def add_model(parser: Parser) -> None:
     group.add_argument(
         "--reproducible",
         action=argparse.BooleanOptionalAction,
-        help="rows whose bits do not depend on what else is in a pass (default: with --dtype bfloat16, float16)",
+        help="rows whose bits do not depend on what else is in a pass (default: with --dtype "
+        "bfloat16, float16)",
     )
     group.add_argument(
         "--prefix-sharing",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="sessions whose texts begin alike share memory and work; model folders only (default: on)",
+        help="sessions whose texts begin alike share memory and work; model folders only (default: "
+        "on)",
     )
     group = parser.add_argument_group("limits (0 is none)")
     for name, meaning in LIMITS.items():
@@ -147,7 +151,8 @@ def serve(arguments: Sequence[str]) -> None:
     host = check(args)
     if args.insecure and host not in LOOPBACK:
         say(
-            f"hedge-cloud: warning: {host} is not loopback, and --insecure neither encrypts nor authenticates"
+            f"hedge-cloud: warning: {host} is not loopback, and --insecure neither encrypts nor "
+            "authenticates"
         )
     # Loading torch takes seconds; what can be refused has been.
     from hedge.cloud_server.serving.server import serve_until_stopped
@@ -166,13 +171,15 @@ def check(args: argparse.Namespace) -> str:
         raise BadInput(
             "--insecure and --tls-cert exclude each other"
             if args.insecure
-            else "the server speaks plaintext without authentication: say so with --insecure, or give --tls-cert and --tls-key"
+            else "the server speaks plaintext without authentication: say so with --insecure, or "
+            "give --tls-cert and --tls-key"
         )
     if args.client_ca and args.insecure:
         raise BadInput("--client-ca needs --tls-cert and --tls-key")
     if args.tokens and args.insecure and host not in LOOPBACK:
         raise BadInput(
-            f"tokens would be readable on the way to {host}: --tokens needs --tls-cert and --tls-key"
+            f"tokens would be readable on the way to {host}: --tokens needs --tls-cert and "
+            "--tls-key"
         )
     if not 0 <= args.drain < float("inf"):
         raise BadInput(f"drain {args.drain:g} is not a number of at least 0")
@@ -186,14 +193,16 @@ def check_engine(args: argparse.Namespace) -> None:
     if args.engine == "vllm":
         if is_gguf(args.llm):
             raise BadInput(
-                f"--engine vllm is for model folders and names on the hub: {args.llm} runs in llama.cpp"
+                f"--engine vllm is for model folders and names on the hub: {args.llm} runs in "
+                "llama.cpp"
             )
         for name in ("reproducible", "emulate"):
             if getattr(args, name, None) is not None:
                 raise BadInput(f"--{name} is not for --engine vllm")
         if not args.prefix_sharing:
             raise BadInput(
-                "--no-prefix-sharing is not for --engine vllm: --engine-option enable_prefix_caching=false"
+                "--no-prefix-sharing is not for --engine vllm: --engine-option "
+                "enable_prefix_caching=false"
             )
     elif args.engine_option:
         raise BadInput(f"--engine-option {args.engine_option[0][0]} is for --engine vllm")
@@ -265,11 +274,13 @@ def deploy(arguments: Sequence[str]) -> None:
     args = parse(parser, arguments)
     if not args.insecure:
         raise BadInput(
-            "Ray's gRPC proxy speaks plaintext on all interfaces: say so with --insecure, and put TLS in front"
+            "Ray's gRPC proxy speaks plaintext on all interfaces: say so with --insecure, and put "
+            "TLS in front"
         )
     if not 1 <= args.replicas <= (args.max_replicas or args.replicas) <= 1000:
         raise BadInput(
-            f"replicas {args.replicas} and max-replicas {args.max_replicas} are not in order within 1..1000"
+            f"replicas {args.replicas} and max-replicas {args.max_replicas} are not in order "
+            "within 1..1000"
         )
     if args.streams_per_replica < 1:
         raise BadInput(f"streams-per-replica {args.streams_per_replica} is not at least 1")

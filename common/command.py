@@ -123,7 +123,8 @@ def _from_file(path: Path, parser: Parser) -> list[str]:
         if flag not in parser.flags:
             near = get_close_matches(flag, parser.flags, 1)
             raise BadInput(
-                f"{path}: {parser.prog} has no option {name!r}{f'; is it {near[0][2:]}?' if near else ''}"
+                f"{path}: {parser.prog} has no option "
+                f"{name!r}{f'; is it {near[0][2:]}?' if near else ''}"
             )
         if isinstance(value, dict):
             raise BadInput(f"{path}: [{name}] is a table; options stand at the top level")
@@ -184,7 +185,8 @@ def model_options(args: argparse.Namespace, where: str | None = None) -> ModelOp
         for name in ("dtype", "device"):
             if (value := getattr(args, name)) is not None:
                 raise BadInput(
-                    f"--{name} {value} is for model folders: {where} runs in llama.cpp, at the precision of the file"
+                    f"--{name} {value} is for model folders: {where} runs in llama.cpp, at the "
+                    "precision of the file"
                 )
     return ModelOptions(args.dtype, args.device, args.threads, args.context, args.gpu_layers)
 

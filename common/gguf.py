@@ -161,7 +161,8 @@ def _parse(reader: _Cursor) -> Header:
     size = len(reader.data)
     if tensors and reader.at + last >= size:
         raise BadInput(
-            f"{reader.path} is cut short: its last weights begin behind byte {reader.at + last} of {size}"
+            f"{reader.path} is cut short: its last weights begin behind byte {reader.at + last} of "
+            f"{size}"
         )
     digest = hashlib.blake2b(reader.data[: reader.at], digest_size=8)
     for sample in range(_SAMPLES):

@@ -54,7 +54,7 @@ class CachedModel:
 
 
 def hub_name(where: str) -> HubName | None:
-    """The name on the hub that `where` is, None for a path. BadInput for a name that cannot be one."""
+    """The name on the hub that `where` is; None for a path. BadInput for an impossible name."""
     asked = where.startswith(PREFIX)
     found = _NAME.fullmatch(where.removeprefix(PREFIX))
     if found and ".." not in where and not found[1].endswith(".gguf"):
@@ -259,7 +259,8 @@ def _told(name: HubName) -> Iterator[None]:
         yield
     except GatedRepoError:
         raise Denied(
-            f"{name} is gated: accept its terms at {constants.ENDPOINT}/{name.repo}, then `hf auth login` or set HF_TOKEN"
+            f"{name} is gated: accept its terms at {constants.ENDPOINT}/{name.repo}, then `hf auth "
+            "login` or set HF_TOKEN"
         ) from None
     except RepositoryNotFoundError:
         raise BadInput(
@@ -282,7 +283,8 @@ def _told(name: HubName) -> Iterator[None]:
                 constants.HF_HUB_CACHE if Path(constants.HF_HUB_CACHE).exists() else "/"
             )
             raise HedgeError(
-                f"the disk is full: {free.f_bavail * free.f_frsize / 1e6:.0f} MB are free at {constants.HF_HUB_CACHE}; "
+                f"the disk is full: {free.f_bavail * free.f_frsize / 1e6:.0f} MB are free at "
+                f"{constants.HF_HUB_CACHE}; "
                 f"what of {name} has come stays, and the next try goes on from there"
             ) from None
         raise HedgeError(f"{name} did not come whole: {str(error).splitlines()[0]}") from None

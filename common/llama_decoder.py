@@ -131,7 +131,8 @@ class Decoder:
         errors.clear()
         if status := self._llama.llama_decode(self._handle, self._batch):
             raise HedgeError(
-                f"llama.cpp could not run {count} tokens of {self._lm.name}: status {status}, {cause()}"
+                f"llama.cpp could not run {count} tokens of {self._lm.name}: status {status}, "
+                f"{cause()}"
             )
         if not (rows := int(wanted.sum())):
             return np.empty((0, self._lm.vocab_size), np.float32)
@@ -146,7 +147,8 @@ class Decoder:
         """
         if not self._llama.llama_memory_seq_rm(self._memory, sequence, start, -1):
             raise Incompatible(
-                f"the cache of {self._lm.name} cannot be rolled back: llama.cpp does not drop a part of it"
+                f"the cache of {self._lm.name} cannot be rolled back: llama.cpp does not drop a "
+                "part of it"
             )
 
     def take_over(self, other: "Decoder") -> None:

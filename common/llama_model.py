@@ -241,7 +241,8 @@ def load_gguf(path: Path, side: str, options: ModelOptions) -> LlamaModel:
     llama = llama_cpp()
     if options.gpu_layers and not llama.llama_supports_gpu_offload():
         raise BadInput(
-            f"gpu-layers {options.gpu_layers}: this llama.cpp was built without a GPU; CMAKE_ARGS=-DGGML_CUDA=on {INSTALL}"
+            f"gpu-layers {options.gpu_layers}: this llama.cpp was built without a GPU; "
+            f"CMAKE_ARGS=-DGGML_CUDA=on {INSTALL}"
         )
     wanted = llama.llama_model_default_params()
     wanted.n_gpu_layers = options.gpu_layers
@@ -294,7 +295,8 @@ def _check_kind(header: Header, path: Path, side: str) -> None:
     """What says of itself that it is no language model."""
     if header.architecture == "clip" or header.metadata.get("general.type") == "mmproj":
         raise BadInput(
-            f"{path} is a vision projector, not a language model: give the model's own file as the {side}"
+            f"{path} is a vision projector, not a language model: give the model's own file as the "
+            f"{side}"
         )
     if header.metadata.get("general.type") == "adapter":
         raise BadInput(f"{path} is an adapter, not a language model: merge it into its model first")

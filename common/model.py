@@ -70,7 +70,7 @@ class Identity:
 
 
 class LanguageModel(ABC):
-    """A decoder and its tokenizer. `chat_template`: the source of its template, where there is one."""
+    """A decoder and its tokenizer. `chat_template` is the source of its template, if it has one."""
 
     chat_template = ""
 
@@ -219,7 +219,8 @@ def load(where: str, side: str, options: ModelOptions | None = None) -> Language
         from hedge.common.torch_model import load_folder
     except ModuleNotFoundError as error:
         raise BadInput(
-            f"{name or where} runs in torch, and {error.name} is not installed: pip install 'hedge-hlm[torch]', or name a "
+            f"{name or where} runs in torch, and {error.name} is not installed: pip install "
+            "'hedge-hlm[torch]', or name a "
             ".gguf file"
         ) from None
     return load_folder(where, side, options, name)
@@ -232,7 +233,10 @@ def context_line(lm: LanguageModel, options: ModelOptions) -> str | None:
     known = lm.identity.trained_context
     if options.context is not None or lm.context >= known:
         return None
-    return f"context {lm.context}: {lm.name} knows {known} tokens, and their keys and values do not fit half of the free memory"
+    return (
+        f"context {lm.context}: {lm.name} knows {known} tokens, and their keys and values do not "
+        "fit half of the free memory"
+    )
 
 
 def check_unicode(text: str) -> None:
@@ -281,7 +285,8 @@ def fitting_context(model: int, token_bytes: int, wanted: int | None, where: str
         return min(model, fits)
     if wanted > fits:
         raise BadInput(
-            f"context {wanted} of {where} takes {wanted * token_bytes / 1e9:.1f} GB of keys and values, and half of the free "
+            f"context {wanted} of {where} takes {wanted * token_bytes / 1e9:.1f} GB of keys and "
+            "values, and half of the free "
             f"memory holds {fits}"
         )
     return wanted

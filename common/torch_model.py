@@ -135,7 +135,8 @@ class TorchModel(TokenizerModel):
 
     def describe(self) -> str:
         dtype = str(self.model.dtype).removeprefix("torch.")
-        return f"torch {torch.__version__} {dtype} on {self.model.device}, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        return f"torch {torch.__version__} {dtype} on {self.model.device}, {threads} threads"
 
     @property
     def token_bytes(self) -> int:
@@ -187,7 +188,8 @@ def load_folder(
     """
     if options.gpu_layers:
         raise BadInput(
-            f"--gpu-layers {options.gpu_layers} is for .gguf files; {where} runs in torch, where --device cuda does it"
+            f"--gpu-layers {options.gpu_layers} is for .gguf files; {where} runs in torch, where "
+            "--device cuda does it"
         )
     use_threads(options.threads)
     folder = bundled_folder() / side if where == BUNDLED else Path(where)
@@ -276,7 +278,8 @@ def _check_weights(report: dict[str, Any], where: str) -> None:
     for what in ("missing", "unexpected", "mismatched"):
         if names := sorted(map(str, report.get(f"{what}_keys") or ())):
             raise BadInput(
-                f"the weights of {where} do not fit its config.json: {len(names)} {what}, such as {names[0]}"
+                f"the weights of {where} do not fit its config.json: {len(names)} {what}, such as "
+                f"{names[0]}"
             )
 
 

@@ -57,6 +57,7 @@ def find_calibration(path: Path | None, pair: Pair, warp: Warp) -> Calibration:
         if calibration.warp == warp and (calibration.slm, calibration.llm) == prints[:2]:
             return calibration
     raise Incompatible(
-        f"no calibration of this pair for temperature {warp.temperature:g}, top-k {warp.top_k}, top-p {warp.top_p:g}: "
+        f"no calibration of this pair for temperature {warp.temperature:g}, top-k {warp.top_k}, "
+        f"top-p {warp.top_p:g}: "
         "run hedge calibrate and give --calibration, or give --threshold"
     )

@@ -206,7 +206,8 @@ class GateConfig:
             raise BadInput(f"verify-rate {rate} is not in 0..1")
         if self.recalibrate is not None and self.policy != "threshold":
             raise BadInput(
-                f"--recalibrate moves the threshold of policy threshold, not of policy {self.policy}"
+                "--recalibrate moves the threshold of policy threshold, not of policy "
+                f"{self.policy}"
             )
 
     @property
@@ -257,8 +258,10 @@ class VerificationConfig:
             raise BadInput(f"law-entries {self.law_entries} is not in 0..2^32-1")
         if self.law_entries < 0 or (self.law_entries and (self.exact or self.kind != "split")):
             raise BadInput(
-                f"law-entries {self.law_entries} cuts the LLM's distribution in verification split, and is not exact; not with "
-                f"verification {self.kind} and guarantee {'exact' if self.exact else 'opportunistic'}"
+                f"law-entries {self.law_entries} cuts the LLM's distribution in verification "
+                "split, and is not exact; not with "
+                f"verification {self.kind} and guarantee "
+                f"{'exact' if self.exact else 'opportunistic'}"
             )
 
     @property
@@ -311,7 +314,8 @@ class CloudConfig:
             raise BadInput(
                 "--insecure and --tls-ca exclude each other"
                 if self.insecure
-                else "the connection to the cloud is plaintext: say so with --insecure, or give --tls-ca"
+                else "the connection to the cloud is plaintext: say so with --insecure, or give "
+                "--tls-ca"
             )
         if self.insecure and (self.tls_cert or self.tls_key):
             raise BadInput("--tls-cert and --tls-key need --tls-ca")

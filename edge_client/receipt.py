@@ -36,7 +36,7 @@ class Prices:
 
     @classmethod
     def of(cls, words: Iterable[str]) -> "Prices | None":
-        """From NAME=VALUE each; None from none. BadInput for another name, or a price that is none."""
+        """Parses NAME=VALUE words; None for none. BadInput for another name or a bad price."""
         given: dict[str, Any] = {}
         names = [field.name for field in fields(cls)]
         for word in words:
@@ -188,15 +188,19 @@ def lines(receipt: dict[str, Any]) -> list[str]:
     sent = receipt["sent"]
     told = [
         f"{receipt['system']}, {receipt['guarantee']}: {tokens['all']} tokens ({kinds or 'none'})",
-        f"LLM passes: {llm['passes']} over {llm['positions']} positions; alone it makes {llm['passes_alone']}{saved}",
-        f"left this device: {', '.join(sent) if sent else 'nothing'}; {sizes['up']} B up, {sizes['down']} B down{wire}",
+        f"LLM passes: {llm['passes']} over {llm['positions']} positions; alone it makes "
+        f"{llm['passes_alone']}{saved}",
+        f"left this device: {', '.join(sent) if sent else 'nothing'}; {sizes['up']} B up, "
+        f"{sizes['down']} B down{wire}",
     ]
     if cloud:
         told.append(
-            f"to: {cloud['model']} at {cloud['address']}{', ' + cloud['engine'] if cloud['engine'] else ''}"
+            f"to: {cloud['model']} at "
+            f"{cloud['address']}{', ' + cloud['engine'] if cloud['engine'] else ''}"
         )
     told.append(
-        f"time: {receipt['seconds']:.2f} s, {receipt['waited_s']:.2f} s of them waiting for the cloud"
+        f"time: {receipt['seconds']:.2f} s, {receipt['waited_s']:.2f} s of them waiting for the "
+        "cloud"
     )
     told += [
         f"without the cloud from {gap[0]:.1f} s {f'to {gap[1]:.1f} s' if len(gap) > 1 else 'on'}"
@@ -221,11 +225,15 @@ def summed_lines(total: dict[str, Any]) -> list[str]:
     )
     saved = f" ({1 - llm['passes'] / llm['passes_alone']:.0%} saved)" if llm["passes_alone"] else ""
     return [
-        f"{total['answers']} answers ({systems}), {tokens.get('all', 0)} tokens ({kinds or 'none'})",
-        f"LLM passes: {llm['passes']} over {llm['positions']} positions; alone it makes {llm['passes_alone']}{saved}",
-        f"left the device: {', '.join(total['sent']) or 'nothing'}; {sizes['up']} B up, {sizes['down']} B down",
+        f"{total['answers']} answers ({systems}), {tokens.get('all', 0)} tokens "
+        f"({kinds or 'none'})",
+        f"LLM passes: {llm['passes']} over {llm['positions']} positions; alone it makes "
+        f"{llm['passes_alone']}{saved}",
+        f"left the device: {', '.join(total['sent']) or 'nothing'}; {sizes['up']} B up, "
+        f"{sizes['down']} B down",
         *(f"to: {cloud}" for cloud in total["clouds"]),
-        f"time: {total['seconds']:.1f} s, {total['waited_s']:.1f} s waiting; the cloud was lost {total['without_cloud']} times",
+        f"time: {total['seconds']:.1f} s, {total['waited_s']:.1f} s waiting; the cloud was lost "
+        f"{total['without_cloud']} times",
         f"near ties: {total['near_ties']}",
         *(
             f"cost: {cost['hedge']:.6f} {name}; the LLM alone {cost['llm_alone']:.6f}"
@@ -247,7 +255,7 @@ class ReceiptLog:
             raise BadInput(f"cannot write {path}: {error.strerror}") from None
 
     def add(self, receipt: dict[str, Any]) -> None:
-        """An answer is worth more than its receipt: a disk that is full is told of, and no error."""
+        """Appends a receipt. A full disk is reported and is no error: the answer is worth more."""
         if self._path is None:
             return
         try:

@@ -33,25 +33,30 @@ class GenerationConfig:
         resampled = verification.kind in ("full", "sparse") and gate.asks
         if resampled and (verification.kind == "full") != (verification.truncation == "none"):
             raise BadInput(
-                f"verification {verification.kind} does not go with truncation {verification.truncation}"
+                f"verification {verification.kind} does not go with truncation "
+                f"{verification.truncation}"
             )
         if gate.policy == "gelato":
             self._check_gelato()
         if gate.policy == "survival" and not (verification.exact and verification.coupled):
             raise BadInput(
-                f"policy survival needs verification coupled and guarantee exact, not verification {verification.kind} and "
+                "policy survival needs verification coupled and guarantee exact, not verification "
+                f"{verification.kind} and "
                 f"guarantee {'exact' if verification.exact else 'opportunistic'}"
             )
         if gate.recalibrate is not None and verification.exact:
             raise BadInput("--recalibrate moves a threshold; guarantee exact takes no risk to hold")
         if verification.exact and not (gate.asks and verification.lossless):
             raise BadInput(
-                f"guarantee exact needs --verification coupled or --draft-from sent, and a policy that asks; not verification "
-                f"{verification.kind} with draft-from {verification.draft_from} and policy {gate.policy}"
+                "guarantee exact needs --verification coupled or --draft-from sent, and a policy "
+                "that asks; not verification "
+                f"{verification.kind} with draft-from {verification.draft_from} and policy "
+                f"{gate.policy}"
             )
         if self.looks_at_draft and verification.lossless and not verification.exact:
             raise BadInput(
-                f"measure {gate.measure} looks at the drawn token: with verification coupled or draft-from sent it "
+                f"measure {gate.measure} looks at the drawn token: with verification coupled or "
+                "draft-from sent it "
                 "goes only with --guarantee exact"
             )
 
@@ -63,7 +68,8 @@ class GenerationConfig:
             exact and kind == "coupled" and measure == "entropy" and self.link.max_in_flight == 1
         ):
             raise BadInput(
-                "policy gelato needs verification coupled, measure entropy, guarantee exact and max-in-flight 1, which "
+                "policy gelato needs verification coupled, measure entropy, guarantee exact and "
+                "max-in-flight 1, which "
                 f"--system gelato sets; not verification {kind}, measure {measure}, guarantee "
                 f"{'exact' if exact else 'opportunistic'}, max-in-flight {self.link.max_in_flight}"
             )

@@ -17,7 +17,8 @@ for chunk in answer:
     if choice.finish_reason:
         stats = hedge["stats"]
         print(
-            f"\n{stats['rounds']} round trips, {stats['uplink_payload_bytes']} bytes up, exact: {hedge['exact']}"
+            f"\n{stats['rounds']} round trips, {stats['uplink_payload_bytes']} bytes up, exact: "
+            f"{hedge['exact']}"
         )
     else:
         print(choice.delta.content, end="", flush=True)

@@ -51,7 +51,8 @@ async def main() -> None:
             risk = answer.statistics.realised_risk
             taken = "not known" if risk is None else f"{risk:.3f}"
             print(
-                f"{observation:20} {answer.text.rpartition('Answer: ')[2]:8} risk taken {taken}{', alone' if alone else ''}"
+                f"{observation:20} {answer.text.rpartition('Answer: ')[2]:8} risk taken "
+                f"{taken}{', alone' if alone else ''}"
             )
 
 

@@ -26,7 +26,8 @@ def main() -> None:
             answer = hedge.generate(QUESTION, sampling)
             assert answer.text == "".join(words).replace("[", "").replace("]", "")
             print(
-                f"{system:7} {''.join(words)}   ({answer.statistics.rounds} round trips, {answer.guarantee})"
+                f"{system:7} {''.join(words)}   ({answer.statistics.rounds} round trips, "
+                f"{answer.guarantee})"
             )
 
 

@@ -65,15 +65,19 @@ def test_no_command_loads_a_runtime_before_its_model() -> None:
     modules = {where.partition(":")[0] for where in commands().values()} | {
         "hedge.cloud_server.serving.server"
     }
-    check = f"import sys, {', '.join(modules)}; assert not {RUNTIMES!r} & set(sys.modules), set(sys.modules)"
+    check = f"import sys, {', '.join(modules)}; assert not {RUNTIMES!r} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True, cwd=ROOT)
 
 
 def test_help_loads_no_numbers() -> None:
-    check = "import sys, hedge.edge_client.cli.main; assert not {'numpy', 'grpc', 'rich'} & set(sys.modules)"
+    check = (
+        "import sys, hedge.edge_client.cli.main; "
+        "assert not {'numpy', 'grpc', 'rich'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", check], check=True, cwd=ROOT)
 
 
 def test_the_mathematics_needs_numpy_alone() -> None:
-    check = f"import sys, {', '.join(PURE)}; assert not {{'grpc', 'torch', 'transformers'}} & set(sys.modules)"
+    loaded = {"grpc", "torch", "transformers"}
+    check = f"import sys, {', '.join(PURE)}; assert not {loaded!r} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True, cwd=ROOT)

@@ -54,7 +54,8 @@ async def check_scorer(scorer: Scorer, lm: LanguageModel) -> Exactness:
                 continue
             if apart > ROUNDING * spread:
                 raise Incompatible(
-                    f"{lm.name} cannot verify: the logprobs of a position change by more than rounding {way}"
+                    f"{lm.name} cannot verify: the logprobs of a position change by more than "
+                    f"rounding {way}"
                 )
             worst = max(worst, apart)
             compared = compared + 1

@@ -145,7 +145,7 @@ AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 class PagedLayer(CacheLayerMixin):
-    """Keys and values of one layer, [slots, heads, size], as many slots as the blocks hold tokens."""
+    """Keys and values of one layer, [slots, heads, size]; the blocks hold that many tokens."""
 
     def __init__(self, capacity: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -199,7 +199,8 @@ def check_rotary(lm: TorchModel) -> None:
     }
     if changing := sorted(names & CHANGING):
         raise Incompatible(
-            f"{lm.name} cannot verify: its rotary embeddings ({', '.join(changing)}) change with the length of a text, so that "
+            f"{lm.name} cannot verify: its rotary embeddings ({', '.join(changing)}) change with "
+            "the length of a text, so that "
             "sessions in one pass would change each other's logits"
         )
 

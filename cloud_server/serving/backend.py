@@ -22,7 +22,7 @@ from hedge.common.model import LanguageModel, context_line, load
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """The LLM and what runs it. `failed` returns when the engine has died, which ends the server."""
+    """The LLM and what runs it. `failed` returns when the engine dies, which ends the server."""
 
     lm: LanguageModel
     runner: Runner[Any]

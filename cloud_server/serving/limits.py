@@ -88,7 +88,8 @@ class Quotas:
         held = self._tokens[client] + tokens
         if self.limits.kv_bytes and held * self.token_bytes > self.limits.kv_bytes:
             raise Busy(
-                f"{held} tokens, {held * self.token_bytes} bytes of keys and values, in the sessions of {client}, "
+                f"{held} tokens, {held * self.token_bytes} bytes of keys and values, in the "
+                f"sessions of {client}, "
                 f"at most {self.limits.kv_bytes}"
             )
         self._tokens[client] = held

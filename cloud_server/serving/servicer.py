@@ -246,7 +246,8 @@ class Servicer(HedgeServicer):
         )
         if session.wants_rows and not self._runner.whole_rows:
             raise Incompatible(
-                "the server's engine has no whole rows of logits: no logits processors, and no log-probabilities"
+                "the server's engine has no whole rows of logits: no logits processors, and no "
+                "log-probabilities"
             )
         return session
 

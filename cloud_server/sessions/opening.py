@@ -25,7 +25,8 @@ def check_open(request: pb.Open, lm: LanguageModel, context: int) -> Warp:
         )
     if request.tokenizer_fingerprint != lm.tokenizer_fingerprint:
         raise Incompatible(
-            f"tokenizer {request.tokenizer_fingerprint} is not the server's {lm.tokenizer_fingerprint}"
+            f"tokenizer {request.tokenizer_fingerprint} is not the server's "
+            f"{lm.tokenizer_fingerprint}"
         )
     if request.vocab_size != lm.vocab_size:
         raise Incompatible(
@@ -72,7 +73,7 @@ def make_processor(
 
 
 def id_codecs(request: pb.Open, lm: LanguageModel) -> list[int]:
-    """The id codecs both sides have, the client's best first. A primer has to be the same on both."""
+    """The id codecs that both sides have, best first. A primer must be the same on both."""
     known = ids.versions(lm.primer if request.id_primer == lm.primer_fingerprint else ())
     return [version for version in request.id_codecs if version in known]
 
@@ -110,7 +111,8 @@ def _check_ways(request: pb.Open, lm: LanguageModel) -> None:
         )
     if request.law_entries and request.guarantee == pb.GUARANTEE_EXACT:
         raise BadInput(
-            f"distributions cut to {request.law_entries} entries in a session whose guarantee is exact"
+            f"distributions cut to {request.law_entries} entries in a session whose guarantee is "
+            "exact"
         )
 
 

@@ -103,7 +103,7 @@ def _edge(logprobs: np.ndarray, probs: np.ndarray, warp: Warp, difference: float
 def _may_come_in(
     logprobs: np.ndarray, least: float, warp: Warp, difference: float, rest: float
 ) -> bool:
-    """Whether top-p could keep a token of which no more is known than that it has at most `least`."""
+    """Whether top-p could keep a token whose log-probability is only known to be <= `least`."""
     if warp.top_k:
         return False
     before = float(

@@ -122,7 +122,8 @@ def command(arguments: Sequence[str]) -> None:
         raise BadInput(f"--out {args.out} is not a file in an existing folder")
     if len(prompts) < FEW:
         say(
-            f"hedge calibrate: {len(prompts)} prompts tell little: the thresholds will be as uncertain; give {FEW} or more"
+            f"hedge calibrate: {len(prompts)} prompts tell little: the thresholds will be as "
+            f"uncertain; give {FEW} or more"
         )
     ThresholdRule("max-risk", args.max_risk, args.delta)
     sampling_of(args)
@@ -157,7 +158,8 @@ async def _calibrate(
                 slm.context, link.info.context_limit
             ):
                 raise BadInput(
-                    f"prompt {number} of {args.prompts} has {length} tokens, too many for the context"
+                    f"prompt {number} of {args.prompts} has {length} tokens, too many for the "
+                    "context"
                 )
         for prompt in tqdm(prompts, desc="calibrating", unit="prompt", disable=None):
             await sample.add(slm, prompt, config, link)
@@ -176,7 +178,8 @@ async def _calibrate(
     }
     if all(fit.a <= 0 for fit in fits.values()):
         raise HedgeError(
-            f"no measure predicts rejection on these {len(prompts)} prompts: every slope is 0 or below"
+            f"no measure predicts rejection on these {len(prompts)} prompts: every slope is 0 or "
+            "below"
         )
     return Calibration(
         slm=slm.fingerprint,

@@ -84,6 +84,7 @@ def fish(known: Mapping[str, Options]) -> str:
             if flag.startswith("--"):
                 values = f" -x -a '{' '.join(choices)}'" if choices else ""
                 lines.append(
-                    f"complete -c hedge -n '__fish_seen_subcommand_from {name}' -l {flag[2:]}{values}"
+                    f"complete -c hedge -n '__fish_seen_subcommand_from {name}' -l "
+                    f"{flag[2:]}{values}"
                 )
     return "\n".join(lines) + "\n"

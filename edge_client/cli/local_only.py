@@ -26,7 +26,8 @@ def stay_local(args: argparse.Namespace) -> None:
         return
     if args.system not in ("slm", "hedge") or args.policy not in (None, "never"):
         raise BadInput(
-            f"--local-only is system slm, not system {args.system}{f' with policy {args.policy}' if args.policy else ''}"
+            "--local-only is system slm, not system "
+            f"{args.system}{f' with policy {args.policy}' if args.policy else ''}"
         )
     args.system = "slm"
     sys.addaudithook(_refuse)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from hedge.common.command import command_parser, parse
 
-PULL = """  hedge pull hf:Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf
+PULL = """  hedge pull hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q4_k_m.gguf
   hedge pull hf:Qwen/Qwen2.5-Coder-0.5B-Instruct          (safetensors, for torch)"""
 
 

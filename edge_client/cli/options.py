@@ -60,7 +60,8 @@ def add_models(parser: Parser) -> None:
         "--cloud",
         default=DEFAULT_CLOUD,
         metavar="HOST:PORT[,...]",
-        help=f"the verifying server, or several to turn to when one is gone (default {DEFAULT_CLOUD})",
+        help="the verifying server, or several to turn to when one is gone (default "
+        f"{DEFAULT_CLOUD})",
     )
     group.add_argument(
         "--insecure", action="store_true", help="plaintext to the cloud: has to be asked for"
@@ -174,7 +175,8 @@ def add_receipts(parser: Parser) -> None:
         nargs="+",
         default=[],
         metavar="NAME=P",
-        help="of a million: prompt=, position= and, of the LLM alone, output=; currency= (default EUR)",
+        help="of a million: prompt=, position= and, of the LLM alone, output=; currency= (default "
+        "EUR)",
     )
     parser.add_argument(
         "--local-only",
@@ -212,13 +214,15 @@ def add_system(parser: Parser) -> None:
     group.add_argument(
         "--prefer",
         choices=PREFERENCES,
-        help="policy survival: what to save, time, the LLM's passes, or passes where they cost little time (default: balanced)",
+        help="policy survival: what to save, time, the LLM's passes, or passes where they cost "
+        "little time (default: balanced)",
     )
     group.add_argument("--measure", choices=MEASURES)
     group.add_argument(
         "--threshold",
         type=float,
-        help="ask iff the uncertainty is above this; --policy survival: the risk of the block, 0..1",
+        help="ask iff the uncertainty is above this; --policy survival: the risk of the block, "
+        "0..1",
     )
     group.add_argument(
         "--calibration", type=Path, metavar="FILE", help="thresholds from hedge calibrate"
@@ -262,7 +266,8 @@ def add_system(parser: Parser) -> None:
         "--law-entries",
         type=int,
         metavar="N",
-        help="split: most entries of the LLM's distribution that come back after a rejection: not exact (default: all)",
+        help="split: most entries of the LLM's distribution that come back after a rejection: not "
+        "exact (default: all)",
     )
     group.add_argument(
         "--draft-from",
@@ -283,22 +288,27 @@ def add_system(parser: Parser) -> None:
     group.add_argument(
         "--on-disconnect",
         choices=ON_DISCONNECT,
-        help="when the link dies: go on alone, wait for it (same tokens), or fail (default: wait if exact, else continue)",
+        help="when the link dies: go on alone, wait for it (same tokens), or fail (default: wait "
+        "if exact, else continue)",
     )
     group.add_argument(
         "--patience",
         type=float,
         metavar="S",
-        help="seconds without an answer after which the link counts as dead (default 60; going on alone 5)",
+        help="seconds without an answer after which the link counts as dead (default 60; going on "
+        "alone 5)",
     )
     group.add_argument(
         "--gelato",
         nargs="+",
         default=[],
         metavar="OPTION=VALUE",
-        help="system gelato: variant=tripping (or published, marginal), weight=10 (V_L), budget_j=1.2 (J a round; "
-        f"marginal: {MARGINAL_BUDGET_J} J a token), longest=15 (drafts), acceptance=0.9 (rho_0), bucket=1.2 (theta), "
-        "decay=0.35 (kappa; the calibration's where there is one), device_w=12, radio_w=0.2, uplink_bps=0 (bit/s; 0: uploads "
+        help="system gelato: variant=tripping (or published, marginal), weight=10 (V_L), "
+        "budget_j=1.2 (J a round; "
+        f"marginal: {MARGINAL_BUDGET_J} J a token), longest=15 (drafts), acceptance=0.9 (rho_0), "
+        "bucket=1.2 (theta), "
+        "decay=0.35 (kappa; the calibration's where there is one), device_w=12, radio_w=0.2, "
+        "uplink_bps=0 (bit/s; 0: uploads "
         "take no time)",
     )
     group.add_argument(

@@ -8,7 +8,7 @@ from pathlib import Path
 from hedge.common.command import command_parser, parse
 from hedge.edge_client.receipt import read_receipts, summed, summed_lines
 
-EXAMPLES = """  hedge generate --insecure --prompt "What is 47 + 38?" --receipts log.jsonl --prices prompt=0.2 position=0.6
+EXAMPLES = """  hedge generate --insecure --prompt "Hi" --receipts log.jsonl --prices position=0.6
   hedge receipts log.jsonl"""
 
 

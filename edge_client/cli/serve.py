@@ -29,7 +29,7 @@ from hedge.edge_client.receipt import Prices, ReceiptLog
 
 EXAMPLES = """  hedge serve --insecure
   hedge serve --insecure --on-disconnect continue        (answers alone when the cloud is away)
-  curl http://127.0.0.1:8080/v1/chat/completions -d '{"model": "hedge", "messages": [{"role": "user", "content": "hi"}]}'"""
+  curl http://127.0.0.1:8080/v1/completions -d '{"model": "hedge", "prompt": "2 + 2 ="}'"""
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -73,7 +73,8 @@ def command(arguments: Sequence[str]) -> None:
     key = read_key(args.api_key_file)
     if host not in LOOPBACK and key is None:
         say(
-            f"hedge serve: warning: {host} is not loopback, and without --api-key-file anybody may ask"
+            f"hedge serve: warning: {host} is not loopback, and without --api-key-file anybody may "
+            "ask"
         )
     # Without one every request draws its own.
     seed = args.seed

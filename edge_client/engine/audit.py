@@ -32,7 +32,8 @@ class Auditor:
             raise Unreachable(f"the server audited {len(targets)} of {len(judged)} tokens")
         if not np.isfinite(targets).all():
             raise Unreachable(
-                f"the server's audit holds {targets[~np.isfinite(targets)][0]}, which is no probability"
+                f"the server's audit holds {targets[~np.isfinite(targets)][0]}, which is no "
+                "probability"
             )
         for token, target in zip(judged, targets, strict=True):
             beta = rejection(token.prob, float(target))

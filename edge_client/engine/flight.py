@@ -206,7 +206,8 @@ class Flight:
         whole = await self.connection.receive()
         if whole is None or (whole.step_id, whole.accepted) != (verdict.step_id, verdict.accepted):
             raise Unreachable(
-                f"the server did not repeat its verdict on step {message.step} with the whole distribution"
+                f"the server did not repeat its verdict on step {message.step} with the whole "
+                "distribution"
             )
         return whole
 

@@ -105,7 +105,7 @@ class Loop:
         return self._config.gate.asks and len(block) >= MAX_UNTESTED
 
     def _requests_token(self, flight: Flight) -> bool:
-        """Whether nothing is drafted, and an empty message is to ask for the LLM's own next token."""
+        """Whether an empty message should ask for the LLM's own next token: nothing is drafted."""
         return not flight.messages and not self._sequence.unverified and self._pace.requests_token
 
     def _should_draft(self) -> bool:
@@ -177,7 +177,7 @@ class Loop:
         await flight.send(Message(step, start, sequence.sent - tested, sequence.sent, more))
 
     async def _receive(self, flight: Flight) -> None:
-        """Reads the verdict on the oldest message in flight, and makes the sequence what it says."""
+        """Receives the verdict on the oldest message in flight and applies it to the sequence."""
         message, verdict = await flight.receive()
         sequence = self._sequence
         rejected = verdict.accepted < message.drafts
@@ -210,7 +210,7 @@ class Loop:
     def _correct(
         self, flight: Flight, message: Message, verdict: pb.Verdict, wrong: Token, position: int
     ) -> None:
-        """Puts the LLM's token in the place of the rejected draft; what was sent after it is void."""
+        """Replaces the rejected draft by the LLM's token; what was sent after it is void."""
         assert wrong.proposal
         correction = self._verification.correction(verdict, wrong.proposal, position)
         self._statistics.cut_mass += correction.cut_mass
@@ -268,7 +268,7 @@ class Loop:
         self._regaining = asyncio.create_task(connection.regain(error))
 
     def _keep_offline(self) -> None:
-        """The device's own tokens, final and untested; they void exactness, and are audited later."""
+        """Releases the device's own tokens untested: exactness ends, and they are audited later."""
         blind = next(
             (
                 n

@@ -197,7 +197,8 @@ class Session:
             raise BadInput("the prompt is empty")
         if len(prompt_ids) >= self.context:
             raise BadInput(
-                f"a prompt of {len(prompt_ids)} tokens leaves no room in a context of {self.context}"
+                f"a prompt of {len(prompt_ids)} tokens leaves no room in a context of "
+                f"{self.context}"
             )
         if self.config.needs_cloud:
             if self.link is None:

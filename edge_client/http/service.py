@@ -227,7 +227,8 @@ class Service:
         alone = config.needs_cloud and not self.up
         if alone and self._cloud is None:
             raise BadInput(
-                f"model {system} needs a cloud, and this device answers alone (--local-only): model slm does"
+                f"model {system} needs a cloud, and this device answers alone (--local-only): "
+                "model slm does"
             )
         if alone:
             assert self._cloud

@@ -133,7 +133,8 @@ class HermesReader(CallReader):
         calls = _schema(tools, "arguments")
         more = f' ("\\n" call){{0,{most - 1}}}' if most > 1 else ""
         return of_lark(
-            f'start: call{more}\ncall: {marks[0]} "\\n" body "\\n" {marks[1]}\nbody: %json {calls}\n'
+            f'start: call{more}\ncall: {marks[0]} "\\n" body "\\n" {marks[1]}\nbody: %json '
+            f"{calls}\n"
         )
 
 
@@ -179,7 +180,8 @@ def reader_of(lm: LanguageModel) -> type[CallReader]:
         if '"parameters"' in template and "python_tag" in template:
             return LlamaReader
     raise BadInput(
-        f"{lm.name} writes tool calls in a way that is not known here; known are Hermes, Qwen 2.5 and Llama 3"
+        f"{lm.name} writes tool calls in a way that is not known here; known are Hermes, Qwen 2.5 "
+        "and Llama 3"
     )
 
 

@@ -45,12 +45,13 @@ async def reached(
 
 
 def read_token(cloud: CloudConfig, file: Path) -> str:
-    """The token by which the cloud knows this device. It does not leave this machine in plaintext."""
+    """The token by which the cloud knows this device; it never leaves in plaintext."""
     if cloud.insecure and not all(
         address.rpartition(":")[0] in LOOPBACK for address in cloud.addresses
     ):
         raise BadInput(
-            f"a token would be readable on the way to {','.join(cloud.addresses)}: --token-file needs --tls-ca"
+            f"a token would be readable on the way to {','.join(cloud.addresses)}: --token-file "
+            "needs --tls-ca"
         )
     try:
         token = file.read_text("ascii").strip()

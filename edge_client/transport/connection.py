@@ -155,11 +155,13 @@ class Connection:
             check_server(self._link.info, self._slm)
             if self._link.info.model_fingerprint != self._model:
                 raise Incompatible(
-                    f"the server has model {self._link.info.model_fingerprint} now, the answer was begun with {self._model}"
+                    f"the server has model {self._link.info.model_fingerprint} now, the answer was "
+                    f"begun with {self._model}"
                 )
             if frozenset(self._link.info.end_ids) != self._ends:
                 raise Incompatible(
-                    f"the server ends answers at {sorted(self._link.info.end_ids)} now, the answer was begun with "
+                    f"the server ends answers at {sorted(self._link.info.end_ids)} now, the answer "
+                    "was begun with "
                     f"{sorted(self._ends)}"
                 )
             return

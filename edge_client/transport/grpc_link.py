@@ -118,7 +118,8 @@ class GrpcStream:
                 )
             case kind:
                 raise Unreachable(
-                    f"{self._address} answered {kind} where {'a verdict' if self.opened else 'opened'} was due"
+                    f"{self._address} answered {kind} where "
+                    f"{'a verdict' if self.opened else 'opened'} was due"
                 )
 
     async def _message(self) -> pb.ServerMessage | None:
@@ -159,7 +160,7 @@ class _Connection:
 
 
 class GrpcLink:
-    """A connection to one of some servers, the first that answers; use as an async context manager."""
+    """A connection to the first of some servers that answers; an async context manager."""
 
     info: pb.ServerInfo
 
@@ -236,7 +237,7 @@ class GrpcLink:
             await self._ended(connection)
 
     async def probe(self) -> None:
-        """Asks who answers, on the connection there is if it lives. Disconnected when nobody does."""
+        """Asks the server who it is, over the live connection if any. Raises Disconnected."""
         known = self.connection
         if self._now:
             try:

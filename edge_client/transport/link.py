@@ -6,7 +6,7 @@ from hedge.v1 import hedge_pb2 as pb
 
 
 class Stream(Protocol):
-    """One session on a server. Each call raises Disconnected when the link or the server is gone."""
+    """One session on a server. Calls raise Disconnected when the link or the server is gone."""
 
     @property
     def opened(self) -> pb.Opened | None:

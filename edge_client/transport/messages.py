@@ -77,18 +77,24 @@ def file_differences(info: pb.ServerInfo, slm: LanguageModel) -> Iterator[str]:
         and slm.chat_fingerprint
         and info.chat_fingerprint != slm.chat_fingerprint
     ):
-        yield f"{info.model_name} has another chat template than {slm.name}: prompts are written by the device's"
+        yield (
+            f"{info.model_name} has another chat template than {slm.name}: prompts are written by "
+            "the device's"
+        )
     ends = set(info.end_ids)
     if own := sorted(ends ^ set(slm.end_ids)):
         words = ", ".join(
             f"{token} ({'the cloud' if token in ends else 'the device'})" for token in own[:NAMED]
         )
         more = f" and {len(own) - NAMED} more" if len(own) > NAMED else ""
-        yield f"{info.model_name} and {slm.name} end answers at different ids, and all of them count: {words}{more}"
+        yield (
+            f"{info.model_name} and {slm.name} end answers at different ids, and all of them "
+            f"count: {words}{more}"
+        )
 
 
 def id_codec_of(info: pb.ServerInfo, slm: LanguageModel) -> int:
-    """Version of the id codec that both sides have, the best one. Incompatible when there is none."""
+    """The best version of the id codec that both sides have. Incompatible if there is none."""
     known = ids.versions(slm.primer if info.id_primer == slm.primer_fingerprint else ())
     if both := [version for version in known if version in info.id_codecs]:
         return both[0]
@@ -101,7 +107,8 @@ def check_opened(opened: pb.Opened, id_codec: int) -> None:
     """Unreachable for a server that reads other codecs than it said it would."""
     if (opened.codec, opened.id_codec) != (codec.VERSION, id_codec):
         raise Unreachable(
-            f"the server reads codecs {opened.codec} and {opened.id_codec}, not {codec.VERSION} and {id_codec} as agreed"
+            f"the server reads codecs {opened.codec} and {opened.id_codec}, not {codec.VERSION} "
+            f"and {id_codec} as agreed"
         )
 
 
@@ -113,8 +120,10 @@ def check_server(info: pb.ServerInfo, slm: LanguageModel) -> None:
         )
     if info.tokenizer_fingerprint != slm.tokenizer_fingerprint:
         raise Incompatible(
-            f"the server's tokenizer {info.tokenizer_fingerprint} ({info.model_name}, {info.vocab_size} ids) is not "
-            f"{slm.name}'s {slm.tokenizer_fingerprint} ({slm.vocab_size} ids): a model of {info.model_name}'s family would fit"
+            f"the server's tokenizer {info.tokenizer_fingerprint} ({info.model_name}, "
+            f"{info.vocab_size} ids) is not "
+            f"{slm.name}'s {slm.tokenizer_fingerprint} ({slm.vocab_size} ids): a model of "
+            f"{info.model_name}'s family would fit"
         )
     if info.vocab_size != slm.vocab_size:
         raise Incompatible(
@@ -122,6 +131,7 @@ def check_server(info: pb.ServerInfo, slm: LanguageModel) -> None:
         )
     if codec.VERSION not in info.codecs:
         raise Incompatible(
-            f"the server reads codecs {list(info.codecs)}, this client writes {list(codec.VERSIONS)}"
+            f"the server reads codecs {list(info.codecs)}, this client writes "
+            f"{list(codec.VERSIONS)}"
         )
     id_codec_of(info, slm)

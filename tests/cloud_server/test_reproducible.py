@@ -1,4 +1,4 @@
-"""Rows that are the same bit for bit in any company; and the self-check that says whether they are."""
+"""Rows that are the same bit for bit in any company; the self-check that says if they are."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace

@@ -477,7 +477,7 @@ def test_a_number_that_is_none_behind_a_rejection_is_never_looked_at(lm: Languag
 
 
 def test_the_llms_own_ends_end_an_answer_too(make_lm: Callable[..., LanguageModel]) -> None:
-    """The client's files do not have them. What was drafted behind such an end is dropped untested."""
+    """The client's files lack them. What was drafted behind such an end is dropped untested."""
     lm = make_lm(eos=7)
     prompt = next([a, b] for a in range(11) for b in range(11) if greedy(lm, [a, b]) == 7)
     warp = pb.Warp(temperature=0, top_p=1)

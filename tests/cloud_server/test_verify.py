@@ -140,7 +140,7 @@ def test_a_coupled_bonus_is_an_early_verdict() -> None:
 
 @pytest.mark.statistics
 def test_blocks_with_a_bonus_follow_the_targets_jointly() -> None:
-    """Two drafted positions and a bonus: the joint distribution of the first two tokens is y1 x y2."""
+    """Two drafts and a bonus: the joint distribution of the first two tokens is y1 x y2."""
     targets = [FLAT, STEEP, RISING]
     sent = [truncate(STEEP, 2, 6), truncate(FLAT, 3, 6)]
     first = np.zeros(6)

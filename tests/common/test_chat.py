@@ -8,7 +8,10 @@ from hedge.common.chat import ChatTemplate, Messages, encode_chat
 from hedge.common.errors import BadInput
 
 SPECIALS = {"<|user|>": 1001, "<|end|>": 1002, "<|end": 1003}
-TEMPLATE = "{% for m in messages %}<|user|>{{ m.content | trim }}<|end|>{% endfor %}{% if add_generation_prompt %}>{% endif %}"
+TEMPLATE = (
+    "{% for m in messages %}<|user|>{{ m.content | trim }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}>{% endif %}"
+)
 
 
 def encode(text: str, parse: bool) -> list[int]:

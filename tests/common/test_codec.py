@@ -97,7 +97,7 @@ def test_oversized_and_unknown_versions_are_refused_unread() -> None:
     ("vocab", "kept"), [(4096, 30), (4096, 1), (32_000, 30), (151_936, 100), (4096, 2048)]
 )
 def test_a_support_costs_about_its_entropy(vocab: int, kept: int) -> None:
-    """All counts 1 and no mantissas: what remains is the support, the header and the coder's ends."""
+    """All counts 1, no mantissas: what remains is support, header and the coder's ends."""
     rng = np.random.default_rng(0)
     sizes = [
         len(

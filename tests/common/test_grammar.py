@@ -75,7 +75,7 @@ def test_whatever_is_drawn_matches_the_expression(
 def test_it_says_the_same_wherever_it_was_before(
     lm: LanguageModel, seed: int, places: list[int]
 ) -> None:
-    """Rolled back and moved on, as drafts are: what is allowed is a function of the answer so far."""
+    """Rolled back and moved on as drafts are: what is allowed depends on the answer alone."""
     grammar = of_schema(PERSON)
     said = walk(lm, of_schema(PERSON), seed)
     moved = Grammar(grammar, lm, lm.end_ids)

@@ -24,9 +24,7 @@ def test_a_warped_distribution_is_a_distribution(
     assert probs[int(np.argmax(z))] > 0
 
 
-def test_temperature_zero_and_top_k_one_and_tiny_top_p_are_the_argmax_with_ties_to_the_lowest_id() -> (
-    None
-):
+def test_temperature_0_top_k_1_and_tiny_top_p_are_the_argmax_ties_to_the_lowest_id() -> None:
     z = np.array([1.0, 3.0, 3.0, 2.0], np.float32)
     for warp in (Warp(0.0), Warp(1.0, 1), Warp(1.0, 0, 1e-9), Warp(1e-30)):
         probs = warp(z)

@@ -110,16 +110,19 @@ def test_any_bytes_are_a_body_or_refused(data: bytes) -> None:
             "is not a number in 0.1..10",
         ),
         (
-            b'{"messages": [{"role": "user", "content": "x"}], "structured_outputs": {"grammar": ""}}',
+            b'{"messages": [{"role": "user", "content": "x"}], "structured_outputs": {"grammar": '
+            b'""}}',
             "structured_outputs.grammar ''",
         ),
         (
-            b'{"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "function", "function": '
+            b'{"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "function", '
+            b'"function": '
             b'{"name": "f", "parameters": {"type": "array"}}}]}',
             "tools[0].function.parameters",
         ),
         (
-            b'{"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "function", "function": '
+            b'{"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "function", '
+            b'"function": '
             b'{"name": "f", "parameters": {"properties": {"a": {"const": "\\udc00"}}}}}]}',
             "tools[0].function.parameters",
         ),

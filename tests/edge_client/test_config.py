@@ -55,9 +55,7 @@ def test_bad_settings_name_the_value(changes: dict[str, object], words: str) -> 
         config_of(**changes)  # type: ignore[arg-type]
 
 
-def test_exact_is_claimed_only_where_every_position_is_tested_against_the_distribution_it_was_drawn_from() -> (
-    None
-):
+def test_exact_is_claimed_only_where_every_position_is_tested_against_its_proposal() -> None:
     assert config_of(policy="always", draft_from="sent").guarantee == "exact"
     assert config_of(policy="always", draft_from="full").guarantee == "opportunistic"
     assert (

@@ -1,4 +1,4 @@
-"""GELATO: its equations against values worked by hand, and that it never changes what a token is."""
+"""GELATO: its equations against values worked by hand; it never changes a token."""
 
 import math
 from collections.abc import Callable

@@ -30,7 +30,7 @@ class Provisional:
 
 
 def shown(steps: list[tuple[str, str]]) -> tuple[list[str], str]:
-    """The screen after pieces, each with what is provisional behind it, and all that was written."""
+    """The screen after pieces with what is provisional behind each, and all that was written."""
     out = io.StringIO()
     console = Console(
         file=out, force_terminal=True, width=WIDTH, legacy_windows=False, _environ={"TERM": "xterm"}

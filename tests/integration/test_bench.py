@@ -33,7 +33,8 @@ def test_a_bench_runs_goes_on_and_is_drawn(
         folders[0],
         "--llm",
         folders[1],
-        *f"--prompts {prompts} --out {out} --rates 1e6 --round-trips 0.01 --profiles {profile}".split(),
+        *f"--prompts {prompts} --out {out} --rates 1e6 --round-trips 0.01 --profiles "
+        f"{profile}".split(),
         *"--temperature 0 --max-new-tokens 6 --seed 1 --threshold 0.5 --resume --json".split(),
     )
     first = here(*words, "--questions", "0", "--systems", "slm", "llm", "hedge")

@@ -396,7 +396,8 @@ def test_options_come_from_a_toml_file_and_the_command_line_wins(
 ) -> None:
     config = tmp_path / "edge.toml"
     config.write_text(
-        f'cloud = "{cloud.address}"\ninsecure = true\ntemperature = 0\nmax_new_tokens = 3\nseed = 4\n'
+        f'cloud = "{cloud.address}"\ninsecure = true\ntemperature = 0\nmax_new_tokens = 3\nseed = '
+        "4\n"
     )
     done = here(
         "generate", "--config", str(config), "--prompt", QUESTION, "--json", "--max-new-tokens", "5"

@@ -1,4 +1,4 @@
-"""The examples as they stand, against a cloud at the address they name; the doctor; the public API."""
+"""The examples as they stand, against a real cloud; the doctor; the public API."""
 
 import asyncio
 import re

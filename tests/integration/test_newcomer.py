@@ -54,7 +54,10 @@ def test_completion_knows_every_command_and_option(shell: str, here: Run, tmp_pa
     if shell != "bash":
         return
     (tmp_path / "c").write_text(done.stdout)
-    ask = 'source c; COMP_WORDS=(hedge {}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _hedge; echo "${{COMPREPLY[@]}}"'
+    ask = (
+        "source c; COMP_WORDS=(hedge {}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _hedge; "
+        'echo "${{COMPREPLY[@]}}"'
+    )
     for words, expected in (
         ("gen", "generate"),
         ("chat --sys", "--system"),

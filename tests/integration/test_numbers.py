@@ -70,7 +70,8 @@ def ask(
     prompt: str = "w1 w2",
     most: int = 12,
 ) -> tuple[str, ...]:
-    words = f"generate --slm {slm} --cloud {cloud.address} --insecure --system {system} --seed 1".split()
+    where = f"--slm {slm} --cloud {cloud.address} --insecure"
+    words = f"generate {where} --system {system} --seed 1".split()
     return (
         *words,
         "--prompt",
@@ -311,8 +312,8 @@ def test_the_llms_files_end_answers_and_a_line_says_so(
         for system in ("hedge", "llm"):
             done = here(*ask(slm, cloud, system, "1", prompt=prompt, most=40), "--json")
             assert (
-                f"{llm.name} and {slm.name} end answers at different ids, and all of them count: 4 (the cloud)"
-                in done.stderr
+                f"{llm.name} and {slm.name} end answers at different ids, and all of them count: 4 "
+                "(the cloud)" in done.stderr
             )
             answer = json.loads(done.stdout)
             assert 4 not in answer["token_ids"][:-1]

@@ -26,9 +26,11 @@ with warnings.catch_warnings():
 
 # The bundled pair's own template, with tools in the way of Hermes.
 TEMPLATE = (
-    "{{ '<|begin|>' }}{% if tools %}{{ '<|system|>Call a tool: <tool_call>' + tools | tojson + '<|end|>' }}{% endif %}"
+    "{{ '<|begin|>' }}{% if tools %}{{ '<|system|>Call a tool: <tool_call>' + tools | tojson + "
+    "'<|end|>' }}{% endif %}"
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] | trim }}"
-    "{% for call in message.tool_calls or [] %}{{ '<tool_call>' + call.function | tojson + '</tool_call>' }}{% endfor %}"
+    "{% for call in message.tool_calls or [] %}{{ '<tool_call>' + call.function | tojson + "
+    "'</tool_call>' }}{% endfor %}"
     "{{ '<|end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 PERSON = {

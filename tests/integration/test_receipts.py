@@ -120,7 +120,8 @@ def test_local_only_reaches_for_nobody(command: str) -> None:
 
 def test_local_only_refuses_what_reaches_out() -> None:
     code = "import argparse, socket; from hedge.edge_client.cli.local_only import stay_local as s; "
-    code += "s(argparse.Namespace(local_only=True, system='hedge', policy=None)); socket.create_connection(('127.0.0.1', 9))"
+    code += "s(argparse.Namespace(local_only=True, system='hedge', policy=None)); "
+    code += "socket.create_connection(('127.0.0.1', 9))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

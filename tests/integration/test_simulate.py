@@ -16,7 +16,8 @@ SYSTEMS = ("slm", "llm", "hlm", "cu-hlm:measure=margin,threshold=0.05", "cu-hlm:
 # More than one worker's share.
 QUESTIONS = 12
 OPTIONS = (
-    *f"--questions {QUESTIONS} --temperature 0 --seed 3 --snr -10 10 --bandwidth 1e6 --fading block".split(),
+    *f"--questions {QUESTIONS} --temperature 0 --seed 3 --snr -10 10 --bandwidth 1e6 --fading "
+    "block".split(),
     *"--tau-slm 0.002 --tau-llm 0.009 --systems".split(),
     *SYSTEMS,
 )

@@ -106,8 +106,9 @@ def test_the_device_on_gguf_loads_neither_torch_nor_transformers(
     program = f"""if True:
         import sys
         from hedge.edge_client.cli.main import main
-        sys.argv = ["hedge", "generate", "--slm", {str(files["slm"])!r}, "--cloud", {gguf_cloud.address!r}, "--insecure",
-                    "--temperature", "0", "--seed", "1", "--threads", "1", "--prompt", {QUESTION!r}]
+        sys.argv = ["hedge", "generate", "--slm", {str(files["slm"])!r}, "--insecure",
+                    "--cloud", {gguf_cloud.address!r}, "--temperature", "0", "--seed", "1",
+                    "--threads", "1", "--prompt", {QUESTION!r}]
         try:
             main()
         except SystemExit as left:
@@ -197,7 +198,7 @@ def test_the_doctor_knows_the_runtime(gguf_cloud: Cloud, files: dict[str, Path])
 def test_the_doctor_survives_a_build_that_does_not(
     files: dict[str, Path], here: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A process that dies of SIGSEGV, as a build for another processor does, in the probe's place."""
+    """In the probe's place a process dies of SIGSEGV, as a build for another processor does."""
     crash = tmp_path / "python"
     crash.write_text("#!/bin/sh\nkill -SEGV $$\n")
     crash.chmod(0o755)

@@ -106,7 +106,10 @@ def test_a_gguf_cloud_can_be_bitwise(
     cloud = start_cloud_process(
         *f"--llm {real / 'q15.gguf'} --threads 1 --context 1024 --reproducible".split()
     )
-    question = "A baker sells 3 boxes of 12 rolls and 5 boxes of 8, and eats 7 rolls. How many rolls were there? Explain each step."
+    question = (
+        "A baker sells 3 boxes of 12 rolls and 5 boxes of 8, and eats 7 rolls. "
+        "How many rolls were there? Explain each step."
+    )
     options = (
         *f"--seed 1 --temperature {temperature} --max-new-tokens 200 --json --prompt".split(),
         question,

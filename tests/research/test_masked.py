@@ -1,4 +1,4 @@
-"""The masked model's training: what it is shown, what it begins as, and that what is written loads."""
+"""The masked model's training: what it is shown, how it begins, and that its files load."""
 
 from pathlib import Path
 

@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[2]
 SHOTS = Path(os.environ["HEDGE_SCREENSHOTS"]) if "HEDGE_SCREENSHOTS" in os.environ else None
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "chromium"
 QUIET = (
-    *"--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking".split(),
+    *"--no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking".split(),
     *"--disable-component-update --disable-sync".split(),
 )
 expect.set_options(timeout=20_000)

@@ -35,7 +35,8 @@ def page_of(screen: pyte.Screen) -> str:
     for row in range(LINES):
         cells = [screen.buffer[row][column] for column in range(COLUMNS)]
         spans = (
-            f'<span style="color:{SHADES.get(cell.fg, "#999")};font-weight:{600 if cell.bold else 400}">'
+            f'<span style="color:{SHADES.get(cell.fg, "#999")};'
+            f'font-weight:{600 if cell.bold else 400}">'
             f"{html.escape(cell.data)}</span>"
             for cell in cells
         )

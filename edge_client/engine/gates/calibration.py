@@ -148,7 +148,8 @@ class Calibration:
         ):
             if own != other:
                 raise Incompatible(
-                    f"the calibration is for {what} {own}, not {other}: run hedge calibrate, or give --threshold"
+                    f"the calibration is for {what} {own}, not {other}: run hedge calibrate, or "
+                    "give --threshold"
                 )
 
     def threshold(
@@ -162,7 +163,8 @@ class Calibration:
             return self._max_risk(fit, max_risk, delta)
         if fit.a <= 0:
             raise HedgeError(
-                f"the calibration of {measure} has slope {fit.a:.3g}, not above 0: uncertainty does not predict rejection"
+                f"the calibration of {measure} has slope {fit.a:.3g}, not above 0: uncertainty "
+                "does not predict rejection"
             )
         return (0.0 if rule == "risk-averse" else self.overshoot) / fit.a - fit.b / fit.a
 
@@ -175,7 +177,8 @@ class Calibration:
         """
         if hoeffding_bentkus(0.0, self.prompts, limit) > delta:
             raise HedgeError(
-                f"{self.prompts} calibration prompts cannot certify a risk of {limit:g} at level {1 - delta:g}, even without a "
+                f"{self.prompts} calibration prompts cannot certify a risk of {limit:g} at level "
+                f"{1 - delta:g}, even without a "
                 "single rejection: calibrate on more prompts"
             )
         passing = [
@@ -191,7 +194,8 @@ class Calibration:
         """
         if eta != self.eta:
             raise Incompatible(
-                f"the calibration has its bound for eta {self.eta:g}, not {eta:g}: run hedge calibrate --eta"
+                f"the calibration has its bound for eta {self.eta:g}, not {eta:g}: run hedge "
+                "calibrate --eta"
             )
         within = np.asarray(self.fits[measure].bound) <= theta
         return int(grid(self.vocab_size)[int(np.argmax(within))])

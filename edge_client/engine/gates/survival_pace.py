@@ -27,7 +27,7 @@ _RECENT_TOKEN = 0.02
 
 @dataclass(slots=True)
 class SurvivalPace(Pace):
-    """`threshold` fixes the risk at which a block ends; None: by the costs. Policy and Pace in one."""
+    """`threshold` is the risk at which a block ends; None: by the costs. Policy and Pace in one."""
 
     prefer: str = "balanced"
     threshold: float | None = None

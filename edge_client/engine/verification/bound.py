@@ -39,7 +39,7 @@ def strictness(drafted: float | np.ndarray, beta: float | np.ndarray, eta: float
 
 
 def smallest_k(probs: np.ndarray, allowed: float) -> int:
-    """The smallest k whose `flattening` is at most `allowed`, that is theta times the strictness."""
+    """The smallest k whose `flattening` is at most `allowed` = theta times the strictness."""
     return int(np.argmax(flattening(probs) <= max(allowed, 0.0))) + 1
 
 

@@ -75,4 +75,7 @@ class Resampled(Verification):
         limit = self.strictness(float(probs[proposal.token]), uncertainty)
         bound = float(flattening(probs, np.array([proposal.entries]))[0]) / limit
         distance = 0.5 * float(np.abs(probs - proposal.probs.dense()).sum())
-        return f"u {uncertainty:.3f}, k {proposal.entries}, U_TV {bound:.4f}, TV(x, x_hat) {distance:.4f}"
+        return (
+            f"u {uncertainty:.3f}, k {proposal.entries}, U_TV {bound:.4f}, "
+            f"TV(x, x_hat) {distance:.4f}"
+        )

@@ -64,7 +64,8 @@ def probs_of(probs: pb.Probs, vocab_size: int) -> np.ndarray:
     sound = len(values) == len(named) > 0 and named.max() < vocab_size and bool(sane)
     if not sound:
         raise Unreachable(
-            f"the server sent {len(probs.probabilities)} and {len(probs.ids)} bytes that are no distribution"
+            f"the server sent {len(probs.probabilities)} and {len(probs.ids)} bytes that are no "
+            "distribution"
         )
     target = np.zeros(vocab_size)
     target[named] = values
