@@ -101,7 +101,7 @@ class _Asked:
             link,
             recalibrated=self._recalibrated,
             survival=self._survival,
-            notify=self._notify,
+            notify=lambda event: self._notify(str(event)),
         )
 
 

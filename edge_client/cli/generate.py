@@ -33,6 +33,7 @@ from hedge.edge_client.engine.session import Session
 from hedge.edge_client.memory import remembered
 from hedge.edge_client.receipt import Prices, ReceiptLog, receipt_of
 from hedge.edge_client.systems import GenerationConfig
+from hedge.edge_client.transport.events import Event
 
 EXAMPLES = """  hedge generate --insecure --prompt "What is 47 + 38?"
   hedge generate --insecure --system cu-hlm --prompts questions.jsonl --json > answers.jsonl
@@ -100,9 +101,9 @@ async def _generate(args: Any, slm: LanguageModel, prompts: list[Prompt]) -> int
     return failed
 
 
-def report_link(line: str) -> None:
+def report_link(event: Event) -> None:
     """What is to be said of the link, between the words of an answer."""
-    sys.stderr.write(f"hedge: {line}\n")
+    sys.stderr.write(f"hedge: {event}\n")
     sys.stderr.flush()
 
 

@@ -16,6 +16,7 @@ from rich.text import Text
 from hedge.edge_client.engine.sequence import Provenance
 from hedge.edge_client.engine.session import Emitted, Session
 from hedge.edge_client.engine.statistics import Statistics
+from hedge.edge_client.transport.events import Event
 
 STYLES = {
     Provenance.LOCAL: "default",
@@ -171,11 +172,11 @@ class AnswerView:
         # A full line: the cursor waits behind its last character.
         self._column = (end - 1) % self._console.width + 1 if end else 0
 
-    def note(self, line: str) -> None:
+    def note(self, event: Event) -> None:
         """A line about the link in the middle of the answer."""
         self._show("")
         self._console.print()
-        self._console.print(f"({line})", style=PROVISIONAL, markup=False)
+        self._console.print(f"({event})", style=PROVISIONAL, markup=False)
         self._word.clear()
         self._column = 0
         self._lost = False

@@ -17,10 +17,10 @@ from hedge.edge_client.engine.statistics import Statistics
 from hedge.edge_client.engine.verification import Verification
 from hedge.edge_client.engine.verification.base import token_of
 from hedge.edge_client.systems import GenerationConfig
+from hedge.edge_client.transport.events import Event, EventKind
 from hedge.v1 import hedge_pb2 as pb
 
-# Says a line that is not about the link.
-BLIND = "gave no finite logits"
+SLM = "the device's model"
 
 
 class Loop:
@@ -155,11 +155,10 @@ class Loop:
         """
         flight = self._linked
         if flight is None:
-            raise NotFinite(position, "the device's model")
+            raise NotFinite(position, SLM)
         if not self._statistics.blind:
-            flight.connection.notify(
-                f"the device's model {BLIND} at position {position}: the cloud is asked"
-            )
+            line = f"{NotFinite(position, SLM)}: the cloud is asked"
+            flight.connection.notify(Event(EventKind.SLM_NOT_FINITE, line))
         self._statistics.blind += 1
 
     async def _send(self, flight: Flight) -> None:
@@ -278,7 +277,7 @@ class Loop:
             None,
         )
         if blind is not None:
-            raise NotFinite(blind, "the device's model")
+            raise NotFinite(blind, SLM)
         if self._sequence.keep_offline() and self._config.guarantee == "exact" and self._flight:
             request = self._flight.connection.request
             request.guarantee = pb.GUARANTEE_OPPORTUNISTIC

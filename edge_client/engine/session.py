@@ -25,7 +25,8 @@ from hedge.edge_client.engine.statistics import Statistics
 from hedge.edge_client.engine.streamed import streamed
 from hedge.edge_client.engine.verification import Verification, verification_of
 from hedge.edge_client.systems import GenerationConfig
-from hedge.edge_client.transport.connection import Connection, Notify
+from hedge.edge_client.transport.connection import Connection
+from hedge.edge_client.transport.events import Event, Notify
 from hedge.edge_client.transport.link import Link
 from hedge.edge_client.transport.messages import check_rows, check_server, opening
 from hedge.v1 import hedge_pb2 as pb
@@ -47,8 +48,8 @@ class Emitted:
     logprobs: Logprobs | None = None
 
 
-def _unheard(line: str) -> None:
-    """What is said of the link when nobody listens."""
+def _ignore(event: Event) -> None:
+    """The default of `notify`."""
 
 
 class Session:
@@ -70,7 +71,7 @@ class Session:
         watch: Watcher | None = None,
         recalibrated: Recalibrated | None = None,
         survival: Survival | None = None,
-        notify: Notify = _unheard,
+        notify: Notify = _ignore,
         machine: Machine | None = None,
     ) -> None:
         self._slm = slm

@@ -41,6 +41,7 @@ from hedge.edge_client.http.schema import openapi
 from hedge.edge_client.http.service import Service
 from hedge.edge_client.http.tools import CallReader, calls_grammar, reader_of
 from hedge.edge_client.systems import SYSTEMS
+from hedge.edge_client.transport.events import Event
 
 MAX_BODY = 1 << 20
 Handler = Callable[[Request], Awaitable[Response]]
@@ -192,7 +193,7 @@ class Api:
         )
         for ids in prompts:
             for _ in range(asked.n):
-                notes: list[str] = []
+                notes: list[Event] = []
                 number = (seed + len(choices)) % (1 << 64)
                 reply = self._service.reply(
                     asked.model, ids, partial(asked.applied, seed=number), notes.append

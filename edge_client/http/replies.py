@@ -18,6 +18,7 @@ from hedge.edge_client.http.errors import ApiError
 from hedge.edge_client.http.service import Reply
 from hedge.edge_client.http.tools import CallReader, Piece, ToolCall
 from hedge.edge_client.receipt import summed
+from hedge.edge_client.transport.events import Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class Choice:
     text: str = ""
     calls: list[ToolCall] = field(default_factory=list)
     # What was said of the link while the answer was under way.
-    notes: list[str] = field(default_factory=list)
+    notes: list[Event] = field(default_factory=list)
     # One entry a token, where they are wanted.
     logprobs: list[dict[str, Any]] = field(default_factory=list)
     # Of the same tokens: how many characters come before each.
@@ -191,7 +192,7 @@ def chunk_json(
 def _meters(choice: Choice, emitted: Emitted) -> dict[str, Any]:
     """What a token came to, and what the answer has cost so far."""
     statistics = choice.reply.session.statistics
-    notes = list(choice.notes)
+    notes = [str(event) for event in choice.notes]
     choice.notes[:] = []
     return {
         "provenance": emitted.provenance.value,

@@ -20,7 +20,6 @@ from hedge.edge_client.calibrations import Pair
 from hedge.edge_client.config import CloudConfig, GateConfig
 from hedge.edge_client.engine.gates.recalibration import Recalibrated, recalibration_of
 from hedge.edge_client.engine.gates.survival import Survival
-from hedge.edge_client.engine.loop import BLIND
 from hedge.edge_client.engine.sequence import Provenance
 from hedge.edge_client.engine.session import Emitted, Session
 from hedge.edge_client.http.metrics import Metrics
@@ -29,7 +28,8 @@ from hedge.edge_client.receipt import Prices, ReceiptLog, receipt_of
 from hedge.edge_client.resolve import resolve
 from hedge.edge_client.systems import GenerationConfig
 from hedge.edge_client.transport.connect import reached
-from hedge.edge_client.transport.connection import BACK, Notify, pause
+from hedge.edge_client.transport.connection import pause
+from hedge.edge_client.transport.events import Event, EventKind, Notify
 from hedge.edge_client.transport.grpc_link import GrpcLink
 from hedge.edge_client.transport.link import Link
 from hedge.v1 import hedge_pb2 as pb
@@ -248,10 +248,10 @@ class Service:
         else:
             recalibrated = None
 
-        def note(line: str) -> None:
-            if BLIND not in line:
-                self._heard(up=line == BACK)
-            notify(line)
+        def note(event: Event) -> None:
+            if event.kind is not EventKind.SLM_NOT_FINITE:
+                self._heard(up=event.kind is EventKind.LINK_REGAINED)
+            notify(event)
 
         session = Session(
             self.slm,

@@ -4,13 +4,14 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from hedge.common import ids
 from hedge.common.errors import Disconnected, Incompatible, Unreachable
 from hedge.common.model import LanguageModel
+from hedge.edge_client.transport.events import Event, EventKind, Notify
 from hedge.edge_client.transport.link import Link, Stream
 from hedge.edge_client.transport.messages import check_opened, check_server, engine_of, id_codec_of
 from hedge.edge_client.transport.traffic import Traffic
@@ -23,9 +24,6 @@ LONGEST_PAUSE = 10.0
 # Without a verdict for so many attempts in a row (about five minutes) the server counts as gone for
 # good.
 ATTEMPTS = 50
-BACK = "the cloud is back"
-
-Notify = Callable[[str], None]
 
 
 def pause(attempt: int, rng: np.random.Generator) -> float:
@@ -124,7 +122,7 @@ class Connection:
         self._heard = True
         if self._attempts:
             self._traffic.gaps[-1].append(time.perf_counter() - self._began)
-            self.notify(BACK)
+            self.notify(Event(EventKind.LINK_REGAINED, "the cloud is back"))
         self._attempts = 0
         self._traffic.downlink_payload_bytes += pb.ServerMessage(verdict=verdict).ByteSize()
         return verdict
@@ -135,7 +133,7 @@ class Connection:
         if not self._attempts:
             self._traffic.disconnects += 1
             self._traffic.gaps.append([time.perf_counter() - self._began])
-            self.notify(str(error))
+            self.notify(Event(EventKind.LINK_LOST, str(error)))
         await self.close()
 
     async def regain(self, error: Disconnected) -> None:

@@ -22,6 +22,7 @@ from hedge.edge_client.engine.sequence import Provenance
 from hedge.edge_client.engine.session import Session
 from hedge.edge_client.transport import connection
 from hedge.edge_client.transport.connection import LONGEST_PAUSE, pause
+from hedge.edge_client.transport.events import Event
 from hedge.evaluation.local import LocalLink, LocalStream
 from hedge.v1 import hedge_pb2 as pb
 from tests.cloud_server.test_session import Broken
@@ -153,7 +154,7 @@ def test_after_any_fault_the_answer_is_the_one_without_faults(
         whole = run_session(slm, PROMPT, settings, LocalLink(llm, lag))
         dies_at = frozenset(int(at) for at in rng.integers(0, 40, 5))
         frail = Frail(LocalLink(llm, lag), dies_at, away=int(rng.integers(3)))
-        heard: list[str] = []
+        heard: list[Event] = []
         cut = run_session(slm, PROMPT, settings, frail, notify=heard.append)
         assert cut.token_ids == whole.token_ids
         assert cut.text == whole.text
@@ -195,14 +196,14 @@ def test_alone_the_device_goes_on_says_so_and_comes_back(
     llm = make_lm(seed=2)
     whole = run_session(slm, PROMPT, settings, LocalLink(llm))
     frail = Frail(LocalLink(llm), frozenset({6, 7}), away=4)
-    heard: list[str] = []
+    heard: list[Event] = []
     session = run_session(slm, PROMPT, settings, frail, notify=heard.append)
     kinds = session.provenance
     offline = [at for at, kind in enumerate(kinds) if kind is Provenance.OFFLINE]
     assert 0 < len(offline) < len(kinds)
     assert any(kind in (Provenance.ACCEPTED, Provenance.CORRECTED) for kind in kinds[offline[-1] :])
     assert session.token_ids[: offline[0]] == whole.token_ids[: offline[0]]
-    assert "the cloud is back" in heard
+    assert "the cloud is back" in map(str, heard)
     assert session.exact is False
     assert session.statistics.exact_until == (offline[0] if exact else None)
     # Read by the cloud later: the risk of going on alone is known too.

@@ -9,9 +9,9 @@ import pytest
 from hedge.common.model import BUNDLED, LanguageModel, load
 from hedge.common.sampling import Warp
 from hedge.edge_client.config import CloudConfig, GateConfig, SamplingParams
-from hedge.edge_client.engine.loop import BLIND
 from hedge.edge_client.http.service import Service
 from hedge.edge_client.systems import SYSTEMS, GenerationConfig
+from hedge.edge_client.transport.events import EventKind
 from tests.cloud_server.test_session import Broken
 from tests.integration.conftest import Cloud
 
@@ -37,7 +37,9 @@ def test_a_model_without_numbers_is_no_lost_link(slm: LanguageModel, cloud: Clou
             reply = service.reply(
                 "hedge",
                 slm.encode_chat(QUESTION),
-                notify=lambda line: lines.append((BLIND in line, service.up)),
+                notify=lambda event: lines.append(
+                    (event.kind is EventKind.SLM_NOT_FINITE, service.up)
+                ),
             )
             await reply.session.run()
         return lines

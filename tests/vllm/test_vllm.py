@@ -19,6 +19,7 @@ from hedge.common.model_options import ModelOptions
 from hedge.edge_client.config import SamplingParams
 from hedge.edge_client.engine.session import Session
 from hedge.edge_client.systems import SYSTEMS
+from hedge.edge_client.transport.events import Event
 from hedge.edge_client.transport.grpc_link import GrpcLink
 from hedge.evaluation.questions import held_out_set
 from tests.integration.conftest import (
@@ -155,7 +156,7 @@ def test_a_full_queue_is_waited_for(start_cloud_process: StartCloudProcess) -> N
     """
     cloud = start_cloud_process(*CPU, "--engine-option", "max_num_queued_reqs=4")
     slm = load(BUNDLED, "slm", ModelOptions(threads=1))
-    told = list[str]()
+    told = list[Event]()
 
     async def answers(most: int) -> list[list[int]]:
         free = asyncio.Semaphore(most)
@@ -174,7 +175,7 @@ def test_a_full_queue_is_waited_for(start_cloud_process: StartCloudProcess) -> N
             return await asyncio.gather(*(answer(link, number) for number in range(16)))
 
     assert asyncio.run(answers(16)) == asyncio.run(answers(1))
-    assert any("is busy: vLLM's queue is full" in line for line in told)
+    assert any("is busy: vLLM's queue is full" in str(event) for event in told)
 
 
 def test_long_prompts_and_full_contexts(here: Run, vllm: CloudProcess) -> None:
