@@ -9,6 +9,7 @@ on, on a processor of the same kind: bits are a machine's own.
 
 import argparse
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from hedge.common.model import load
 from hedge.common.model_options import ModelOptions
 from hedge.evaluation.processes import local_cloud
 from hedge.evaluation.record import Journal, read_journal
-from research.benches.real import TEMPERATURES, answers, questions
+from hedge.evaluation.tables import Column, first, markdown, tabulate, total
+from research.benches.real import PASSES, SAME, TEMPERATURE, ask_systems, compare, questions
 
 OUT = Path(__file__).parents[2] / "docs" / "results" / "exact.jsonl"
 OUT_GGUF = OUT.with_name("exact-gguf.jsonl")
@@ -26,37 +28,27 @@ TOKENS = 160
 # Systems, and how many of their answers go on at once. llm's are the reference.
 RUNS = (("llm", 1), ("hedge", 4), ("hedge", 1))
 GGUF = "Q4_K_M"
-PASSES = {
+CLOUDS = {
     "bfloat16": ("--dtype", "bfloat16", "--reproducible"),
     "float32": ("--dtype", "float32", "--no-reproducible"),
     GGUF: ("--context", "2048", "--reproducible"),
 }
 
 
-def report(entries: list[dict[str, Any]]) -> None:
-    print(
-        "| cloud | temperature | answers at once | answers of `hedge` that are `llm`'s | tokens | near ties | passes/token |"
+def report(entries: Sequence[dict[str, Any]]) -> None:
+    columns = (
+        Column("cloud", first("dtype")),
+        TEMPERATURE,
+        Column("answers at once", first("together")),
+        *SAME,
+        Column("near ties", total("near_ties")),
+        PASSES,
     )
-    print("|---|---:|---:|---:|---:|---:|---:|")
-    for dtype in PASSES:
-        for temperature in TEMPERATURES:
-            mine = [e for e in entries if (e["dtype"], e["temperature"]) == (dtype, temperature)]
-            theirs = {e["question"]: e["token_ids"] for e in mine if e["system"] == "llm"}
-            for system, together in RUNS[1:]:
-                rows = [
-                    e
-                    for e in mine
-                    if (e["system"], e["together"]) == (system, together)
-                    and e["question"] in theirs
-                ]
-                if not rows:
-                    continue
-                same = sum(e["token_ids"] == theirs[e["question"]] for e in rows)
-                tokens, ties = (sum(e[key] for e in rows) for key in ("tokens", "near_ties"))
-                passes = sum(e["rounds"] for e in rows) / tokens
-                print(
-                    f"| {dtype} | {temperature:g} | {together} | {same} of {len(rows)} | {tokens} | {ties} | {passes:.3f} |"
-                )
+    order = list(CLOUDS)
+    rows = sorted(
+        compare(entries), key=lambda e: (order.index(e["dtype"]), e["temperature"], -e["together"])
+    )
+    print(markdown(tabulate(rows, ("dtype", "temperature", "together"), columns)))
 
 
 def main() -> None:
@@ -65,7 +57,7 @@ def main() -> None:
     )
     parser.add_argument("pair", type=Path)
     parser.add_argument("tasks", type=Path)
-    parser.add_argument("--dtype", nargs="+", choices=tuple(PASSES), default=list(PASSES))
+    parser.add_argument("--dtype", nargs="+", choices=tuple(CLOUDS), default=list(CLOUDS))
     args = parser.parse_args()
     slm = load(str(args.pair / "q05.gguf"), "slm", ModelOptions(threads=1))
     for dtype in args.dtype:
@@ -78,10 +70,10 @@ def main() -> None:
             "cpu": torch.backends.cpu.get_cpu_capability(),
         }
         journal = Journal(out, header, resume=out.exists())
-        options = (*PASSES[dtype], "--threads", "1", "--max-step-s", "0", "--max-session-s", "0")
+        options = (*CLOUDS[dtype], "--threads", "1", "--max-step-s", "0", "--max-session-s", "0")
         with local_cloud("--llm", str(args.pair / llm), *options) as address:
             asyncio.run(
-                answers(slm, address, questions(args.tasks), journal, TOKENS, RUNS, dtype=dtype)
+                ask_systems(slm, address, questions(args.tasks), journal, TOKENS, RUNS, dtype=dtype)
             )
     report(
         [

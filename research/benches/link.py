@@ -1,5 +1,4 @@
-"""python -m research.benches.link: hedge, cu-hlm and plain streaming over real gRPC, direct and through
-the link emulator.
+"""python -m research.benches.link: hedge, cu-hlm and streaming, direct and over emulated links.
 
 Every question is answered by all systems in turn before the next one, so that all see the same
 machine. Answers are appended to docs/results/link.jsonl; a second run goes on where the first
@@ -8,24 +7,32 @@ ended.
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tqdm import tqdm
-
-from hedge.common.command import command_parser
 from hedge.common.model import BUNDLED, LanguageModel, load
 from hedge.common.torch_model import use_threads
 from hedge.edge_client.calibrations import Pair
-from hedge.edge_client.cli.options import add_system, add_warp, resolved
 from hedge.edge_client.engine.session import Session
 from hedge.edge_client.systems import GenerationConfig
 from hedge.edge_client.transport.grpc_link import GrpcLink
 from hedge.edge_client.transport.messages import opening
+from hedge.evaluation.harness import ask_all, configure, count_answer
 from hedge.evaluation.processes import listening, local_cloud
 from hedge.evaluation.record import Journal, read_journal
-from hedge.evaluation.systems import options_of
+from hedge.evaluation.tables import (
+    Column,
+    first,
+    group,
+    markdown,
+    mean,
+    middle,
+    ratio,
+    tabulate,
+    total,
+)
 from hedge.evaluation.tasks import Task, tasks
 from hedge.v1 import hedge_pb2 as pb
 
@@ -53,6 +60,27 @@ LINKS: dict[str, tuple[float, float, int]] = {
 }
 TEMPERATURES = (1.0, 0.0)
 SEED = 1
+FIELDS = ("link", "temperature", "system", "question")
+COLUMNS = (
+    Column("system", first("system")),
+    Column("tokens/s", middle(lambda row: row["tokens"] / row["wall_s"]), ".1f"),
+    Column("exact match", mean("correct"), ".1%"),
+    Column("passes/token", ratio("rounds", "tokens"), ".3f"),
+    Column("positions/token", ratio("llm_positions", "tokens"), ".3f"),
+    Column("SLM steps/token", ratio("slm_steps", "tokens"), ".3f"),
+    Column("uplink B/token", ratio("uplink_payload", "tokens"), ".2f"),
+    Column("paper B/token", ratio("uplink_paper", "tokens"), ".2f"),
+    Column("socket B/token, both ways", ratio("sockets", "tokens"), ".2f"),
+    Column("answers as llm's", lambda rows: f"{total('same')(rows)} of {len(rows)}"),
+)
+COMPARED = (
+    (OURS, WAITING),
+    (OURS, GATE),
+    (OURS, RIVAL),
+    (OURS, "llm"),
+    (CHEAP, RIVAL),
+    (CHEAP, "llm"),
+)
 
 
 async def setup_bytes(
@@ -73,14 +101,6 @@ async def setup_bytes(
     return sum(after) - sum(before) if before and after else 0
 
 
-def settings_of(temperature: float, pair: Pair) -> dict[str, GenerationConfig]:
-    parser = command_parser("bench-link", "", "")
-    add_system(parser)
-    add_warp(parser)
-    args = parser.parse_args(["--temperature", str(temperature), "--seed", str(SEED)])
-    return {name: resolved(options_of(spec, args), pair) for name, spec in SYSTEMS.items()}
-
-
 async def answer(
     slm: LanguageModel, task: Task, config: GenerationConfig, link: GrpcLink
 ) -> dict[str, Any]:
@@ -89,105 +109,47 @@ async def answer(
     session = Session(slm, prompt, config, link)
     await session.run()
     s = session.statistics
-    sockets = (s.uplink_socket_bytes or 0) + (s.downlink_socket_bytes or 0) - setup
-    return {
-        "tokens": s.tokens,
-        "token_ids": session.token_ids,
+    return count_answer(session) | {
         "correct": task.is_correct(session.text),
-        "wall_s": round(s.wall_s, 6),
-        "rounds": s.rounds,
-        "llm_positions": s.llm_positions,
-        "slm_steps": s.steps,
         "uplink_payload": s.uplink_payload_bytes - s.open_bytes,
         "uplink_paper": s.uplink_paper_bits / 8,
-        "sockets": sockets,
+        "sockets": (s.uplink_socket_bytes or 0) + (s.downlink_socket_bytes or 0) - setup,
     }
 
 
-async def run(slm: LanguageModel, address: str, link_name: str, journal: Journal) -> None:
-    done = {(e["link"], e["temperature"], e["system"], e["question"]) for e in journal.entries}
-    questions = tasks(None, LINKS[link_name][2], 0)
+async def run(slm: LanguageModel, address: str, name: str, journal: Journal) -> None:
+    questions = tasks(None, LINKS[name][2], 0)
     async with GrpcLink(address) as link:
         pair = Pair(slm, link.info)
         for temperature in TEMPERATURES:
-            systems = settings_of(temperature, pair)
-            for number, task in enumerate(
-                tqdm(questions, desc=f"{link_name}, T {temperature:g}", disable=None)
-            ):
-                for name in systems:
-                    key = (link_name, temperature, name, number)
-                    if key in done:
-                        continue
-                    found = await answer(slm, task, systems[name], link)
-                    journal.append(
-                        dict(zip(("link", "temperature", "system", "question"), key, strict=True))
-                        | found
-                    )
+            words = ("--temperature", str(temperature), "--seed", str(SEED))
+            configs = {system: configure(spec, pair, *words) for system, spec in SYSTEMS.items()}
+            wanted = {
+                (name, temperature, system, number): partial(answer, slm, task, config, link)
+                for number, task in enumerate(questions)
+                for system, config in configs.items()
+            }
+            await ask_all(journal, FIELDS, wanted, f"{name}, T {temperature:g}")
 
 
-def ratio(entries: Sequence[dict[str, Any]], one: str, other: str) -> float:
+def compare(rows: Sequence[dict[str, Any]], one: str, other: str) -> float:
     """Median over questions of tokens/s of `one` over those of `other`."""
-    speed = {(e["system"], e["question"]): e["tokens"] / e["wall_s"] for e in entries}
-    numbers = {e["question"] for e in entries}
+    speed = {(row["system"], row["question"]): row["tokens"] / row["wall_s"] for row in rows}
+    numbers = {row["question"] for row in rows}
     return float(median(speed[one, n] / speed[other, n] for n in numbers))
 
 
 def report(entries: Sequence[dict[str, Any]]) -> None:
     """Tables in Markdown on stdout."""
-    heads = (
-        "system",
-        "tokens/s",
-        "exact match",
-        "passes/token",
-        "positions/token",
-        "SLM steps/token",
-        "uplink B/token",
-        "paper B/token",
-        "socket B/token, both ways",
-        "answers as llm's",
-    )
-    for link in LINKS:
-        for temperature in TEMPERATURES:
-            mine = [e for e in entries if (e["link"], e["temperature"]) == (link, temperature)]
-            print(
-                f"**{link}, temperature {temperature:g}**, {len({e['question'] for e in mine})} questions\n"
-            )
-            print(f"| {' | '.join(heads)} |\n|---|{'---:|' * (len(heads) - 1)}")
-            theirs = {e["question"]: e["token_ids"] for e in mine if e["system"] == "llm"}
-            for name in SYSTEMS:
-                rows = [e for e in mine if e["system"] == name]
-                tokens = sum(e["tokens"] for e in rows)
-                per = [
-                    sum(e[key] for e in rows) / tokens
-                    for key in (
-                        "rounds",
-                        "llm_positions",
-                        "slm_steps",
-                        "uplink_payload",
-                        "uplink_paper",
-                        "sockets",
-                    )
-                ]
-                same = sum(e["token_ids"] == theirs[e["question"]] for e in rows)
-                cells = (
-                    name,
-                    f"{median(e['tokens'] / e['wall_s'] for e in rows):.1f}",
-                    f"{sum(e['correct'] for e in rows) / len(rows):.1%}",
-                    *(f"{value:.3f}" for value in per[:3]),
-                    *(f"{value:.2f}" for value in per[3:]),
-                    f"{same} of {len(rows)}",
-                )
-                print(f"| {' | '.join(cells)} |")
-            pairs = (
-                (OURS, WAITING),
-                (OURS, GATE),
-                (OURS, RIVAL),
-                (OURS, "llm"),
-                (CHEAP, RIVAL),
-                (CHEAP, "llm"),
-            )
-            ratios = "; ".join(f"{a} over {b} {ratio(mine, a, b):.2f}" for a, b in pairs)
-            print(f"\ntokens/s, median of pairs: {ratios}\n")
+    order = list(SYSTEMS)
+    for (link, temperature), mine in group(entries, ("link", "temperature")).items():
+        theirs = {row["question"]: row["token_ids"] for row in mine if row["system"] == "llm"}
+        rows = [row | {"same": row["token_ids"] == theirs[row["question"]]} for row in mine]
+        rows.sort(key=lambda row: order.index(row["system"]))
+        print(f"**{link}, temperature {temperature:g}**, {len(theirs)} questions\n")
+        print(markdown(tabulate(rows, ("system",), COLUMNS)))
+        ratios = "; ".join(f"{a} over {b} {compare(mine, a, b):.2f}" for a, b in COMPARED)
+        print(f"\ntokens/s, median of pairs: {ratios}\n")
 
 
 def main() -> None:
@@ -206,17 +168,9 @@ def main() -> None:
             if not round_trip:
                 asyncio.run(run(slm, cloud, name, journal))
                 continue
-            options = (
-                "--listen",
-                "127.0.0.1:0",
-                "--to",
-                cloud,
-                "--rate",
-                str(rate),
-                "--delay",
-                str(round_trip / 2),
-            )
-            with listening("hedge", "link", *options) as relay:
+            to = ("--listen", "127.0.0.1:0", "--to", cloud)
+            options = ("--rate", str(rate), "--delay", str(round_trip / 2))
+            with listening("hedge", "link", *to, *options) as relay:
                 asyncio.run(run(slm, relay, name, journal))
     report(read_journal(OUT, "bench-link")[1])
 
