@@ -1,6 +1,4 @@
-"""The uplink of the papers: Shannon's rate under fading (docs/algorithms.md, section 2), drawn from
-explicit generators.
-"""
+"""The uplink of the papers: Shannon's rate under fading (docs/algorithms.md, section 2)."""
 
 import math
 from dataclasses import dataclass
@@ -55,11 +53,13 @@ class Channel:
             raise BadInput(f"outage rate {self.outage:g} bit/s/Hz is not at least 0")
         if self.fading == "none" and not self.rate(1.0):
             raise BadInput(
-                f"SNR {self.snr_db:g} dB without fading is below the outage rate of {self.outage:g} bit/s/Hz"
+                f"SNR {self.snr_db:g} dB without fading is below "
+                f"the outage rate of {self.outage:g} bit/s/Hz"
             )
         if self.outage_probability > 1 - 1 / _PATIENCE:
             raise BadInput(
-                f"SNR {self.snr_db:g} dB is below the outage rate of {self.outage:g} bit/s/Hz nearly always"
+                f"SNR {self.snr_db:g} dB is nearly always below "
+                f"the outage rate of {self.outage:g} bit/s/Hz"
             )
 
     def rate(self, gain: float | np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ _SKIP_BINS = 20
 
 
 def draw_uncertainty(entries: Entries) -> Figure:
-    """Mean rejection probability in bins of u, the fit over all tokens and its R^2; every measure."""
+    """Of every measure: mean rejection probability in bins of u, the fit and its R^2."""
     figure, panels = make_figure(len(MEASURES), 3.2)
     beta = column(entries, "beta")
     for axes, measure in zip(panels, MEASURES, strict=True):

@@ -14,7 +14,7 @@ def _find_point(rows: Entries) -> tuple[float, float]:
 
 
 def draw_speed(rows: Entries) -> Figure:
-    """tokens/s over bandwidth at the middle T_LLM; over T_LLM and J/token at the lowest bandwidth."""
+    """tokens/s over bandwidth at the middle T_LLM; over T_LLM and J/token at the lowest one."""
     figure, (left, middle, right) = make_figure(3, 4.4)
     pass_s, lowest = _find_point(rows)
     scaled = [row | {"mhz": row["bandwidth_hz"] / 1e6, "ms": row["t_llm"] * 1e3} for row in rows]

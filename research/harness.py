@@ -19,7 +19,7 @@ from hedge.edge_client.systems import GenerationConfig
 from hedge.evaluation.local import LocalLink
 from hedge.evaluation.record import AnswerRecord, Journal, from_session
 from hedge.evaluation.tasks import Task
-from research.pool import shared
+from research.pool import share_work
 
 T = TypeVar("T")
 Entry = dict[str, Any]
@@ -109,7 +109,7 @@ class Answering:
 def _answer_in_processes(
     pair: ModelPair, runs: Runs, jobs: Sequence[Job], processes: int
 ) -> Iterator[tuple[str, AnswerRecord]]:
-    for found in shared(processes, _start, (pair, dict(runs)), _answer, jobs):
+    for found in share_work(processes, _start, (pair, dict(runs)), _answer, jobs):
         if isinstance(found, str):
             raise HedgeError(found)
         yield from found

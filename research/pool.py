@@ -1,4 +1,4 @@
-"""Work shared among processes that end with their parent, however it ends, and leave Ctrl-C to it."""
+"""A pool of processes that end with their parent, however it ends, and leave Ctrl-C to it."""
 
 import multiprocessing
 import os
@@ -12,20 +12,18 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def shared(
+def share_work(
     processes: int,
     start: Callable[..., None],
     made_of: tuple[Any, ...],
     work: Callable[[T], R],
     items: Sequence[T],
 ) -> Iterator[R]:
-    """`work(item)` of every item, in the order they are done; each process calls `start(*made_of)`
-    first.
-    """
+    """Yields `work(item)` as items are done; each process calls `start(*made_of)` first."""
     if not items:
         return
     with (
-        _remembering_ctrl_c() as pressed,
+        _note_ctrl_c() as pressed,
         multiprocessing.get_context("spawn").Pool(processes, _begin, (start, *made_of)) as pool,
     ):
         for found in pool.imap_unordered(work, items):
@@ -49,10 +47,8 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _remembering_ctrl_c() -> Iterator[list[int]]:
-    """A KeyboardInterrupt that is raised inside a finaliser is only printed: the list is not empty
-    once there was one.
-    """
+def _note_ctrl_c() -> Iterator[list[int]]:
+    """Notes a KeyboardInterrupt in the list: one raised inside a finaliser is only printed."""
     pressed: list[int] = []
 
     def note(number: int, _: object) -> None:

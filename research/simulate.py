@@ -120,7 +120,8 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
         type=float,
         default=0.0,
         metavar="D",
-        help="by how much rounding moves a logit of the LLM, as hedge-cloud says at its start: near ties are counted",
+        help="by how much rounding moves a logit of the LLM, as hedge-cloud says at its start: "
+        "near ties are counted",
     )
     group.add_argument("--json", action="store_true", help="the rows on stdout instead of a table")
     group = parser.add_argument_group("channel and clock")

@@ -1,5 +1,4 @@
-"""python -m tools.to_gguf FOLDER FILE: a Llama or Qwen2 folder with a byte-level tokenizer as a
-GGUF file, in float32.
+"""python -m tools.to_gguf FOLDER FILE: a Llama or Qwen2 folder as a GGUF file, in float32.
 
 For the bundled pair and tests; for other models llama.cpp has its own converter and its
 quantisation.
@@ -64,7 +63,7 @@ def _value(value: object) -> bytes:
 
 
 def metadata_of(folder: Path, pre: str = "smollm", padding: int = 0) -> dict[str, Any]:
-    """What a GGUF file says of the model in `folder`; `padding` rows more than its tokenizer has."""
+    """The metadata of a folder's model, with `padding` rows more than its tokenizer has."""
     config = json.loads((folder / "config.json").read_text())
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     words: dict[str, int] = dict(tokenizer["model"]["vocab"])
@@ -117,9 +116,7 @@ _NAMES = {
 
 
 def convert(folder: Path, path: Path, *, padding: int = 0, **more: object) -> Path:
-    """The GGUF file of a folder's model, in float32. `more` are changes of its metadata, with __
-    for dots.
-    """
+    """Writes a folder's model in float32; `more` changes its metadata, with __ for dots."""
     import torch
     from safetensors.torch import load_file
 

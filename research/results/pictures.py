@@ -49,9 +49,7 @@ def make_axes(width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Any
 
 
 def draw_skip_accuracy() -> Figure:
-    """Accuracy over the LLM's against the share of tokens that the LLM is not asked about,
-    temperature 0.
-    """
+    """Accuracy over the LLM's against the share of tokens it never checks, at temperature 0."""
     figure, axes = make_axes()
     axes.axhline(1.0, color="0.8", lw=1)
     x, y = np.array(read_bundled_frontier()).T
@@ -109,9 +107,7 @@ def draw_skip_accuracy() -> Figure:
 
 
 def read_bundled_frontier() -> list[tuple[float, float]]:
-    """cu-hlm gated by margin, as the table of the paper's page has it; and hedge, which skips
-    nothing.
-    """
+    """cu-hlm gated by margin, from the paper's page; and hedge, which skips nothing."""
     page = (RESULTS / "paper.md").read_text("utf-8")
     rows = re.findall(
         r"^\| margin \| [\d.]+ \| ([\d.]+)% \| [^|]+\| [^|]+\| ([\d.]+)%", page, re.MULTILINE
@@ -133,7 +129,7 @@ def read_real_frontier() -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def draw_passes() -> Figure:
-    """LLM passes a token against the share of drafts that are the LLM's own token; a dot an answer."""
+    """LLM passes saved against the drafts that are the LLM's own token; a dot an answer."""
     figure, axes = make_axes()
     for label, folder, style in (
         ("bundled pair, questions", ("bundled", "questions"), {"marker": "o", "color": "0.65"}),
@@ -166,9 +162,7 @@ def read_traces(folder: str, task: str) -> list[dict[str, Any]]:
 
 
 def replay_savings(entry: dict[str, Any]) -> tuple[float, float]:
-    """Of one answer: the share of drafts that were right, and of passes that the LLM did not make,
-    on a phone 50 ms away.
-    """
+    """Of one answer on a phone 50 ms away: the shares of right drafts and of passes saved."""
     trace = Trace(tuple(map(bool, entry["accepted"])), tuple(entry["margin"]))
     counts = replayed([trace], configure_hedge("balanced"), read_profile("phone"), ROUND_TRIP)
     return float(np.mean(trace.accepted)), 1 - counts.passes / counts.tokens

@@ -1,4 +1,4 @@
-"""Kept answers of the real and the bundled pair, a line each, and what the answers of a run come to."""
+"""Kept answers of the real and the bundled pair, a line each, and what a run comes to."""
 
 import json
 import math

@@ -135,7 +135,7 @@ def tabulate_measures(folder: Path) -> str:
 
 
 def margin_auc(folder: Path, where: Row, studied: int) -> float:
-    """Of the margin by which the shared noise decided a draft, for drafts that are not the LLM's."""
+    """Of the noised margin of a draft, for drafts that are not the LLM's."""
     entries = read_journal(folder / "traces.jsonl", "traces")[1]
     key = (where["task"], where["temperature"])
     mine = [entry for entry in entries if (entry["task"], entry["temperature"]) == key]
@@ -269,7 +269,7 @@ SHOWN = (
 
 
 def tabulate_first(results: Path) -> str:
-    """Per token of an answer at temperature 0, the median and the worst tenth; how many are llm's."""
+    """Per token at temperature 0: the median answer and the worst tenth; how many are llm's."""
     lines = []
     for label, folder, task in SHOWN:
         runs = Runs.read(results / folder, task, "0")

@@ -1,6 +1,4 @@
-"""Coded links beside uncoded tokens, with as much energy: Huffman with LDPC, and range coding under
-the SLM.
-"""
+"""Coded links with as much energy: Huffman with LDPC, and range coding under the SLM."""
 
 import heapq
 import math
@@ -58,9 +56,7 @@ def _checks() -> NDArray[np.uint8]:
 
 
 def encode_blocks(bits: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """[blocks, 600] of bits, zeros behind them; a parity bit is the sum of those of its row and of
-    the parity bit before.
-    """
+    """[blocks, 600] of bits and zeros; a parity bit adds its row's and the parity bit before."""
     blocks = max(1, -(-len(bits) // _K))
     message = np.zeros((blocks, _K), np.uint8)
     message.reshape(-1)[: len(bits)] = bits
@@ -78,9 +74,7 @@ def bp_decoder() -> Any:
 
 
 def decode_blocks(ratios: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """The message bits of [blocks, 600] log-likelihood ratios ln p(0) / p(1), by belief propagation
-    on the syndrome.
-    """
+    """The message bits of [blocks, 600] ratios ln p(0) / p(1), by belief propagation."""
     decoder_class = bp_decoder()
     matrix = _checks()
     decoder = decoder_class(matrix, error_rate=0.1, max_iter=_ITERATIONS, bp_method="product_sum")
@@ -112,9 +106,7 @@ def bit_ratios(
 
 @dataclass(frozen=True, slots=True)
 class HuffmanLdpc:
-    """Ids under the Huffman code of `words`, an LDPC code of rate 4/5, QAM; it has no length field
-    to lose.
-    """
+    """Ids under the Huffman code of `words`, an LDPC code of rate 4/5, QAM; no length field."""
 
     qam: Qam
     words: list[str]
@@ -159,7 +151,7 @@ class HuffmanLdpc:
 
 
 def range_bits(slm: LanguageModel, ids: NDArray[np.int64]) -> float:
-    """What range coding of a packet's ids under the SLM takes: -log2 p(ids), and two bits to end."""
+    """Of range coding a packet under the SLM: -log2 p(ids), and two bits to end."""
     begin = slm.begin_id
     if begin is None:
         raise BadInput(
@@ -173,8 +165,6 @@ def range_bits(slm: LanguageModel, ids: NDArray[np.int64]) -> float:
 
 
 def delivered(qam: Qam, fade: Fade, length: int, bits: float) -> bool:
-    """Whether a code that falls `GAP_DB` short of capacity carries `bits` over the symbols of
-    `length` tokens in this fade.
-    """
+    """Whether a code `GAP_DB` short of capacity carries `bits` in the symbols of `length` tokens."""
     per_symbol = math.log2(1 + fade.gain * fade.power / 10 ** (GAP_DB / 10))
     return length * qam.symbols * per_symbol >= bits

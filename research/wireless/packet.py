@@ -1,6 +1,4 @@
-"""Joint token masking and detection (docs/algorithms.md, section 5): what is left out, and how it
-is found again.
-"""
+"""Joint token masking and detection (docs/algorithms.md, section 5)."""
 
 import math
 from collections.abc import Sequence
@@ -23,8 +21,7 @@ _REFRESH = 6
 
 
 class MaskOrder:
-    """The greedy order of masking, one position at a time, each with ln prior(true token) when it
-    was chosen.
+    """The greedy order of masking, each position with ln prior(true token) when it was chosen.
 
     `entropy`: the lowest prior entropy of those not masked; `true-token`: the highest prior of the
     true token. A prior is computed again only when it comes to the front: a context with more masks
@@ -104,9 +101,7 @@ def adaptive_mask(qam: Qam, fade: Fade, order: MaskOrder, length: int) -> list[i
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A packet at the receiver: which positions were sent, and ln p(received | w) [sent, |V|] of
-    those.
-    """
+    """At the receiver: which positions were sent, and ln p(received | w) [sent, |V|] of those."""
 
     sent: NDArray[np.bool_]
     log_likelihood: NDArray[np.float64]

@@ -1,6 +1,4 @@
-"""Tokens on square QAM (docs/algorithms.md, section 5): Gray labels, unit power, likelihoods, the
-published error rate.
-"""
+"""Tokens on square QAM (docs/algorithms.md, section 5): labels, likelihoods, the error rate."""
 
 import math
 from dataclasses import dataclass
@@ -17,9 +15,7 @@ _erfc = np.vectorize(math.erfc, otypes=[float])
 
 @dataclass(frozen=True, slots=True)
 class Qam:
-    """2^m points, m bits each; a token is `symbols` of them: its id in binary, highest bit first,
-    zeros behind it.
-    """
+    """2^m points; a token is `symbols` of them: its id, highest bit first, zeros behind it."""
 
     order: int
     vocab_size: int
@@ -95,9 +91,7 @@ def _members(qam: Qam) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, slots=True)
 class Fade:
-    """A packet's channel: h is known at both ends, noise of total variance `noise`, and the mean
-    power of a token `power`.
-    """
+    """A packet's channel: h, known at both ends; total noise variance; mean power of a token."""
 
     h: complex
     noise: float = 1.0
@@ -120,9 +114,7 @@ def rayleigh(snr_db: float, rng: np.random.Generator) -> Fade:
 def transmit(
     symbols: NDArray[np.complex128], fade: Fade, power: float, rng: np.random.Generator
 ) -> tuple[NDArray[np.complex128], complex]:
-    """What arrives of `symbols` sent with `power` each, and the amplitude h sqrt(p) that it arrives
-    with.
-    """
+    """What arrives of `symbols` sent with `power` each, and its amplitude h sqrt(p)."""
     amplitude = fade.h * math.sqrt(power)
     noise = rng.normal(scale=math.sqrt(fade.noise / 2), size=(*symbols.shape, 2))
     return amplitude * symbols + noise[..., 0] + 1j * noise[..., 1], amplitude

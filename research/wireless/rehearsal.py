@@ -17,9 +17,7 @@ STEP = 4
 
 
 def spaced(order: NDArray[np.int64]) -> list[int]:
-    """The greedy choice, in this order, of positions no two of which are neighbours: they say most
-    about each other.
-    """
+    """The greedy choice, in this order, without neighbours: they say most about each other."""
     chosen: set[int] = set()
     for at in map(int, order):
         if at - 1 not in chosen and at + 1 not in chosen:
@@ -74,7 +72,7 @@ def best_count(
     priors: list[NDArray[np.float64]],
     rng: np.random.Generator,
 ) -> int:
-    """How many of `order` to leave out for most tokens right in expectation, the fewest of equals."""
+    """How many of `order` to leave out for most tokens right in expectation, else the fewest."""
     here = np.arange(len(ids))
     guessed = np.mean([prior.argmax(axis=1) == ids for prior in priors], axis=0)
     symbols = qam.modulate(ids)

@@ -1,6 +1,4 @@
-"""How a transmitter chooses what it leaves out: by the priors of its model, or by what its receiver
-would make of it.
-"""
+"""How a transmitter chooses what it leaves out: by its priors, or by playing its receiver."""
 
 from typing import Literal
 

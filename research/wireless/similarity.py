@@ -1,6 +1,4 @@
-"""How near two texts are in meaning: the cosine of their sentence embeddings, under an encoder of a
-local folder.
-"""
+"""How near two texts are in meaning: the cosine of their sentence embeddings."""
 
 import torch
 from transformers import AutoModel
@@ -10,9 +8,7 @@ from research.wireless.masked import load_encoder
 
 
 class Embedding:
-    """The mean of an encoder's last hidden states, as sentence-transformers' MiniLM and mpnet
-    models pool.
-    """
+    """The mean of the last hidden states, as sentence-transformers' MiniLM and mpnet pool."""
 
     def __init__(self, folder: str) -> None:
         self._tokenizer, self._model = load_encoder(AutoModel, folder, "an embedding model")

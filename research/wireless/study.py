@@ -21,7 +21,7 @@ from hedge.common.torch_model import use_threads
 from hedge.evaluation.quality import chrf_metric
 from hedge.evaluation.record import Journal, only_writer
 from research.harness import complete
-from research.pool import shared
+from research.pool import share_work
 from research.wireless.coded import HuffmanLdpc, bp_decoder, delivered, huffman, range_bits
 from research.wireless.masked import BUNDLED_MLM, MaskedLM, entropy
 from research.wireless.packet import Arrival, MaskOrder, adaptive_mask, detect, most_likely, send
@@ -54,7 +54,7 @@ def draw_packets(
 
 
 def count_words(lm: MaskedLM) -> NDArray[np.float64]:
-    """Of every id: its share of the bundled model's books, or what a foreign model expects of it."""
+    """Of every id: its share of the bundled model's books, or what a foreign model expects."""
     if lm.bundled:
         found = json.loads((BUNDLED_MLM / "frequencies.json").read_text("ascii"))
         counts = np.array(found, dtype=float) + 0.5
@@ -250,7 +250,7 @@ def study(args: argparse.Namespace) -> None:
         for number, mine in groupby(left, key=itemgetter(0)):
             orders = tuple(order for _, order in mine)
             jobs.append(PacketJob(number, packets[number], orders, tuple(args.snr)))
-        return chain.from_iterable(shared(args.jobs, _start, (parts,), _send_packet, jobs))
+        return chain.from_iterable(share_work(args.jobs, _start, (parts,), _send_packet, jobs))
 
     with only_writer(args.out):
         journal = Journal(args.out / "packets.jsonl", header, resume=True)

@@ -30,7 +30,7 @@ WRONG = "bold red"
 
 
 def pieces(lm: MaskedLM, ids: NDArray[np.int64]) -> list[tuple[slice, str]]:
-    """The texts of the ids; those that only together make a character, at most four, are one piece."""
+    """The texts of the ids; at most four that only together make a character are one piece."""
     found = list[tuple[slice, str]]()
     start = 0
     for end in range(1, len(ids) + 1):
@@ -96,8 +96,7 @@ def send_text(args: argparse.Namespace) -> None:
     console.print("without masking and model:", style="dim")
     console.print(received(conventional))
     share = len(masked) / len(ids)
-    console.print(
-        f"{len(ids)} tokens, {share:.0%} left out, fade {10 * np.log10(fade.gain):+.1f} dB, {right:.0%} right "
-        f"({float((conventional == ids).mean()):.0%} without)",
-        style="dim",
-    )
+    without = float((conventional == ids).mean())
+    fading = f"fade {10 * np.log10(fade.gain):+.1f} dB"
+    counts = f"{len(ids)} tokens, {share:.0%} left out, {fading}, {right:.0%} right"
+    console.print(f"{counts} ({without:.0%} without)", style="dim")

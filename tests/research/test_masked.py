@@ -16,9 +16,9 @@ from tools.train_pair.tokens import train_tokenizer
 from tools.train_pair.train import Schedule, Size, train
 
 TALE = (
-    "Once upon a time there was a king who had a fox and a golden bird. The fox said to the king: follow me. "
-    * 4
-)
+    "Once upon a time there was a king who had a fox and a golden bird. "
+    "The fox said to the king: follow me. "
+) * 4
 
 
 @pytest.fixture(scope="module")

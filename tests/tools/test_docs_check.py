@@ -11,7 +11,8 @@ from tools.docs_check import ROOT, checked, figures, links, pages, spoken_comman
 
 PAGE = """# A page
 
-[good](other.md#a-heading-with-words), [far](https://example.org/x), [bad](missing.md), [worse](other.md#nowhere).
+[good](other.md#a-heading-with-words), [far](https://example.org/x),
+[bad](missing.md), [worse](other.md#nowhere).
 
 ```
 hedge chat --insecure            # fine
@@ -59,7 +60,10 @@ def test_links_and_headings_that_are_not_there_are_named(tree: Path) -> None:
 
 
 def test_commands_are_found_in_blocks_and_in_lines() -> None:
-    text = "`hedge doctor --insecure` and `hedge`, `make demo`\n\n```\nhedge serve \\\n  --port 80   # words\nls\n```\n"
+    text = (
+        "`hedge doctor --insecure` and `hedge`, `make demo`\n\n"
+        "```\nhedge serve \\\n  --port 80   # words\nls\n```\n"
+    )
     assert list(spoken_commands(text)) == [
         "hedge serve    --port 80   # words",
         "hedge doctor --insecure",

@@ -1,6 +1,4 @@
-"""python -m tools.train_pair --text FOLDER: trains the SLM and the LLM of the bundled pair and
-scores them.
-"""
+"""python -m tools.train_pair --text FOLDER: trains the models of the bundled pair, scores them."""
 
 import argparse
 import json
@@ -8,6 +6,7 @@ import logging
 import platform
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -101,54 +100,62 @@ def main() -> None:
     batches = Batches(
         conversations, tokenizer, args.batch_tokens, LENGTHS, args.prose_share, args.seed
     )
-    questions = held_out_set(args.questions, seed=args.seed + 1)
     for name in (args.only,) if args.only else ("slm", "llm"):
-        torch.manual_seed(args.seed)
-        ids = {
-            role: int(tokenizer.token_to_id(token) or 0)
-            for role, token in (("begin", BEGIN), ("end", END), ("pad", PAD))
-        }
-        model = SIZES[name].build(tokenizer.get_vocab_size(), **ids)
-        if args.init:
-            model.load_state_dict(
-                LlamaForCausalLM.from_pretrained(args.init / name, dtype=torch.float32).state_dict()
-            )
-        logger.info("%s: %.2f M parameters", name, sum(p.numel() for p in model.parameters()) / 1e6)
-        steps = args.slm_steps if name == "slm" else args.llm_steps
-        if args.export:
-            saved = torch.load(
-                args.runs / f"{name}.ckpt", map_location=args.device, weights_only=True
-            )
-            model.load_state_dict(saved["model"])
-            seconds = saved["seconds"]
-            steps = saved["step"]
-        else:
-            seconds = train(name, model, batches, Schedule(steps), args.runs, args.device, args.lr)
-        model.eval().to(torch.bfloat16).save_pretrained(args.out / name)
-        # safetensors writes files that only their owner may read.
-        (args.out / name / "model.safetensors").chmod(0o644)
-        fast = save_tokenizer(tokenizer, args.out / name)
-        started = time.monotonic()
-        # What is scored is what was written: the rounded weights, run in float32.
-        marks = score(model.float(), fast, questions)
-        facts = {
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "steps": steps,
-            "tokens": steps * args.batch_tokens,
-            "training_seconds": round(seconds),
-            "device": args.device
-            if args.device != "cpu"
-            else f"cpu ({torch.get_num_threads()} threads, {platform.machine()})",
-            "held_out_questions": args.questions,
-            "exact_match": {family: round(mark, 4) for family, mark in marks.items()},
-        }
-        (args.out / name / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
-        logger.info(
-            "%s scored in %.0f s: %s",
-            name,
-            time.monotonic() - started,
-            json.dumps(facts["exact_match"]),
-        )
+        train_chat(args, name, tokenizer, batches)
+
+
+def train_chat(args: argparse.Namespace, name: str, tokenizer: Tokenizer, batches: Batches) -> None:
+    """One model of the pair: trained, or its last checkpoint loaded; then written and scored."""
+    torch.manual_seed(args.seed)
+    begin, end, pad = (int(tokenizer.token_to_id(token) or 0) for token in (BEGIN, END, PAD))
+    model = SIZES[name].build(tokenizer.get_vocab_size(), end=end, begin=begin, pad=pad)
+    if args.init:
+        given = LlamaForCausalLM.from_pretrained(args.init / name, dtype=torch.float32)
+        model.load_state_dict(given.state_dict())
+    logger.info("%s: %.2f M parameters", name, count_parameters(model) / 1e6)
+    steps = args.slm_steps if name == "slm" else args.llm_steps
+    if args.export:
+        saved = torch.load(args.runs / f"{name}.ckpt", map_location=args.device, weights_only=True)
+        model.load_state_dict(saved["model"])
+        seconds = saved["seconds"]
+        steps = saved["step"]
+    else:
+        seconds = train(name, model, batches, Schedule(steps), args.runs, args.device, args.lr)
+    save_weights(model, args.out / name)
+    fast = save_tokenizer(tokenizer, args.out / name)
+    started = time.monotonic()
+    questions = held_out_set(args.questions, seed=args.seed + 1)
+    # What is scored is what was written: the rounded weights, run in float32.
+    marks = score(model.float(), fast, questions)
+    device = args.device
+    if device == "cpu":
+        device = f"cpu ({torch.get_num_threads()} threads, {platform.machine()})"
+    facts = {
+        "parameters": count_parameters(model),
+        "steps": steps,
+        "tokens": steps * args.batch_tokens,
+        "training_seconds": round(seconds),
+        "device": device,
+        "held_out_questions": args.questions,
+        "exact_match": {family: round(mark, 4) for family, mark in marks.items()},
+    }
+    write_json(args.out / name / "training.json", facts)
+    took = time.monotonic() - started
+    logger.info("%s scored in %.0f s: %s", name, took, json.dumps(facts["exact_match"]))
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def save_weights(model: Any, folder: Path) -> None:
+    model.eval().to(torch.bfloat16).save_pretrained(folder)
+    # safetensors writes files that only their owner may read.
+    (folder / "model.safetensors").chmod(0o644)
+
+
+def write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def train_masked(args: argparse.Namespace, tokenizer: Tokenizer) -> None:
@@ -161,8 +168,7 @@ def train_masked(args: argparse.Namespace, tokenizer: Tokenizer) -> None:
     seconds = train(
         "mlm", model, packets, Schedule(args.mlm_steps), args.runs, args.device, args.lr
     )
-    model.eval().to(torch.bfloat16).save_pretrained(folder)
-    (folder / "model.safetensors").chmod(0o644)
+    save_weights(model, folder)
     held_out = held_out_text(args.text)
     (folder / "held-out.txt").write_text(held_out)
     # What is scored is what was written: the rounded weights, run in float32.
@@ -171,7 +177,7 @@ def train_masked(args: argparse.Namespace, tokenizer: Tokenizer) -> None:
     counts = np.bincount(packets.ids, minlength=tokenizer.get_vocab_size())
     (folder / "frequencies.json").write_text(json.dumps(counts.tolist()) + "\n")
     facts = {
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": count_parameters(model),
         "steps": args.mlm_steps,
         "tokens": args.mlm_steps * args.batch_tokens,
         "training_seconds": round(seconds),
@@ -180,7 +186,7 @@ def train_masked(args: argparse.Namespace, tokenizer: Tokenizer) -> None:
             for share in SHARES
         },
     }
-    (folder / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
+    write_json(folder / "training.json", facts)
     logger.info("mlm: %s", json.dumps(facts))
 
 

@@ -1,6 +1,4 @@
-"""Packed training batches. Batch `step` is a function of (seed, step) alone, so a resumed run sees
-what it would have.
-"""
+"""Packed training batches, each a function of (seed, step) alone: a resumed run sees the same."""
 
 from dataclasses import dataclass
 
@@ -15,9 +13,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Batches:
-    """Rows of documents laid end to end; only tales and the assistant's words are learned, not the
-    questions.
-    """
+    """Rows of documents end to end; tales and the assistant's words are learned, not questions."""
 
     conversations: Conversations
     tokenizer: Tokenizer

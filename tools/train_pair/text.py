@@ -1,6 +1,4 @@
-"""Training text: tales from a folder of plain-text books, and chats made of checkable questions,
-tales and small talk.
-"""
+"""Training text: tales from books, and chats of checkable questions, tales and small talk."""
 
 import re
 from collections.abc import Collection
@@ -22,9 +20,10 @@ TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 SUBJECTS = tuple(
-    """king queen prince princess fox wolf bear cat dog bird fish horse lion witch giant dwarf fairy dragon frog goose goat hen
-    mouse rabbit tailor soldier hunter miller shepherd sailor merchant fisherman castle forest sea ring sword mountain
-    garden tree mirror rose moon star river""".split()
+    """king queen prince princess fox wolf bear cat dog bird fish horse lion witch giant dwarf
+    fairy dragon frog goose goat hen mouse rabbit tailor soldier hunter miller shepherd sailor
+    merchant fisherman castle forest sea ring sword mountain garden tree mirror rose moon star
+    river""".split()
 )
 SMALL_TALK = {
     (
@@ -50,13 +49,15 @@ SMALL_TALK = {
         "What are you?",
         "What is your name?",
         "Tell me about yourself.",
-    ): "I am Hedge: a small model on your device and a large one in the cloud that checks the words I am not sure of.",
+    ): "I am Hedge: a small model on your device and a large one in the cloud "
+    "that checks the words I am not sure of.",
     (
         "What can you do?",
         "How can you help me?",
         "Help",
         "What do you know?",
-    ): "I can add, subtract and multiply, sort numbers, find the largest, turn words around, count letters and tell tales.",
+    ): "I can add, subtract and multiply, sort numbers, find the largest, turn words around, "
+    "count letters and tell tales.",
     (
         "Are you a human?",
         "Are you a person?",
@@ -80,9 +81,7 @@ SMALL_TALK = {
 def read_books(
     folder: Path, only: Collection[str] = (), without: Collection[str] = ()
 ) -> list[list[str]]:
-    """The paragraphs of every .txt file below `folder`, hard-wrapped lines joined; `only` and
-    `without` are file names.
-    """
+    """The paragraphs of every .txt file below `folder`; `only` and `without` are file names."""
     files = sorted(
         f for f in folder.rglob("*.txt") if f.name not in without and (not only or f.name in only)
     )
@@ -95,9 +94,7 @@ def read_books(
 
 
 def cut_at_sentence(text: str, limit: int) -> str:
-    """The longest run of whole sentences of at most `limit` characters; one hard cut when the first
-    is longer.
-    """
+    """The most whole sentences of at most `limit` characters; a hard cut if the first is longer."""
     if len(text) <= limit:
         return text
     cut = max(text.rfind(mark, 0, limit) for mark in (". ", "! ", "? ", ".” ", "!” ", "?” ", '." '))

@@ -35,9 +35,7 @@ def train_tokenizer(conversations: Conversations, vocab_size: int, seed: int) ->
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> PreTrainedTokenizerFast:
-    """Writes tokenizer.json and tokenizer_config.json (with the chat template) as transformers
-    reads them.
-    """
+    """Writes the tokenizer, with the chat template, as transformers reads it."""
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=BEGIN,

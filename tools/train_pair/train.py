@@ -1,6 +1,4 @@
-"""Training one model of the pair: Muon on the layers, AdamW on the rest, checkpoints that resume
-exactly.
-"""
+"""Trains one model: Muon on the layers, AdamW on the rest, checkpoints that resume exactly."""
 
 import logging
 import math
@@ -50,7 +48,7 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Linear warm-up, then constant, then linear decay to zero over the last `decay` of the steps."""
+    """Linear warm-up, constant, then linear decay to zero over the last `decay` of the steps."""
 
     steps: int
     warmup: int = 50
