@@ -9,8 +9,9 @@ from typing import Protocol
 
 from hedge.common.codec import paper_bits
 from hedge.edge_client.config import GelatoConfig
+from hedge.edge_client.engine.gates.adaptive import Adaptive
+from hedge.edge_client.engine.gates.gate import RoundTrip, recent_mean
 from hedge.edge_client.engine.gates.gelato import Gelato
-from hedge.edge_client.engine.pace import Adaptive, RoundTrip, recent_mean
 
 VOCAB = 151_936
 PROBABILITY_BITS = 16
@@ -67,6 +68,7 @@ class Published:
         self.bits.append(bits)
         if self.seconds_per_bit:
             self.gelato.newest_s = bits * self.seconds_per_bit
+        self.gelato.observe_draft(entropy)
         return self.gelato.asks(entropy, 0)
 
     @property
@@ -78,14 +80,14 @@ class Published:
         return self.gelato.requests_token
 
     def stepped(self, seconds: float) -> None:
-        self.gelato.drafted(seconds)
+        self.gelato.observe_step(seconds)
 
     def judged(self, upload: float, pass_s: float, sent: int, accepted: int) -> None:
         if sent:
             self.gelato.upload_s = recent_mean(self.gelato.upload_s, upload / sent)
             self.seconds_per_bit = recent_mean(self.seconds_per_bit, upload / sum(self.bits[:sent]))
         self.bits.clear()
-        self.gelato.judged(
+        self.gelato.observe_verdict(
             RoundTrip(upload + pass_s, 0.0, pass_s),
             [True] * accepted,
             True if accepted < sent else None,
@@ -99,7 +101,7 @@ class HedgeRival:
     """
 
     threshold: float
-    pace: Adaptive = field(default_factory=lambda: Adaptive(1))
+    pace: Adaptive = field(default_factory=lambda: Adaptive(0.0))
     fired: list[bool] = field(default_factory=list)
     holds: bool = False
     passes: bool = False
@@ -109,11 +111,13 @@ class HedgeRival:
         return self.fired[-1] or len(self.fired) >= self.pace.longest
 
     def stepped(self, seconds: float) -> None:
-        self.pace.drafted(seconds)
+        self.pace.observe_step(seconds)
 
     def judged(self, upload: float, pass_s: float, sent: int, accepted: int) -> None:
         lost = self.fired[accepted] if accepted < sent else None
-        self.pace.judged(RoundTrip(upload + pass_s, 0.0, pass_s), self.fired[:accepted], lost)
+        self.pace.observe_verdict(
+            RoundTrip(upload + pass_s, 0.0, pass_s), self.fired[:accepted], lost
+        )
         self.fired.clear()
 
 

@@ -15,14 +15,15 @@ from hedge.cloud_server.verification.base import ClaimedDraft, Outcome
 from hedge.common.model import Identity, LanguageModel
 from hedge.common.noise import Noise
 from hedge.edge_client import config as parts
-from hedge.edge_client.config import GateConfig
+from hedge.edge_client.engine.gates.gate import Gate
 from hedge.edge_client.engine.gates.measures import MEASURES, Measure
-from hedge.edge_client.engine.gates.policy import POLICIES, Policy
+from hedge.edge_client.engine.gates.policy import POLICIES
 from hedge.edge_client.engine.sequence import Provenance
 from hedge.edge_client.engine.session import Session
 from hedge.edge_client.engine.verification import WAYS
 from hedge.edge_client.engine.verification.coupled import Coupled
 from hedge.edge_client.engine.verification.proposal import Proposal
+from hedge.edge_client.systems import GenerationConfig
 from hedge.edge_client.transport.link import Link
 from hedge.evaluation.local import LocalLink
 from hedge.v1 import hedge_pb2 as pb
@@ -95,7 +96,7 @@ def test_a_verification(
     assert len(set(found.provenance)) > 1
 
 
-class EveryThird:
+class EveryThird(Gate):
     """A gate: asks at every third position."""
 
     def asks(self, uncertainty: float, position: int) -> bool:
@@ -103,7 +104,7 @@ class EveryThird:
 
 
 def test_a_gate(monkeypatch: pytest.MonkeyPatch, make_lm: Callable[..., LanguageModel]) -> None:
-    def made(config: GateConfig, noise: Noise, vocab_size: int) -> Policy:
+    def made(config: GenerationConfig, noise: Noise, vocab_size: int) -> Gate:
         return EveryThird()
 
     monkeypatch.setitem(POLICIES, "third", made)

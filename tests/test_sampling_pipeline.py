@@ -15,7 +15,7 @@ from hedge.common.logits import LogitsOptions, LogitsProcessor
 from hedge.common.model import BUNDLED, LanguageModel, load
 from hedge.common.sampling import Warp
 from hedge.edge_client.config import GateConfig, SamplingParams, VerificationConfig
-from hedge.edge_client.engine.gates.survival_pace import SurvivalPace
+from hedge.edge_client.engine.gates.survival_gate import SurvivalGate
 from hedge.edge_client.engine.sequence import Provenance
 from hedge.edge_client.engine.session import Session
 from hedge.edge_client.systems import SYSTEMS, GenerationConfig
@@ -143,7 +143,7 @@ def test_forced_tokens_cost_no_slm_step_no_bytes_and_no_llm_pass(
     of no step.
     """
     timed: list[float] = []
-    monkeypatch.setattr(SurvivalPace, "drafted", lambda _, seconds: timed.append(seconds))
+    monkeypatch.setattr(SurvivalGate, "observe_step", lambda _, seconds: timed.append(seconds))
     forced = SamplingParams(
         Warp(1.0),
         logits=LogitsOptions(grammar=of_regex("It was a dark and stormy night; the rain fell")),

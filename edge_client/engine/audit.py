@@ -43,7 +43,7 @@ class Auditor:
             else:
                 self._statistics.risk += beta
             if self._recalibrated:
-                self._recalibrated.audited(0.0 if token.proposal else beta)
+                self._recalibrated.observe_audit(0.0 if token.proposal else beta)
 
 
 def audited(data: bytes, form: "pb.Audit.ValueType") -> np.ndarray:

@@ -12,8 +12,8 @@ from hedge.common.logits import LogitsProcessor, logprobs
 from hedge.common.model import LanguageModel
 from hedge.common.noise import Noise, Purpose
 from hedge.common.sampling import gap
+from hedge.edge_client.engine.gates.gate import Gate
 from hedge.edge_client.engine.gates.measures import DRAWS, MEASURES
-from hedge.edge_client.engine.gates.policy import Policy
 from hedge.edge_client.engine.gates.survival import Survival
 from hedge.edge_client.engine.machine import Machine
 from hedge.edge_client.engine.sequence import Provenance, Sequence, Token
@@ -51,7 +51,7 @@ class Drafter:
         self,
         slm: LanguageModel,
         config: GenerationConfig,
-        policy: Policy,
+        gate: Gate,
         verification: Verification,
         noise: Noise,
         statistics: Statistics,
@@ -65,7 +65,7 @@ class Drafter:
         self._slm = slm
         self._cache = slm.kv_cache()
         self._config = config
-        self._policy = policy
+        self._gate = gate
         self._verification = verification
         self._noise = noise
         self._statistics = statistics
@@ -207,7 +207,8 @@ class Drafter:
             )
         elif self._config.measures:
             uncertainty = self._measure.of(logits, probs, -1, _NO_COINS)
-        asks = self._policy.asks(uncertainty, at)
+        self._gate.observe_draft(uncertainty)
+        asks = self._gate.asks(uncertainty, at)
         self._statistics.gate_s += time.perf_counter() - started
         return Reading(uncertainty, asks, margin, survival)
 

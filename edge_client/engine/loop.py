@@ -10,8 +10,8 @@ from hedge.common.ids import MAX_UNTESTED
 from hedge.edge_client.engine.audit import Auditor
 from hedge.edge_client.engine.drafter import Drafter
 from hedge.edge_client.engine.flight import Flight, Message
+from hedge.edge_client.engine.gates.gate import MAX_BLOCK, Gate, RoundTrip, Unverified
 from hedge.edge_client.engine.machine import Machine
-from hedge.edge_client.engine.pace import MAX_BLOCK, Pace, RoundTrip, Unverified
 from hedge.edge_client.engine.sequence import Sequence, Token
 from hedge.edge_client.engine.statistics import Statistics
 from hedge.edge_client.engine.verification import Verification
@@ -34,7 +34,7 @@ class Loop:
         sequence: Sequence,
         drafter: Drafter,
         verification: Verification,
-        pace: Pace,
+        gate: Gate,
         flight: Flight | None,
         auditor: Auditor,
         statistics: Statistics,
@@ -45,7 +45,7 @@ class Loop:
         self._sequence = sequence
         self._drafter = drafter
         self._verification = verification
-        self._pace = pace
+        self._gate = gate
         self._flight = flight
         self._auditor = auditor
         self._statistics = statistics
@@ -100,13 +100,13 @@ class Loop:
             return (
                 any(token.asked for token in tested)
                 or self._sequence.ended
-                or len(tested) >= self._pace.longest
+                or len(tested) >= self._gate.longest
             )
         return self._config.gate.asks and len(block) >= MAX_UNTESTED
 
     def _requests_token(self, flight: Flight) -> bool:
         """Whether an empty message should ask for the LLM's own next token: nothing is drafted."""
-        return not flight.messages and not self._sequence.unverified and self._pace.requests_token
+        return not flight.messages and not self._sequence.unverified and self._gate.requests_token
 
     def _should_draft(self) -> bool:
         sequence = self._sequence
@@ -127,7 +127,7 @@ class Loop:
         asked = sum(token.asked for token in unverified)
         survival = math.prod(token.survival for token in unverified)
         messages, waited = (flight.messages, flight.waited) if flight else (0, 0.0)
-        return self._pace.should_draft(
+        return self._gate.should_draft(
             Unverified(messages, asked, len(unverified) - asked, survival, waited)
         )
 
@@ -137,7 +137,7 @@ class Loop:
         token = await self._drafter.draft(self._sequence, self._step)
         # A token that the grammar forces takes no step.
         if self._statistics.steps > steps:
-            self._pace.drafted(self._machine.now() - started)
+            self._gate.observe_step(self._machine.now() - started)
         if token.blind:
             self._tell_blind(len(self._sequence))
         alone = not self._linked and self._config.gate.asks
@@ -164,13 +164,13 @@ class Loop:
     async def _send(self, flight: Flight) -> None:
         sequence = self._sequence
         start = self._sequence.sent
-        held = int(self._pace.holds_last and not sequence.ended)
+        held = int(self._gate.holds_last and not sequence.ended)
         whole = sequence.block[: len(sequence.block) - held]
         if len(list(takewhile(lambda token: token.proposal is None, whole))) > MAX_UNTESTED:
             whole = whole[:MAX_UNTESTED]
         sequence.send(len(whole))
         tested = sum(token.proposal is not None for token in whole)
-        more = flight.bonus_ahead or (self._pace.in_flight > 1 and not sequence.ended)
+        more = flight.bonus_ahead or (self._gate.in_flight > 1 and not sequence.ended)
         step = self._step
         self._step = self._step + 1
         await flight.send(Message(step, start, sequence.sent - tested, sequence.sent, more))
@@ -201,7 +201,7 @@ class Loop:
         trip = RoundTrip(
             self._statistics.verdict_s, timings.queue_us / 1e6, timings.forward_us / 1e6
         )
-        self._pace.judged(
+        self._gate.observe_verdict(
             trip, [token.asked for token in kept], None if lost is None else lost.asked
         )
         self._drafter.judged(kept, lost)

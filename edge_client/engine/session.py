@@ -13,7 +13,7 @@ from hedge.common.noise import Noise
 from hedge.edge_client.engine.audit import Auditor
 from hedge.edge_client.engine.drafter import Drafter, Watcher
 from hedge.edge_client.engine.flight import Flight
-from hedge.edge_client.engine.gates.policy import pace_of, policy_of
+from hedge.edge_client.engine.gates.policy import make_gate
 from hedge.edge_client.engine.gates.recalibration import Recalibrated, recalibration_of
 from hedge.edge_client.engine.gates.survival import Survival
 from hedge.edge_client.engine.loop import Loop
@@ -117,14 +117,14 @@ class Session:
             self._connection = Connection(
                 link, slm, request, config.patience, self.statistics, notify
             )
-        policy = recalibrated or policy_of(config.gate, noise, slm.vocab_size)
+        gate = recalibrated or make_gate(config, noise, slm.vocab_size)
         self._loop = Loop(
             config,
             self._sequence,
             Drafter(
                 slm,
                 config,
-                policy,
+                gate,
                 verification,
                 noise,
                 self.statistics,
@@ -134,7 +134,7 @@ class Session:
                 processor,
             ),
             verification,
-            pace_of(config, policy),
+            gate,
             self._flight(verification, machine, processor),
             self._auditor,
             self.statistics,

@@ -4,7 +4,7 @@ import pytest
 from hedge.common.errors import BadInput
 from hedge.common.noise import Noise
 from hedge.edge_client.config import VerificationConfig
-from hedge.edge_client.engine.gates.policy import Constant, Random, Threshold
+from hedge.edge_client.engine.gates.simple import Constant, Random, Threshold
 from hedge.edge_client.engine.verification.resampled import Resampled
 from hedge.edge_client.systems import SYSTEMS
 from tests.configs import changed, config_of

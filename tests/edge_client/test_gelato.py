@@ -10,8 +10,8 @@ from hedge.common.model import LanguageModel
 from hedge.common.sampling import Warp
 from hedge.edge_client.cli.options import gelato_config
 from hedge.edge_client.config import GelatoConfig
+from hedge.edge_client.engine.gates.gate import RoundTrip
 from hedge.edge_client.engine.gates.gelato import Gelato, best_length, expected_tokens
-from hedge.edge_client.engine.pace import RoundTrip
 from hedge.edge_client.engine.session import Session
 from hedge.edge_client.engine.statistics import Provenance
 from hedge.edge_client.systems import GenerationConfig
@@ -22,6 +22,12 @@ from tests.conftest import run_session
 from tests.edge_client.test_reconnect import Frail
 
 PROMPT = [1, 2, 3]
+
+
+def ask(gelato: Gelato, uncertainty: float, position: int) -> bool:
+    """Whether the block ends with one more draft."""
+    gelato.observe_draft(uncertainty)
+    return gelato.asks(uncertainty, position)
 
 
 def test_expected_tokens_of_a_round() -> None:
@@ -54,14 +60,14 @@ def test_the_bucket_fills_with_what_is_above_its_level() -> None:
     assert options.level == pytest.approx(0.301030, abs=1e-6)
     gelato = Gelato(options)
     # 0.5 - 0.301 = 0.199; 0.1 takes it to 0; 0.6 - 0.301 = 0.299; 0.4 takes it to 0.398, over.
-    assert [gelato.asks(entropy, 0) for entropy in (0.5, 0.1, 0.6, 0.4)] == [
+    assert [ask(gelato, entropy, 0) for entropy in (0.5, 0.1, 0.6, 0.4)] == [
         False,
         False,
         False,
         True,
     ]
     assert gelato.overflow == pytest.approx(0.5 * 0 + 0.6 + 0.4 - 2 * options.level)
-    gelato.judged(RoundTrip(0.1, 0.0, 0.1), [False, False, False, True], None)
+    gelato.observe_verdict(RoundTrip(0.1, 0.0, 0.1), [False, False, False, True], None)
     assert (gelato.overflow, gelato.drafts) == (0.0, 0)
 
 
@@ -74,12 +80,12 @@ def test_the_bucket_fills_with_what_is_above_its_level() -> None:
 def test_the_queue_takes_what_was_spent_over_the_budget(variant: str, queue: float) -> None:
     gelato = Gelato(GelatoConfig(variant=variant, budget_j=1.2), upload_s=0.5)
     for position in range(2):
-        gelato.drafted(0.1)
-        gelato.asks(0.0, position)
-    gelato.judged(RoundTrip(1.1, 0.0, 0.1), [], True)
+        gelato.observe_step(0.1)
+        ask(gelato, 0.0, position)
+    gelato.observe_verdict(RoundTrip(1.1, 0.0, 0.1), [], True)
     assert gelato.queue == pytest.approx(queue)
     assert gelato.round_s == pytest.approx(0.1)
-    gelato.judged(RoundTrip(0.1, 0.0, 0.1), [], None)
+    gelato.observe_verdict(RoundTrip(0.1, 0.0, 0.1), [], None)
     assert gelato.queue == pytest.approx(queue - 1.2)
     assert gelato.trace == pytest.approx([queue, queue - 1.2])
 
@@ -87,19 +93,19 @@ def test_the_queue_takes_what_was_spent_over_the_budget(variant: str, queue: flo
 def test_marginal_allows_its_budget_for_every_token() -> None:
     gelato = Gelato(GelatoConfig(variant="marginal", budget_j=0.5))
     for position in range(2):
-        gelato.drafted(0.1)
-        gelato.asks(0.0, position)
-    gelato.judged(RoundTrip(0.1, 0.0, 0.1), [True, True], None)
+        gelato.observe_step(0.1)
+        ask(gelato, 0.0, position)
+    gelato.observe_verdict(RoundTrip(0.1, 0.0, 0.1), [True, True], None)
     assert gelato.queue == pytest.approx(2.4 - 3 * 0.5)
 
 
 def test_what_is_kept_back_is_not_uploaded() -> None:
     gelato = Gelato(GelatoConfig(variant="published", budget_j=0.0), upload_s=0.5)
-    gelato.drafted(0.1)
+    gelato.observe_step(0.1)
     # -ln(0.9) / 0.35 x 2.2 = 0.66 nats fill the bucket.
-    assert gelato.asks(0.7, 0)
+    assert ask(gelato, 0.7, 0)
     assert gelato.holds_last
-    gelato.judged(RoundTrip(0.1, 0.0, 0.1), [], None)
+    gelato.observe_verdict(RoundTrip(0.1, 0.0, 0.1), [], None)
     assert gelato.queue == pytest.approx(1.2)
     assert gelato.round_s == pytest.approx(0.1)
 
@@ -107,9 +113,9 @@ def test_what_is_kept_back_is_not_uploaded() -> None:
 def test_drafts_that_nobody_is_asked_about_are_no_round() -> None:
     gelato = Gelato(GelatoConfig(longest=3, budget_j=0.0))
     for _ in range(31):
-        gelato.asks(0.0, 0)
-        gelato.drafted(0.1)
-    gelato.judged(RoundTrip(0.1, 0.0, 0.1), [True], None)
+        ask(gelato, 0.0, 0)
+        gelato.observe_step(0.1)
+    gelato.observe_verdict(RoundTrip(0.1, 0.0, 0.1), [True], None)
     # Not 31 steps: the one after the last three.
     assert gelato.queue == pytest.approx(12 * 0.1)
 
@@ -124,8 +130,8 @@ def test_marginal_goes_on_while_a_token_is_worth_its_time_and_energy() -> None:
     gelato.queue = 30.0
     # Of survival s: 10 (0.9 s - 20 x 0.02) - 30 (0.24 - 0.1 x 0.9 s) = 11.7 s - 11.2, above 0 for s
     # > 0.957.
-    assert not gelato.asks(0.04, 0)
-    assert gelato.asks(0.01, 1)
+    assert not ask(gelato, 0.04, 0)
+    assert ask(gelato, 0.01, 1)
     assert gelato.survival == pytest.approx(math.exp(-0.05))
 
 
@@ -133,9 +139,9 @@ def test_marginal_keeps_back_what_is_not_worth_its_upload() -> None:
     gelato = Gelato(GelatoConfig(variant="marginal", decay=1.0, budget_j=1.2), upload_s=0.05)
     gelato.throughput = 16.0
     # 0.8 tokens could have come in the time of the upload: survival has to be above.
-    gelato.asks(0.2, 0)
+    ask(gelato, 0.2, 0)
     assert not gelato.holds_last
-    assert gelato.asks(0.1, 1)
+    assert ask(gelato, 0.1, 1)
     assert gelato.holds_last
 
 
@@ -145,10 +151,10 @@ def test_marginal_weighs_an_uploads_own_size() -> None:
     )
     gelato.throughput = 16.0
     # Survival e^-0.3 = 0.74 is under the 0.8 of a usual upload, over the 0.016 of this one.
-    gelato.asks(0.3, 0)
+    ask(gelato, 0.3, 0)
     assert not gelato.holds_last
     gelato.newest_s = 0.06
-    assert gelato.asks(0.0, 1)
+    assert ask(gelato, 0.0, 1)
     assert gelato.holds_last
 
 
@@ -165,11 +171,11 @@ def test_marginal_drafts_nothing_where_not_even_one_pays_but_not_for_ever() -> N
     # 0.9 tokens could be gained in the time of 1.2.
     for _ in range(3):
         assert gelato.requests_token
-        gelato.judged(RoundTrip(0.1, 0.0, 0.1), [], None)
+        gelato.observe_verdict(RoundTrip(0.1, 0.0, 0.1), [], None)
         gelato.throughput = 10.0
     assert not gelato.requests_token
-    gelato.asks(0.0, 0)
-    gelato.judged(RoundTrip(0.2, 0.0, 0.1), [True], None)
+    ask(gelato, 0.0, 0)
+    gelato.observe_verdict(RoundTrip(0.2, 0.0, 0.1), [True], None)
     gelato.throughput = 10.0
     assert gelato.requests_token
     # An upload of 0.05 s leaves 0.9 in the time of 0.7: what a round costs anyway is not its

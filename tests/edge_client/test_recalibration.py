@@ -34,6 +34,7 @@ def test_the_mean_loss_keeps_its_bound_whatever_comes(
     for message in messages:
         skipped = []
         for u, beta in message:
+            policy.observe_draft(u)
             if policy.asks(u, 0):
                 break
             skipped.append(beta)
@@ -41,7 +42,7 @@ def test_the_mean_loss_keeps_its_bound_whatever_comes(
             # Unaudited as yet: the answer ended.
             continue
         for loss in [*skipped, 0.0]:
-            policy.audited(loss)
+            policy.observe_audit(loss)
             losses.append(loss)
     if losses:
         assert np.mean(losses) <= epsilon + (start + RATE * LONGEST) / (RATE * len(losses)) + 1e-9

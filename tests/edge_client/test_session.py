@@ -17,8 +17,8 @@ from hedge.common.ids import ADAPTIVE, FIXED, AdaptiveIds
 from hedge.common.model import LanguageModel
 from hedge.common.noise import Noise, Purpose
 from hedge.edge_client.engine.flight import Flight, Message
+from hedge.edge_client.engine.gates.adaptive import Adaptive
 from hedge.edge_client.engine.loop import Loop
-from hedge.edge_client.engine.pace import Adaptive
 from hedge.edge_client.engine.sequence import Provenance, Token
 from hedge.edge_client.engine.session import Session
 from hedge.edge_client.systems import GenerationConfig

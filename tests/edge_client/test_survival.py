@@ -11,9 +11,9 @@ from hedge.common.coupling import decided
 from hedge.common.errors import BadInput
 from hedge.common.model import LanguageModel
 from hedge.common.noise import Noise, Purpose
+from hedge.edge_client.engine.gates.gate import RoundTrip, Unverified
 from hedge.edge_client.engine.gates.survival import LARGEST, LOWEST_B, PRIOR_A, PRIOR_B, Survival
-from hedge.edge_client.engine.gates.survival_pace import MOST_RISK, SurvivalPace
-from hedge.edge_client.engine.pace import RoundTrip, Unverified
+from hedge.edge_client.engine.gates.survival_gate import MOST_RISK, SurvivalGate
 from hedge.edge_client.engine.sequence import Provenance
 from hedge.edge_client.engine.verification.coupled import Coupled
 from hedge.evaluation.local import LocalLink
@@ -184,14 +184,14 @@ def test_it_needs_drafts_that_are_all_tested_with_shared_noise() -> None:
 
 def paced(
     prefer: str = "balanced", *, step: float = 0.02, network: float = 0.05, queue: float = 0.0
-) -> SurvivalPace:
+) -> SurvivalGate:
     """One that has measured this, of a cloud whose pass takes 40 ms and that rejects one draft in
     ten.
     """
-    pace = SurvivalPace(prefer)
+    pace = SurvivalGate(prefer)
     for n in range(400):
-        pace.drafted(step)
-        pace.judged(
+        pace.observe_step(step)
+        pace.observe_verdict(
             RoundTrip(network + queue + 0.04, queue, 0.04), [False], True if n % 10 == 0 else None
         )
     return pace
@@ -207,8 +207,8 @@ def test_blocks_are_longer_the_less_holding_back_costs() -> None:
     assert paced(network=0.005).risk < paced(network=0.05).risk < paced(network=0.1).risk
     assert paced(step=0.04).risk < paced(step=0.02).risk
     assert paced(queue=0.03).risk > paced().risk
-    assert SurvivalPace().risk == MOST_RISK
-    assert SurvivalPace(threshold=0.1).risk == 0.1
+    assert SurvivalGate().risk == MOST_RISK
+    assert SurvivalGate(threshold=0.1).risk == 0.1
 
 
 def test_nobody_runs_ahead_of_a_cloud_that_is_short_of_passes() -> None:
@@ -220,7 +220,7 @@ def test_nobody_runs_ahead_of_a_cloud_that_is_short_of_passes() -> None:
 
 
 def test_no_more_messages_are_ahead_than_allowed() -> None:
-    ahead = SurvivalPace(in_flight=3)
+    ahead = SurvivalGate(in_flight=3)
     assert [ahead.should_draft(Unverified(messages, 0, messages)) for messages in range(5)] == [
         True,
         True,
@@ -232,7 +232,7 @@ def test_no_more_messages_are_ahead_than_allowed() -> None:
 
 def test_nobody_runs_ahead_of_drafts_that_will_hardly_stay() -> None:
     for prefer, least in (("speed", 0.05), ("balanced", 0.2), ("cloud", 0.6)):
-        ahead = SurvivalPace(prefer)
+        ahead = SurvivalGate(prefer)
         found = [
             ahead.should_draft(Unverified(1, 0, 3, survival))
             for survival in (1.0, least + 0.01, least - 0.01)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from hedge.edge_client.config import GelatoConfig
-from hedge.edge_client.engine.pace import RoundTrip, Unverified, recent_mean
+from hedge.edge_client.engine.gates.gate import Gate, RoundTrip, Unverified, recent_mean
 
 
 def expected_tokens(rho: float, drafts: int) -> float:
@@ -37,12 +37,8 @@ def best_length(
 
 
 @dataclass(slots=True)
-class Gelato:
-    """The policy and the pace of one session: `asks` of every drafted position, and told of steps
-    and verdicts.
-
-    Q and the measured times last as long as the object; a round is the time between two verdicts.
-    """
+class Gelato(Gate):
+    """Q and the measured times last as long as the object; a round is from verdict to verdict."""
 
     options: GelatoConfig
     # ln |V|: the measure is entropy over it.
@@ -65,6 +61,8 @@ class Gelato:
     aim: int = 0
     # Whether the last draft is kept back.
     holds_last: bool = False
+    # Whether it is the last of its block.
+    block_ends: bool = False
     # Rounds in a row without a draft.
     passed: int = 0
     trace: list[float] = field(default_factory=list)
@@ -77,8 +75,7 @@ class Gelato:
         """E(gamma) = p_D T_D + p_U T_U."""
         return drafts * (self.options.device_w * self.step_s + self.options.radio_w * self.upload_s)
 
-    def asks(self, uncertainty: float, position: int) -> bool:
-        """Whether the block ends with this draft."""
+    def observe_draft(self, uncertainty: float) -> None:
         options = self.options
         entropy = uncertainty * self.scale
         if self.drafts >= options.longest:
@@ -107,11 +104,16 @@ class Gelato:
                 self.seconds(1) - self.round_s,
                 self.joules(1),
             )
-            return self.holds_last or not more or self.drafts >= options.longest
+            self.block_ends = self.holds_last or not more or self.drafts >= options.longest
+            return
         self.overflow = max(0.0, self.overflow + entropy - options.level)
         tripped = self.overflow > options.bucket * options.level
         self.holds_last = tripped and options.variant == "published"
-        return tripped or self.drafts >= self.aim
+        self.block_ends = tripped or self.drafts >= self.aim
+
+    def asks(self, uncertainty: float, position: int) -> bool:
+        """Whether the block ends with the newest draft."""
+        return self.block_ends
 
     @property
     def requests_token(self) -> bool:
@@ -139,11 +141,11 @@ class Gelato:
             > 0
         )
 
-    def drafted(self, seconds: float) -> None:
+    def observe_step(self, seconds: float) -> None:
         self.step_s = recent_mean(self.step_s, seconds)
         self.computed_s += seconds
 
-    def judged(self, trip: RoundTrip, kept: list[bool], lost: bool | None) -> None:
+    def observe_verdict(self, trip: RoundTrip, kept: list[bool], lost: bool | None) -> None:
         """A round is over: Q <- max(0, Q + E - E_bar), with `marginal` max(0, Q + E - e_bar N)."""
         uploaded = self.drafts - self.holds_last
         self.passed = 0 if self.drafts else self.passed + 1
@@ -172,10 +174,6 @@ class Gelato:
     @property
     def longest(self) -> int:
         return self.options.longest
-
-    @property
-    def in_flight(self) -> int:
-        return 1
 
     def should_draft(self, unverified: Unverified) -> bool:
         return not unverified.messages

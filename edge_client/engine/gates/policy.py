@@ -1,91 +1,54 @@
-"""When to ask the cloud, and how far to draft. A policy sees history and uncertainty, never the
-value of a discarded draft.
-"""
+"""The gate of each policy."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
 
-from hedge.common.noise import Noise, Purpose
-from hedge.edge_client.config import STREAM, GateConfig, known
+from hedge.common.noise import Noise
+from hedge.edge_client.config import STREAM, known
+from hedge.edge_client.engine.gates.adaptive import Adaptive
+from hedge.edge_client.engine.gates.gate import Gate
 from hedge.edge_client.engine.gates.gelato import Gelato
-from hedge.edge_client.engine.gates.survival_pace import SurvivalPace
-from hedge.edge_client.engine.pace import Adaptive, Pace, Steady
+from hedge.edge_client.engine.gates.simple import Constant, Random, Threshold
+from hedge.edge_client.engine.gates.survival_gate import SurvivalGate
 from hedge.edge_client.systems import GenerationConfig
 
 # A coded id, with its share of the message around it.
 ID_BITS = 16
 
-
-class Policy(Protocol):
-    """Decides per position; `uncertainty` is 0 where the policy has no measure."""
-
-    def asks(self, uncertainty: float, position: int) -> bool: ...
+Make = Callable[[GenerationConfig, Noise, int], Gate]
 
 
-@dataclass(frozen=True, slots=True)
-class Constant:
-    """`always` and `never`."""
-
-    answer: bool
-
-    def asks(self, uncertainty: float, position: int) -> bool:
-        return self.answer
+def _survival(config: GenerationConfig, *_: object) -> Gate:
+    gate = config.gate
+    threshold = None if gate.threshold is None else known(gate.threshold)
+    return SurvivalGate(gate.prefer, threshold, config.link.max_in_flight)
 
 
-@dataclass(frozen=True, slots=True)
-class Random:
-    """Rand-HLM: asks with a fixed probability."""
-
-    rate: float
-    noise: Noise
-
-    def asks(self, uncertainty: float, position: int) -> bool:
-        return self.noise.uniform(Purpose.POLICY, position) < self.rate
+def _gelato(config: GenerationConfig, noise: Noise, vocab_size: int) -> Gate:  # noqa: ARG001
+    options = config.gate.gelato
+    upload_s = ID_BITS / options.uplink_bps if options.uplink_bps else 0.0
+    return Gelato(options, math.log(max(2, vocab_size)), upload_s=upload_s)
 
 
-@dataclass(frozen=True, slots=True)
-class Threshold:
-    """U-HLM and CU-HLM: asks iff u > u_th."""
-
-    limit: float
-
-    def asks(self, uncertainty: float, position: int) -> bool:
-        return uncertainty > self.limit
-
-
-def _gelato(config: GateConfig, noise: Noise, vocab_size: int) -> Policy:  # noqa: ARG001
-    rate = config.gelato.uplink_bps
-    return Gelato(
-        config.gelato, math.log(max(2, vocab_size)), upload_s=ID_BITS / rate if rate else 0.0
-    )
-
-
-POLICIES: dict[str, Callable[[GateConfig, Noise, int], Policy]] = {
-    "always": lambda *_: Constant(True),
-    "never": lambda *_: Constant(False),
-    "random": lambda config, noise, _: Random(known(config.verify_rate), noise),
-    "threshold": lambda config, *_: Threshold(known(config.threshold)),
-    "adaptive": lambda config, *_: Threshold(known(config.threshold)),
-    "survival": lambda config, *_: SurvivalPace(
-        config.prefer, None if config.threshold is None else known(config.threshold)
+POLICIES: dict[str, Make] = {
+    "always": lambda config, *_: Constant(True, config.link.max_in_flight),
+    "never": lambda config, *_: Constant(False, config.link.max_in_flight),
+    "random": lambda config, noise, _: Random(
+        known(config.gate.verify_rate), noise, config.link.max_in_flight
     ),
+    "threshold": lambda config, *_: Threshold(
+        known(config.gate.threshold), config.link.max_in_flight
+    ),
+    "adaptive": lambda config, *_: Adaptive(
+        known(config.gate.threshold), config.link.max_in_flight
+    ),
+    "survival": _survival,
     "gelato": _gelato,
     # Nothing is drafted.
-    STREAM: lambda *_: Constant(False),
+    STREAM: lambda config, *_: Constant(False, config.link.max_in_flight),
 }
 
 
-def policy_of(config: GateConfig, noise: Noise, vocab_size: int) -> Policy:
+def make_gate(config: GenerationConfig, noise: Noise, vocab_size: int) -> Gate:
     """BadInput for a threshold or a rate that no calibration has set yet."""
-    return POLICIES[config.policy](config, noise, vocab_size)
-
-
-def pace_of(config: GenerationConfig, policy: Policy) -> Pace:
-    if isinstance(policy, Gelato):
-        return policy
-    if isinstance(policy, SurvivalPace):
-        policy.in_flight = config.link.max_in_flight
-        return policy
-    return (Adaptive if config.gate.policy == "adaptive" else Steady)(config.link.max_in_flight)
+    return POLICIES[config.gate.policy](config, noise, vocab_size)

@@ -13,6 +13,7 @@ text:
 from dataclasses import dataclass
 
 from hedge.edge_client.config import known
+from hedge.edge_client.engine.gates.gate import Gate
 from hedge.edge_client.systems import GenerationConfig
 
 RATE = 0.02
@@ -21,21 +22,26 @@ LONGEST = 16
 
 
 @dataclass(slots=True)
-class Recalibrated:
+class Recalibrated(Gate):
     """The policy `threshold` with a threshold that follows the audit; one object for all answers of
     a run.
     """
 
     limit: float
     epsilon: float
+    in_flight: int = 1
+    # Positions in a row, before the newest one, at which nobody was asked; and whether it asks.
     _skipped: int = 0
+    _newest_asks: bool = True
+
+    def observe_draft(self, uncertainty: float) -> None:
+        self._skipped = 0 if self._newest_asks else self._skipped + 1
+        self._newest_asks = uncertainty > self.limit or self._skipped >= LONGEST
 
     def asks(self, uncertainty: float, position: int) -> bool:
-        asked = uncertainty > self.limit or self._skipped >= LONGEST
-        self._skipped = 0 if asked else self._skipped + 1
-        return asked
+        return self._newest_asks
 
-    def audited(self, loss: float) -> None:
+    def observe_audit(self, loss: float) -> None:
         """`loss` is beta of a token that was released untested, 0 for a tested one."""
         self.limit += RATE * (self.epsilon - loss)
 
@@ -43,6 +49,6 @@ class Recalibrated:
 def recalibration_of(config: GenerationConfig) -> Recalibrated | None:
     """A fresh one where it is asked for."""
     gate = config.gate
-    return (
-        None if gate.recalibrate is None else Recalibrated(known(gate.threshold), gate.recalibrate)
-    )
+    if gate.recalibrate is None:
+        return None
+    return Recalibrated(known(gate.threshold), gate.recalibrate, config.link.max_in_flight)

@@ -9,7 +9,7 @@ LLM a block. And a step past messages in flight is in vain when one of their dra
 from collections import deque
 from dataclasses import dataclass, field
 
-from hedge.edge_client.engine.pace import Pace, RoundTrip, Unverified, recent_mean
+from hedge.edge_client.engine.gates.gate import Gate, RoundTrip, Unverified, recent_mean
 
 # The block's risk, as a share of (seconds a token) / (seconds a step), at which it ends; found by
 # replay: `balanced` takes the fewest passes within 5 % of the best speed.
@@ -26,8 +26,8 @@ _RECENT_TOKEN = 0.02
 
 
 @dataclass(slots=True)
-class SurvivalPace(Pace):
-    """`threshold` is the risk at which a block ends; None: by the costs. Policy and Pace in one."""
+class SurvivalGate(Gate):
+    """`threshold` is the risk at which a block ends; None: by the costs."""
 
     prefer: str = "balanced"
     threshold: float | None = None
@@ -64,10 +64,10 @@ class SurvivalPace(Pace):
         """
         return "cloud" if self.queue_s > self.pass_s else self.prefer
 
-    def drafted(self, seconds: float) -> None:
+    def observe_step(self, seconds: float) -> None:
         self.steps.append(seconds)
 
-    def judged(self, trip: RoundTrip, kept: list[bool], lost: bool | None) -> None:
+    def observe_verdict(self, trip: RoundTrip, kept: list[bool], lost: bool | None) -> None:
         self.networks.append(trip.network)
         self.pass_s = recent_mean(self.pass_s, trip.forward)
         self.queue_s = recent_mean(self.queue_s, trip.queue)
