@@ -16,7 +16,7 @@ from tqdm import tqdm
 from hedge.common.model import LanguageModel
 from hedge.edge_client.calibrations import Pair
 from hedge.edge_client.cli.connect import connected
-from hedge.edge_client.cli.options import resolved, sampling_of
+from hedge.edge_client.cli.settings import resolved, sampling_of
 from hedge.edge_client.config import GateConfig, SamplingParams, VerificationConfig
 from hedge.edge_client.engine.session import Session
 from hedge.edge_client.systems import GenerationConfig

@@ -24,8 +24,9 @@ from hedge.common.rpc import PROTOCOL_VERSION
 from hedge.common.sampling import Warp
 from hedge.edge_client.calibrations import Pair, find_calibration
 from hedge.edge_client.cli.connect import connected, load_slm
-from hedge.edge_client.cli.options import add_models, check_connection
+from hedge.edge_client.cli.options import add_models
 from hedge.edge_client.cli.prompts import from_text, read_prompts
+from hedge.edge_client.cli.settings import check_connection
 from hedge.edge_client.config import TEMPERATURE, SamplingParams
 from hedge.edge_client.transport.grpc_link import GrpcLink
 from hedge.edge_client.transport.messages import engine_of, id_codec_of

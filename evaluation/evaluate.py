@@ -17,7 +17,8 @@ from hedge.common.errors import BadInput, Incompatible
 from hedge.common.files import write_whole
 from hedge.common.model import BUNDLED, LanguageModel, load
 from hedge.edge_client.cli.connect import connected, load_slm
-from hedge.edge_client.cli.options import add_generation, check_connection, resolved, sampling_of
+from hedge.edge_client.cli.options import add_generation
+from hedge.edge_client.cli.settings import check_connection, resolved, sampling_of
 from hedge.edge_client.engine.gates.recalibration import recalibration_of
 from hedge.edge_client.engine.session import Session
 from hedge.edge_client.systems import SYSTEMS, GenerationConfig

@@ -8,7 +8,8 @@ from tqdm import tqdm
 
 from hedge.common.command import command_parser
 from hedge.edge_client.calibrations import Pair
-from hedge.edge_client.cli.options import add_system, add_warp, resolved
+from hedge.edge_client.cli.options import add_system, add_warp
+from hedge.edge_client.cli.settings import resolved
 from hedge.edge_client.engine.session import Session
 from hedge.edge_client.systems import GenerationConfig
 from hedge.evaluation.record import Journal

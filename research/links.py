@@ -18,7 +18,8 @@ from typing import Any
 from hedge.common.command import MODEL_HELP, command_parser, model_options, parse
 from hedge.common.errors import BadInput
 from hedge.common.model import BUNDLED, LanguageModel, load
-from hedge.edge_client.cli.options import add_slm, add_warp, choose_seed, sampling_of
+from hedge.edge_client.cli.options import add_slm, add_warp
+from hedge.edge_client.cli.settings import choose_seed, sampling_of
 from hedge.edge_client.config import PREFERENCES, GateConfig
 from hedge.edge_client.systems import SYSTEMS, GenerationConfig
 from hedge.evaluation.break_even import traced

@@ -20,7 +20,8 @@ from hedge.common.command import MODEL_HELP, command_parser, model_options, pars
 from hedge.common.errors import BadInput
 from hedge.common.model import BUNDLED
 from hedge.edge_client.calibrations import Pair as Known
-from hedge.edge_client.cli.options import add_slm, add_system, add_warp, choose_seed, resolved
+from hedge.edge_client.cli.options import add_slm, add_system, add_warp
+from hedge.edge_client.cli.settings import choose_seed, resolved
 from hedge.edge_client.systems import GenerationConfig
 from hedge.evaluation.profile import read_profile
 from hedge.evaluation.record import Journal, answers_of, only_writer

@@ -18,14 +18,9 @@ from hedge.common.model import LanguageModel
 from hedge.common.noise import Noise, Purpose
 from hedge.edge_client.calibrations import save_calibration
 from hedge.edge_client.cli.connect import connected, load_slm
-from hedge.edge_client.cli.options import (
-    add_models,
-    add_warp,
-    check_connection,
-    choose_seed,
-    sampling_of,
-)
+from hedge.edge_client.cli.options import add_models, add_warp
 from hedge.edge_client.cli.prompts import Prompt, read_prompts
+from hedge.edge_client.cli.settings import check_connection, choose_seed, sampling_of
 from hedge.edge_client.config import (
     ETA,
     TEMPERATURE,

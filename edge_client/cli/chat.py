@@ -13,7 +13,7 @@ from rich.console import Console
 
 from hedge.common.command import command_parser, parse, say
 from hedge.common.errors import HedgeError
-from hedge.edge_client.cli.connect import connected, load_slm
+from hedge.edge_client.cli.connect import hedge_from, load_slm
 from hedge.edge_client.cli.conversation import Conversation
 from hedge.edge_client.cli.local_only import stay_local
 from hedge.edge_client.cli.options import (
@@ -22,12 +22,15 @@ from hedge.edge_client.cli.options import (
     add_memory,
     add_receipts,
     add_system_prompt,
+)
+from hedge.edge_client.cli.settings import (
     check_connection,
     check_used,
     needs_cloud,
+    overrides_from,
     sampling_of,
 )
-from hedge.edge_client.memory import remembered, state_folder
+from hedge.edge_client.memory import state_folder
 
 EXAMPLES = """  hedge chat --insecure
   hedge chat --insecure --system u-hlm --temperature 0
@@ -103,17 +106,14 @@ def command(arguments: Sequence[str]) -> None:
         # alone.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     with asyncio.Runner() as runner:
-        entered = connected(args, slm)
-        link, pair = runner.run(entered.__aenter__())
+        hedge = hedge_from(args, slm)
+        runner.run(hedge.__aenter__())
         try:
-            with remembered(pair, keep=not args.no_memory) as survival:
-                _converse(
-                    runner,
-                    Conversation(args, slm, link, pair, console, survival),
-                    reader(plain=args.plain),
-                )
+            overrides = overrides_from(args)
+            conversation = Conversation(hedge, overrides, args.system, console, args.system_prompt)
+            _converse(runner, conversation, reader(plain=args.plain))
         finally:
-            runner.run(entered.__aexit__(None, None, None))
+            runner.run(hedge.__aexit__())
 
 
 def _converse(runner: asyncio.Runner, conversation: Conversation, read: Read) -> None:

@@ -7,7 +7,9 @@ from contextlib import asynccontextmanager
 from hedge.common.command import model_options, say
 from hedge.common.model import LanguageModel, context_line, load
 from hedge.edge_client.calibrations import Pair
-from hedge.edge_client.cli.options import check_connection, cloud_config, needs_cloud
+from hedge.edge_client.cli.settings import check_connection, cloud_config, needs_cloud
+from hedge.edge_client.client import AsyncHedge
+from hedge.edge_client.receipt import Prices, ReceiptLog
 from hedge.edge_client.transport.connect import reached
 from hedge.edge_client.transport.grpc_link import GrpcLink
 
@@ -18,6 +20,21 @@ def load_slm(args: argparse.Namespace) -> LanguageModel:
     if line := context_line(slm, options):
         say(f"hedge: {line}")
     return slm
+
+
+def hedge_from(args: argparse.Namespace, slm: LanguageModel) -> AsyncHedge:
+    """The way to answers that the options ask for."""
+    needed = needs_cloud(args)
+    return AsyncHedge(
+        cloud_config(args) if needed else None,
+        slm=slm,
+        system="hedge" if needed else "slm",
+        calibration=args.calibration,
+        remember=not args.no_memory,
+        prices=Prices.of(args.prices),
+        on_receipt=ReceiptLog(args.receipts).add,
+        notify=lambda line: say(f"hedge: {line}"),
+    )
 
 
 @asynccontextmanager

@@ -1,10 +1,11 @@
 """A conversation on the terminal: its turns, its settings, and what its /commands do."""
 
-import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.columns import Columns
 from rich.console import Console
@@ -13,22 +14,18 @@ from rich.text import Text
 
 from hedge.common.errors import BadInput, HedgeError
 from hedge.common.files import TEXT
-from hedge.common.model import LanguageModel
-from hedge.edge_client.calibrations import Pair
-from hedge.edge_client.cli.options import resolved
 from hedge.edge_client.cli.prompts import check_messages
 from hedge.edge_client.cli.render import STYLES, AnswerView, counts_line, legend, statistics_line
-from hedge.edge_client.engine.gates.recalibration import recalibration_of
-from hedge.edge_client.engine.gates.survival import Survival
-from hedge.edge_client.engine.session import Session
-from hedge.edge_client.receipt import Prices, ReceiptLog, lines, receipt_of
+from hedge.edge_client.client import AsyncHedge
+from hedge.edge_client.overrides import Overrides
+from hedge.edge_client.receipt import lines
+from hedge.edge_client.reply import Reply
 from hedge.edge_client.systems import SYSTEMS, GenerationConfig
-from hedge.edge_client.transport.grpc_link import GrpcLink
 from hedge.edge_client.transport.messages import engine_of
 
 HELP = """/help             this list
 /system [NAME]    show or change the system: {systems}
-/threshold [X]    show or change the uncertainty above which the cloud is asked; or `calibrated`
+/threshold [X]    show or change when the cloud is asked: above X; `calibrated` for the calibration's own
 /temperature [X]  show or change it; /seed [N] and /max-tokens [N] too
 /undo             forget the last question and its answer
 /compare NAME     the last question again, by this system and another one, side by side
@@ -43,12 +40,12 @@ HELP = """/help             this list
 
 # Characters of a question that is named.
 SHOWN = 60
-# By their commands: what they are called among the options, and what a number for them is.
-NUMBERS: dict[str, tuple[str, Callable[[str], float]]] = {
-    "threshold": ("threshold", float),
-    "temperature": ("temperature", float),
-    "seed": ("seed", int),
-    "max-tokens": ("max_new_tokens", int),
+# By their commands: what a number for them is.
+NUMBERS: dict[str, Callable[[str], Any]] = {
+    "threshold": float,
+    "temperature": float,
+    "seed": int,
+    "max-tokens": int,
 }
 
 
@@ -57,49 +54,39 @@ class Conversation:
 
     def __init__(
         self,
-        args: argparse.Namespace,
-        slm: LanguageModel,
-        link: GrpcLink | None,
-        pair: Pair,
+        hedge: AsyncHedge,
+        overrides: Overrides,
+        system: str,
         console: Console,
-        survival: Survival,
+        system_prompt: str | None = None,
     ) -> None:
-        self._args = args
-        self._slm = slm
-        self._link = link
-        self._pair = pair
+        self._hedge = hedge
+        self._overrides = overrides
+        self._config = hedge.resolve(overrides.configure(system))
         self._console = console
-        self._config = resolved(args, pair)
-        self._survival = survival
-        self._recalibrated = recalibration_of(self._config)
-        prompt = args.system_prompt
-        self._beginning = [{"role": "system", "content": prompt}] if prompt else []
+        self._beginning = [{"role": "system", "content": system_prompt}] if system_prompt else []
         self._messages: list[dict[str, str]] = list(self._beginning)
-        self._answers: list[Session] = []
-        self._prices = Prices.of(args.prices)
-        self._log = ReceiptLog(args.receipts)
+        self._answers: list[Reply] = []
         # The file that a second /save may write over.
         self._overwritten: Path | None = None
 
     def greet(self) -> None:
         cloud = (
-            f", verified by {self._link.info.model_name} at {self._link.address}"
-            if self._link
+            f", verified by {self._hedge.link.info.model_name} at {self._hedge.link.address}"
+            if self._hedge.link
             else ", no cloud"
         )
         self.say(
-            f"{self._slm.name} on this device{cloud}; system {self._config.system}. /help lists "
-            "the commands."
+            f"{self._hedge.slm.name} on this device{cloud}; system {self._config.system}. /help lists the commands."
         )
         if self._config.guarantee == "exact":
             ties = (
                 ", up to near ties, which are counted"
-                if self._link and engine_of(self._link.info) != "bitwise"
+                if self._hedge.link and engine_of(self._hedge.link.info) != "bitwise"
                 else ""
             )
             self.say(
-                f"Exact: every word is the one the large model alone would have chosen{ties}; the "
-                "small one saves its time."
+                f"Exact: every word is the one the large model alone would have chosen{ties}; the small one saves its time."
             )
         if self._console.is_terminal:
             self._console.print(legend())
@@ -149,46 +136,44 @@ class Conversation:
         return f"system {self._config.system}: {_describe(self._config)}"
 
     def _shown(self, name: str) -> str:
-        if name == "threshold":
-            return _describe(self._config)
-        return f"{name} {getattr(self._args, NUMBERS[name][0]):g}"
+        sampling = self._config.sampling
+        values = {
+            "temperature": sampling.warp.temperature,
+            "seed": sampling.seed,
+            "max-tokens": sampling.max_new_tokens,
+        }
+        return f"{name} {values[name]:g}" if name in values else _describe(self._config)
 
     def _checked(self, system: str) -> None:
         if system not in SYSTEMS:
             raise BadInput(f"no system {system!r}; there are {' '.join(SYSTEMS)}")
-        if self._link is None and SYSTEMS[system].needs_cloud:
+        if self._hedge.link is None and SYSTEMS[system].needs_cloud:
             raise BadInput(f"system {system} needs a cloud, and this chat was started without one")
 
     def _change(self, system: str) -> None:
         self._checked(system)
-        self._config = resolved(self._args, self._pair, system)
-        self._args.system = system
-        self._recalibrated = recalibration_of(self._config)
+        self._config = self._hedge.resolve(self._overrides.configure(system))
         self.say(self._described())
 
     def _set(self, name: str, word: str) -> None:
-        option, number = NUMBERS[name]
-        before = getattr(self._args, option)
         free = name == "threshold"
+        number = NUMBERS[name]
         try:
-            setattr(self._args, option, None if free and word == "calibrated" else number(word))
+            value = None if free and word == "calibrated" else number(word)
         except ValueError:
             kind = "a whole number" if number is int else "a number"
             raise BadInput(
                 f"{name} {word!r} is not {kind}{', and not `calibrated`' if free else ''}"
             ) from None
-        try:
-            self._config = resolved(self._args, self._pair, self._config.system)
-        except HedgeError:
-            setattr(self._args, option, before)
-            raise
-        self._recalibrated = recalibration_of(self._config)
+        overrides = _replace(self._overrides, name, value)
+        self._config = self._hedge.resolve(overrides.configure(self._config.system))
+        self._overrides = overrides
         self.say(self._described() if free else self._shown(name))
 
     def _tell_receipt(self) -> None:
         if not self._answers:
             raise BadInput("nothing has been answered yet")
-        for line in lines(receipt_of(self._answers[-1], self._prices)):
+        for line in lines(self._answers[-1].receipt):
             self.say(line)
 
     def _undo(self) -> None:
@@ -202,28 +187,26 @@ class Conversation:
         self.say(f"forgotten: {question if len(question) <= SHOWN else question[:SHOWN] + '...'}")
 
     async def _tell_link(self) -> None:
-        if self._link is None:
+        if self._hedge.link is None:
             self.say("no cloud: everything stays on this device")
             return
         started = time.perf_counter()
-        await self._link.probe()
+        await self._hedge.link.probe()
         trip = 1e3 * (time.perf_counter() - started)
-        info = self._link.info
+        info = self._hedge.link.info
         self.say(
-            f"{info.model_name} at {self._link.address}: {trip:.1f} ms there and back, context "
-            f"{info.context_limit}"
+            f"{info.model_name} at {self._hedge.link.address}: {trip:.1f} ms there and back, context {info.context_limit}"
         )
 
     def _report(self) -> None:
-        done = [session.statistics for session in self._answers]
+        done = [reply.session.statistics for reply in self._answers]
         tokens = sum(s.tokens for s in done)
         skipped = sum(s.skipped for s in done)
         up = sum(s.uplink_payload_bytes for s in done)
         down = sum(s.downlink_payload_bytes for s in done)
         share = f"{skipped / tokens:.0%}" if tokens else "none"
         self.say(
-            f"{len(done)} answers, {tokens} tokens, {share} kept on the device, {up} B up, {down} "
-            "B down"
+            f"{len(done)} answers, {tokens} tokens, {share} kept on the device, {up} B up, {down} B down"
         )
 
     def _save(self, path: Path) -> None:
@@ -254,12 +237,13 @@ class Conversation:
     def _fitted(self, messages: list[dict[str, str]]) -> tuple[list[dict[str, str]], list[int]]:
         """The conversation and its ids; the oldest turns go when it has outgrown the context."""
         context = min(
-            self._slm.context, self._link.info.context_limit if self._link else self._slm.context
+            self._hedge.slm.context,
+            self._hedge.link.info.context_limit if self._hedge.link else self._hedge.slm.context,
         )
         dropped = 0
         first = int(messages[0]["role"] == "system")
         while True:
-            ids = self._slm.encode_chat(messages)
+            ids = self._hedge.slm.encode_chat(messages)
             # Room for an answer as long as asked for, half of the context at most.
             if (
                 len(ids) + min(self._config.sampling.max_new_tokens, context // 2) <= context
@@ -270,8 +254,7 @@ class Conversation:
             dropped += 1
         if dropped:
             self.say(
-                f"the conversation has outgrown the context of {context} tokens: {dropped} oldest "
-                "turns dropped"
+                f"the conversation has outgrown the context of {context} tokens: {dropped} oldest turns dropped"
             )
         return messages, ids
 
@@ -279,30 +262,21 @@ class Conversation:
         """Answers one user turn, word by word."""
         messages, ids = self._fitted([*self._messages, {"role": "user", "content": line}])
         answer = AnswerView(self._console)
-        session = Session(
-            self._slm,
-            ids,
-            self._config,
-            self._link,
-            recalibrated=self._recalibrated,
-            survival=self._survival,
-            notify=answer.note,
-        )
+        reply = self._hedge.reply(ids, self._config, answer.note)
         self._messages = messages
         try:
-            async with answer.watching(session):
-                async for emitted in session.tokens():
+            async with answer.watching(reply.session):
+                async for emitted in reply.tokens():
                     answer.add(emitted)
         finally:
             self._console.print()
-            self._messages.append({"role": "assistant", "content": session.text})
-            self._answers.append(session)
-            self._log.add(receipt_of(session, self._prices))
-        self._console.print(counts_line(session.statistics))
-        self.say(statistics_line(session))
+            self._messages.append({"role": "assistant", "content": reply.session.text})
+            self._answers.append(reply)
+        self._console.print(counts_line(reply.session.statistics))
+        self.say(statistics_line(reply.session))
 
     async def _compare(self, system: str) -> None:
-        """Answers the last question by two systems under one seed; the conversation stays."""
+        """The last question again, by two systems under one seed; the conversation stays as it is."""
         self._checked(system)
         asked = [
             number for number, message in enumerate(self._messages) if message["role"] == "user"
@@ -312,12 +286,9 @@ class Conversation:
         _, ids = self._fitted(self._messages[: asked[-1] + 1])
         panels = []
         for name in (self._config.system, system):
-            config = (
-                self._config
-                if name == self._config.system
-                else resolved(self._args, self._pair, name)
-            )
-            session = Session(self._slm, ids, config, self._link if config.needs_cloud else None)
+            same = name == self._config.system
+            config = self._config if same else self._overrides.configure(name)
+            session = self._hedge.open_session(ids, config)
             words = Text()
             async for emitted in session.tokens():
                 words.append(emitted.text, STYLES[emitted.provenance])
@@ -326,9 +297,23 @@ class Conversation:
             )
         self._console.print(Columns(panels, equal=True, expand=True))
         self.say(
-            f"{self._config.system} and {system} on the last question; the conversation is as it "
-            "was"
+            f"{self._config.system} and {system} on the last question; the conversation is as it was"
         )
+
+
+def _replace(overrides: Overrides, name: str, value: Any) -> Overrides:
+    """The overrides with one setting changed, by the name of its command."""
+    sampling = overrides.sampling
+    match name:
+        case "threshold":
+            return replace(overrides, threshold=value)
+        case "temperature":
+            sampling = replace(sampling, warp=replace(sampling.warp, temperature=value))
+        case "seed":
+            sampling = replace(sampling, seed=value)
+        case "max-tokens":
+            sampling = replace(sampling, max_new_tokens=value)
+    return replace(overrides, sampling=sampling)
 
 
 def _describe(config: GenerationConfig) -> str:

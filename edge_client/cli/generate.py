@@ -9,10 +9,10 @@ from typing import Any
 
 from rich.console import Console
 
-from hedge.common.command import command_parser, parse
+from hedge.common.command import command_parser, parse, say
 from hedge.common.errors import BadInput, HedgeError
 from hedge.common.model import LanguageModel
-from hedge.edge_client.cli.connect import connected, load_slm
+from hedge.edge_client.cli.connect import hedge_from, load_slm
 from hedge.edge_client.cli.local_only import stay_local
 from hedge.edge_client.cli.options import (
     add_generation,
@@ -20,18 +20,18 @@ from hedge.edge_client.cli.options import (
     add_memory,
     add_receipts,
     add_system_prompt,
-    check_connection,
-    check_used,
-    needs_cloud,
-    resolved,
-    sampling_of,
 )
 from hedge.edge_client.cli.prompts import Prompt, from_text, read_prompts
 from hedge.edge_client.cli.render import counts_line, print_piece, statistics_line
-from hedge.edge_client.engine.gates.recalibration import recalibration_of
-from hedge.edge_client.engine.session import Session
-from hedge.edge_client.memory import remembered
-from hedge.edge_client.receipt import Prices, ReceiptLog, receipt_of
+from hedge.edge_client.cli.settings import (
+    check_connection,
+    check_used,
+    config_from,
+    needs_cloud,
+    sampling_of,
+)
+from hedge.edge_client.receipt import Prices
+from hedge.edge_client.reply import Reply
 from hedge.edge_client.systems import GenerationConfig
 from hedge.edge_client.transport.events import Event
 
@@ -70,41 +70,26 @@ def command(arguments: Sequence[str]) -> None:
 
 async def _generate(args: Any, slm: LanguageModel, prompts: list[Prompt]) -> int:
     before = [{"role": "system", "content": args.system_prompt}] if args.system_prompt else []
+    write = _write_json if args.json else _write_text
     failed = 0
-    prices = Prices.of(args.prices)
-    log = ReceiptLog(args.receipts)
-    async with connected(args, slm) as (link, pair):
-        config = resolved(args, pair)
-        recalibrated = recalibration_of(config)
-        with remembered(pair, keep=not args.no_memory) as survival:
-            for prompt in prompts:
-                try:
-                    ids = slm.encode_chat([*before, *prompt.messages])
-                    session = Session(
-                        slm,
-                        ids,
-                        config,
-                        link,
-                        recalibrated=recalibrated,
-                        survival=survival,
-                        notify=report_link,
-                    )
-                    await (_as_json if args.json else _as_text)(
-                        prompt, config, session, prices, log
-                    )
-                except BadInput as error:
-                    # The next prompts may be fine; a dead link would not be.
-                    failed += 1
-                    if len(prompts) == 1:
-                        raise
-                    _report_error(prompt, config, error, as_json=args.json)
+    async with hedge_from(args, slm) as hedge:
+        config = hedge.resolve(config_from(args))
+        for prompt in prompts:
+            try:
+                ids = slm.encode_chat([*before, *prompt.messages])
+                await write(prompt, hedge.reply(ids, config, report))
+            except BadInput as error:
+                # The next prompts may be fine; a dead link would not be.
+                failed += 1
+                if len(prompts) == 1:
+                    raise
+                _report_error(prompt, config, error, as_json=args.json)
     return failed
 
 
-def report_link(event: Event) -> None:
-    """What is to be said of the link, between the words of an answer."""
-    sys.stderr.write(f"hedge: {event}\n")
-    sys.stderr.flush()
+def report(event: Event) -> None:
+    """Says what happens to the link, between the words of an answer."""
+    say(f"hedge: {event}")
 
 
 def _report_error(
@@ -122,52 +107,35 @@ def _report_error(
         sys.stderr.write(f"hedge generate: {error}\n")
 
 
-def record(
-    prompt: Prompt, config: GenerationConfig, session: Session, receipt: dict[str, Any]
-) -> dict[str, Any]:
+def record(prompt: Prompt, reply: Reply) -> dict[str, Any]:
     """The JSON object of one answer."""
+    session = reply.session
     return {
         "prompt": prompt.text,
         "text": session.text,
         "token_ids": session.token_ids,
         "provenance": [kind.value for kind in session.provenance],
         "finish_reason": session.finish_reason,
-        "system": config.system,
-        "seed": config.sampling.seed,
+        "system": reply.config.system,
+        "seed": reply.config.sampling.seed,
         "guarantee": session.guarantee,
-        "threshold": config.gate.threshold,
-        "receipt": receipt,
+        "threshold": reply.config.gate.threshold,
+        "receipt": reply.receipt,
         "stats": session.statistics.to_json(),
     }
 
 
-async def _as_json(
-    prompt: Prompt,
-    config: GenerationConfig,
-    session: Session,
-    prices: Prices | None,
-    log: ReceiptLog,
-) -> None:
-    await session.run()
-    log.add(receipt := receipt_of(session, prices))
-    sys.stdout.write(
-        json.dumps(record(prompt, config, session, receipt), ensure_ascii=False) + "\n"
-    )
+async def _write_json(prompt: Prompt, reply: Reply) -> None:
+    await reply.run()
+    sys.stdout.write(json.dumps(record(prompt, reply), ensure_ascii=False) + "\n")
     sys.stdout.flush()
 
 
-async def _as_text(
-    prompt: Prompt,  # noqa: ARG001
-    config: GenerationConfig,  # noqa: ARG001
-    session: Session,
-    prices: Prices | None,
-    log: ReceiptLog,
-) -> None:
+async def _write_text(_: Prompt, reply: Reply) -> None:
     out = Console(highlight=False)
     err = Console(stderr=True, highlight=False)
-    async for emitted in session.tokens():
+    async for emitted in reply.tokens():
         print_piece(out, emitted)
     out.print()
-    log.add(receipt_of(session, prices))
-    err.print(counts_line(session.statistics))
-    err.print(statistics_line(session), style="dim")
+    err.print(counts_line(reply.session.statistics))
+    err.print(statistics_line(reply.session), style="dim")

@@ -1,25 +1,12 @@
-"""The options that every generating command shares, and how they become a configuration."""
+"""The options that every generating command shares (`settings.py` reads them)."""
 
-import argparse
-import json
-import secrets
-import sys
-from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
-from hedge.common.command import MODEL_HELP, Parser, add_runtime, say
-from hedge.common.errors import BadInput
-from hedge.common.files import read_text
-from hedge.common.grammar import of_lark, of_regex, of_schema
-from hedge.common.logits import LogitsOptions
+from hedge.common.command import MODEL_HELP, Parser, add_runtime
 from hedge.common.model import BUNDLED
-from hedge.common.sampling import Warp
-from hedge.edge_client.calibrations import Pair
 from hedge.edge_client.config import (
     DEFAULT_CLOUD,
     DRAFT_FROM,
-    GATED,
     GUARANTEES,
     KINDS,
     MARGINAL_BUDGET_J,
@@ -28,23 +15,10 @@ from hedge.edge_client.config import (
     POLICIES,
     PREFERENCES,
     RULES,
-    STREAM,
     TEMPERATURE,
     TRUNCATIONS,
-    CloudConfig,
-    GateConfig,
-    GelatoConfig,
-    SamplingParams,
-    ThresholdRule,
-    VerificationConfig,
 )
-from hedge.edge_client.resolve import resolve
-from hedge.edge_client.systems import SYSTEMS, GenerationConfig
-
-# What only a gate with a threshold has: given to `hedge`, which needs none, it has one.
-OF_A_GATE = ("measure", "threshold", "calibration", "threshold_rule", "skip_rate")
-# And then by this rule, where none is given.
-RULE_OF_BLOCKS = ThresholdRule("quantile", skip_rate=0.85)
+from hedge.edge_client.systems import SYSTEMS
 
 
 def add_slm(parser: Parser) -> None:
@@ -318,202 +292,3 @@ def add_system(parser: Parser) -> None:
         metavar="TEXT",
         help="end the answer before TEXT (repeatable)",
     )
-
-
-def cloud_config(args: argparse.Namespace) -> CloudConfig:
-    """BadInput for a connection that is neither encrypted nor asked to be plain."""
-    return CloudConfig(
-        tuple(args.cloud.split(",")),
-        args.insecure,
-        args.tls_ca,
-        args.tls_cert,
-        args.tls_key,
-        args.token_file,
-    )
-
-
-def check_connection(args: argparse.Namespace, needed: bool = True) -> None:
-    """BadInput for a connection that makes no sense. One that is not `needed` need not be there."""
-    if needed or args.insecure or args.tls_ca:
-        cloud_config(args)
-
-
-def needs_cloud(args: argparse.Namespace) -> bool:
-    return (args.policy or SYSTEMS[args.system].gate.policy) != "never"
-
-
-def sampling_of(args: argparse.Namespace) -> SamplingParams:
-    """The sampling that was asked for, its seed 0 while none has been chosen."""
-    return SamplingParams(
-        Warp(args.temperature, args.top_k, args.top_p, args.min_p),
-        args.seed or 0,
-        args.max_new_tokens,
-        tuple(getattr(args, "stop", ())),
-        _logits(args),
-    )
-
-
-def _logits(args: argparse.Namespace) -> LogitsOptions:
-    penalties = _given(args, "repetition_penalty", "presence_penalty", "frequency_penalty")
-    return LogitsOptions(
-        **penalties, logit_bias=_biases(getattr(args, "logit_bias", [])), grammar=_grammar(args)
-    )
-
-
-def _biases(words: list[str]) -> tuple[tuple[int, float], ...]:
-    """From ID=BIAS each."""
-    try:
-        parts = [word.split("=") for word in words]
-        return tuple((int(token), float(bias)) for token, bias in parts)
-    except ValueError:
-        raise BadInput(
-            f"logit-bias {' '.join(words)} is not ID=BIAS, a token id and a number"
-        ) from None
-
-
-def _grammar(args: argparse.Namespace) -> str:
-    if (pattern := getattr(args, "regex", None)) is not None:
-        return of_regex(pattern)
-    if path := getattr(args, "grammar", None):
-        return of_lark(read_text(path))
-    if not (path := getattr(args, "json_schema", None)):
-        return ""
-    try:
-        return of_schema(json.loads(read_text(path)))
-    except (ValueError, TypeError, RecursionError):
-        raise BadInput(f"{path} does not hold a JSON schema") from None
-
-
-def choose_seed(args: argparse.Namespace) -> int:
-    """The given seed, or a random one that is printed."""
-    if args.seed is None:
-        args.seed = secrets.randbits(32)
-        sys.stderr.write(f"seed {args.seed}\n")
-    return int(args.seed)
-
-
-def config_from(args: argparse.Namespace, system: str | None = None) -> GenerationConfig:
-    """The system, `--system` unless another is named, with every option that was given in the place
-    of its own.
-    """
-    name = system or args.system
-    preset = SYSTEMS[name]
-    gate = _gate(args, preset.gate)
-    verification = _verification(args, preset.verification, gate)
-    link = replace(
-        preset.link,
-        **_given(args, "on_disconnect", "patience", *(("max_in_flight",) if gate.asks else ())),
-    )
-    return GenerationConfig(
-        name, replace(sampling_of(args), seed=choose_seed(args)), gate, verification, link
-    )
-
-
-def resolved(args: argparse.Namespace, pair: Pair, system: str | None = None) -> GenerationConfig:
-    """`config_from`, its numbers by the calibration of the pair."""
-    return resolve(config_from(args, system), pair, args.calibration, say)
-
-
-# Of how drafts are gated, tested and sent.
-_OF_DRAFTS: tuple[str, ...] = (
-    "measure",
-    "threshold",
-    "threshold_rule",
-    "skip_rate",
-    "verify_rate",
-    "prefer",
-    "verification",
-    "truncation",
-    "k",
-)
-_OF_DRAFTS += ("theta", "eta", "bits", "law_entries", "draft_from", "guarantee", "max_in_flight")
-
-
-def check_used(args: argparse.Namespace) -> None:
-    """BadInput for an option that the chosen system has no use for."""
-    policy = args.policy or SYSTEMS[args.system].gate.policy
-    given = _given(args, *_OF_DRAFTS)
-    if given and policy in ("never", STREAM):
-        option = next(iter(given)).replace("_", "-")
-        why = "asks no cloud" if policy == "never" else "drafts nothing"
-        raise BadInput(f"--{option} does not apply to system {args.system}, which {why}")
-
-
-def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """What these options say, those that say nothing left out."""
-    return {name: value for name in names if (value := getattr(args, name, None)) is not None}
-
-
-def _gate(args: argparse.Namespace, preset: GateConfig) -> GateConfig:
-    policy = args.policy or preset.policy
-    if policy == "survival" and not args.policy and _given(args, *OF_A_GATE):
-        policy = "adaptive"
-    rule = _rule(args, preset)
-    if args.threshold is not None and args.policy is None and policy == "always":
-        policy = "threshold"
-    recalibrate = args.max_risk if args.recalibrate else None
-    if policy in ("never", STREAM):
-        return GateConfig(policy, recalibrate=recalibrate)
-    if args.gelato and policy != "gelato":
-        raise BadInput(f"--gelato {' '.join(args.gelato)} is for policy gelato, not {policy}")
-    if args.prefer and policy != "survival":
-        raise BadInput(f"--prefer {args.prefer} is for policy survival, not {policy}")
-    return GateConfig(
-        policy,
-        args.measure or preset.measure,
-        args.threshold if args.threshold is not None else rule if policy in GATED else None,
-        args.verify_rate
-        if args.verify_rate is not None
-        else ThresholdRule()
-        if policy == "random"
-        else None,
-        recalibrate,
-        gelato_config(args.gelato),
-        args.prefer or preset.prefer,
-    )
-
-
-def _rule(args: argparse.Namespace, preset: GateConfig) -> ThresholdRule:
-    """How the threshold is set where none was given. BadInput for a risk, level or share that is
-    none.
-    """
-    rule = RULE_OF_BLOCKS if preset.policy == "survival" else ThresholdRule()
-    changes = _given(args, "max_risk", "delta", "skip_rate")
-    return replace(rule, rule=args.threshold_rule or rule.rule, **changes)
-
-
-def _verification(
-    args: argparse.Namespace, preset: VerificationConfig, gate: GateConfig
-) -> VerificationConfig:
-    if gate.policy == STREAM:
-        return VerificationConfig()
-    exact = preset.exact if args.guarantee is None else args.guarantee == "exact"
-    if gate.policy == "never":
-        return VerificationConfig(exact=exact)
-    kind = args.verification or preset.kind
-    if kind == "coupled" and (
-        wrong := _given(args, "truncation", "k", "bits", "draft_from", "theta", "eta")
-    ):
-        option = next(iter(wrong)).replace("_", "-")
-        raise BadInput(f"--{option} does not apply to verification coupled, which sends ids alone")
-    changes = _given(args, "truncation", "k", "bits", "draft_from", "theta", "eta", "law_entries")
-    return replace(preset, kind=kind, exact=exact, **changes)
-
-
-def gelato_config(words: list[str]) -> GelatoConfig:
-    """From OPTION=VALUE each."""
-    kinds: dict[str, type] = {field.name: float for field in fields(GelatoConfig)} | {
-        "variant": str,
-        "longest": int,
-    }
-    given: dict[str, Any] = {}
-    for word in words:
-        name, mark, value = word.partition("=")
-        if not mark or name not in kinds:
-            raise BadInput(f"gelato {word!r} is not OPTION=VALUE with one of {', '.join(kinds)}")
-        try:
-            given[name] = kinds[name](value)
-        except ValueError:
-            whole = "a whole number" if kinds[name] is int else "a number"
-            raise BadInput(f"gelato {name} {value!r} is not {whole}") from None
-    return GelatoConfig(**given)

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hedge.common import signals
 from hedge.common.command import command_parser, parse, say
@@ -13,16 +14,11 @@ from hedge.common.http import check_free, serving
 from hedge.common.rpc import LOOPBACK, split_address
 from hedge.edge_client.cli.connect import load_slm
 from hedge.edge_client.cli.local_only import stay_local
-from hedge.edge_client.cli.options import (
-    add_generation,
-    add_logits,
-    add_memory,
-    add_receipts,
-    cloud_config,
-    config_from,
-    sampling_of,
-)
+from hedge.edge_client.cli.options import add_generation, add_logits, add_memory, add_receipts
+from hedge.edge_client.cli.settings import cloud_config, overrides_from
+from hedge.edge_client.client import AsyncHedge
 from hedge.edge_client.http.api import Api
+from hedge.edge_client.http.metrics import Metrics
 from hedge.edge_client.http.page import Page
 from hedge.edge_client.http.service import Service
 from hedge.edge_client.receipt import Prices, ReceiptLog
@@ -79,23 +75,31 @@ def command(arguments: Sequence[str]) -> None:
     # Without one every request draws its own.
     seed = args.seed
     args.seed = args.seed or 0
-    sampling_of(args)
+    overrides = overrides_from(args)
     cloud = None if args.local_only else cloud_config(args)
     prices = Prices.of(args.prices)
     log = ReceiptLog(args.receipts)
+    metrics = Metrics()
     check_free(args.http)
     slm = load_slm(args)
     slm.warm_up()
-    remembers = not args.no_memory
-    service = Service(
-        slm,
+
+    def record(receipt: dict[str, Any]) -> None:
+        log.add(receipt)
+        metrics.answered(receipt)
+
+    hedge = AsyncHedge(
         cloud,
-        lambda system: config_from(args, system),
-        args.calibration,
-        remembers=remembers,
+        slm=slm,
+        system="slm" if cloud is None else "hedge",
+        calibration=args.calibration,
+        remember=not args.no_memory,
         prices=prices,
-        log=log,
+        on_receipt=record,
+        notify=lambda line: say(f"hedge: {line}"),
+        wait_for_cloud=True,
     )
+    service = Service(hedge, overrides.configure, metrics)
     asyncio.run(_serve(args, service, key, seed))
 
 
@@ -117,17 +121,14 @@ async def _serve(
     args: argparse.Namespace, service: Service, key: str | None, seed: int | None
 ) -> None:
     host, _ = split_address(args.http, lowest_port=0)
-    async with service:
+    async with service.hedge as hedge:
         api = Api(service, key, args.max_requests, tuple(args.cors), seed)
         server, task = await serving(
             api.app(Page(api, service, args.link_control).routes()), args.http
         )
         alone = "alone (--local-only)" if args.local_only else "no cloud yet"
-        cloud = (
-            service.link and f"verified by {service.cloud.model_name} at {service.link.address}"
-            if service.cloud
-            else None
-        )
+        link = hedge.link
+        cloud = f"verified by {link.info.model_name} at {link.address}" if link else None
         say(f"hedge serve: {service.slm.name}, {cloud or alone}, listening on {host}:{server.port}")
         await signals.wait_for_stop()
         server.should_exit = True

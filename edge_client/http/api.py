@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -146,7 +145,7 @@ class Api:
     async def _answer(self, request: Request, *, chat: bool) -> Response:
         asked = parse_request(await body_of(request), chat=chat)
         self._check_room()
-        await self._service.looked()
+        await self._service.hedge.watch.wait_briefly()
         if asked.grammar or asked.tools or asked.logprobs is not None:
             # The first time it takes a large vocabulary a second or two.
             with suppress(BadInput):
@@ -195,9 +194,7 @@ class Api:
             for _ in range(asked.n):
                 notes: list[Event] = []
                 number = (seed + len(choices)) % (1 << 64)
-                reply = self._service.reply(
-                    asked.model, ids, partial(asked.applied, seed=number), notes.append
-                )
+                reply = self._service.reply(asked, ids, number, notes.append)
                 calls = (
                     reader([tool["function"]["name"] for tool in asked.tools]) if reader else None
                 )

@@ -81,7 +81,7 @@ class ApiRequest:
     logprobs: int | None = None
     threshold: float | None = None
 
-    def applied(self, config: GenerationConfig, seed: int) -> GenerationConfig:
+    def configure(self, config: GenerationConfig, seed: int) -> GenerationConfig:
         """The configuration with what was asked for in the place of the server's own."""
         changes = _given(self, max_new_tokens="max_tokens", logprobs="logprobs")
         warp = _given(self, temperature="temperature", top_k="top_k", top_p="top_p", min_p="min_p")

@@ -39,12 +39,12 @@ class Page:
 
     async def _state(self, request: Request) -> Response:
         service = self._service
-        cloud = service.cloud
+        link = service.hedge.link
         state: dict[str, Any] = {
             "systems": list(SYSTEMS),
             "slm": service.slm.name,
-            "cloud": cloud.model_name if cloud else None,
-            "address": service.link.address if service.link else None,
+            "cloud": link.info.model_name if link else None,
+            "address": link.address if link else None,
             "up": service.up,
             "link": None,
         }

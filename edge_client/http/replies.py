@@ -15,9 +15,9 @@ from hedge.common.model import LanguageModel
 from hedge.edge_client.engine.session import Emitted
 from hedge.edge_client.http.api_request import ApiRequest
 from hedge.edge_client.http.errors import ApiError
-from hedge.edge_client.http.service import Reply
 from hedge.edge_client.http.tools import CallReader, Piece, ToolCall
 from hedge.edge_client.receipt import summed
+from hedge.edge_client.reply import Reply
 from hedge.edge_client.transport.events import Event
 
 
@@ -67,7 +67,7 @@ class Choice:
         tokens = before = 0
         # A part of a character is a character of its own only where it stays one.
         characters = getincrementaldecoder("utf-8")("ignore")
-        async with aclosing(self.reply.pieces()) as pieces:  # type: ignore[type-var]
+        async with aclosing(self.reply.tokens()) as pieces:  # type: ignore[type-var]
             async for emitted in pieces:
                 # The last one may come once more, for text that was held back.
                 fresh = self.reply.session.statistics.tokens > tokens

@@ -8,7 +8,7 @@ import pytest
 from hedge.common.errors import BadInput, Unreachable
 from hedge.common.model import LanguageModel
 from hedge.common.sampling import Warp
-from hedge.edge_client.cli.options import gelato_config
+from hedge.edge_client.cli.settings import gelato_config
 from hedge.edge_client.config import GelatoConfig
 from hedge.edge_client.engine.gates.gate import RoundTrip
 from hedge.edge_client.engine.gates.gelato import Gelato, best_length, expected_tokens

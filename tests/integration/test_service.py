@@ -8,8 +8,8 @@ import pytest
 
 from hedge.common.model import BUNDLED, LanguageModel, load
 from hedge.common.sampling import Warp
+from hedge.edge_client.client import AsyncHedge
 from hedge.edge_client.config import CloudConfig, GateConfig, SamplingParams
-from hedge.edge_client.http.service import Service
 from hedge.edge_client.systems import SYSTEMS, GenerationConfig
 from hedge.edge_client.transport.events import EventKind
 from tests.cloud_server.test_session import Broken
@@ -23,8 +23,9 @@ def slm() -> LanguageModel:
     return load(BUNDLED, "slm")
 
 
-def service_of(slm: LanguageModel, cloud: Cloud, config: GenerationConfig) -> Service:
-    return Service(slm, CloudConfig((cloud.address,), insecure=True), lambda _: config)
+def hedge_of(slm: LanguageModel, cloud: Cloud, config: GenerationConfig) -> AsyncHedge:
+    reached = CloudConfig((cloud.address,), insecure=True)
+    return AsyncHedge(reached, slm=slm, system=config, wait_for_cloud=True)
 
 
 def test_a_model_without_numbers_is_no_lost_link(slm: LanguageModel, cloud: Cloud) -> None:
@@ -33,12 +34,12 @@ def test_a_model_without_numbers_is_no_lost_link(slm: LanguageModel, cloud: Clou
     async def heard() -> list[tuple[bool, bool]]:
         """Of each line: whether it is about the model, and whether the link is held to be alive."""
         lines: list[tuple[bool, bool]] = []
-        async with service_of(Broken(slm, None, np.nan), cloud, config) as service:
-            reply = service.reply(
-                "hedge",
+        async with hedge_of(Broken(slm, None, np.nan), cloud, config) as hedge:
+            reply = hedge.reply(
                 slm.encode_chat(QUESTION),
-                notify=lambda event: lines.append(
-                    (event.kind is EventKind.SLM_NOT_FINITE, service.up)
+                config,
+                lambda event: lines.append(
+                    (event.kind is EventKind.SLM_NOT_FINITE, hedge.watch.up)
                 ),
             )
             await reply.session.run()
@@ -58,10 +59,10 @@ def test_a_moving_threshold_belongs_to_its_gate_and_its_temperature(
 
     async def last(*temperatures: float) -> list[str]:
         """Who wrote the last of several answers."""
-        async with service_of(slm, cloud, config) as service:
+        async with hedge_of(slm, cloud, config) as hedge:
             for temperature in temperatures:
                 changed = replace(config, sampling=replace(sampling, warp=Warp(temperature)))
-                reply = service.reply("cu-hlm", ids, lambda _, found=changed: found)  # type: ignore[misc]
+                reply = hedge.reply(ids, changed)
                 await reply.session.run()
             return reply.provenance
 
