@@ -117,7 +117,7 @@ class AsyncHedge:
         return resolve(config, self.pair, self._calibration, self._notify)
 
     def open_session(
-        self, ids: list[int], config: GenerationConfig, notify: Callable[[str], None] | None = None
+        self, ids: list[int], config: GenerationConfig, notify: Notify = _ignore
     ) -> Session:
         """A session over prompt ids; `notify` hears of the link."""
         config = self.resolve(config)
