@@ -13,10 +13,10 @@ from hedge.cloud_server.serving.limits import Limits
 from hedge.cloud_server.serving.options import LIMITS, read_limits
 from hedge.common.command import (
     MODEL_HELP,
+    Commands,
     Parser,
     add_runtime,
     command_parser,
-    dispatch,
     parse,
     run,
     say,
@@ -299,11 +299,20 @@ OWN = {
 }
 
 
-def commands() -> dict[str, str]:
-    """MODULE:FUNCTION by name; those of other packages come through entry points."""
-    return OWN | {point.name: point.value for point in entry_points(group=GROUP)}
+SUMMARIES = {
+    "serve": "serves the LLM to devices",
+    "token": "makes a token for a device",
+    "deploy": "serves replicas with Ray Serve",
+    "loadtest": "puts many devices on a cloud and measures it",
+}
+
+
+def commands() -> Commands:
+    """Its commands; those of other packages come through entry points."""
+    where = OWN | {point.name: point.value for point in entry_points(group=GROUP)}
+    return Commands("hedge-cloud", where, SUMMARIES)
 
 
 def main() -> None:
     """The entry point of hedge-cloud. Commands are loaded on use."""
-    run("hedge-cloud", lambda: dispatch("hedge-cloud", commands(), sys.argv[1:]))
+    run("hedge-cloud", lambda: commands().run(sys.argv[1:]))

@@ -8,7 +8,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
@@ -220,24 +220,41 @@ def run(prog: str, body: Callable[[], None]) -> NoReturn:
     sys.exit(0)
 
 
-def dispatch(prog: str, commands: Mapping[str, str], arguments: Sequence[str]) -> None:
-    """Runs the command that `arguments` begin with. `commands`: MODULE:FUNCTION by name, loaded on
-    use.
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """The commands of a program: MODULE:FUNCTION by name, loaded on use, and what each does.
+
+    `explain_missing` says where a command is to be had that is not installed.
     """
-    first = arguments[0] if arguments else ""
-    if first == "--version":
-        sys.stdout.write(f"{prog} {version('hedge-hlm')}\n")
-    elif first in ("", "-h", "--help"):
-        sys.stdout.write(
-            f"usage: {prog} {{{','.join(commands)}}} ...\n\n`{prog} COMMAND --help` says more.\n"
-        )
-        if not first:
-            sys.exit(BAD_USE)
-    elif first in commands:
-        module, _, name = commands[first].partition(":")
-        getattr(import_module(module), name)(arguments[1:])
-    else:
-        raise BadInput(f"no command {first!r}; there are {', '.join(commands)}")
+
+    prog: str
+    where: Mapping[str, str]
+    summaries: Mapping[str, str]
+    explain_missing: Callable[[str], str] = lambda _: ""
+
+    def run(self, arguments: Sequence[str]) -> None:
+        """Runs the command that `arguments` begin with."""
+        first = arguments[0] if arguments else ""
+        if first == "--version":
+            sys.stdout.write(f"{self.prog} {version('hedge-hlm')}\n")
+        elif first in ("", "-h", "--help"):
+            sys.stdout.write(self._list())
+            if not first:
+                sys.exit(BAD_USE)
+        elif first in self.where:
+            module, _, name = self.where[first].partition(":")
+            getattr(import_module(module), name)(arguments[1:])
+        else:
+            known = f"no command {first!r}; there are {', '.join(self.where)}"
+            raise BadInput(self.explain_missing(first) or known)
+
+    def _list(self) -> str:
+        order = [name for name in self.summaries if name in self.where]
+        order += [name for name in self.where if name not in self.summaries]
+        width = max(map(len, order))
+        lines = [f"  {name:{width}}  {self.summaries.get(name, '')}".rstrip() for name in order]
+        usage = f"usage: {self.prog} COMMAND ...\n\n"
+        return usage + "\n".join(lines) + f"\n\n`{self.prog} COMMAND --help` says more.\n"
 
 
 def _drop(stream: TextIO) -> None:

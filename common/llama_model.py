@@ -232,7 +232,7 @@ def _give_back(lm: LlamaModel, held: list[Decoder]) -> None:
 
 
 def load_gguf(path: Path, side: str, options: ModelOptions) -> LlamaModel:
-    """The model of a GGUF file. BadInput or Incompatible, as `hedge.common.model.load`."""
+    """The model of a GGUF file. BadInput or Incompatible, as `hedge.common.loading.load`."""
     header = read_header(path)
     _check_kind(header, path, side)
     words = header.metadata.get("tokenizer.ggml.tokens")

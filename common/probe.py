@@ -10,7 +10,8 @@ import time
 from dataclasses import asdict, dataclass
 
 from hedge.common.errors import HedgeError
-from hedge.common.model import LanguageModel, load
+from hedge.common.loading import load
+from hedge.common.model import LanguageModel
 from hedge.common.model_options import ModelOptions
 
 ROUNDS = 6

@@ -184,7 +184,7 @@ def load_folder(
     where: str, side: str, options: ModelOptions, name: str | None = None
 ) -> TorchModel:
     """The model at a local folder, or `bundled`. BadInput or Incompatible, as
-    `hedge.common.model.load`.
+    `hedge.common.loading.load`.
     """
     if options.gpu_layers:
         raise BadInput(

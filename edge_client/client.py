@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from hedge.common.errors import BadInput
-from hedge.common.model import BUNDLED, LanguageModel, load
+from hedge.common.loading import load
+from hedge.common.model import BUNDLED, LanguageModel
 from hedge.common.sampling import Warp
 from hedge.edge_client.calibrations import Pair
 from hedge.edge_client.cloud_watch import CloudWatch

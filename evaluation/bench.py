@@ -14,7 +14,8 @@ from typing import Any
 
 from hedge.common.command import command_parser, model_options, parse, runtime_arguments
 from hedge.common.errors import BadInput
-from hedge.common.model import BUNDLED, LanguageModel, load
+from hedge.common.loading import load
+from hedge.common.model import BUNDLED, LanguageModel
 from hedge.edge_client.cli.options import add_models, add_system, add_warp
 from hedge.edge_client.cli.settings import check_connection, choose_seed, sampling_of
 from hedge.evaluation.bench_rows import rows_of, show_rows

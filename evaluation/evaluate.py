@@ -15,7 +15,8 @@ from hedge.common.codec import paper_bits
 from hedge.common.command import command_parser, model_options, parse
 from hedge.common.errors import BadInput, Incompatible
 from hedge.common.files import write_whole
-from hedge.common.model import BUNDLED, LanguageModel, load
+from hedge.common.loading import load
+from hedge.common.model import BUNDLED, LanguageModel
 from hedge.edge_client.cli.connect import connected, load_slm
 from hedge.edge_client.cli.options import add_generation
 from hedge.edge_client.cli.settings import check_connection, resolved, sampling_of

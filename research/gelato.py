@@ -19,7 +19,8 @@ import numpy as np
 
 from hedge.common.command import Parser, command_parser, parse
 from hedge.common.errors import BadInput
-from hedge.common.model import BUNDLED, load
+from hedge.common.loading import load
+from hedge.common.model import BUNDLED
 from hedge.common.sampling import Warp
 from hedge.common.torch_model import use_threads
 from hedge.edge_client.config import MARGINAL_BUDGET_J

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, TypeVar
 from tqdm import tqdm
 
 from hedge.common.errors import HedgeError
-from hedge.common.model import LanguageModel, load
+from hedge.common.loading import load
+from hedge.common.model import LanguageModel
 from hedge.common.model_options import ModelOptions
 from hedge.edge_client.engine.session import Session
 from hedge.edge_client.systems import GenerationConfig

@@ -17,7 +17,8 @@ from typing import Any
 
 from hedge.common.command import MODEL_HELP, command_parser, model_options, parse
 from hedge.common.errors import BadInput
-from hedge.common.model import BUNDLED, LanguageModel, load
+from hedge.common.loading import load
+from hedge.common.model import BUNDLED, LanguageModel
 from hedge.edge_client.cli.options import add_slm, add_warp
 from hedge.edge_client.cli.settings import choose_seed, sampling_of
 from hedge.edge_client.config import PREFERENCES, GateConfig

@@ -24,7 +24,8 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from hedge.common.model import LanguageModel, WrappedModel, load
+from hedge.common.loading import load
+from hedge.common.model import LanguageModel, WrappedModel
 from hedge.common.model_options import ModelOptions
 from hedge.edge_client.engine.session import Session
 from hedge.edge_client.systems import GenerationConfig

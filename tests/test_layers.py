@@ -5,6 +5,8 @@
 import ast
 import subprocess
 import sys
+import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 from hedge.edge_client.cli.commands import commands
@@ -62,7 +64,7 @@ def test_only_the_files_behind_the_seams_import_a_runtime() -> None:
 
 
 def test_no_command_loads_a_runtime_before_its_model() -> None:
-    modules = {where.partition(":")[0] for where in commands().values()} | {
+    modules = {where.partition(":")[0] for where in commands().where.values()} | {
         "hedge.cloud_server.serving.server"
     }
     check = f"import sys, {', '.join(modules)}; assert not {RUNTIMES!r} & set(sys.modules)"
@@ -81,3 +83,36 @@ def test_the_mathematics_needs_numpy_alone() -> None:
     loaded = {"grpc", "torch", "transformers"}
     check = f"import sys, {', '.join(PURE)}; assert not {loaded!r} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True, cwd=ROOT)
+
+
+def test_the_wheel_has_one_name_and_every_package_of_the_rooms() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    packages = set(settings["tool"]["setuptools"]["packages"])
+    assert {name.split(".")[0] for name in packages} == {"hedge"}
+    rooms = ("common", "edge_client", "cloud_server", "evaluation")
+    folders = {file.parent for room in rooms for file in (ROOT / room).rglob("__init__.py")}
+    found = {f"hedge.{folder.relative_to(ROOT)}".replace("/", ".") for folder in folders}
+    assert found <= packages
+
+
+def test_no_module_of_the_wheel_imports_in_a_circle() -> None:
+    """Imports within functions count."""
+    rooms = [room for room in PACKAGES if room != "research"]
+    files = {module_of(file): file for room in rooms for file in (ROOT / room).rglob("*.py")}
+    graph = {name: imported_modules(file) & files.keys() - {name} for name, file in files.items()}
+    TopologicalSorter(graph).prepare()
+
+
+def module_of(file: Path) -> str:
+    return ".".join(["hedge", *file.relative_to(ROOT).with_suffix("").parts])
+
+
+def imported_modules(file: Path) -> set[str]:
+    """The modules that a file names anywhere in its imports."""
+    found = set[str]()
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found

@@ -11,8 +11,9 @@ import pytest
 from scipy.stats import chisquare
 
 from hedge.common.grammar import of_regex, of_schema
+from hedge.common.loading import load
 from hedge.common.logits import LogitsOptions, LogitsProcessor
-from hedge.common.model import BUNDLED, LanguageModel, load
+from hedge.common.model import BUNDLED, LanguageModel
 from hedge.common.sampling import Warp
 from hedge.edge_client.config import GateConfig, SamplingParams, VerificationConfig
 from hedge.edge_client.engine.gates.survival_gate import SurvivalGate

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from hedge.cloud_server.cli import commands as cloud_commands
-from hedge.common.command import dispatch
 from hedge.edge_client.cli.commands import commands
 from research.results import generated
 
@@ -103,7 +102,7 @@ def _wrong_option(program: str, words: list[str]) -> str | None:
     if not words or not re.fullmatch(r"[a-z]+", words[0]):
         return None
     known = commands() if program == "hedge" else cloud_commands()
-    if words[0] not in known:
+    if words[0] not in known.where:
         return f"{program} has no {words[0]}"
     inner = (
         words[1]
@@ -127,7 +126,7 @@ def _help(program: str, name: str, inner: str) -> str:
     known = commands() if program == "hedge" else cloud_commands()
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-        dispatch(program, known, [name, *([inner] if inner else []), "--help"])
+        known.run([name, *([inner] if inner else []), "--help"])
     return said.getvalue()
 
 

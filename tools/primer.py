@@ -6,7 +6,8 @@ import json
 
 import numpy as np
 
-from hedge.common.model import BUNDLED, PRIMER, bundled_folder, load
+from hedge.common.loading import load
+from hedge.common.model import BUNDLED, PRIMER, bundled_folder
 from hedge.evaluation.questions import FAMILIES, draw
 
 QUESTIONS = 80

@@ -7,7 +7,8 @@ import json
 from dataclasses import dataclass, field
 
 from hedge.common.ids import ADAPTIVE, id_codec
-from hedge.common.model import BUNDLED, LanguageModel, bundled_folder, load
+from hedge.common.loading import load
+from hedge.common.model import BUNDLED, LanguageModel, bundled_folder
 from hedge.common.sampling import Warp
 from hedge.common.torch_model import use_threads
 from hedge.edge_client.config import GateConfig, SamplingParams, VerificationConfig

@@ -17,7 +17,8 @@ from hedge.cloud_server.engines.runner import Runner
 from hedge.cloud_server.engines.self_check import Exactness, run_self_check
 from hedge.cloud_server.serving.metrics import CloudMetrics
 from hedge.common.command import model_options, say
-from hedge.common.model import LanguageModel, context_line, load
+from hedge.common.loading import load
+from hedge.common.model import LanguageModel, context_line
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from hedge.common.command import model_options, say
-from hedge.common.model import LanguageModel, context_line, load
+from hedge.common.loading import load
+from hedge.common.model import LanguageModel, context_line
 from hedge.edge_client.calibrations import Pair
 from hedge.edge_client.cli.settings import check_connection, cloud_config, needs_cloud
 from hedge.edge_client.client import AsyncHedge

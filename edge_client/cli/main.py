@@ -2,10 +2,10 @@
 
 import sys
 
-from hedge.common.command import dispatch, run
+from hedge.common.command import run
 from hedge.edge_client.cli.commands import commands
 
 
 def main() -> None:
     """The entry point of hedge."""
-    run("hedge", lambda: dispatch("hedge", commands(), sys.argv[1:]))
+    run("hedge", lambda: commands().run(sys.argv[1:]))

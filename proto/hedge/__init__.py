@@ -9,7 +9,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hedge.common.model import LanguageModel, load
+    from hedge.common.loading import load
+    from hedge.common.model import LanguageModel
     from hedge.common.sampling import Warp
     from hedge.edge_client.client import Answer, AsyncHedge, Hedge
     from hedge.edge_client.config import (
@@ -44,7 +45,7 @@ _WHERE = {
     "ThresholdRule": _CONFIG,
     "VerificationConfig": _CONFIG,
     "Warp": "hedge.common.sampling",
-    "load": "hedge.common.model",
+    "load": "hedge.common.loading",
 }
 __all__ = [
     "SYSTEMS",

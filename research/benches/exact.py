@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from hedge.common.model import load
+from hedge.common.loading import load
 from hedge.common.model_options import ModelOptions
 from hedge.evaluation.processes import local_cloud
 from hedge.evaluation.record import Journal, read_journal

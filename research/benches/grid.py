@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hedge.common.model import BUNDLED, load
+from hedge.common.loading import load
+from hedge.common.model import BUNDLED
 from hedge.common.sampling import Warp
 from hedge.evaluation.bench_rows import rows_of
 from hedge.evaluation.processes import BIN

@@ -12,7 +12,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from hedge.common.model import BUNDLED, LanguageModel, load
+from hedge.common.loading import load
+from hedge.common.model import BUNDLED, LanguageModel
 from hedge.common.torch_model import use_threads
 from hedge.edge_client.calibrations import Pair
 from hedge.edge_client.engine.session import Session

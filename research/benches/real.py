@@ -22,7 +22,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from hedge.common.model import LanguageModel, load
+from hedge.common.loading import load
+from hedge.common.model import LanguageModel
 from hedge.common.model_options import ModelOptions
 from hedge.edge_client.calibrations import Pair
 from hedge.edge_client.cli.prompts import Prompt, read_prompts

@@ -6,7 +6,8 @@ Goes on where it ended.
 import sys
 import time
 
-from hedge.common.model import BUNDLED, bundled_folder, load
+from hedge.common.loading import load
+from hedge.common.model import BUNDLED, bundled_folder
 from hedge.common.sampling import Warp
 from hedge.common.torch_model import use_threads
 from hedge.edge_client.calibrations import load_calibration

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from hedge.common.model import LanguageModel, load
+from hedge.common.loading import load
+from hedge.common.model import LanguageModel
 from hedge.common.model_options import ModelOptions
 from hedge.common.sampling import Warp
 from hedge.edge_client.calibrations import load_calibration

@@ -9,7 +9,8 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from hedge.common.model import LanguageModel, load
+from hedge.common.loading import load
+from hedge.common.model import LanguageModel
 from hedge.common.model_options import ModelOptions
 from hedge.common.sampling import Warp
 from hedge.edge_client.config import SamplingParams

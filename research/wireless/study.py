@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from hedge.common.errors import BadInput
 from hedge.common.files import TEXT
-from hedge.common.model import LanguageModel, load, vocabulary
+from hedge.common.loading import load
+from hedge.common.model import LanguageModel, vocabulary
 from hedge.common.torch_model import use_threads
 from hedge.evaluation.quality import chrf_metric
 from hedge.evaluation.record import Journal, only_writer

@@ -14,7 +14,8 @@ from hedge.common import codec
 from hedge.common.coupling import coupled_draw
 from hedge.common.distribution import Quantised
 from hedge.common.ids import PRIMED, id_codec
-from hedge.common.model import BUNDLED, LanguageModel, load
+from hedge.common.loading import load
+from hedge.common.model import BUNDLED, LanguageModel
 from hedge.common.noise import Noise, Purpose
 from hedge.common.sampling import Warp
 from hedge.edge_client.engine.gates.measures import MEASURES

@@ -27,7 +27,7 @@ from hedge.cloud_server.engines.scheduler import BlockTable, ScheduledChunk, Sch
 from hedge.cloud_server.engines.self_check import Exactness, run_self_check
 from hedge.cloud_server.engines.torch_engine import TorchEngine
 from hedge.common.errors import Incompatible
-from hedge.common.model import load
+from hedge.common.loading import load
 from hedge.common.torch_model import TorchModel
 from tests.cloud_server.test_batcher import KINDS
 from tests.conftest import _tokenizer

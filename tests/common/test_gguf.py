@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hedge.common import llama_decoder
 from hedge.common.errors import BadInput
 from hedge.common.gguf import read_header
-from hedge.common.model import load, vocabulary
+from hedge.common.loading import load
+from hedge.common.model import vocabulary
 from hedge.common.model_options import ModelOptions
 from tools.to_gguf import write_gguf
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from hedge.common.errors import BadInput
 from hedge.common.grammar import Grammar, of_lark, of_regex, of_schema
+from hedge.common.loading import load
 from hedge.common.logits import NEVER, LogitsOptions, LogitsProcessor
-from hedge.common.model import BUNDLED, LanguageModel, load
+from hedge.common.model import BUNDLED, LanguageModel
 
 PERSON = {
     "type": "object",

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from transformers import RepetitionPenaltyLogitsProcessor
 
 from hedge.common.errors import BadInput
+from hedge.common.loading import load
 from hedge.common.logits import LogitsOptions, LogitsProcessor, logprobs
-from hedge.common.model import BUNDLED, LanguageModel, load
+from hedge.common.model import BUNDLED, LanguageModel
 from hedge.common.sampling import Warp
 
 SIZE = 4096

@@ -10,7 +10,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import MambaConfig, MambaForCausalLM, MistralConfig, MistralForCausalLM
 
 from hedge.common.errors import BadInput, Incompatible
-from hedge.common.model import LanguageModel, load
+from hedge.common.loading import load
+from hedge.common.model import LanguageModel
 from hedge.common.torch_model import TorchModel
 from tests.conftest import MakeFolder
 

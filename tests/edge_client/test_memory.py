@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hedge.common.model import load
+from hedge.common.loading import load
 from hedge.edge_client.calibrations import Pair
 from hedge.edge_client.engine.gates.survival import Survival
 from hedge.edge_client.memory import remembered

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from hedge.common.errors import BadInput
-from hedge.common.model import BUNDLED, load
+from hedge.common.loading import load
+from hedge.common.model import BUNDLED
 from hedge.edge_client.receipt import (
     Prices,
     ReceiptLog,

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from hedge.common.errors import BadInput
 from hedge.common.grammar import Grammar
-from hedge.common.model import BUNDLED, KVCache, LanguageModel, WrappedModel, load
+from hedge.common.loading import load
+from hedge.common.model import BUNDLED, KVCache, LanguageModel, WrappedModel
 from hedge.edge_client.http.tools import (
     CallReader,
     HermesReader,

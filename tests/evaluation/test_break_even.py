@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from hedge.common.model import BUNDLED, LanguageModel, load
+from hedge.common.loading import load
+from hedge.common.model import BUNDLED, LanguageModel
 from hedge.common.sampling import Warp
 from hedge.edge_client.config import SamplingParams
 from hedge.evaluation.bench_rows import break_even_line

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 import pytest
 
 from hedge.common.errors import Disconnected
-from hedge.common.model import BUNDLED, load
+from hedge.common.loading import load
+from hedge.common.model import BUNDLED
 from hedge.edge_client.engine.session import Session
 from hedge.edge_client.transport.grpc_link import GrpcLink
 from hedge.v1 import hedge_pb2 as pb

@@ -15,7 +15,8 @@ import pytest
 from hedge.common import codec
 from hedge.common.distribution import Quantised
 from hedge.common.ids import ADAPTIVE, AdaptiveIds
-from hedge.common.model import LanguageModel, load
+from hedge.common.loading import load
+from hedge.common.model import LanguageModel
 from hedge.edge_client.engine.session import Session
 from hedge.edge_client.transport.grpc_link import GrpcLink, GrpcStream
 from hedge.evaluation.local import LocalLink

@@ -6,7 +6,8 @@ from functools import cache
 
 import pytest
 
-from hedge.common.model import BUNDLED, LanguageModel, load
+from hedge.common.loading import load
+from hedge.common.model import BUNDLED, LanguageModel
 from hedge.common.model_options import ModelOptions
 from hedge.common.sampling import Warp
 from hedge.evaluation.local import LocalLink

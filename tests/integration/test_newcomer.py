@@ -55,8 +55,8 @@ def test_completion_knows_every_command_and_option(shell: str, here: Run, tmp_pa
         return
     (tmp_path / "c").write_text(done.stdout)
     ask = (
-        "source c; COMP_WORDS=(hedge {}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _hedge; "
-        'echo "${{COMPREPLY[@]}}"'
+        "source c; COMP_WORDS=(hedge {}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); "
+        '_shtab_hedge hedge "${{COMP_WORDS[-1]}}" "${{COMP_WORDS[-2]}}"; echo "${{COMPREPLY[@]}}"'
     )
     for words, expected in (
         ("gen", "generate"),

@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from hedge.cloud_server.serving.access import entry, new_token
-from hedge.common.model import load
+from hedge.common.loading import load
 from hedge.common.rpc import split_address
 from hedge.evaluation.processes import free_port, listening
 from hedge.v1 import hedge_pb2 as pb

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hedge.common.model import BUNDLED, LanguageModel, load
+from hedge.common.loading import load
+from hedge.common.model import BUNDLED, LanguageModel
 from hedge.common.sampling import Warp
 from hedge.edge_client.client import AsyncHedge
 from hedge.edge_client.config import CloudConfig, GateConfig, SamplingParams

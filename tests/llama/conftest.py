@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from hedge.common.model import LanguageModel, bundled_folder, load
+from hedge.common.loading import load
+from hedge.common.model import LanguageModel, bundled_folder
 from hedge.common.model_options import ModelOptions
 from tests.integration.conftest import cloud, here, start_cloud, start_cloud_process
 from tools.to_gguf import convert

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from hedge.common.errors import BadInput, HedgeError
 from hedge.common.llama_model import LlamaModel
-from hedge.common.model import BUNDLED, LanguageModel, load
+from hedge.common.loading import load
+from hedge.common.model import BUNDLED, LanguageModel
 from hedge.common.sampling import Warp
 from hedge.edge_client.config import GateConfig, SamplingParams
 from hedge.edge_client.engine.session import Session

@@ -18,7 +18,8 @@ from hedge.cloud_server.engines.scheduler import BlockTable, ScheduledChunk, Sch
 from hedge.cloud_server.engines.self_check import run_self_check
 from hedge.common.errors import BadInput
 from hedge.common.llama_decoder import llama_cpp
-from hedge.common.model import LanguageModel, load
+from hedge.common.loading import load
+from hedge.common.model import LanguageModel
 from hedge.common.model_options import ModelOptions
 from hedge.v1 import hedge_pb2 as pb
 from tests.cloud_server.test_batcher import answered, ragged

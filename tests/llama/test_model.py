@@ -15,7 +15,8 @@ from hedge.common import llama_model
 from hedge.common.errors import BadInput, Incompatible
 from hedge.common.grammar import Grammar, of_schema
 from hedge.common.llama_model import LlamaModel
-from hedge.common.model import BUNDLED, LanguageModel, bundled_folder, load
+from hedge.common.loading import load
+from hedge.common.model import BUNDLED, LanguageModel, bundled_folder
 from tests.conftest import MakeFolder
 from tests.llama.conftest import ONE
 from tools.to_gguf import convert, metadata_of, write_gguf

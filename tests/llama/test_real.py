@@ -11,7 +11,8 @@ import openai
 import pytest
 
 from hedge.common.grammar import Grammar
-from hedge.common.model import LanguageModel, load
+from hedge.common.loading import load
+from hedge.common.model import LanguageModel
 from hedge.edge_client.http.tools import calls_grammar
 from tests.integration.conftest import (
     BIN,

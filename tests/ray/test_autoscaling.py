@@ -4,7 +4,7 @@ import asyncio
 
 import grpc.aio
 
-from hedge.common.model import load
+from hedge.common.loading import load
 from hedge.v1 import hedge_pb2 as pb
 from hedge.v1.hedge_pb2_grpc import HedgeStub
 from tests.cloud_server.test_session import drafting, opening

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from hedge.common.model import load
+from hedge.common.loading import load
 from tools.train_pair.batches import IGNORED, Batches
 from tools.train_pair.muon import orthogonalise
 from tools.train_pair.text import (

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from hedge.common.model import BUNDLED, load
+from hedge.common.loading import load
+from hedge.common.model import BUNDLED
 from hedge.common.model_options import ModelOptions
 from hedge.edge_client.config import SamplingParams
 from hedge.edge_client.engine.session import Session
