@@ -14,11 +14,12 @@ from hedge.edge_client.engine.sequence import Sequence, Token
 from hedge.edge_client.engine.statistics import Statistics
 from hedge.edge_client.engine.verification import Verification
 from hedge.edge_client.transport.connection import Connection
+from hedge.edge_client.transport.messages import build_draft, build_probs_request
 from hedge.v1 import hedge_pb2 as pb
 
 
 @dataclass(slots=True)
-class Message:
+class InFlight:
     """The tokens from `start` to `end` of the answer, those from `tested` on to be tested.
 
     Without `more` none follows before its verdict, which may bring a bonus.
@@ -65,7 +66,7 @@ class Flight:
         self._sequence = sequence
         self._verification = verification
         self._statistics = statistics
-        self._messages: deque[Message] = deque()
+        self._messages: deque[InFlight] = deque()
         self._expected = Expected()
         # How many of the messages this stream has carried.
         self._transmitted = 0
@@ -112,7 +113,7 @@ class Flight:
         """Whether a verdict can be read at once."""
         return bool(self._messages) and self.connection.arrived()
 
-    async def send(self, message: Message) -> None:
+    async def send(self, message: InFlight) -> None:
         self._messages.append(message)
         vocab_size = self._verification.vocab_size
         for token in self._tested(message):
@@ -122,25 +123,26 @@ class Flight:
                 )
         await self._transmit(message)
 
-    def _tested(self, message: Message) -> list[Token]:
+    def _tested(self, message: InFlight) -> list[Token]:
         return self._sequence.tokens[message.tested : message.end]
 
-    async def _transmit(self, message: Message) -> None:
+    async def _transmit(self, message: InFlight) -> None:
         """What an ordered stream lets the server expect is left out."""
         started = time.perf_counter()
         ids, forced = self._ids_of(message)
-        draft = pb.Draft(
-            step_id=message.step if self._expected.step != message.step else None,
-            verdicts_seen=self._expected.correction,
+        payloads = [
+            token.proposal.payload
+            for token in self._tested(message)
+            if token.proposal and token.proposal.payload
+        ]
+        draft = build_draft(
+            step=message.step if self._expected.step != message.step else None,
+            correction=self._expected.correction,
             ids=self.connection.ids.encode(self._sequence.ids_before(message.start), ids)
             if ids or not forced
             else b"",
             untested=message.tested - message.start,
-            proposals=[
-                t.proposal.payload
-                for t in self._tested(message)
-                if t.proposal and t.proposal.payload
-            ],
+            proposals=payloads,
             more=message.more and not self.bonus_ahead,
             forced=forced,
         )
@@ -151,7 +153,7 @@ class Flight:
         self._transmitted += 1
         await self._write(draft)
 
-    def _ids_of(self, message: Message) -> tuple[list[int], int]:
+    def _ids_of(self, message: InFlight) -> tuple[list[int], int]:
         """The ids of a message, without those that a grammar forces where the cloud knows them: so
         many behind the last one.
         """
@@ -174,7 +176,7 @@ class Flight:
         self._statistics.uplink_payload_bytes += pb.ClientMessage(draft=draft).ByteSize()
         await self.connection.send(draft)
 
-    async def receive(self) -> tuple[Message, pb.Verdict]:
+    async def receive(self) -> tuple[InFlight, pb.Verdict]:
         """The oldest message and its verdict. Unreachable when the server's word makes no sense."""
         message = self._messages[0]
         verdict = await self._read(message)
@@ -187,7 +189,7 @@ class Flight:
         self._statistics.verdict_s = self._machine.now() - message.sent_at
         return message, verdict
 
-    async def _read(self, message: Message) -> pb.Verdict:
+    async def _read(self, message: InFlight) -> pb.Verdict:
         verdict = await self.connection.receive()
         if verdict is None or verdict.step_id != message.step:
             raise Unreachable(
@@ -195,14 +197,14 @@ class Flight:
             )
         return verdict
 
-    async def _with_residual(self, message: Message, verdict: pb.Verdict) -> pb.Verdict:
+    async def _with_residual(self, message: InFlight, verdict: pb.Verdict) -> pb.Verdict:
         """The verdict, its distribution whole where nothing can be drawn from what was cut out of
         it.
         """
         rejected = self._sequence.tokens[message.tested + verdict.accepted].proposal
         if rejected is None or not self._verification.lacks_residual(verdict, rejected):
             return verdict
-        await self._write(pb.Draft(step_id=message.step, whole_probs=True))
+        await self._write(build_probs_request(message.step))
         whole = await self.connection.receive()
         if whole is None or (whole.step_id, whole.accepted) != (verdict.step_id, verdict.accepted):
             raise Unreachable(
@@ -211,7 +213,7 @@ class Flight:
             )
         return whole
 
-    def void(self, corrected: Message) -> None:
+    def void(self, corrected: InFlight) -> None:
         """A correction: what was sent behind it will have no verdicts."""
         self.clear()
         if corrected.more:
@@ -231,10 +233,10 @@ class Flight:
         self._expected = Expected()
         self._transmitted = 0
         if self.bonus_ahead:
-            known = self._sequence.settle()
-            if self._messages and self._messages[0].start < known:
-                self._messages[0].start = known
-                self._messages[0].tested = max(known, self._messages[0].tested)
+            settled = self._sequence.settle()
+            if self._messages and self._messages[0].start < settled:
+                self._messages[0].start = settled
+                self._messages[0].tested = max(settled, self._messages[0].tested)
         await self.connection.open(
             self._sequence.ids_before(self._sequence.judged), self._sequence.judged
         )

@@ -9,7 +9,7 @@ from hedge.common.errors import Disconnected, NotFinite, Unreachable
 from hedge.common.ids import MAX_UNTESTED
 from hedge.edge_client.engine.audit import Auditor
 from hedge.edge_client.engine.drafter import Drafter
-from hedge.edge_client.engine.flight import Flight, Message
+from hedge.edge_client.engine.flight import Flight, InFlight
 from hedge.edge_client.engine.gates.gate import MAX_BLOCK, Gate, RoundTrip, Unverified
 from hedge.edge_client.engine.machine import Machine
 from hedge.edge_client.engine.sequence import Sequence, Token
@@ -18,14 +18,16 @@ from hedge.edge_client.engine.verification import Verification
 from hedge.edge_client.engine.verification.base import token_of
 from hedge.edge_client.systems import GenerationConfig
 from hedge.edge_client.transport.events import Event, EventKind
+from hedge.edge_client.transport.messages import relax_guarantee
 from hedge.v1 import hedge_pb2 as pb
 
 SLM = "the device's model"
 
 
 class Loop:
-    """Makes a sequence grow, and gives its tokens as they become final. Without a flight the device
-    answers alone.
+    """Drafts, sends and reconciles until the sequence ends; yields tokens as they become final.
+
+    Without a flight the device answers alone.
     """
 
     def __init__(
@@ -173,7 +175,7 @@ class Loop:
         more = flight.bonus_ahead or (self._gate.in_flight > 1 and not sequence.ended)
         step = self._step
         self._step = self._step + 1
-        await flight.send(Message(step, start, sequence.sent - tested, sequence.sent, more))
+        await flight.send(InFlight(step, start, sequence.sent - tested, sequence.sent, more))
 
     async def _receive(self, flight: Flight) -> None:
         """Receives the verdict on the oldest message in flight and applies it to the sequence."""
@@ -207,7 +209,7 @@ class Loop:
         self._drafter.judged(kept, lost)
 
     def _correct(
-        self, flight: Flight, message: Message, verdict: pb.Verdict, wrong: Token, position: int
+        self, flight: Flight, message: InFlight, verdict: pb.Verdict, wrong: Token, position: int
     ) -> None:
         """Replaces the rejected draft by the LLM's token; what was sent after it is void."""
         assert wrong.proposal
@@ -217,7 +219,7 @@ class Loop:
         flight.void(message)
 
     def _take_bonus(
-        self, flight: Flight, message: Message, verdict: pb.Verdict
+        self, flight: Flight, message: InFlight, verdict: pb.Verdict
     ) -> tuple[Token | None, bool]:
         """The LLM's token after a whole block: new, or the verdict on a position that was drafted
         meanwhile.
@@ -279,8 +281,5 @@ class Loop:
         if blind is not None:
             raise NotFinite(blind, SLM)
         if self._sequence.keep_offline() and self._config.guarantee == "exact" and self._flight:
-            request = self._flight.connection.request
-            request.guarantee = pb.GUARANTEE_OPPORTUNISTIC
-            request.audit = pb.AUDIT_BYTE
-            request.bonus_ahead = False
+            relax_guarantee(self._flight.connection.request)
             self._auditor.form = pb.AUDIT_BYTE

@@ -28,7 +28,7 @@ from hedge.edge_client.systems import GenerationConfig
 from hedge.edge_client.transport.connection import Connection
 from hedge.edge_client.transport.events import Event, Notify
 from hedge.edge_client.transport.link import Link
-from hedge.edge_client.transport.messages import check_rows, check_server, opening
+from hedge.edge_client.transport.messages import build_opening, check_rows, check_server
 from hedge.v1 import hedge_pb2 as pb
 
 
@@ -107,13 +107,9 @@ class Session:
             verification.check()
         self._connection: Connection | None = None
         if link and config.needs_cloud:
-            request = opening(slm, config, form)
-            if config.streams:
-                request.verification = pb.VERIFICATION_STREAM
-                request.max_new_tokens = self._limit
-            else:
+            request = build_opening(slm, config, form, self._limit)
+            if not config.streams:
                 verification.announce(request)
-                request.bonus_ahead = config.gate.policy == "survival" and form == pb.AUDIT_NONE
             self._connection = Connection(
                 link, slm, request, config.patience, self.statistics, notify
             )

@@ -15,11 +15,13 @@ from hedge.v1 import hedge_pb2 as pb
 NAMED = 6
 
 
-def opening(slm: LanguageModel, config: GenerationConfig, audit: "pb.Audit.ValueType") -> pb.Open:
+def build_opening(
+    slm: LanguageModel, config: GenerationConfig, audit: "pb.Audit.ValueType", max_new_tokens: int
+) -> pb.Open:
     """The Open of an answer, without its ids and without how drafts are tested."""
     warp = config.sampling.warp
     sampling = config.sampling
-    return pb.Open(
+    request = pb.Open(
         protocol_version=PROTOCOL_VERSION,
         warp=pb.Warp(
             temperature=warp.temperature, top_k=warp.top_k, top_p=warp.top_p, min_p=warp.min_p
@@ -37,6 +39,46 @@ def opening(slm: LanguageModel, config: GenerationConfig, audit: "pb.Audit.Value
         processors=_processors(sampling.logits) if sampling.logits else None,
         logprobs=sampling.logprobs,
     )
+    if config.streams:
+        request.verification = pb.VERIFICATION_STREAM
+        request.max_new_tokens = max_new_tokens
+    else:
+        request.bonus_ahead = config.gate.policy == "survival" and audit == pb.AUDIT_NONE
+    return request
+
+
+def relax_guarantee(request: pb.Open) -> None:
+    """For an exact answer of which tokens were released untested: from now on it is audited."""
+    request.guarantee = pb.GUARANTEE_OPPORTUNISTIC
+    request.audit = pb.AUDIT_BYTE
+    request.bonus_ahead = False
+
+
+def build_draft(
+    *,
+    step: int | None,
+    correction: int | None,
+    ids: bytes,
+    untested: int,
+    proposals: list[bytes],
+    more: bool,
+    forced: int,
+) -> pb.Draft:
+    """A message to verify; `step` and `correction` are None where the server expects them."""
+    return pb.Draft(
+        step_id=step,
+        verdicts_seen=correction,
+        ids=ids,
+        untested=untested,
+        proposals=proposals,
+        more=more,
+        forced=forced,
+    )
+
+
+def build_probs_request(step: int) -> pb.Draft:
+    """Asks for the whole distribution behind the verdict on `step`."""
+    return pb.Draft(step_id=step, whole_probs=True)
 
 
 def _processors(options: LogitsOptions) -> pb.LogitsProcessors:

@@ -19,7 +19,7 @@ from hedge.edge_client.calibrations import Pair
 from hedge.edge_client.engine.session import Session
 from hedge.edge_client.systems import GenerationConfig
 from hedge.edge_client.transport.grpc_link import GrpcLink
-from hedge.edge_client.transport.messages import opening
+from hedge.edge_client.transport.messages import build_opening
 from hedge.evaluation.harness import ask_all, configure, count_answer
 from hedge.evaluation.processes import listening, local_cloud
 from hedge.evaluation.record import Journal, read_journal
@@ -89,7 +89,7 @@ async def setup_bytes(
 ) -> int:
     """Bytes both ways of a session that is opened and closed without a draft."""
     before = link.socket_bytes()
-    request = opening(slm, config, pb.AUDIT_NONE)
+    request = build_opening(slm, config, pb.AUDIT_NONE, config.sampling.max_new_tokens)
     request.verification = pb.VERIFICATION_COUPLED
     request.prompt_ids.extend(prompt)
     stream = await link.open(request)

@@ -16,7 +16,7 @@ from hedge.common.errors import BadInput, Incompatible, Unreachable
 from hedge.common.ids import ADAPTIVE, FIXED, AdaptiveIds
 from hedge.common.model import LanguageModel
 from hedge.common.noise import Noise, Purpose
-from hedge.edge_client.engine.flight import Flight, Message
+from hedge.edge_client.engine.flight import Flight, InFlight
 from hedge.edge_client.engine.gates.adaptive import Adaptive
 from hedge.edge_client.engine.loop import Loop
 from hedge.edge_client.engine.sequence import Provenance, Token
@@ -220,7 +220,7 @@ def test_a_bonus_for_a_position_drafted_meanwhile_is_its_early_verdict(
     plain = Loop._take_bonus
 
     def spied(
-        loop: Loop, flight: Flight, message: Message, verdict: pb.Verdict
+        loop: Loop, flight: Flight, message: InFlight, verdict: pb.Verdict
     ) -> tuple[Token | None, bool]:
         drafted, stays = plain(loop, flight, message, verdict)
         if drafted:

@@ -6,7 +6,7 @@ import pytest
 from hedge.common.errors import BadInput
 from hedge.common.ids import FIXED
 from hedge.edge_client.config import PREFERENCES
-from hedge.edge_client.transport.messages import opening
+from hedge.edge_client.transport.messages import build_opening
 from hedge.evaluation.profile import Profile
 from hedge.evaluation.replay import (
     Cloud,
@@ -104,9 +104,8 @@ def test_a_verdict_comes_when_its_way_and_its_pass_are_over_and_says_how_long_th
         link = VirtualLink(lm, cloud, 0.1, prompt=10)
         loop = asyncio.get_running_loop()
         other = asyncio.create_task(cloud.compute(100))
-        request = opening(
-            lm, config_of(temperature=0.0, verification="coupled", exact=True), pb.AUDIT_NONE
-        )
+        config = config_of(temperature=0.0, verification="coupled", exact=True)
+        request = build_opening(lm, config, pb.AUDIT_NONE, 1)
         request.verification = pb.VERIFICATION_COUPLED
         request.prompt_ids.append(3)
         request.id_codecs[:] = [FIXED]
