@@ -43,9 +43,7 @@ _BLIND = Reading(1.0, asks=True, survival=0.0)
 
 
 class Drafter:
-    """The device's half of a position. The SLM's cache follows whatever sequence it is given, one
-    id behind.
-    """
+    """Runs the SLM, the gate and the draw; the KV cache follows the sequence, one id behind."""
 
     def __init__(
         self,

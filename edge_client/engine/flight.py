@@ -1,6 +1,4 @@
-"""Drafts on their way: the messages whose verdicts have not come, sent in order, and sent again
-after a fault.
-"""
+"""Messages whose verdicts have not come: sent in order, and sent again after a fault."""
 
 import time
 from collections import deque

@@ -11,8 +11,7 @@ from weakref import WeakKeyDictionary
 from hedge.common.model import LanguageModel
 
 Result = TypeVar("Result")
-# The steps of all answers, one after the other: they share the device, and the event loop stays
-# free.
+# All answers share one thread for their steps, so that the event loop stays free.
 _STEPS = ThreadPoolExecutor(1, "slm-step")
 # Seconds. To hand over a shorter step would take as long as the step.
 _SHORT = 0.005

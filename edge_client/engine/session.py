@@ -1,6 +1,4 @@
-"""One answer on the device: what is asked for is checked, then tokens come out as they become
-final.
-"""
+"""One answer on the device: checks the request, then yields tokens as they become final."""
 
 import time
 from collections.abc import AsyncGenerator, Sequence

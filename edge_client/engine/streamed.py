@@ -17,9 +17,7 @@ async def streamed(
     *,
     fails: bool,
 ) -> AsyncGenerator[Token]:
-    """The cloud's own tokens. A dead link `fails`, or is found again: the device has nothing to go
-    on with.
-    """
+    """Yields the cloud's tokens. A dead link raises where `fails` is set, else it is regained."""
     while True:
         try:
             if not connection.is_open:

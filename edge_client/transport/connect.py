@@ -1,6 +1,4 @@
-"""Reaching the cloud: credentials, the first server that answers, and whether it can judge this
-device's tokens.
-"""
+"""Connects to the first server that answers and can verify this device's tokens."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager

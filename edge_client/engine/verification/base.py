@@ -61,9 +61,7 @@ class Verification(ABC):
         """Writes into the opening how drafts are to be tested."""
 
     def lacks_residual(self, verdict: pb.Verdict, proposal: Proposal) -> bool:
-        """Whether the correction needs a distribution that the verdict was to bring and does not
-        bring in full.
-        """
+        """Whether the correction needs more of the distribution than the verdict brings."""
         return False
 
     def correction(self, verdict: pb.Verdict, proposal: Proposal, position: int) -> Correction:
@@ -76,9 +74,7 @@ class Verification(ABC):
 
 
 def token_of(verdict: pb.Verdict, kind: str, vocab_size: int) -> int:
-    """The LLM's own token in a verdict, `bonus` or `correction`. Unreachable when it is missing or
-    none.
-    """
+    """The verdict's `bonus` or `correction`. Unreachable when it is missing or no token."""
     token: int = getattr(verdict, kind)
     if not verdict.HasField(kind):  # type: ignore[arg-type]
         raise Unreachable(f"the server's verdict on step {verdict.step_id} lacks its {kind}")
