@@ -29,7 +29,8 @@ from hedge.common.rpc import LOOPBACK, split_address
 ENGINES = ("own", "vllm")
 EXAMPLES = """  hedge-cloud serve --insecure
   hedge-cloud serve --llm ./my-llm --listen 127.0.0.1:7000 --insecure
-  hedge-cloud serve --listen 0.0.0.0:7411 --tls-cert C.pem --tls-key K.pem --tokens tokens.txt"""
+  hedge-cloud serve --listen 0.0.0.0:7411 --tls-cert certs/server.pem \\
+      --tls-key certs/server.key --tokens tokens.txt"""
 
 
 def add_model(parser: Parser) -> None:
@@ -39,8 +40,8 @@ def add_model(parser: Parser) -> None:
         "--engine",
         choices=ENGINES,
         default="own",
-        help="own: torch or llama.cpp in this process (default); vllm: vLLM's, for folders and "
-        "names on the hub",
+        help="own: torch or llama.cpp in this process (default); vllm: vLLM's, for folders "
+        "and names on the hub",
     )
     group.add_argument(
         "--engine-option",
@@ -55,8 +56,8 @@ def add_model(parser: Parser) -> None:
         "--kv-bytes",
         type=size,
         metavar="SIZE",
-        help="for keys and values, such as 4G; the session used longest ago makes room (default "
-        "1G; on a GPU vllm's choice)",
+        help="for keys and values, such as 4G; the session used longest ago makes room "
+        "(default 1G; on a GPU vllm's choice)",
     )
     group.add_argument(
         "--batch-positions",
@@ -75,8 +76,8 @@ def add_model(parser: Parser) -> None:
         "--prefix-sharing",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="sessions whose texts begin alike share memory and work; model folders only (default: "
-        "on)",
+        help="sessions whose texts begin alike share memory and work; model folders only "
+        "(default: on)",
     )
     group = parser.add_argument_group("limits (0 is none)")
     for name, meaning in LIMITS.items():
@@ -151,8 +152,8 @@ def serve(arguments: Sequence[str]) -> None:
     host = check(args)
     if args.insecure and host not in LOOPBACK:
         say(
-            f"hedge-cloud: warning: {host} is not loopback, and --insecure neither encrypts nor "
-            "authenticates"
+            f"hedge-cloud: warning: {host} is not loopback, and --insecure neither encrypts "
+            "nor authenticates"
         )
     # Loading torch takes seconds; what can be refused has been.
     from hedge.cloud_server.serving.server import serve_until_stopped
@@ -171,8 +172,10 @@ def check(args: argparse.Namespace) -> str:
         raise BadInput(
             "--insecure and --tls-cert exclude each other"
             if args.insecure
-            else "the server speaks plaintext without authentication: say so with --insecure, or "
-            "give --tls-cert and --tls-key"
+            else (
+                "the server speaks plaintext without authentication: say so with --insecure, "
+                "or give --tls-cert and --tls-key"
+            )
         )
     if args.client_ca and args.insecure:
         raise BadInput("--client-ca needs --tls-cert and --tls-key")
@@ -274,8 +277,8 @@ def deploy(arguments: Sequence[str]) -> None:
     args = parse(parser, arguments)
     if not args.insecure:
         raise BadInput(
-            "Ray's gRPC proxy speaks plaintext on all interfaces: say so with --insecure, and put "
-            "TLS in front"
+            "Ray's gRPC proxy speaks plaintext on all interfaces: say so with --insecure, and "
+            "put TLS in front"
         )
     if not 1 <= args.replicas <= (args.max_replicas or args.replicas) <= 1000:
         raise BadInput(

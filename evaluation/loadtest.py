@@ -240,11 +240,12 @@ def batches(address: str | None) -> dict[str, float]:
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         raise Unreachable(f"no metrics at {address}: {error}") from None
     found = dict(
-        re.findall(r'^hedge_batch_sessions_bucket\{le="([^"]+)"\} (\S+)$', text, re.MULTILINE)
+        re.findall(r'^hedge_cloud_batch_sessions_bucket\{le="([^"]+)"\} (\S+)$', text, re.MULTILINE)
     )
     found |= dict(
         re.findall(
-            r"^(hedge_\w+_(?:sum|count)|hedge_positions_total|hedge_evictions|process_resident_memory_bytes) (\S+)$",
+            r"^(hedge_cloud_(?:\w+_(?:sum|count)|positions_total|evictions)"
+            r"|process_resident_memory_bytes) (\S+)$",
             text,
             re.MULTILINE,
         )
@@ -278,13 +279,17 @@ def summary(
         "open_ms_p50": round(float(np.median(tally.opened or [0.0])) * 1e3, 2),
     }
     if grown:
-        passes = grown["hedge_batch_sessions_count"]
+        passes = grown["hedge_cloud_batch_sessions_count"]
         result["passes"] = passes
         # Prompts included.
-        result["positions_per_s"] = round(grown["hedge_positions_total"] / seconds, 1)
-        result["sessions_per_pass"] = round(grown["hedge_batch_sessions_sum"] / max(1.0, passes), 2)
-        result["positions_per_pass"] = round(grown["hedge_positions_total"] / max(1.0, passes), 2)
-        result["forward_share"] = round(grown["hedge_forward_seconds_sum"] / seconds, 3)
+        result["positions_per_s"] = round(grown["hedge_cloud_positions_total"] / seconds, 1)
+        result["sessions_per_pass"] = round(
+            grown["hedge_cloud_batch_sessions_sum"] / max(1.0, passes), 2
+        )
+        result["positions_per_pass"] = round(
+            grown["hedge_cloud_positions_total"] / max(1.0, passes), 2
+        )
+        result["forward_share"] = round(grown["hedge_cloud_forward_seconds_sum"] / seconds, 3)
         levels = [
             (name, value) for name, value in grown.items() if name[0].isdigit() or name == "+Inf"
         ]

@@ -145,7 +145,7 @@ AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 class PagedLayer(CacheLayerMixin):
-    """Keys and values of one layer, [slots, heads, size]; the blocks hold that many tokens."""
+    """Keys and values of one layer, [slots, heads, size]: a slot per token of the pool."""
 
     def __init__(self, capacity: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -199,8 +199,8 @@ def check_rotary(lm: TorchModel) -> None:
     }
     if changing := sorted(names & CHANGING):
         raise Incompatible(
-            f"{lm.name} cannot verify: its rotary embeddings ({', '.join(changing)}) change with "
-            "the length of a text, so that "
+            f"{lm.name} cannot verify: its rotary embeddings ({', '.join(changing)}) change "
+            "with the length of a text, so that "
             "sessions in one pass would change each other's logits"
         )
 

@@ -23,7 +23,7 @@ from hedge.common.model import LanguageModel, context_line
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """The LLM and what runs it. `failed` returns when the engine dies, which ends the server."""
+    """The LLM and what runs it. `failed` returns when the engine has died."""
 
     lm: LanguageModel
     runner: Runner[Any]
@@ -55,7 +55,7 @@ async def _open_own(args: argparse.Namespace, metrics: CloudMetrics) -> AsyncGen
     # It is the model's first pass, too, which is slower than all others.
     exactness = run_self_check(engine, lm, args.batch_positions, reproducible=args.reproducible)
     engine = _emulate(args, engine, lm)
-    batcher = Batcher(engine, args.batch_positions, metrics.passed)
+    batcher = Batcher(engine, args.batch_positions, metrics.observe_pass)
     metrics.queue.set_function(lambda: len(batcher.scheduler))
     metrics.evictions.set_function(lambda: batcher.scheduler.evicted)
     metrics.kv_bytes.set_function(
@@ -82,7 +82,7 @@ async def _open_vllm(args: argparse.Namespace, metrics: CloudMetrics) -> AsyncGe
         runner = ScoringRunner(scorer, lm.vocab_size, lm.context - 1, lm.token_bytes)
         exactness = await check_scorer(scorer, lm)
         runner.difference = exactness.difference
-        metrics.scored(runner.counts)
+        metrics.watch_scoring(runner.counts)
         metrics.include("vllm")
         yield Backend(lm, runner, exactness, scorer.died)
 

@@ -17,7 +17,7 @@ FILES = {"/": "operator.html", "/operator.js": "operator.js", "/operator.css": "
 
 def make_operator_app(metrics: CloudMetrics, ready: Callable[[], bool]) -> Starlette:
     async def scrape(_: Request) -> Response:
-        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+        return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
     async def alive(_: Request) -> Response:
         return PlainTextResponse("ok\n")

@@ -90,8 +90,8 @@ async def _serve(
         await http[1]
     if failed:
         raise Unreachable(
-            f"the engine of {lm.name} has died; its sessions can go on at a server that is started "
-            "again"
+            f"the engine of {lm.name} has died; its sessions can go on at a server that is "
+            "started again"
         )
 
 

@@ -101,7 +101,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     async def _refuse(self, error: Exception, context: Any) -> None:
         status = to_status(error)
         line = describe_error(error)
-        self._metrics.refused(status.name.lower())
+        self._metrics.count_refusal(status.name.lower())
         logger.info("refused: %s", line)
         await context.abort(status, line)
 
@@ -189,7 +189,7 @@ class Servicer(HedgeServicer):
         first = await _within(self._limits.open_s, "the opening", anext(requests, None))
         if first is None:
             return
-        self._metrics.received(first)
+        self._metrics.count_received(first)
         if first.WhichOneof("kind") != "open":
             raise BadInput(f"a stream begins with open, not {first.WhichOneof('kind')}")
         prompt = len(first.open.prompt_ids)
@@ -198,7 +198,7 @@ class Servicer(HedgeServicer):
                 raise Busy("the server is about to stop")
             self._quotas.enter(client, prompt)
         except Busy as busy:
-            self._metrics.refused("busy")
+            self._metrics.count_refusal("busy")
             yield pb.ServerMessage(throttle=pb.Throttle(retry_after_ms=RETRY_MS, reason=str(busy)))
             return
         name = first.open.session_id[:64]
@@ -246,13 +246,13 @@ class Servicer(HedgeServicer):
         )
         if session.wants_rows and not self._runner.whole_rows:
             raise Incompatible(
-                "the server's engine has no whole rows of logits: no logits processors, and no "
-                "log-probabilities"
+                "the server's engine has no whole rows of logits: no logits processors, and "
+                "no log-probabilities"
             )
         return session
 
     def _sent(self, message: pb.ServerMessage) -> pb.ServerMessage:
-        self._metrics.sent(message)
+        self._metrics.count_sent(message)
         return message
 
     async def _run(
@@ -305,7 +305,7 @@ class Servicer(HedgeServicer):
         while message := await _within(
             self._limits.idle_s, "the next message", anext(requests, None)
         ):
-            self._metrics.received(message)
+            self._metrics.count_received(message)
             match message.WhichOneof("kind"):
                 case "draft":
                     started = time.perf_counter()
@@ -315,7 +315,7 @@ class Servicer(HedgeServicer):
                         )
                     ) is not None:
                         tested, untested = session.judged
-                        self._metrics.judged(
+                        self._metrics.observe_verdict(
                             verdict, tested, untested, time.perf_counter() - started
                         )
                     yield verdict

@@ -73,7 +73,7 @@ def make_processor(
 
 
 def id_codecs(request: pb.Open, lm: LanguageModel) -> list[int]:
-    """The id codecs that both sides have, best first. A primer must be the same on both."""
+    """The id codecs both sides have, the client's best first. Both need the same primer."""
     known = ids.versions(lm.primer if request.id_primer == lm.primer_fingerprint else ())
     return [version for version in request.id_codecs if version in known]
 
@@ -111,8 +111,8 @@ def _check_ways(request: pb.Open, lm: LanguageModel) -> None:
         )
     if request.law_entries and request.guarantee == pb.GUARANTEE_EXACT:
         raise BadInput(
-            f"distributions cut to {request.law_entries} entries in a session whose guarantee is "
-            "exact"
+            f"distributions cut to {request.law_entries} entries in a session whose guarantee "
+            "is exact"
         )
 
 

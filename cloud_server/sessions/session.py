@@ -146,7 +146,7 @@ class VerifierSession:
         """
         step = draft.step_id if draft.HasField("step_id") else self._next_step
         if self._last is not None and step == self._last.step_id:
-            return self._repeated(whole=draft.whole_probs)
+            return self._repeat(whole=draft.whole_probs)
         if step >= STEP_LIMIT:
             raise BadInput(f"step {step} is not below 2^64 - 1")
         if step < self._next_step:
@@ -163,53 +163,67 @@ class VerifierSession:
         self._seen = seen
         self._more = self._ahead or draft.more
         self.judged = (len(proposals), len(untested))
-        known = self._told is not None and position == self._generated - 1
-        if known and not (proposals and proposals[0].token == self._told):
+        told = self._told is not None and position == self._generated - 1
+        if told and not (proposals and proposals[0].token == self._told):
             # What was drafted there is not the LLM's token; the client will hear of it.
             assert self._last
             self._correction_step = self._last.step_id
             return None
-        if known:
-            position = position + 1
+        # A message without ids asks for the LLM's own next token.
+        bonus = self._bonus and not draft.more and (bool(proposals) or not untested)
+        if told:
+            position += 1
             proposals = proposals[1:]
         self._roll_back(self._prompt + position)
-        first = position + len(untested)
         self.cost = Cost()
+        shares, untested = yield from self._catch_up(untested)
+        verdict = yield from self._judge(step, untested, proposals, shares, bonus=bonus)
+        verdict.accepted += told
+        return verdict
+
+    def _catch_up(self, untested: list[int]) -> Steps[tuple[list[float], list[int]]]:
+        """Feeds untested ids until one chunk is left. Returns the shares of those fed, and the rest."""
         shares: list[float] = []
         while len(untested) > CHUNK:
             head = untested[:CHUNK]
             untested = untested[CHUNK:]
+            position = self._generated
             self._history += head
-            at = len(self._history) - CHUNK - self._prompt
-            shares += self._shares(
-                head,
-                self._targets((yield from self._rows([], CHUNK, bonus=False)), at, self._history),
-            )
+            rows = yield from self._rows([], CHUNK, bonus=False)
+            shares += self._shares(head, self._targets(rows, position, self._history))
+        return shares, untested
+
+    def _judge(
+        self,
+        step: int,
+        untested: list[int],
+        proposals: list[ClaimedDraft],
+        shares: list[float],
+        *,
+        bonus: bool,
+    ) -> Steps[pb.Verdict]:
+        """The verdict on a block behind its last untested ids, in one forward pass."""
         self._history += untested
-        # A message without ids asks for the LLM's own next token.
-        bonus = self._bonus and not draft.more and (self.judged[0] > 0 or not self.judged[1])
+        first = self._generated
         rows = yield from self._rows(proposals, len(untested), bonus=bonus)
         ahead = [*self._history, *(proposal.token for proposal in proposals)]
         targets = self._targets(rows, first - len(untested), ahead)
         outcome = verify_block(
             self._rule, step, first, proposals, targets[len(untested) :], self._end_ids
         )
-        self._last = self._answer(step, outcome, untested, proposals, targets, shares)
-        self._last.accepted += known
+        verdict = self._answer(step, outcome, untested, proposals, targets, shares)
+        rejected = outcome.correction is not None or outcome.probs is not None
+        tested = outcome.accepted + (rejected or outcome.bonus is not None)
+        judged = targets[len(untested) : len(untested) + tested]
+        verdict.near_ties = self._near_ties(first, judged)
+        verdict.logprobs.extend(self._logprobs_of(judged, self._history[self._prompt + first :]))
+        self._last = verdict
         self._told = outcome.bonus if self._ahead else None
-        tested = outcome.accepted + any(
-            own is not None for own in (outcome.correction, outcome.bonus, outcome.probs)
-        )
-        judged = slice(len(untested), len(untested) + tested)
-        self._last.near_ties = self._near_ties(first, targets[judged])
-        self._last.logprobs.extend(
-            self._logprobs_of(targets[judged], self._history[self._prompt + first :])
-        )
-        if outcome.correction is not None or outcome.probs is not None:
+        if rejected:
             self._correction_step = step
-        return self._last
+        return verdict
 
-    def _repeated(self, *, whole: bool) -> pb.Verdict:
+    def _repeat(self, *, whole: bool) -> pb.Verdict:
         assert self._last is not None
         if not whole or self._probs is None:
             return self._last

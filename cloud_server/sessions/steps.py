@@ -62,7 +62,7 @@ class SessionCache(Protocol):
 
 @dataclass(slots=True)
 class Cost:
-    """What one verdict cost: seconds from the request to the logits, and positions fed."""
+    """What one verdict cost: seconds of waiting for logits, and positions fed."""
 
     seconds: float = 0.0
     positions: int = 0

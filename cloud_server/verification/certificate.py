@@ -55,37 +55,52 @@ def certify(top: Top, warp: Warp, integers: np.ndarray, difference: float = 0.0)
     own = integers[top.ids]
     times = race_times(probs, own)
     best = int(times.argmin())
-    rest = (
-        _rest(logprobs, top.least, warp, len(integers))
-        if warp.top_p < 1 and top.least > -math.inf
-        else 0.0
+    if warp.cuts or top.least == -math.inf:
+        near = difference > 0 and _is_near_cut(
+            top, logprobs, probs, warp, own, len(integers), difference
+        )
+        return Drawn(int(top.ids[best]), near)
+    earliest = _earliest_unknown(top, logprobs, probs, warp, integers)
+    if not times[best] * (1 + _SLACK) < earliest:
+        return None
+    near = difference > 0 and (
+        is_near_tie(top.logprobs, probs, warp, difference, own)
+        or bool(earliest <= times[best] * math.exp(min(COLD, difference / warp.temperature)))
     )
-    near = difference > 0 and is_near_tie(top.logprobs, probs, warp, difference, own, rest)
-    if warp.cuts:
-        near = near or (difference > 0 and _edge(logprobs, probs, warp, difference) <= top.least)
-        near = near or (
-            rest > 0
-            and difference > 0
-            and _may_come_in(logprobs, top.least, warp, difference, rest)
-        )
-    elif top.least > -math.inf:
-        # The most that any of the others can do: the largest noise among them, at the least known
-        # probability.
-        others = integers.copy()
-        others[top.ids] = 0
-        likeliest = float(probs.max()) * _cooled_weight(top.least - float(logprobs.max()), warp)
-        earliest = (
-            math.inf
-            if likeliest == 0
-            else -math.log((int(others.max()) + 0.5) * 2.0**-52) / likeliest
-        )
-        if not times[best] * (1 + _SLACK) < earliest:
-            return None
-        near = near or (
-            difference > 0
-            and bool(earliest <= times[best] * math.exp(min(COLD, difference / warp.temperature)))
-        )
     return Drawn(int(top.ids[best]), near)
+
+
+def _is_near_cut(
+    top: Top,
+    logprobs: np.ndarray,
+    probs: np.ndarray,
+    warp: Warp,
+    integers: np.ndarray,
+    vocab_size: int,
+    difference: float,
+) -> bool:
+    """Whether rounding could decide the draw, or let a token in that is not known."""
+    unknown = warp.top_p < 1 and top.least > -math.inf
+    rest = _rest(logprobs, top.least, warp, vocab_size) if unknown else 0.0
+    if is_near_tie(top.logprobs, probs, warp, difference, integers, rest):
+        return True
+    if not warp.cuts:
+        return False
+    if _edge(logprobs, probs, warp, difference) <= top.least:
+        return True
+    return rest > 0 and _may_come_in(logprobs, top.least, warp, difference, rest)
+
+
+def _earliest_unknown(
+    top: Top, logprobs: np.ndarray, probs: np.ndarray, warp: Warp, integers: np.ndarray
+) -> float:
+    """The earliest time of an unknown token: the largest noise at the least known probability."""
+    others = integers.copy()
+    others[top.ids] = 0
+    likeliest = float(probs.max()) * _cooled_weight(top.least - float(logprobs.max()), warp)
+    if likeliest == 0:
+        return math.inf
+    return -math.log((int(others.max()) + 0.5) * 2.0**-52) / likeliest
 
 
 def _edge(logprobs: np.ndarray, probs: np.ndarray, warp: Warp, difference: float) -> float:
@@ -103,7 +118,7 @@ def _edge(logprobs: np.ndarray, probs: np.ndarray, warp: Warp, difference: float
 def _may_come_in(
     logprobs: np.ndarray, least: float, warp: Warp, difference: float, rest: float
 ) -> bool:
-    """Whether top-p could keep a token whose log-probability is only known to be <= `least`."""
+    """Whether top-p could keep an unknown token, which has at most `least`."""
     if warp.top_k:
         return False
     before = float(

@@ -22,29 +22,37 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self._answers = Counter(
-            "hedge_answers", "Answers that have ended", ["system"], registry=registry
+            "hedge_device_answers", "Answers that have ended", ["system"], registry=registry
         )
         self._tokens = Counter(
-            "hedge_tokens", "Tokens by who vouches for them", ["provenance"], registry=registry
+            "hedge_device_tokens",
+            "Tokens by who vouches for them",
+            ["provenance"],
+            registry=registry,
         )
-        self._passes = Counter("hedge_llm_passes", "Passes of the cloud's model", registry=registry)
+        self._passes = Counter(
+            "hedge_device_llm_passes", "Passes of the cloud's model", registry=registry
+        )
         self._positions = Counter(
-            "hedge_llm_positions", "Positions of those passes", registry=registry
+            "hedge_device_llm_positions", "Positions of those passes", registry=registry
         )
         self._bytes = Counter(
-            "hedge_message_bytes", "Messages, without framing", ["direction"], registry=registry
+            "hedge_device_message_bytes",
+            "Messages, without framing",
+            ["direction"],
+            registry=registry,
         )
         self._lost = Counter(
-            "hedge_cloud_lost", "Times that an answer lost the cloud", registry=registry
+            "hedge_device_cloud_lost", "Times that an answer lost the cloud", registry=registry
         )
         self._near_ties = Counter(
-            "hedge_near_ties", "Positions that rounding could decide", registry=registry
+            "hedge_device_near_ties", "Positions that rounding could decide", registry=registry
         )
         self.open = Gauge(
-            "hedge_open_requests", "Requests that are being answered", registry=registry
+            "hedge_device_open_requests", "Requests that are being answered", registry=registry
         )
         self.up = Gauge(
-            "hedge_cloud_up",
+            "hedge_device_cloud_up",
             "Whether the cloud was there when it was last heard of",
             registry=registry,
         )

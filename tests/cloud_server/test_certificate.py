@@ -105,7 +105,7 @@ def test_no_near_tie_is_missed(
     [(Warp(0.0), 1.0), (Warp(0.7), 0.9), (Warp(1.0, 20), 0.95), (Warp(1.0, 0, 0.9), 0.6)],
 )
 def test_a_peaked_row_needs_few(warp: Warp, share: float) -> None:
-    """With logits of a model's spread, 6: 64 of 4,096 tokens decide most positions."""
+    """With a model's spread of logits, 6, 64 of 4,096 tokens decide most positions."""
     done = [
         certify(top_of(row_of(at, 4096, 6.0, 0), 64), warp, race_noise(NOISE, at, 4096))
         for at in range(200)
@@ -114,7 +114,7 @@ def test_a_peaked_row_needs_few(warp: Warp, share: float) -> None:
 
 
 def test_a_near_tie_with_an_unknown_token_counts() -> None:
-    """Rounding could let it in, in place of one that top-k keeps, and its noise could win."""
+    """Rounding could put it in the place of one that top-k keeps, and its noise could win."""
     logits = np.array([2.0, 0.0, -0.1, -0.2])
     warp = Warp(1.0, 2)
     row = (logits - np.log(np.exp(logits).sum())).astype(np.float32)

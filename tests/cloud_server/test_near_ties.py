@@ -73,7 +73,7 @@ def test_what_is_no_near_tie_survives_any_rounding(seed: int, warp: Warp, positi
 
 @pytest.mark.parametrize("temperature", [0.0, 0.4, 1.0])
 def test_a_tie_that_rounding_decides_is_counted(temperature: float) -> None:
-    """The runner-up comes within half of the difference of the winner, the noise included."""
+    """The runner-up is brought to within half the difference of the winner, noise included."""
     warp = Warp(temperature)
     rng = np.random.default_rng(3)
     for position in range(40):

@@ -1,4 +1,4 @@
-"""Rows that are the same bit for bit in any company; the self-check that says if they are."""
+"""Rows that are bitwise the same in any company, and the self-check of that."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace

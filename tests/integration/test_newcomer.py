@@ -110,12 +110,13 @@ def test_both_programs_as_processes_listen_and_count(
                 for line in response.read().decode().splitlines()
                 if not line.startswith("#")
             )
-    assert float(lines['hedge_answers_total{system="hedge"}']) == 1
-    assert float(lines["hedge_llm_passes_total"]) == usage["hedge"]["llm"]["passes"]
+    assert float(lines['hedge_device_answers_total{system="hedge"}']) == 1
+    assert float(lines["hedge_device_llm_passes_total"]) == usage["hedge"]["llm"]["passes"]
     assert (
-        float(lines['hedge_message_bytes_total{direction="up"}']) == usage["hedge"]["bytes"]["up"]
+        float(lines['hedge_device_message_bytes_total{direction="up"}'])
+        == usage["hedge"]["bytes"]["up"]
     )
-    assert float(lines["hedge_cloud_up"]) == 1
+    assert float(lines["hedge_device_cloud_up"]) == 1
 
 
 @pytest.mark.process

@@ -160,7 +160,7 @@ def test_only_known_devices_are_let_in(
     one_line(here(*ask, *trust, "--token-file", str(mine)), 1, "not known")
     assert here(*ask, *trust, "--token-file", str(wrong)).returncode == 0
     assert (
-        'hedge_refusals_total{reason="unauthenticated"} 3.0'
+        'hedge_cloud_refusals_total{reason="unauthenticated"} 3.0'
         in get(f"http://{cloud.http}/metrics")[1].splitlines()
     )
     cloud.process.send_signal(signal.SIGTERM)
@@ -416,9 +416,9 @@ def test_health_reflection_metrics_and_a_drain(
     status, text = get(f"http://{cloud.http}/metrics")
     assert status == 200
     values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
-    assert float(values["hedge_positions_total"]) > 0
-    assert float(values["hedge_verdict_seconds_count"]) > 0
-    assert float(values["hedge_kv_bytes"]) == 0 < float(values["hedge_kv_budget_bytes"])
+    assert float(values["hedge_cloud_positions_total"]) > 0
+    assert float(values["hedge_cloud_verdict_seconds_count"]) > 0
+    assert float(values["hedge_cloud_kv_bytes"]) == 0 < float(values["hedge_cloud_kv_budget_bytes"])
 
     async def drained() -> None:
         async with grpc.aio.insecure_channel(cloud.address) as channel:
@@ -469,7 +469,7 @@ def test_a_prompt_that_was_seen_is_found_unless_told_otherwise(
     for _ in range(2):
         asyncio.run(opened())
     assert (
-        f"hedge_found_tokens_total {found:.1f}"
+        f"hedge_cloud_found_tokens_total {found:.1f}"
         in get(f"http://{cloud.http}/metrics")[1].splitlines()
     )
 

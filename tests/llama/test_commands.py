@@ -171,7 +171,7 @@ def test_evicted_sessions_are_fed_again(
         assert one.returncode == 0
         assert json.loads(out)["text"].endswith("Answer: 85")
     with urllib.request.urlopen(f"http://{tight.http}/metrics", timeout=10) as answer:
-        evicted = re.search(r"^hedge_evictions (\S+)", answer.read().decode(), re.MULTILINE)
+        evicted = re.search(r"^hedge_cloud_evictions (\S+)", answer.read().decode(), re.MULTILINE)
     assert evicted
     assert float(evicted[1]) > 0
 

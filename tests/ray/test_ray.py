@@ -28,8 +28,8 @@ def deployed(*options: str) -> Iterator[str]:
         str(BIN / "hedge-cloud"),
         "deploy",
         *options,
-        *f"--insecure --threads 1 --cpus 0.5 --port {free_port()} --http-port "
-        f"{free_port()}".split(),
+        *f"--insecure --threads 1 --cpus 0.5 --port {free_port()}".split(),
+        *f"--http-port {free_port()}".split(),
     ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
     assert process.stderr

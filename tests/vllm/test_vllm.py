@@ -228,8 +228,8 @@ def test_many_sessions_at_once(vllm: CloudProcess, questions: Path) -> None:
         )
         == 1
     )
-    assert metric(vllm, "hedge_certified_positions") > 0
-    assert metric(vllm, "hedge_sessions") == 0
+    assert metric(vllm, "hedge_cloud_certified_positions") > 0
+    assert metric(vllm, "hedge_cloud_sessions") == 0
     assert metric(vllm, "vllm:prefix_cache_hits_total") > 0
     assert metric(vllm, "vllm:num_requests_running") == 0
 
