@@ -182,7 +182,7 @@ class VerifierSession:
         return verdict
 
     def _catch_up(self, untested: list[int]) -> Steps[tuple[list[float], list[int]]]:
-        """Feeds untested ids until one chunk is left. Returns the shares of those fed, and the rest."""
+        """Feeds untested ids until one chunk is left; the shares of those fed, and the rest."""
         shares: list[float] = []
         while len(untested) > CHUNK:
             head = untested[:CHUNK]
