@@ -29,8 +29,7 @@ from hedge.common.rpc import LOOPBACK, split_address
 ENGINES = ("own", "vllm")
 EXAMPLES = """  hedge-cloud serve --insecure
   hedge-cloud serve --llm ./my-llm --listen 127.0.0.1:7000 --insecure
-  hedge-cloud serve --listen 0.0.0.0:7411 --tls-cert certs/server.pem \\
-      --tls-key certs/server.key --tokens tokens.txt"""
+  hedge-cloud serve --listen 0.0.0.0:7411 --tls-cert C.pem --tls-key K.pem --tokens tokens.txt"""
 
 
 def add_model(parser: Parser) -> None:
