@@ -124,10 +124,10 @@ class ChatTemplate:
             )
         except Exception as error:
             # A template is a program, and may raise anything.
-            raise refused(self._name, error) from None
+            raise explain_refusal(self._name, error) from None
 
 
-def refused(name: str, error: BaseException) -> BadInput:
+def explain_refusal(name: str, error: BaseException) -> BadInput:
     return BadInput(f"the chat template of {name} refuses this conversation: {first_line(error)}")
 
 

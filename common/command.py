@@ -100,7 +100,7 @@ class _Described(Exception):
         self.parser = parser
 
 
-def described(where: str) -> Parser:
+def find_parser(where: str) -> Parser:
     """The parser of the command at MODULE:FUNCTION, which is not run."""
     module, _, name = where.partition(":")
     try:

@@ -43,7 +43,7 @@ def contenders(probs: np.ndarray, integers: np.ndarray, factor: float = 1.0) -> 
     return np.asarray(runners[times <= times.min() * factor])
 
 
-def decided(probs: np.ndarray, integers: np.ndarray) -> tuple[int, float]:
+def decide_race(probs: np.ndarray, integers: np.ndarray) -> tuple[int, float]:
     """The winner under `probs` [V], and its margin: ln of the runner-up's time over its own, inf
     where nobody else can win.
 
@@ -71,14 +71,14 @@ def race_noise(noise: Noise, position: int, count: int) -> np.ndarray:
     return noise.integers(Purpose.TARGET, position, 0, count)
 
 
-def coupled_decision(noise: Noise, position: int, probs: np.ndarray) -> tuple[int, float]:
-    """`decided` at a generated position under the request's shared noise."""
+def decide_coupled(noise: Noise, position: int, probs: np.ndarray) -> tuple[int, float]:
+    """`decide_race` at a generated position under the request's shared noise."""
     if probs[sure := int(probs.argmax())] == 1.0:
         return sure, np.inf
-    return decided(probs, race_noise(noise, position, len(probs)))
+    return decide_race(probs, race_noise(noise, position, len(probs)))
 
 
-def coupled_draw(noise: Noise, position: int, probs: np.ndarray) -> int:
+def draw_coupled(noise: Noise, position: int, probs: np.ndarray) -> int:
     """The token of `probs` [V] at a generated position under the request's shared noise."""
     if probs[sure := int(probs.argmax())] == 1.0:
         return sure

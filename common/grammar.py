@@ -23,7 +23,7 @@ MAX_REASON = 300
 WRITTEN = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
-def of_schema(schema: Any) -> str:
+def convert_schema(schema: Any) -> str:
     """Of the JSON values that a JSON schema allows."""
     if not isinstance(schema, dict):
         raise BadInput(f"a JSON schema is an object, not {json.dumps(schema)[:40]}")
@@ -32,12 +32,12 @@ def of_schema(schema: Any) -> str:
     )
 
 
-def of_regex(pattern: str) -> str:
+def convert_regex(pattern: str) -> str:
     """Of the texts that a regular expression matches whole."""
     return str(llguidance.LLMatcher.grammar_from_regex(pattern))
 
 
-def of_lark(source: str) -> str:
+def convert_lark(source: str) -> str:
     """Of a grammar in the notation of Lark, with llguidance's additions."""
     return str(llguidance.LLMatcher.grammar_from_lark(source))
 

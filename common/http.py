@@ -83,7 +83,7 @@ def _cannot_listen(address: str) -> HedgeError:
     )
 
 
-def static(folder: Path, files: Mapping[str, str]) -> list[Route]:
+def serve_files(folder: Path, files: Mapping[str, str]) -> list[Route]:
     """The files of a page by their path. It may load nothing from anywhere else."""
 
     def sender(name: str) -> Any:

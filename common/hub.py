@@ -75,12 +75,12 @@ def fetch(name: HubName) -> Path:
         return here
     from huggingface_hub import hf_hub_download, snapshot_download
 
-    with _told(name):
+    with _translate_errors(name):
         if name.file is None:
             for file in _files(name.repo, ".safetensors"):
                 _bring(name.repo, file)
             folder = Path(snapshot_download(name.repo, allow_patterns=WANTED, max_workers=2))
-            if not _whole(folder):
+            if not _is_complete(folder):
                 raise BadInput(
                     f"{name} has no safetensors weights with a config.json{_choices(name.repo)}"
                 )
@@ -94,7 +94,7 @@ def fetch(name: HubName) -> Path:
         return paths[0]
 
 
-def held() -> list[CachedModel]:
+def list_cached() -> list[CachedModel]:
     """The models in the cache folder, in order of their names."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
@@ -145,10 +145,10 @@ def _local(name: HubName) -> Path | None:
         folder = Path(snapshot_download(name.repo, allow_patterns=WANTED, local_files_only=True))
     except (LocalEntryNotFoundError, ValueError):
         return None
-    return folder if _whole(folder) else None
+    return folder if _is_complete(folder) else None
 
 
-def _whole(folder: Path) -> bool:
+def _is_complete(folder: Path) -> bool:
     """Whether a snapshot has a configuration and all of its weights."""
     index = folder / "model.safetensors.index.json"
     try:
@@ -241,7 +241,7 @@ def _optional() -> Iterator[None]:
 
 
 @contextmanager
-def _told(name: HubName) -> Iterator[None]:
+def _translate_errors(name: HubName) -> Iterator[None]:
     """Turns what the hub or the disk says into one line."""
     from huggingface_hub import constants
     from huggingface_hub.errors import (
@@ -296,6 +296,5 @@ def _told(name: HubName) -> Iterator[None]:
 
 
 def _unreachable() -> Unreachable:
-    return Unreachable(
-        f"cannot reach the hub; already here: {', '.join(one.name for one in held()) or 'nothing'}"
-    )
+    cached = ", ".join(model.name for model in list_cached()) or "nothing"
+    return Unreachable(f"cannot reach the hub; already here: {cached}")

@@ -45,7 +45,7 @@ def _note(level: int, text: bytes | None, _: object) -> None:
 _hear = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(_note)
 
 
-def cause() -> str:
+def read_cause() -> str:
     """The first of `errors` since they were cleared: the others follow from it."""
     return errors[0].partition(": ")[2] or errors[0] if errors else "it does not say why"
 
@@ -101,7 +101,7 @@ class Decoder:
                 if apart
                 else "has no memory"
             )
-            raise HedgeError(f"llama.cpp {what} for {capacity} tokens of {lm.name}: {cause()}")
+            raise HedgeError(f"llama.cpp {what} for {capacity} tokens of {lm.name}: {read_cause()}")
         self._memory = llama.llama_get_memory(self._handle)
         self._batch = llama.llama_batch_init(batch, 0, 1)
         views = (self._batch.token, self._batch.pos, self._batch.n_seq_id, self._batch.logits)
@@ -132,7 +132,7 @@ class Decoder:
         if status := self._llama.llama_decode(self._handle, self._batch):
             raise HedgeError(
                 f"llama.cpp could not run {count} tokens of {self._lm.name}: status {status}, "
-                f"{cause()}"
+                f"{read_cause()}"
             )
         if not (rows := int(wanted.sum())):
             return np.empty((0, self._lm.vocab_size), np.float32)

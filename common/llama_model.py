@@ -18,14 +18,14 @@ import numpy as np
 from hedge.common.chat import ChatTemplate, encode_chat
 from hedge.common.errors import BadInput, HedgeError, Incompatible
 from hedge.common.gguf import Header, read_header
-from hedge.common.llama_decoder import BATCH, INSTALL, Decoder, cause, errors, llama_cpp
+from hedge.common.llama_decoder import BATCH, INSTALL, Decoder, errors, llama_cpp, read_cause
 from hedge.common.model import (
     Identity,
     LanguageModel,
     check_unicode,
-    fitting_context,
+    choose_context,
+    strip_end,
     vocabulary,
-    without_end,
 )
 from hedge.common.model_options import ModelOptions
 
@@ -93,7 +93,7 @@ class LlamaModel(LanguageModel):
     def encode_text(self, text: str) -> list[int]:
         check_unicode(text)
         ends = {*self.end_ids, int(self._llama.llama_vocab_eos(self._vocab))}
-        return without_end(
+        return strip_end(
             self._encode(text, False, add_special=True), self._encode(text, False), ends
         )
 
@@ -249,7 +249,7 @@ def load_gguf(path: Path, side: str, options: ModelOptions) -> LlamaModel:
     errors.clear()
     handle = llama.llama_model_load_from_file(os.fsencode(path), wanted)
     if not handle:
-        raise BadInput(f"cannot load the {side} from {path}: {cause()}")
+        raise BadInput(f"cannot load the {side} from {path}: {read_cause()}")
     _check_memory(llama, handle, path)
     size, tokenizer_fingerprint = vocabulary({word: number for number, word in enumerate(words)})
     vocab = llama.llama_model_get_vocab(handle)
@@ -261,7 +261,7 @@ def load_gguf(path: Path, side: str, options: ModelOptions) -> LlamaModel:
         fingerprint=header.fingerprint,
         tokenizer_fingerprint=tokenizer_fingerprint,
         vocab_size=size,
-        context=fitting_context(trained, token_bytes(header), options.context, str(path)),
+        context=choose_context(trained, token_bytes(header), options.context, str(path)),
         trained_context=trained,
         # Of what llama.cpp takes for an end, plain words such as </s> in a model that ends
         # otherwise are left out.

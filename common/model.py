@@ -215,7 +215,7 @@ def check_unicode(text: str) -> None:
         ) from None
 
 
-def without_end(ids: list[int], text: Sequence[int], ends: Collection[int]) -> list[int]:
+def strip_end(ids: list[int], text: Sequence[int], ends: Collection[int]) -> list[int]:
     """A prompt's ids, those of `text` with what the tokenizer puts around them, without an end
     behind them.
     """
@@ -239,7 +239,7 @@ def vocabulary(words: Mapping[str, int]) -> tuple[int, str]:
     return size, digest(json.dumps(kept, ensure_ascii=True).encode())
 
 
-def fitting_context(model: int, token_bytes: int, wanted: int | None, where: str) -> int:
+def choose_context(model: int, token_bytes: int, wanted: int | None, where: str) -> int:
     """Ids that may be fed: `wanted`, or as many as the model knows and as fit into half of the
     memory that is free.
     """

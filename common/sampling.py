@@ -20,7 +20,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return shifted
 
 
-def descending(values: np.ndarray) -> np.ndarray:
+def sort_descending(values: np.ndarray) -> np.ndarray:
     """Indices from the largest value down, ties to the lowest index."""
     return np.argsort(-values, kind="stable")
 
@@ -88,7 +88,7 @@ class Warp:
             kept = largest(logits, self.top_k)
             probs = _only(probs, kept)
         if self.top_p < 1:
-            order = descending(logits)
+            order = sort_descending(logits)
             needed = int(np.searchsorted(np.cumsum(probs[order]), self.top_p)) + 1
             probs = _only(probs, order[:needed])
         if self.min_p > 0:

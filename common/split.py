@@ -41,7 +41,7 @@ class Share:
         )
 
 
-def share_of(quantised: Quantised, token: int) -> Share:
+def compute_share(quantised: Quantised, token: int) -> Share:
     """What `split` says of a draft from `quantised`."""
     at = int(quantised.ids.searchsorted(token))
     if at < len(quantised.ids) and quantised.ids[at] == token:

@@ -21,7 +21,7 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 from transformers.utils import logging as transformers_logging
 
-from hedge.common.chat import Messages, Tools, encode_chat, refused
+from hedge.common.chat import Messages, Tools, encode_chat, explain_refusal
 from hedge.common.errors import BadInput, Incompatible
 from hedge.common.model import (
     BUNDLED,
@@ -29,10 +29,10 @@ from hedge.common.model import (
     LanguageModel,
     bundled_folder,
     check_unicode,
+    choose_context,
     first_line,
-    fitting_context,
+    strip_end,
     vocabulary,
-    without_end,
 )
 from hedge.common.model_options import ModelOptions, check_threads
 
@@ -69,7 +69,7 @@ class TokenizerModel(LanguageModel):
     def encode_text(self, text: str) -> list[int]:
         check_unicode(text)
         ids = list(self.tokenizer.encode(text, split_special_tokens=True))
-        return without_end(
+        return strip_end(
             ids, self._encode(text, False), {*self.end_ids, self.tokenizer.eos_token_id}
         )
 
@@ -100,7 +100,7 @@ class TokenizerModel(LanguageModel):
             return str(self.tokenizer.apply_chat_template(list(messages), **words))
         except Exception as error:
             # A template is a program, and may raise anything.
-            raise refused(self.name, error) from None
+            raise explain_refusal(self.name, error) from None
 
     def _encode(self, text: str, parse: bool) -> list[int]:
         return list(
@@ -222,12 +222,14 @@ def load_folder(
         fingerprint=weights_fingerprint(model),
         tokenizer_fingerprint=tokenizer_fingerprint,
         vocab_size=vocab_size,
-        context=fitting_context(
+        context=choose_context(
             trained_context(model.config), token_bytes(model), options.context, where
         ),
         trained_context=trained_context(model.config),
         end_ids=tuple(
-            token for token in end_ids_of(model.generation_config, tokenizer) if token < vocab_size
+            token
+            for token in find_end_ids(model.generation_config, tokenizer)
+            if token < vocab_size
         ),
         begin_id=tokenizer.bos_token_id,
     )
@@ -299,7 +301,7 @@ def trained_context(model_config: PreTrainedConfig) -> int:
     )
 
 
-def end_ids_of(
+def find_end_ids(
     generation: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[int, ...]:
     """What ends an answer, by the files of the model."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import fmean, median
 
-from hedge.common.coupling import decided
+from hedge.common.coupling import decide_race
 from hedge.common.model import LanguageModel
 from hedge.common.noise import Noise, Purpose
 from hedge.common.sampling import Warp, gap
@@ -90,7 +90,7 @@ def traced(
                 draft = int(logits.argmax())
                 margin = gap(logits)
             else:
-                draft, margin = decided(
+                draft, margin = decide_race(
                     warp(logits), noise.integers(Purpose.TARGET, position, 0, len(logits))
                 )
             accepted.append(int(draft == answer[position]))

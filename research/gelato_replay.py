@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hedge.common.coupling import coupled_draw
+from hedge.common.coupling import draw_coupled
 from hedge.common.model import LanguageModel
 from hedge.common.noise import Noise, Purpose
 from hedge.common.sampling import Warp
@@ -80,7 +80,7 @@ def trace_answer(
         found.nucleus.append(int(np.searchsorted(np.cumsum(-np.sort(-x)), TOP_P)) + 1)
         found.similar.append(round(similar, 6))
         found.sampled.append(noise.uniform(Purpose.ACCEPT, at) < similar)
-        found.coupled.append(coupled_draw(noise, at, x) == token)
+        found.coupled.append(draw_coupled(noise, at, x) == token)
     return found
 
 

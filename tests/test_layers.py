@@ -9,6 +9,7 @@ import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import hedge
 from hedge.edge_client.cli.commands import commands
 
 ROOT = Path(__file__).parent.parent
@@ -101,6 +102,12 @@ def test_no_module_of_the_wheel_imports_in_a_circle() -> None:
     files = {module_of(file): file for room in rooms for file in (ROOT / room).rglob("*.py")}
     graph = {name: imported_modules(file) & files.keys() - {name} for name, file in files.items()}
     TopologicalSorter(graph).prepare()
+
+
+def test_the_public_names_exist() -> None:
+    assert {"AsyncHedge", "Hedge", "LanguageModel", "load"} <= set(hedge.__all__)
+    for name in hedge.__all__:
+        assert getattr(hedge, name) is not None, name
 
 
 def module_of(file: Path) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from hedge.common.grammar import of_regex, of_schema
+from hedge.common.grammar import convert_regex, convert_schema
 from hedge.common.loading import load
 from hedge.common.logits import LogitsOptions, LogitsProcessor
 from hedge.common.model import BUNDLED, LanguageModel
@@ -86,15 +86,15 @@ PERSON = {
 ASKED = {
     "penalties": SamplingParams(Warp(1.0), logits=PENALTIES),
     "bias": SamplingParams(Warp(0.7), logits=LogitsOptions(logit_bias=((95, 3.0), (6, -2.0)))),
-    "schema": SamplingParams(Warp(1.0), logits=LogitsOptions(grammar=of_schema(PERSON))),
-    "schema at 0": SamplingParams(Warp(0.0), logits=LogitsOptions(grammar=of_schema(PERSON))),
+    "schema": SamplingParams(Warp(1.0), logits=LogitsOptions(grammar=convert_schema(PERSON))),
+    "schema at 0": SamplingParams(Warp(0.0), logits=LogitsOptions(grammar=convert_schema(PERSON))),
     "expression with penalties": SamplingParams(
-        Warp(1.3, 0, 0.9), logits=LogitsOptions(1.2, 1.0, grammar=of_regex("[a-f ]{3,30}!"))
+        Warp(1.3, 0, 0.9), logits=LogitsOptions(1.2, 1.0, grammar=convert_regex("[a-f ]{3,30}!"))
     ),
     "min-p": SamplingParams(Warp(1.3, min_p=0.1)),
     "all": SamplingParams(
         Warp(1.1, 50, 0.95, 0.01),
-        logits=replace(PENALTIES, grammar=of_schema(PERSON), logit_bias=((9, 2.0),)),
+        logits=replace(PENALTIES, grammar=convert_schema(PERSON), logit_bias=((9, 2.0),)),
     ),
 }
 
@@ -125,7 +125,9 @@ def test_every_exact_system_is_the_llm_alone(asked: str) -> None:
 def test_a_grammar_holds_in_every_system(system: str) -> None:
     config = replace(
         SYSTEMS[system],
-        sampling=SamplingParams(Warp(1.0), logits=LogitsOptions(grammar=of_regex("[a-e]{4,9}"))),
+        sampling=SamplingParams(
+            Warp(1.0), logits=LogitsOptions(grammar=convert_regex("[a-e]{4,9}"))
+        ),
     )
     if system == "cu-hlm":
         config = config.with_threshold(0.3)
@@ -147,7 +149,9 @@ def test_forced_tokens_cost_no_slm_step_no_bytes_and_no_llm_pass(
     monkeypatch.setattr(SurvivalGate, "observe_step", lambda _, seconds: timed.append(seconds))
     forced = SamplingParams(
         Warp(1.0),
-        logits=LogitsOptions(grammar=of_regex("It was a dark and stormy night; the rain fell")),
+        logits=LogitsOptions(
+            grammar=convert_regex("It was a dark and stormy night; the rain fell")
+        ),
     )
     whole = answer("hedge", forced, 1)
     assert whole.text == "It was a dark and stormy night; the rain fell"
@@ -157,7 +161,7 @@ def test_forced_tokens_cost_no_slm_step_no_bytes_and_no_llm_pass(
     once = answer(
         "hedge",
         replace(
-            forced, logits=LogitsOptions(grammar=of_regex("It was a [dp]ark and stormy night"))
+            forced, logits=LogitsOptions(grammar=convert_regex("It was a [dp]ark and stormy night"))
         ),
         1,
     )
@@ -172,7 +176,7 @@ def test_a_policy_that_always_asks_is_exact_under_a_grammar_too() -> None:
         Warp(1.0),
         seed=1,
         max_new_tokens=40,
-        logits=LogitsOptions(grammar=of_regex("It was a [dp]ark night")),
+        logits=LogitsOptions(grammar=convert_regex("It was a [dp]ark night")),
     )
     config = GenerationConfig("always", asked, GateConfig("always"), VerificationConfig("coupled"))
     assert config.guarantee == "exact"

@@ -11,7 +11,7 @@ import torch
 from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
 
 from hedge.cloud_server.sessions.steps import Draws
-from hedge.common.coupling import coupled_draw
+from hedge.common.coupling import draw_coupled
 from hedge.common.noise import Noise
 from hedge.common.sampling import Warp
 
@@ -47,7 +47,7 @@ class _Draw:
         if not np.isfinite(row).all():
             # Its logprobs say so, and the answer ends; an error here would end the engine.
             return logits
-        token = coupled_draw(self._noise, self._position + len(output_ids), self._warp(row))
+        token = draw_coupled(self._noise, self._position + len(output_ids), self._warp(row))
         drawn = torch.full_like(logits, -torch.inf)
         drawn[token] = 0
         return drawn

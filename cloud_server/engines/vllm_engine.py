@@ -32,7 +32,7 @@ from hedge.common.torch_model import (
     TokenizerModel,
     cached_bytes,
     check_folder,
-    end_ids_of,
+    find_end_ids,
     trained_context,
 )
 
@@ -135,7 +135,7 @@ def load_vllm(where: str, options: ModelOptions, engine_options: Mapping[str, An
         vocab_size=vocab_size,
         context=context,
         trained_context=known,
-        end_ids=tuple(token for token in end_ids_of(generation, tokenizer) if token < vocab_size),
+        end_ids=tuple(token for token in find_end_ids(generation, tokenizer) if token < vocab_size),
         begin_id=tokenizer.bos_token_id,
     )
     return VllmModel(

@@ -10,7 +10,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from hedge.cloud_server.serving.metrics import CloudMetrics
-from hedge.common.http import static
+from hedge.common.http import serve_files
 
 FILES = {"/": "operator.html", "/operator.js": "operator.js", "/operator.css": "operator.css"}
 
@@ -26,4 +26,4 @@ def make_operator_app(metrics: CloudMetrics, ready: Callable[[], bool]) -> Starl
         return PlainTextResponse("ready\n") if ready() else PlainTextResponse("draining\n", 503)
 
     answers = [Route("/metrics", scrape), Route("/healthz", alive), Route("/readyz", readiness)]
-    return Starlette(routes=[*answers, *static(Path(__file__).parent / "web", FILES)])
+    return Starlette(routes=[*answers, *serve_files(Path(__file__).parent / "web", FILES)])

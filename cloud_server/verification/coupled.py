@@ -5,7 +5,7 @@ is that token.
 from collections.abc import Sequence
 
 from hedge.cloud_server.verification.base import ClaimedDraft, Drawn, Outcome, Rule, Target
-from hedge.common.coupling import coupled_draw
+from hedge.common.coupling import draw_coupled
 
 
 class CoupledRule(Rule):
@@ -28,4 +28,4 @@ class CoupledRule(Rule):
         return None if own == draft.token else Outcome(index, correction=own)
 
     def bonus(self, step: int, at: int, target: Target) -> int:
-        return target.token if isinstance(target, Drawn) else coupled_draw(self.noise, at, target)
+        return target.token if isinstance(target, Drawn) else draw_coupled(self.noise, at, target)

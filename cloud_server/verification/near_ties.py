@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from hedge.common.coupling import contenders
-from hedge.common.sampling import Warp, descending
+from hedge.common.sampling import Warp, sort_descending
 
 # Beyond this e^x is no float64.
 COLD = 700.0
@@ -56,7 +56,7 @@ def _at_top_p(logits: np.ndarray, warp: Warp, difference: float, rest: float) ->
     """bool [V]: what top-p could both keep and drop, where no two logits come nearer by more than
     `difference`.
     """
-    order = descending(logits)
+    order = sort_descending(logits)
     order = order[: warp.top_k] if warp.top_k else order
     falling = logits[order].astype(np.float64)
     weights = np.exp((falling - float(logits.max())) / warp.temperature)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import shtab
 
-from hedge.common.command import Commands, command_parser, described, parse
+from hedge.common.command import Commands, command_parser, find_parser, parse
 from hedge.edge_client.cli.commands import commands
 
 EXAMPLES = """  source <(hedge completion bash)
@@ -33,6 +33,6 @@ def parser_of(known: Commands) -> argparse.ArgumentParser:
         if name == "completion":
             names.add_parser(name).add_argument("shell", choices=SHELLS)
         else:
-            own = described(where)
+            own = find_parser(where)
             names.add_parser(name, parents=[own], add_help=False, help=known.summaries.get(name))
     return whole

@@ -37,7 +37,7 @@ def models(arguments: Sequence[str]) -> None:
     args = parse(parser, arguments)
     from dataclasses import asdict
 
-    from hedge.common.hub import CachedModel, held
+    from hedge.common.hub import CachedModel, list_cached
     from hedge.common.model import BUNDLED, bundled_folder
 
     size = sum(
@@ -45,7 +45,7 @@ def models(arguments: Sequence[str]) -> None:
         for side in ("slm", "llm")
         for path in (bundled_folder() / side).glob("*.safetensors")
     )
-    models = [CachedModel(BUNDLED, size, "apache-2.0"), *held()]
+    models = [CachedModel(BUNDLED, size, "apache-2.0"), *list_cached()]
     if args.json:
         sys.stdout.write("".join(json.dumps(asdict(one)) + "\n" for one in models))
         return

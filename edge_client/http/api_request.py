@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hedge.common.grammar import of_lark, of_regex, of_schema
+from hedge.common.grammar import convert_lark, convert_regex, convert_schema
 from hedge.edge_client.http.errors import ApiError, shown
 from hedge.edge_client.http.schema import (
     Body,
@@ -212,13 +212,13 @@ def _format(asked: ResponseFormat | None) -> str:
     if asked is None or asked.type == "text":
         return ""
     if asked.type == "json_object":
-        return of_schema({"type": "object"})
+        return convert_schema({"type": "object"})
     if asked.json_schema is None or asked.json_schema.json_schema is None:
         path = "response_format.json_schema.schema"
         raise ApiError(
             400, f"{path} is missing", param="response_format", code="missing_required_parameter"
         )
-    return of_schema(asked.json_schema.json_schema)
+    return convert_schema(asked.json_schema.json_schema)
 
 
 def _tools(body: ChatBody) -> dict[str, Any]:
@@ -255,10 +255,12 @@ def _structured(asked: StructuredOutputs | None) -> str:
     if asked is None or not given:
         return ""
     if asked.json_ is not None:
-        return of_schema(asked.json_)
+        return convert_schema(asked.json_)
     if asked.choice is not None:
-        return of_regex("|".join(re.escape(text) for text in asked.choice))
-    return of_regex(asked.regex) if asked.regex is not None else of_lark(asked.grammar or "")
+        return convert_regex("|".join(re.escape(text) for text in asked.choice))
+    return (
+        convert_regex(asked.regex) if asked.regex is not None else convert_lark(asked.grammar or "")
+    )
 
 
 def _biases(given: dict[str, float]) -> tuple[tuple[int, float], ...]:

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from hedge.common.errors import BadInput, Unreachable
-from hedge.common.http import static
+from hedge.common.http import serve_files
 from hedge.common.rpc import split_address
 from hedge.edge_client.http.api import Api, body_of
 from hedge.edge_client.http.errors import ApiError
@@ -32,7 +32,7 @@ class Page:
 
     def routes(self) -> list[Route]:
         return [
-            *static(FOLDER, FILES),
+            *serve_files(FOLDER, FILES),
             Route("/hedge/state", self._state),
             Route("/hedge/link", self._api.guarded(self._change), methods=["POST"]),
         ]

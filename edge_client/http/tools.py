@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hedge.common.errors import BadInput
-from hedge.common.grammar import WRITTEN, of_lark
+from hedge.common.grammar import WRITTEN, convert_lark
 from hedge.common.model import LanguageModel
 from hedge.edge_client.engine.release import overlap
 
@@ -132,7 +132,7 @@ class HermesReader(CallReader):
         marks = [mark if _is_special(lm, mark) else json.dumps(mark) for mark in (_OPEN, _CLOSE)]
         calls = _schema(tools, "arguments")
         more = f' ("\\n" call){{0,{most - 1}}}' if most > 1 else ""
-        return of_lark(
+        return convert_lark(
             f'start: call{more}\ncall: {marks[0]} "\\n" body "\\n" {marks[1]}\nbody: %json '
             f"{calls}\n"
         )
@@ -164,7 +164,7 @@ class LlamaReader(CallReader):
     def grammar(cls, tools: Sequence[dict[str, Any]], lm: LanguageModel, most: int) -> str:
         calls = _schema(tools, "parameters")
         more = f' ("; " call){{0,{most - 1}}}' if most > 1 else ""
-        return of_lark(f"start: call{more}\ncall: %json {calls}\n")
+        return convert_lark(f"start: call{more}\ncall: %json {calls}\n")
 
 
 def reader_of(lm: LanguageModel) -> type[CallReader]:

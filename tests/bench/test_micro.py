@@ -11,7 +11,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from hedge.common import codec
-from hedge.common.coupling import coupled_draw
+from hedge.common.coupling import draw_coupled
 from hedge.common.distribution import Quantised
 from hedge.common.ids import PRIMED, id_codec
 from hedge.common.loading import load
@@ -58,7 +58,7 @@ def test_part(benchmark: BenchmarkFixture, part: str, size: int) -> None:
         "decode": lambda: codec.decode(payload, size),
         "expected_perturbation": lambda: MEASURES["expected_perturbation"].of(z, x, -1, NONE),
         "noise": lambda: NOISE.integers(Purpose.TARGET, 7, 0, size),
-        "coupled draw": lambda: coupled_draw(NOISE, 7, x),
+        "coupled draw": lambda: draw_coupled(NOISE, 7, x),
     }
     benchmark.group = f"|V| = {size}"
     benchmark(parts[part])

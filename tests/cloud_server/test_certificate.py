@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hedge.cloud_server.verification.certificate import Top, certify
 from hedge.cloud_server.verification.near_ties import is_near_tie
-from hedge.common.coupling import coupled_draw, race_noise
+from hedge.common.coupling import draw_coupled, race_noise
 from hedge.common.noise import Noise
 from hedge.common.sampling import Warp, largest
 from tests.effort import scaled
@@ -69,14 +69,14 @@ def test_what_is_certified_is_the_draw_from_all(
     row: np.ndarray, count: int, warp: Warp, position: int
 ) -> None:
     found = certify(top_of(row, count), warp, race_noise(NOISE, position, len(row)))
-    assert found is None or found.token == coupled_draw(NOISE, position, warp(row))
+    assert found is None or found.token == draw_coupled(NOISE, position, warp(row))
 
 
 @given(rows, st.sampled_from(WARPS), st.integers(0, 1000))
 def test_all_tokens_are_always_enough(row: np.ndarray, warp: Warp, position: int) -> None:
     found = certify(top_of(row, len(row)), warp, race_noise(NOISE, position, len(row)))
     assert found is not None
-    assert found.token == coupled_draw(NOISE, position, warp(row))
+    assert found.token == draw_coupled(NOISE, position, warp(row))
 
 
 @pytest.mark.statistics

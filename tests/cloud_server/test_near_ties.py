@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hedge.cloud_server.sessions.session import VerifierSession
 from hedge.cloud_server.sessions.steps import run_alone
 from hedge.cloud_server.verification.near_ties import is_near_tie
-from hedge.common.coupling import coupled_draw, race_noise
+from hedge.common.coupling import draw_coupled, race_noise
 from hedge.common.model import LanguageModel
 from hedge.common.noise import Noise
 from hedge.common.sampling import Warp
@@ -28,7 +28,7 @@ def noise_of(position: int) -> np.ndarray:
 
 
 def token(logits: np.ndarray, warp: Warp, position: int) -> int:
-    return coupled_draw(NOISE, position, warp(logits))
+    return draw_coupled(NOISE, position, warp(logits))
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ from hedge.cloud_server.verification.base import ClaimedDraft, to_audit_byte, ve
 from hedge.cloud_server.verification.coupled import CoupledRule
 from hedge.cloud_server.verification.resampled import ResampledRule
 from hedge.cloud_server.verification.split import SplitRule
-from hedge.common.coupling import coupled_draw
+from hedge.common.coupling import draw_coupled
 from hedge.common.distribution import Quantised
 from hedge.common.noise import Noise, Purpose
 from hedge.common.sampling import Warp, draw, residual
-from hedge.common.split import encode_share, share_of
+from hedge.common.split import compute_share, encode_share
 from hedge.edge_client.engine.verification.truncation import truncate
 from tests.effort import scaled
 
@@ -93,7 +93,7 @@ def test_split_draws_the_residual_at_the_device(x: np.ndarray, y: np.ndarray) ->
         token = sent.draw(bucket, within)
         rule = SplitRule(noise, 5)
         outcome = verify_block(
-            rule, 0, t, rule.read([token], [encode_share(share_of(sent, token))], 6), [y]
+            rule, 0, t, rule.read([token], [encode_share(compute_share(sent, token))], 6), [y]
         )
         if outcome.probs is not None:
             token = draw(residual(outcome.probs, sent.dense()), noise.uniform(Purpose.RESIDUAL, t))
@@ -114,7 +114,7 @@ def test_coupled_tokens_are_the_llms_and_agree_as_often_as_promised(
     counts = np.zeros(6)
     agreed = 0
     for t in range(DRAWS):
-        token = coupled_draw(noise, t, x)
+        token = draw_coupled(noise, t, x)
         outcome = verify_block(CoupledRule(noise), 0, t, [ClaimedDraft(token)], [y])
         agreed += outcome.accepted
         counts[token if outcome.correction is None else outcome.correction] += 1
@@ -131,9 +131,9 @@ def test_a_coupled_bonus_is_an_early_verdict() -> None:
     noise = Noise(8, [1])
     for t in range(200):
         early = verify_block(
-            CoupledRule(noise), 0, t, [ClaimedDraft(coupled_draw(noise, t, FLAT))], [FLAT, RISING]
+            CoupledRule(noise), 0, t, [ClaimedDraft(draw_coupled(noise, t, FLAT))], [FLAT, RISING]
         )
-        assert early.bonus == coupled_draw(noise, t + 1, RISING)
+        assert early.bonus == draw_coupled(noise, t + 1, RISING)
         late = verify_block(CoupledRule(noise), 0, t + 1, [ClaimedDraft(early.bonus)], [RISING])
         assert late.accepted == 1
 

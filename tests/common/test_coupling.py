@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from hedge.common.coupling import coupled_draw, decided, race_times, winner
+from hedge.common.coupling import decide_race, draw_coupled, race_times, winner
 from hedge.common.noise import Noise, Purpose
 
 
@@ -57,7 +57,7 @@ def test_skipping_what_cannot_win_changes_nothing(scale: float) -> None:
         times = race_times(probs, integers)
         best = np.argsort(times, kind="stable")[:2]
         assert winner(probs, integers) == best[0]
-        assert decided(probs, integers) == (
+        assert decide_race(probs, integers) == (
             best[0],
             pytest.approx(np.log(times[best[1]] / times[best[0]])),
         )
@@ -69,13 +69,13 @@ def test_extreme_noise_is_finite_and_ties_go_to_the_lowest_id() -> None:
     assert (race_times(np.ones(2), ends) > 0).all()
     assert winner(np.array([0.5, 0.5]), np.array([7, 7], np.uint64)) == 0
     assert winner(np.array([0.0, 1.0]), np.array([2**52 - 1, 0], np.uint64)) == 1
-    assert decided(np.array([0.5, 0.5]), np.array([7, 7], np.uint64)) == (0, 0.0)
-    assert decided(np.array([0.0, 1.0]), np.array([2**52 - 1, 0], np.uint64)) == (1, np.inf)
+    assert decide_race(np.array([0.5, 0.5]), np.array([7, 7], np.uint64)) == (0, 0.0)
+    assert decide_race(np.array([0.0, 1.0]), np.array([2**52 - 1, 0], np.uint64)) == (1, np.inf)
 
 
 def test_the_winner_follows_the_distribution() -> None:
     probs = np.array([0.5, 0.0, 0.3, 0.15, 0.05])
     noise = Noise(9, [1])
-    counts = np.bincount([coupled_draw(noise, t, probs) for t in range(50_000)], minlength=5)
+    counts = np.bincount([draw_coupled(noise, t, probs) for t in range(50_000)], minlength=5)
     assert not counts[1]
     assert chisquare(counts[probs > 0], 50_000 * probs[probs > 0]).pvalue > 1e-4

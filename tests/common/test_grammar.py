@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hedge.common.errors import BadInput
-from hedge.common.grammar import Grammar, of_lark, of_regex, of_schema
+from hedge.common.grammar import Grammar, convert_lark, convert_regex, convert_schema
 from hedge.common.loading import load
 from hedge.common.logits import NEVER, LogitsOptions, LogitsProcessor
 from hedge.common.model import BUNDLED, LanguageModel
@@ -51,7 +51,7 @@ def walk(lm: LanguageModel, grammar: str, seed: int, most: int = 200) -> list[in
 @settings(max_examples=100)
 @given(st.integers(0, 2**32 - 1))
 def test_whatever_is_drawn_is_json_of_the_schema(lm: LanguageModel, seed: int) -> None:
-    value = json.loads(lm.decode(walk(lm, of_schema(PERSON), seed)))
+    value = json.loads(lm.decode(walk(lm, convert_schema(PERSON), seed)))
     assert set(value) == set(PERSON["properties"])
     assert len(value["name"]) <= 8
     assert 0 <= value["age"] <= 150
@@ -68,7 +68,7 @@ def test_whatever_is_drawn_matches_the_expression(
     lm: LanguageModel, seed: int, pattern: str
 ) -> None:
     # `+` may go on for a while.
-    assert re.fullmatch(pattern, lm.decode(walk(lm, of_regex(pattern), seed, 5000)))
+    assert re.fullmatch(pattern, lm.decode(walk(lm, convert_regex(pattern), seed, 5000)))
 
 
 @settings(max_examples=50)
@@ -77,8 +77,8 @@ def test_it_says_the_same_wherever_it_was_before(
     lm: LanguageModel, seed: int, places: list[int]
 ) -> None:
     """Rolled back and moved on as drafts are: what is allowed depends on the answer alone."""
-    grammar = of_schema(PERSON)
-    said = walk(lm, of_schema(PERSON), seed)
+    grammar = convert_schema(PERSON)
+    said = walk(lm, convert_schema(PERSON), seed)
     moved = Grammar(grammar, lm, lm.end_ids)
     for place in places:
         before = said[: place % (len(said) + 1)]
@@ -88,7 +88,7 @@ def test_it_says_the_same_wherever_it_was_before(
 
 
 def test_what_is_forced_is_all_that_is_allowed(lm: LanguageModel) -> None:
-    followed = Grammar(of_schema(PERSON), lm, lm.end_ids)
+    followed = Grammar(convert_schema(PERSON), lm, lm.end_ids)
     said = list[int]()
     first = followed.forced(said)
     assert first is not None
@@ -100,7 +100,7 @@ def test_what_is_forced_is_all_that_is_allowed(lm: LanguageModel) -> None:
 
 
 def test_where_the_grammar_is_met_the_answer_ends(lm: LanguageModel) -> None:
-    followed = Grammar(of_regex("ab?"), lm, [2, 5])
+    followed = Grammar(convert_regex("ab?"), lm, [2, 5])
     a, b = (lm.encode_text(letter)[-1] for letter in "ab")
     # The first of the ends, where nothing else may follow, and any of them, where something may.
     assert followed.forced([a, b]) == 2
@@ -109,7 +109,7 @@ def test_where_the_grammar_is_met_the_answer_ends(lm: LanguageModel) -> None:
 
 
 def test_what_is_not_allowed_cannot_be_drawn(lm: LanguageModel) -> None:
-    process = LogitsProcessor(LogitsOptions(grammar=of_regex("[0-9]+")), lm, 1, lm.end_ids)
+    process = LogitsProcessor(LogitsOptions(grammar=convert_regex("[0-9]+")), lm, 1, lm.end_ids)
     logits = process(np.full(lm.vocab_size, 50, np.float32), [1])
     texts = [lm.decode([int(token)]) for token in np.flatnonzero(logits > NEVER)]
     assert texts
@@ -125,17 +125,17 @@ EXPONENTIAL = {
 @pytest.mark.parametrize(
     "grammar",
     [
-        of_schema({"type": "nope"}),
-        of_schema({"type": "integer", "minimum": 5, "maximum": 3}),
-        of_schema({"$ref": "#/nowhere"}),
-        of_schema({"type": "string", "pattern": "(?=a)b"}),
-        of_schema({"enum": []}),
-        of_regex("[a"),
-        of_lark("start: nowhere"),
-        of_lark("start: start start"),
-        of_regex("[^\\s\\S]"),
-        of_schema({"$ref": "#"}),
-        of_lark('start: start "ab"'),
+        convert_schema({"type": "nope"}),
+        convert_schema({"type": "integer", "minimum": 5, "maximum": 3}),
+        convert_schema({"$ref": "#/nowhere"}),
+        convert_schema({"type": "string", "pattern": "(?=a)b"}),
+        convert_schema({"enum": []}),
+        convert_regex("[a"),
+        convert_lark("start: nowhere"),
+        convert_lark("start: start start"),
+        convert_regex("[^\\s\\S]"),
+        convert_schema({"$ref": "#"}),
+        convert_lark('start: start "ab"'),
         "not a grammar",
         "{}",
     ],
@@ -150,10 +150,10 @@ def test_what_cannot_be_followed_is_refused_in_a_line(lm: LanguageModel, grammar
 @pytest.mark.parametrize(
     "grammar",
     [
-        of_schema(EXPONENTIAL),
-        of_regex("((((a{1,999}){1,999}){1,999}){1,999})"),
-        of_regex("(a|aa)+" * 40 + "b"),
-        of_lark('start: a a a a\na: b b b b b b b b\nb: "x"? "y"? "z"?'),
+        convert_schema(EXPONENTIAL),
+        convert_regex("((((a{1,999}){1,999}){1,999}){1,999})"),
+        convert_regex("(a|aa)+" * 40 + "b"),
+        convert_lark('start: a a a a\na: b b b b b b b b\nb: "x"? "y"? "z"?'),
     ],
 )
 def test_what_explodes_is_answered_in_time(lm: LanguageModel, grammar: str) -> None:
@@ -165,11 +165,11 @@ def test_what_explodes_is_answered_in_time(lm: LanguageModel, grammar: str) -> N
 @pytest.mark.parametrize("schema", [[], "x", 3, None, True])
 def test_a_schema_is_an_object(schema: object) -> None:
     with pytest.raises(BadInput, match="a JSON schema is an object"):
-        of_schema(schema)
+        convert_schema(schema)
 
 
 def test_ids_that_the_grammar_does_not_know_are_named(lm: LanguageModel) -> None:
-    process = LogitsProcessor(LogitsOptions(grammar=of_regex("[0-9]+")), lm, 1, lm.end_ids)
+    process = LogitsProcessor(LogitsOptions(grammar=convert_regex("[0-9]+")), lm, 1, lm.end_ids)
     with pytest.raises(BadInput, match=r"id \d+ at position 0 is not what the grammar allows"):
         process.check([1, lm.encode_text("x")[-1]])
 
@@ -178,7 +178,7 @@ def test_long_forced_text_is_looked_up_once(lm: LanguageModel) -> None:
     """And is the same ids from wherever an answer goes on: a run is found again by what came before
     it.
     """
-    grammar = Grammar(of_regex("x(" + "qz" * 2000 + "|b)"), lm, lm.end_ids)
+    grammar = Grammar(convert_regex("x(" + "qz" * 2000 + "|b)"), lm, lm.end_ids)
     said = list[int]()
     q = lm.encode_text("q")[-1]
     while (only := grammar.forced(said)) not in lm.end_ids:
@@ -186,7 +186,7 @@ def test_long_forced_text_is_looked_up_once(lm: LanguageModel) -> None:
     assert lm.decode(said).startswith("xqzqz")
     looked = len(grammar._runs)
     assert looked < 10
-    fresh = Grammar(of_regex("x(" + "qz" * 2000 + "|b)"), lm, lm.end_ids)
+    fresh = Grammar(convert_regex("x(" + "qz" * 2000 + "|b)"), lm, lm.end_ids)
     fresh.follow(said[:700])
     assert [fresh.forced(said[:at]) for at in (700, 3, 701, 650)] == [
         said[at] for at in (700, 3, 701, 650)

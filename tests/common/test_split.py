@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from hedge.common.distribution import Quantised
 from hedge.common.errors import CodecError
-from hedge.common.split import decode_share, encode_share, share_of
+from hedge.common.split import compute_share, decode_share, encode_share
 
 
 @st.composite
@@ -24,13 +24,15 @@ def test_a_share_is_the_probability_of_its_token(probs: Quantised) -> None:
         int(probs.ids[-1]),
         next(t for t in range(probs.vocab_size) if t not in probs.ids),
     ):
-        share = decode_share(encode_share(share_of(probs, token)), probs.vocab_size, probs.bits)
+        share = decode_share(
+            encode_share(compute_share(probs, token)), probs.vocab_size, probs.bits
+        )
         assert share.probability == pytest.approx(probs.probability(token), rel=1e-12)
 
 
 def test_certainty_fits() -> None:
     probs = Quantised(5, 12, np.array([2]), np.array([4096]))
-    assert decode_share(encode_share(share_of(probs, 2)), 5, 12).probability == 1
+    assert decode_share(encode_share(compute_share(probs, 2)), 5, 12).probability == 1
 
 
 @given(st.binary(max_size=8), st.integers(1, 20), st.sampled_from([3, 300, 70_000]))

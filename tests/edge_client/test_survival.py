@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hedge.common.coupling import decided
+from hedge.common.coupling import decide_race
 from hedge.common.errors import BadInput
 from hedge.common.model import LanguageModel
 from hedge.common.noise import Noise, Purpose
@@ -163,7 +163,7 @@ def test_the_margin_is_that_of_the_draw_itself() -> None:
     for position in range(50):
         probs = rng.dirichlet(np.full(50, 0.3))
         drawn = verification.propose(probs, position, 0, None, 0.0)
-        assert (drawn.token, drawn.margin) == decided(
+        assert (drawn.token, drawn.margin) == decide_race(
             probs, noise.integers(Purpose.TARGET, position, 0, 50)
         )
 

@@ -16,7 +16,7 @@ from hedge.cloud_server.serving.limits import Limits
 from hedge.cloud_server.serving.servicer import Servicer
 from hedge.cloud_server.sessions.steps import Draws
 from hedge.cloud_server.verification.certificate import Top
-from hedge.common.coupling import coupled_draw
+from hedge.common.coupling import draw_coupled
 from hedge.common.errors import HedgeError, Incompatible
 from hedge.common.model import LanguageModel
 from hedge.common.sampling import Warp
@@ -84,7 +84,7 @@ class TorchScorer:
                 whole = self._row(read, None)
                 finite = np.isfinite(whole.logprobs).all()
                 token = (
-                    coupled_draw(draws.noise, draws.position + number, draws.warp(whole.logprobs))
+                    draw_coupled(draws.noise, draws.position + number, draws.warp(whole.logprobs))
                     if finite
                     else 0
                 )

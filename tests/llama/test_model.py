@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hedge.common import llama_model
 from hedge.common.errors import BadInput, Incompatible
-from hedge.common.grammar import Grammar, of_schema
+from hedge.common.grammar import Grammar, convert_schema
 from hedge.common.llama_model import LlamaModel
 from hedge.common.loading import load
 from hedge.common.model import BUNDLED, LanguageModel, bundled_folder
@@ -68,7 +68,7 @@ def test_grammars_allow_the_same_ids_in_both_runtimes(
         "properties": {"né": {"type": "string", "maxLength": 9}, "n": {"type": "integer"}},
     }
     both = [
-        Grammar(of_schema({**schema, "required": ["né", "n"]}), lm, lm.end_ids)
+        Grammar(convert_schema({**schema, "required": ["né", "n"]}), lm, lm.end_ids)
         for lm in (slm, plain)
     ]
     for seed in range(10):

@@ -4,7 +4,7 @@ section 3).
 
 import numpy as np
 
-from hedge.common.coupling import coupled_decision, coupled_draw
+from hedge.common.coupling import decide_coupled, draw_coupled
 from hedge.common.noise import Noise
 from hedge.edge_client.config import VerificationConfig
 from hedge.edge_client.engine.verification.base import Verification
@@ -22,14 +22,14 @@ class Coupled(Verification):
         self._noise = noise
 
     def sample(self, probs: np.ndarray, position: int, step: int) -> int:
-        return coupled_draw(self._noise, position, probs)
+        return draw_coupled(self._noise, position, probs)
 
     def propose(
         self, probs: np.ndarray, position: int, step: int, drawn: int | None, uncertainty: float
     ) -> Proposal:
         if drawn is not None:
             return Proposal(drawn)
-        token, margin = coupled_decision(self._noise, position, probs)
+        token, margin = decide_coupled(self._noise, position, probs)
         return Proposal(token, margin=margin)
 
     def announce(self, request: pb.Open) -> None:

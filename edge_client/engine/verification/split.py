@@ -8,7 +8,7 @@ from hedge.common.distribution import Quantised
 from hedge.common.errors import Unreachable
 from hedge.common.noise import Purpose
 from hedge.common.sampling import draw, residual
-from hedge.common.split import encode_share, share_of
+from hedge.common.split import compute_share, encode_share
 from hedge.edge_client.engine.verification.base import Correction
 from hedge.edge_client.engine.verification.proposal import Proposal
 from hedge.edge_client.engine.verification.resampled import Resampled
@@ -21,7 +21,7 @@ class Split(Resampled):
     """
 
     def _encoded(self, token: int, sent: Quantised, kept: int) -> Proposal:
-        return Proposal(token, encode_share(share_of(sent, token)), sent)
+        return Proposal(token, encode_share(compute_share(sent, token)), sent)
 
     def announce(self, request: pb.Open) -> None:
         request.verification = pb.VERIFICATION_SPLIT
