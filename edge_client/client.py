@@ -37,7 +37,7 @@ Prompt = str | Sequence[dict[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer; `provenance` is of each token, `receipt` as `hedge generate --json` has it."""
+    """A whole answer: `provenance` of each token, `receipt` as in `hedge generate --json`."""
 
     text: str
     token_ids: list[int]

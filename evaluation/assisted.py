@@ -56,7 +56,8 @@ def assisted(
     """
     if not (isinstance(slm, TorchModel) and isinstance(llm, TorchModel)):
         raise BadInput(
-            f"assisted generation runs in transformers: {slm.name} and {llm.name} have to be model folders"
+            f"assisted generation runs in transformers: {slm.name} and {llm.name} have to be model "
+            "folders"
         )
     torch.manual_seed(seed)
     sampling: dict[str, Any] = {"do_sample": False}

@@ -44,8 +44,8 @@ SYSTEMS_COMPARED = (
     "hedge",
 )
 EXAMPLES = """  hedge bench --out runs/bench --rates 1e5 2e6 --round-trips 0.05 0.3 --profiles phone
-  hedge bench --out runs/mine --slm ./small --llm ./large --rates 5e6 --round-trips 0.04 --systems llm hedge
-  hedge bench --out runs/real --cloud cloud.example.org:7411 --tls-ca ca.pem --systems slm llm hedge"""
+  hedge bench --out runs/mine --slm ./small --llm ./large --rates 5e6 --round-trips 0.04
+  hedge bench --out runs/real --cloud cloud.example.org:7411 --tls-ca ca.pem"""
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -89,7 +89,8 @@ def _parser() -> Any:
         nargs="+",
         default=list(SYSTEMS_COMPARED),
         metavar="NAME[:OPTION=VALUE,...]",
-        help=f"also `{COLOCATED}`: both models in the cloud, our rule; `{ASSISTED}`: the same by transformers, computed",
+        help=f"also `{COLOCATED}`: both models in the cloud, our rule; `{ASSISTED}`: the same by "
+        "transformers, computed",
     )
     add_tasks(group, 12)
     group.add_argument(
@@ -142,7 +143,8 @@ def check(args: argparse.Namespace) -> tuple[list[Cell], list[Profile | None]]:
         check_connection(args)
         if args.profiles != [MEASURED] or {COLOCATED, ASSISTED} & set(args.systems):
             raise BadInput(
-                f"--cloud is as fast as it is: no --profiles, and not the systems {COLOCATED} and {ASSISTED}"
+                f"--cloud is as fast as it is: no --profiles, and not the systems {COLOCATED} and "
+                f"{ASSISTED}"
             )
         return [Cell(0.0, 0.0, "none")], [None]
     profiles = [None if name == MEASURED else read_profile(name) for name in args.profiles]

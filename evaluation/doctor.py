@@ -49,7 +49,10 @@ PROMPTS = (
     "Tell me a short story about a fox and a well.",
 )
 # What builds llama.cpp for any processor of the last ten years.
-REBUILD = "CMAKE_ARGS=-DGGML_NATIVE=OFF pip install --no-cache-dir --force-reinstall --no-deps llama-cpp-python"
+REBUILD = (
+    "CMAKE_ARGS=-DGGML_NATIVE=OFF pip install --no-cache-dir --force-reinstall --no-deps "
+    "llama-cpp-python"
+)
 EXAMPLES = """  hedge doctor --insecure
   hedge doctor --slm ./small --cloud cloud.example.org:7411 --tls-ca ca.pem --token-file token"""
 
@@ -140,7 +143,8 @@ def probe(args: argparse.Namespace) -> Measured:
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
         raise Crashed(
-            f"llama.cpp dies of {name} in its first passes over {args.slm}: this build is not for this processor"
+            f"llama.cpp dies of {name} in its first passes over {args.slm}: this build is not for "
+            "this processor"
         )
     if done.returncode:
         raise BadInput(done.stderr.strip().rpartition("\n")[2])
@@ -180,12 +184,16 @@ def device(slm: LanguageModel, cost: Measured) -> Iterator[Finding]:
     found = f"{slm.name}, vocabulary {slm.vocab_size}, context {slm.context}"
     advice = ""
     if slm.context < slm.identity.trained_context:
-        advice = f"the model knows {slm.identity.trained_context} tokens: more with --context, or with more free memory"
+        advice = (
+            f"the model knows {slm.identity.trained_context} tokens: more with --context, or "
+            "with more free memory"
+        )
     yield Finding("the device's model", well=True, found=found, advice=advice)
     yield Finding(
         "its runtime",
         well=True,
-        found=f"{cost.runtime}; {cost.one_ms:.1f} ms a step, {cost.eight_ms:.1f} ms for 8 rows, {cost.memory_mb} MB",
+        found=f"{cost.runtime}; {cost.one_ms:.1f} ms a step, {cost.eight_ms:.1f} ms for 8 rows, "
+        f"{cost.memory_mb} MB",
     )
 
 
@@ -194,9 +202,12 @@ async def _cloud(
 ) -> tuple[list[Finding], Sample | None, float]:
     """What is known of the cloud, and of the link; the last two for what to expect of both."""
     advice = {
-        Disconnected: f"is hedge-cloud serve running at {args.cloud}, the way open, and TLS the same on both sides?",
-        Denied: "ask the operator for a token (hedge-cloud token NAME), and give its file with --token-file",
-        Incompatible: "device and cloud need models with the same tokenizer, and the same version of hedge",
+        Disconnected: f"is hedge-cloud serve running at {args.cloud}, the way open, and TLS the "
+        "same on both sides?",
+        Denied: "ask the operator for a token (hedge-cloud token NAME), and give its file with "
+        "--token-file",
+        Incompatible: "device and cloud need models with the same tokenizer, and the same version "
+        "of hedge",
         BadInput: "see hedge doctor --help",
     }
     try:
@@ -217,14 +228,19 @@ def _known(link: GrpcLink, slm: LanguageModel) -> Iterator[Finding]:
     yield Finding(
         "the cloud",
         well=True,
-        found=f"{info.model_name} at {link.address}, protocol {PROTOCOL_VERSION}, context {info.context_limit}, "
+        found=f"{info.model_name} at {link.address}, protocol {PROTOCOL_VERSION}, context "
+        f"{info.context_limit}, "
         f"{info.open_sessions} sessions open, ids by codec {codec}",
     )
     found = {
         "bitwise": "bitwise: exact is token for token",
-        "rounding": f"rounding: logits move by up to {info.exactness.difference:.2g} with what else is in a pass",
+        "rounding": f"rounding: logits move by up to {info.exactness.difference:.2g} with what "
+        "else is in a pass",
     }.get(engine or "", "it does not say")
-    advice = "exact is up to near ties, which are counted; in torch or llama.cpp, hedge-cloud serve --reproducible has none"
+    advice = (
+        "exact is up to near ties, which are counted; in torch or llama.cpp, hedge-cloud "
+        "serve --reproducible has none"
+    )
     yield Finding(
         "its engine", well=True, found=found, advice=advice if engine == "rounding" else ""
     )
@@ -278,8 +294,10 @@ def _speed(sample: Sample, round_trip: float) -> list[Finding]:
         Finding(
             "expected here",
             well=True,
-            found=f"hedge {counts.tokens / counts.seconds:.1f} tokens/s, the LLM's stream {1 / stream_s:.1f}; of the LLM "
-            f"{passes:.2f} passes a token, of the SLM {steps:.2f} steps ({counts.tokens} tokens looked at)",
+            found=f"hedge {counts.tokens / counts.seconds:.1f} tokens/s, the LLM's stream "
+            f"{1 / stream_s:.1f}; of the LLM "
+            f"{passes:.2f} passes a token, of the SLM {steps:.2f} steps ({counts.tokens} tokens "
+            "looked at)",
             advice=advice,
         ),
         Finding(
@@ -297,6 +315,9 @@ def _calibrated(pair: Pair) -> Finding:
     try:
         find_calibration(None, pair, Warp())
     except HedgeError as error:
-        advice = "hedge works without; cu-hlm and the like need hedge calibrate --prompts FILE --out FILE"
+        advice = (
+            "hedge works without; cu-hlm and the like need hedge calibrate --prompts FILE "
+            "--out FILE"
+        )
         return Finding("calibration", well=True, found=str(error), advice=advice)
     return Finding("calibration", well=True, found="this pair has one")

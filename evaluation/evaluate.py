@@ -41,10 +41,10 @@ from hedge.evaluation.tables import (
 from hedge.evaluation.tasks import Task, add_judged, add_tasks, judged_tasks
 
 NO_JUDGE = "none"
-EXAMPLES = """  hedge evaluate --insecure --systems slm,llm,cu-hlm,hedge --questions 200 --temperature 0
+EXAMPLES = """  hedge evaluate --insecure --systems slm,llm,hedge --questions 200 --temperature 0
   hedge evaluate --insecure --systems llm,cu-hlm --measure entropy --threshold-rule max-risk --json
   hedge evaluate --insecure --task gsm8k --questions 100 --llm ./my-llm --answers answers/ --resume
-  hedge evaluate --insecure --prompts mine.jsonl --judge last-number --llm ./my-llm --answers answers/ --resume"""
+  hedge evaluate --insecure --prompts mine.jsonl --judge last-number --answers answers/ --resume"""
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -117,7 +117,8 @@ async def _evaluate(
     async with connected(args, slm, cloud=True) as (link, pair):
         if llm and pair.info and llm.fingerprint != pair.info.model_fingerprint:
             raise Incompatible(
-                f"--llm {args.llm} ({llm.fingerprint}) is not the cloud's model ({pair.info.model_fingerprint})"
+                f"--llm {args.llm} ({llm.fingerprint}) is not the cloud's model "
+                f"({pair.info.model_fingerprint})"
             )
         for system in systems:
             config = resolved(args, pair, system)

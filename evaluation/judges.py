@@ -39,7 +39,7 @@ def _is_final(expected: str, reply: str) -> bool:
 
 
 def last_number(reference: str) -> Judge:
-    """The last number of the reply, commas in it left out. BadInput for a reference that has none."""
+    """The last number of the reply, without commas. BadInput for a reference that has none."""
     if (expected := number_of(reference)) is None:
         raise BadInput(f"reference {reference[:40]!r} has no number")
     return partial(_is_last, expected)

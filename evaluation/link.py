@@ -19,7 +19,7 @@ from hedge.common.rpc import split_address
 CHUNK = 2048
 QUEUED = 64
 EXAMPLES = """  hedge link --listen 127.0.0.1:7500 --to 127.0.0.1:7411 --rate 1e6 --delay 0.05
-  hedge link --listen 127.0.0.1:7500 --to 127.0.0.1:7411 --delay 0.05 --jitter 0.01 --outage 10:3 30:5"""
+  hedge link --listen 127.0.0.1:7500 --to 127.0.0.1:7411 --delay 0.05 --outage 10:3 30:5"""
 
 Outage = tuple[float, float]
 

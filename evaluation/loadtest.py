@@ -32,7 +32,7 @@ MAX_DEVICES = 2000
 MAX_SECONDS = 3600.0
 EXAMPLES = """  hedge-cloud loadtest --devices 32 --seconds 20
   hedge-cloud loadtest --devices 200 --seconds 60 --think 0.2 --http 127.0.0.1:9100
-  hedge-cloud loadtest --devices 50 --tokens-per-s 10        # each reads at that pace, and no faster
+  hedge-cloud loadtest --devices 50 --tokens-per-s 10        # each reads at that pace
   hedge-cloud loadtest --devices 50 --stream                 # without drafts: the llm system"""
 
 

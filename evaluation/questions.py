@@ -18,15 +18,18 @@ ANSWER_MARK = "Answer:"
 _PATIENCE = 200
 
 WORDS = tuple(
-    """apple arrow barn basket bear bell bird boat bone book bread bridge brother candle castle cat chair cheese child church
-    cloak cloud coat corn cow crown dance daughter deer dinner dog door dragon dress duck eagle earth egg farm father feather
-    field finger fire fish flower forest fox friend frog garden gate giant girl goat gold goose grass hair hand harp hat head
-    heart hen hill home honey horse house hunter ice iron island jar key king kitchen knife lady lake lamp leaf letter lion
-    maiden market meadow milk mill mirror moon morning mother mountain mouse needle nest night nut oak ocean oven owl palace
-    paper path pearl pig plate pond pot prince princess queen rabbit rain ring river road robe rock roof room root rope rose
-    sack sail salt sand school sea seed shadow sheep ship shoe silver sister sky sleep snow soldier song soup spoon spring
-    star stone storm story stove stream street summer sun swan sword table tail tailor thorn thread tower town tree valley
-    village voice wall watch water wheel wind window wing winter witch wolf wood wool year""".split()
+    """apple arrow barn basket bear bell bird boat bone book bread bridge brother candle castle cat
+    chair cheese child church cloak cloud coat corn cow crown dance daughter deer dinner dog
+    door dragon dress duck eagle earth egg farm father feather field finger fire fish flower
+    forest fox friend frog garden gate giant girl goat gold goose grass hair hand harp hat head
+    heart hen hill home honey horse house hunter ice iron island jar key king kitchen knife lady
+    lake lamp leaf letter lion maiden market meadow milk mill mirror moon morning mother
+    mountain mouse needle nest night nut oak ocean oven owl palace paper path pearl pig plate
+    pond pot prince princess queen rabbit rain ring river road robe rock roof room root rope
+    rose sack sail salt sand school sea seed shadow sheep ship shoe silver sister sky sleep snow
+    soldier song soup spoon spring star stone storm story stove stream street summer sun swan
+    sword table tail tailor thorn thread tower town tree valley village voice wall watch water
+    wheel wind window wing winter witch wolf wood wool year""".split()
 )
 NAMES = ("Anna", "Tom", "Mary", "John", "Rose", "Peter", "Jane", "Jack", "Lily", "Hans")
 THINGS = (
@@ -103,7 +106,7 @@ def _add_columns(a: int, b: int) -> str:
 
 
 def _subtract_columns(a: int, b: int) -> str:
-    """Column subtraction from the right; a borrow shows as ten more here and -1 in the next column."""
+    """Column subtraction from the right; a borrow is ten more here and -1 in the next column."""
     steps = []
     borrow = 0
     for top, bottom in zip(_columns(a, len(str(a))), _columns(b, len(str(a))), strict=True):
@@ -159,29 +162,44 @@ def _story(rng: np.random.Generator) -> Question:
     c = int(rng.integers(2, 13))
     if kind == 0:
         a = max(a, c + 1)
-        text = f"{name} has {a} {thing}. {name} finds {b} more and gives {c} to {other}. How many {thing} does {name} have?"
+        text = (
+            f"{name} has {a} {thing}. {name} finds {b} more and gives {c} to {other}. How many "
+            f"{thing} does {name} have?"
+        )
         steps = f"{a}+{b}={a + b}, {a + b}-{c}={a + b - c}."
         result = a + b - c
     elif kind == 1:
         a = max(a, b + c)
-        text = f"{name} has {a} {thing}. {name} loses {b} and gives {c} to {other}. How many {thing} are left?"
+        text = (
+            f"{name} has {a} {thing}. {name} loses {b} and gives {c} to {other}. How many "
+            f"{thing} are left?"
+        )
         steps = f"{a}-{b}={a - b}, {a - b}-{c}={a - b - c}."
         result = a - b - c
     elif kind == 2:
-        text = f"{name} has {a} {thing} and {other} has {b} more than {name}. How many {thing} do they have together?"
+        text = (
+            f"{name} has {a} {thing} and {other} has {b} more than {name}. How many {thing} do "
+            "they have together?"
+        )
         steps = f"{a}+{b}={a + b}, {a + b}+{a}={2 * a + b}."
         result = 2 * a + b
     elif kind == 3:
         a = 2 + a % 8
         b = 2 + b % 8
         c = min(c, a * b)
-        text = f"There are {a} boxes with {b} {thing} in each. {name} takes {c} {thing}. How many {thing} are left?"
+        text = (
+            f"There are {a} boxes with {b} {thing} in each. {name} takes {c} {thing}. How many "
+            f"{thing} are left?"
+        )
         steps = f"{a}x{b}={a * b}, {a * b}-{c}={a * b - c}."
         result = a * b - c
     else:
         a = 2 + a % 8
         b = 2 + b % 8
-        text = f"{name} buys {a} bags with {b} {thing} in each and finds {c} more. How many {thing} does {name} have?"
+        text = (
+            f"{name} buys {a} bags with {b} {thing} in each and finds {c} more. How many "
+            f"{thing} does {name} have?"
+        )
         steps = f"{a}x{b}={a * b}, {a * b}+{c}={a * b + c}."
         result = a * b + c
     return _question("story", (kind, a, b, c), text, steps, result)

@@ -187,7 +187,8 @@ def read_journal(path: Path, kind: str) -> tuple[dict[str, Any], list[dict[str, 
     header, entries, _ = _read(path)
     if header is None or header.get("kind") != kind:
         raise BadInput(
-            f"{path} is {'empty' if header is None else repr(header.get('kind'))}, not a file of {kind}"
+            f"{path} is {'empty' if header is None else repr(header.get('kind'))}, not a file of "
+            f"{kind}"
         )
     return header, entries
 

@@ -13,8 +13,14 @@ from hedge.evaluation.questions import held_out_set
 FILE_FAMILY = "file"
 # By their names: how they are judged.
 NAMED = {"gsm8k": "last-number", "humaneval": "code"}
-CODE_REQUEST = "Complete this Python function. Answer with the whole function in one code block, and nothing else."
-PROMPTS_HELP = 'JSONL, {"prompt": ..., "reference": ...} a line; the whole reply is compared with it (default: held-out questions)'
+CODE_REQUEST = (
+    "Complete this Python function. Answer with the whole function in one code block, "
+    "and nothing else."
+)
+PROMPTS_HELP = (
+    'JSONL, {"prompt": ..., "reference": ...} a line; the whole reply is compared with '
+    "it (default: held-out questions)"
+)
 
 
 def add_tasks(parser: argparse._ActionsContainer, questions: int) -> None:
@@ -30,14 +36,16 @@ def add_judged(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--task",
         metavar="NAME|FILE",
-        help=f"{', '.join(NAMED)}: a file of that name in --task-folder; or a JSONL file whose lines say how they are judged",
+        help=f"{', '.join(NAMED)}: a file of that name in --task-folder; or a JSONL file whose "
+        "lines say how they are judged",
     )
     parser.add_argument(
         "--task-folder",
         type=Path,
         default=os.environ.get("HEDGE_TASKS") or Path.home() / ".cache" / "hedge" / "tasks",
         metavar="FOLDER",
-        help="where NAME.jsonl or NAME-*.jsonl lies (default: HEDGE_TASKS, or ~/.cache/hedge/tasks)",
+        help="where NAME.jsonl or NAME-*.jsonl lies (default: HEDGE_TASKS, or "
+        "~/.cache/hedge/tasks)",
     )
     parser.add_argument(
         "--judge",
@@ -105,7 +113,8 @@ def judged_tasks(args: argparse.Namespace) -> list[Task]:
     found = sorted([*folder.glob(f"{args.task}.jsonl"), *folder.glob(f"{args.task}-*.jsonl")])
     if not found:
         raise BadInput(
-            f"no {args.task}.jsonl in {folder}: put the file there, or name its folder with --task-folder"
+            f"no {args.task}.jsonl in {folder}: put the file there, or name its folder with "
+            "--task-folder"
         )
     return _of_file(
         found[0], args.questions, args.task, args.judge or NAMED[args.task], run_code=args.run_code

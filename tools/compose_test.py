@@ -35,7 +35,8 @@ def run(*command: str, check: bool = True) -> "subprocess.CompletedProcess[str]"
 def compose_command() -> list[str]:
     if shutil.which("docker") is None or run("docker", "info", check=False).returncode:
         sys.exit(
-            "compose-test: no Docker engine answers (docker info fails): start one, or add yourself to its group"
+            "compose-test: no Docker engine answers (docker info fails): start one, or add "
+            "yourself to its group"
         )
     for command in (["docker", "compose"], ["docker-compose"]):
         if shutil.which(command[0]) and run(*command, "version", check=False).returncode == 0:
@@ -219,7 +220,8 @@ def main() -> None:
                 light(Containers(LIGHT), models)
             else:
                 say(
-                    "the light device is not tried: HEDGE_GGUF names no folder with slm.gguf and llm.gguf (tools.to_gguf)"
+                    "the light device is not tried: HEDGE_GGUF names no folder with slm.gguf and "
+                    "llm.gguf (tools.to_gguf)"
                 )
         except (AssertionError, OSError) as error:
             sys.stderr.write(everything.do("logs", "--tail", "40", check=False) + "\n")

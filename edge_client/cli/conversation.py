@@ -25,7 +25,7 @@ from hedge.edge_client.transport.messages import engine_of
 
 HELP = """/help             this list
 /system [NAME]    show or change the system: {systems}
-/threshold [X]    show or change when the cloud is asked: above X; `calibrated` for the calibration's own
+/threshold [X]    show or change the uncertainty above which the cloud is asked; or `calibrated`
 /temperature [X]  show or change it; /seed [N] and /max-tokens [N] too
 /undo             forget the last question and its answer
 /compare NAME     the last question again, by this system and another one, side by side
@@ -77,7 +77,8 @@ class Conversation:
             else ", no cloud"
         )
         self.say(
-            f"{self._hedge.slm.name} on this device{cloud}; system {self._config.system}. /help lists the commands."
+            f"{self._hedge.slm.name} on this device{cloud}; system {self._config.system}. /help "
+            "lists the commands."
         )
         if self._config.guarantee == "exact":
             ties = (
@@ -86,7 +87,8 @@ class Conversation:
                 else ""
             )
             self.say(
-                f"Exact: every word is the one the large model alone would have chosen{ties}; the small one saves its time."
+                f"Exact: every word is the one the large model alone would have chosen{ties}; the "
+                "small one saves its time."
             )
         if self._console.is_terminal:
             self._console.print(legend())
@@ -195,7 +197,8 @@ class Conversation:
         trip = 1e3 * (time.perf_counter() - started)
         info = self._hedge.link.info
         self.say(
-            f"{info.model_name} at {self._hedge.link.address}: {trip:.1f} ms there and back, context {info.context_limit}"
+            f"{info.model_name} at {self._hedge.link.address}: {trip:.1f} ms there and back, "
+            f"context {info.context_limit}"
         )
 
     def _report(self) -> None:
@@ -206,7 +209,8 @@ class Conversation:
         down = sum(s.downlink_payload_bytes for s in done)
         share = f"{skipped / tokens:.0%}" if tokens else "none"
         self.say(
-            f"{len(done)} answers, {tokens} tokens, {share} kept on the device, {up} B up, {down} B down"
+            f"{len(done)} answers, {tokens} tokens, {share} kept on the device, {up} B up, {down} "
+            "B down"
         )
 
     def _save(self, path: Path) -> None:
@@ -254,7 +258,8 @@ class Conversation:
             dropped += 1
         if dropped:
             self.say(
-                f"the conversation has outgrown the context of {context} tokens: {dropped} oldest turns dropped"
+                f"the conversation has outgrown the context of {context} tokens: {dropped} oldest "
+                "turns dropped"
             )
         return messages, ids
 
@@ -276,7 +281,7 @@ class Conversation:
         self.say(statistics_line(reply.session))
 
     async def _compare(self, system: str) -> None:
-        """The last question again, by two systems under one seed; the conversation stays as it is."""
+        """Answers the last question by two systems under one seed; the conversation stays."""
         self._checked(system)
         asked = [
             number for number, message in enumerate(self._messages) if message["role"] == "user"
@@ -297,7 +302,8 @@ class Conversation:
             )
         self._console.print(Columns(panels, equal=True, expand=True))
         self.say(
-            f"{self._config.system} and {system} on the last question; the conversation is as it was"
+            f"{self._config.system} and {system} on the last question; the conversation is as it "
+            "was"
         )
 
 

@@ -102,7 +102,7 @@ def overrides_from(args: argparse.Namespace) -> Overrides:
 
 
 def config_from(args: argparse.Namespace, system: str | None = None) -> GenerationConfig:
-    """The system, `--system` unless another is named, with every option given in place of its own."""
+    """The system (`--system` unless another is named) with the options that were given."""
     return overrides_from(args).configure(system or args.system)
 
 

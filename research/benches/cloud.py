@@ -1,5 +1,5 @@
-"""python -m research.benches.cloud [--soak SECONDS]: many devices on one cloud, as ratios within one
-run.
+"""python -m research.benches.cloud [--soak SECONDS]: many devices on one cloud, as ratios within
+one run.
 
 The server has one torch thread, the devices are one other process, and the bare forward runs in
 this one while both are idle.
@@ -59,8 +59,10 @@ def compared(name: str, found: dict[str, Any], lm: TorchModel) -> tuple[float, f
     new = max(1, round(found["positions_per_pass"] / found["sessions_per_pass"]))
     plain = bare(lm, rows, new)
     print(
-        f"{name}: {found['positions_per_s']:.0f} positions/s, {found['tokens_per_s']:.0f} tokens/s; "
-        f"bare forward of {rows} x {new}: {plain:.0f} positions/s; ratio {found['positions_per_s'] / plain:.2f}; "
+        f"{name}: {found['positions_per_s']:.0f} positions/s, {found['tokens_per_s']:.0f} "
+        "tokens/s; "
+        f"bare forward of {rows} x {new}: {plain:.0f} positions/s; ratio "
+        f"{found['positions_per_s'] / plain:.2f}; "
         f"in the forward {found['forward_share']:.2f} of the time; verdict {found['verdict_ms']}"
     )
     return found["positions_per_s"], plain
@@ -75,12 +77,14 @@ def bars(cloud: str, http: str, lm: TorchModel) -> None:
     gain = together[0] / alone[0]
     possible = together[1] / alone[1]
     print(
-        f"gain over one session {gain:.2f}, of the bare forward {possible:.2f}; ratio {gain / possible:.2f}"
+        f"gain over one session {gain:.2f}, of the bare forward {possible:.2f}; ratio "
+        f"{gain / possible:.2f}"
     )
     print(f"p99 over median latency: {many['verdict_ms']['p99'] / many['verdict_ms']['p50']:.2f}")
     held = played(cloud, http, HELD, SECONDS, think=1.0)
     print(
-        f"{HELD} streams: {held['errors']} errors, {held['throttled']} throttled, verdict {held['verdict_ms']}"
+        f"{HELD} streams: {held['errors']} errors, {held['throttled']} throttled, verdict "
+        f"{held['verdict_ms']}"
     )
 
 
@@ -103,8 +107,10 @@ async def soak(cloud: str, http: str, seconds: float) -> None:
     slope = np.polyfit(at[late], rss[late], 1)[0] * seconds / 2 / rss[late].mean()
     result = await playing
     print(
-        f"soak of {seconds:g} s: {result['verdicts']} verdicts, {result['errors']} errors; RSS {rss[0] / 1e6:.0f} MB, "
-        f"after a minute {warm[0] / 1e6:.0f}, at the end {rss[-1] / 1e6:.0f} ({rss[-1] / warm[0] - 1:+.1%}); "
+        f"soak of {seconds:g} s: {result['verdicts']} verdicts, {result['errors']} errors; RSS "
+        f"{rss[0] / 1e6:.0f} MB, "
+        f"after a minute {warm[0] / 1e6:.0f}, at the end {rss[-1] / 1e6:.0f} "
+        f"({rss[-1] / warm[0] - 1:+.1%}); "
         f"trend over the last half {slope:+.2%}"
     )
 

@@ -1,5 +1,5 @@
-"""python -m research.benches.exact PAIR TASKS [--dtype D ...]: whether `hedge` says token for token what
-`llm` says.
+"""python -m research.benches.exact PAIR TASKS [--dtype D ...]: whether `hedge` says token for token
+what `llm` says.
 
 The real pair, q05.gguf on the device, q15 in torch or q15.gguf (Q4_K_M) in the cloud, one thread
 each: 20 questions, 160 tokens, temperatures 0 and 0.7; `llm` alone, `hedge` with four answers at

@@ -1,5 +1,5 @@
-"""python -m research.benches.grid: the rows, tables and plots of docs/benchmarks.md; a second run goes on
-where the first ended.
+"""python -m research.benches.grid: the rows, tables and plots of docs/benchmarks.md; a second run
+goes on where the first ended.
 """
 
 import argparse
@@ -30,14 +30,17 @@ COMMON = ("--seed", "1", "--resume")
 # acceptance rates.
 RUN = {
     "bench": (
-        *"--temperature 0 --profiles phone --questions 12 --rates 1e5 2e6 2e7 --round-trips 0.005 0.05 0.3".split(),
+        *"--temperature 0 --profiles phone --questions 12 --rates 1e5 2e6 2e7 --round-trips 0.005 "
+        "0.05 0.3".split(),
     ),
     "bench-outage": (
-        *"--temperature 0 --profiles phone --questions 12 --rates 2e6 --round-trips 0.05 --outages 6:2".split(),
+        *"--temperature 0 --profiles phone --questions 12 --rates 2e6 --round-trips 0.05 --outages "
+        "6:2".split(),
     ),
     **{
         f"bench-map-{temperature}": (
-            *f"--temperature {temperature} --profiles laptop phone tablet --questions 12 --rates 2e6".split(),
+            *f"--temperature {temperature} --profiles laptop phone tablet --questions 12 --rates "
+            "2e6".split(),
             *"--round-trips 0.005 0.05 0.1 0.3 --systems".split(),
             *STREAMED,
         )

@@ -1,5 +1,5 @@
-"""python -m research.benches.real PAIR TASKS: the real pair, in GGUF on the device and in torch in the
-cloud.
+"""python -m research.benches.real PAIR TASKS: the real pair, in GGUF on the device and in torch in
+the cloud.
 
 PAIR holds q05.gguf and, with safetensors, q05 and q15; TASKS holds gsm8k-dev.jsonl and
 humaneval-dev.jsonl. First what a step, the memory and the start cost, each in processes of its own

@@ -1,5 +1,5 @@
-"""python -m research.results.replays: hedge on recorded answers over devices and links, on virtual time, as
-docs/results/replays.jsonl.
+"""python -m research.results.replays: hedge on recorded answers over devices and links, on virtual
+time, as docs/results/replays.jsonl.
 """
 
 from pathlib import Path

@@ -78,7 +78,8 @@ CODE = judge_of({"test": TEST, "entry_point": "area"}, PROMPT, None, None, "here
         ("    return math.pi * r * r\n", True),
         ("```python\ndef area(r):\n    return math.pi * r ** 2\n```", True),
         (
-            "Here it is:\n```\nimport math\ndef area(r):\n    return math.pi * r ** 2\n```\nIt multiplies.",
+            "Here it is:\n```\nimport math\ndef area(r):\n    return math.pi * r ** 2\n```\nIt "
+            "multiplies.",
             True,
         ),
         ("def area(r):\n    return math.pi * r ** 2\n", True),
