@@ -16,6 +16,7 @@ from hedge.edge_client.engine.session import Session
 from hedge.evaluation.local import LocalLink
 from tests.configs import changed, config_of
 from tests.conftest import RememberingLM
+from tests.effort import scaled
 
 
 @given(
@@ -66,7 +67,7 @@ def test_a_bad_threshold_is_put_right_by_the_audit(make_lm: Callable[..., Langua
     recalibrated = recalibration_of(settings)
     assert recalibrated is not None
     risk = audited = 0.0
-    for seed in range(60):
+    for seed in range(scaled(60, 20)):
         session = Session(
             slm,
             [1, 2, seed % 5],

@@ -239,6 +239,7 @@ def test_what_was_released_is_history_for_the_next_server(
     assert ahead > 50
 
 
+@pytest.mark.statistics
 @pytest.mark.parametrize("lag", [0, 2])
 def test_alone_behind_a_bonus_that_is_still_to_be_sent(
     lag: int, pair: tuple[LanguageModel, LanguageModel]
@@ -250,7 +251,7 @@ def test_alone_behind_a_bonus_that_is_still_to_be_sent(
     settings = changed(WAYS["hedge"], threshold=0.05, on_disconnect="continue", max_new_tokens=40)
     went_on = 0
     for dies_at in range(1, 16):
-        for seed in range(4):
+        for seed in range(scaled(4, 2)):
             whole = run_session(
                 pair[0], PROMPT, changed(settings, seed=seed), LocalLink(pair[1], lag)
             )

@@ -377,6 +377,7 @@ class DelayedStream(TamperedStream):
         return await asyncio.ensure_future(later())
 
 
+@pytest.mark.statistics
 @pytest.mark.parametrize("verification", ["sparse", "split"])
 def test_no_draw_of_a_discarded_draft_is_used_again(
     verification: str, pair: tuple[LanguageModel, LanguageModel], monkeypatch: pytest.MonkeyPatch
@@ -394,7 +395,7 @@ def test_no_draw_of_a_discarded_draft_is_used_again(
 
     monkeypatch.setattr(Noise, "uniforms", spied)
     settings = changed(EXACT, verification=verification, max_in_flight=4, max_new_tokens=40)
-    for seed in range(20):
+    for seed in range(scaled(20, 5)):
         drawn.clear()
         session = run_session(pair[0], PROMPT, changed(settings, seed=seed), LocalLink(pair[1], 3))
         assert session.statistics.rolled_back

@@ -26,6 +26,8 @@ from tools.train_pair.text import (
 from tools.train_pair.tokens import save_tokenizer, train_tokenizer
 from tools.train_pair.train import Schedule, Size, train
 
+# Of a program that is run once a year.
+pytestmark = pytest.mark.research
 TALE = (
     "Once upon a time there was a king who had a fox and a golden bird. "
     "The fox said to the king: follow me. "
