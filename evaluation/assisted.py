@@ -24,7 +24,7 @@ class Passes:
 
 
 @contextmanager
-def counted(lm: TorchModel) -> Iterator[Passes]:
+def count_passes(lm: TorchModel) -> Iterator[Passes]:
     passes = Passes()
 
     def note(_: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
@@ -48,7 +48,7 @@ class Assisted:
     llm: list[int]
 
 
-def assisted(
+def generate_assisted(
     slm: LanguageModel, llm: LanguageModel, prompt: Sequence[int], warp: Warp, seed: int, most: int
 ) -> Assisted:
     """At temperature 0 greedy, otherwise sampled under torch's generator of `seed`. BadInput for
@@ -70,7 +70,7 @@ def assisted(
         }
     ids = torch.tensor([list(prompt)])
     model: Any = llm.model
-    with counted(slm) as small, counted(llm) as large, torch.inference_mode():
+    with count_passes(slm) as small, count_passes(llm) as large, torch.inference_mode():
         started = time.perf_counter()
         out = model.generate(
             input_ids=ids,

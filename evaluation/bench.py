@@ -18,16 +18,16 @@ from hedge.common.loading import load
 from hedge.common.model import BUNDLED, LanguageModel
 from hedge.edge_client.cli.options import add_models, add_system, add_warp
 from hedge.edge_client.cli.settings import check_connection, choose_seed, sampling_of
-from hedge.evaluation.bench_rows import rows_of, show_rows
+from hedge.evaluation.bench_rows import make_rows, show_rows
 from hedge.evaluation.bench_run import ASSISTED, COLOCATED, MEASURED, Bench, Cell
 from hedge.evaluation.link import parse_outages
-from hedge.evaluation.machine import machine
-from hedge.evaluation.processes import listening
-from hedge.evaluation.profile import Profile, named, read_profile
+from hedge.evaluation.machine import describe_machine
+from hedge.evaluation.processes import run_program
+from hedge.evaluation.profile import Profile, list_profiles, read_profile
 from hedge.evaluation.quality import judge
-from hedge.evaluation.record import Journal, only_writer
-from hedge.evaluation.systems import options_of
-from hedge.evaluation.tasks import add_tasks, tasks
+from hedge.evaluation.record import Journal, lock_folder
+from hedge.evaluation.systems import parse_system
+from hedge.evaluation.tasks import add_tasks, read_tasks
 
 GATE = "threshold-rule=quantile,skip-rate=0.748"
 SYSTEMS_COMPARED = (
@@ -53,15 +53,15 @@ def command(arguments: Sequence[str]) -> None:
     args.threads = args.threads or 1
     options = model_options(args)
     cells, profiles = check(args)
-    asked = tasks(args.prompts, args.questions, args.question_seed)
-    with only_writer(args.out):
+    asked = read_tasks(args.prompts, args.questions, args.question_seed)
+    with lock_folder(args.out):
         slm = load(args.slm, "slm", options)
         llm = load(args.llm, "llm", options)
         journal = Journal(args.out / "bench.jsonl", header(args, slm, llm), resume=args.resume)
         for profile in profiles:
             with _cloud(args, profile) as address:
                 asyncio.run(Bench(args, slm, llm, profile, journal).run(address, cells, asked))
-    rows = rows_of(
+    rows = make_rows(
         journal.entries, lambda answers: judge(slm, llm, answers, sampling_of(args).warp)[0]
     )
     if args.json:
@@ -124,7 +124,7 @@ def _parser() -> Any:
         nargs="+",
         default=[MEASURED],
         metavar="NAME|FILE",
-        help=f"`{MEASURED}`: this machine; {', '.join(named())} or TOML: emulated",
+        help=f"`{MEASURED}`: this machine; {', '.join(list_profiles())} or TOML: emulated",
     )
     return parser
 
@@ -134,7 +134,7 @@ def check(args: argparse.Namespace) -> tuple[list[Cell], list[Profile | None]]:
     _check_links(args)
     for spec in args.systems:
         if spec not in (COLOCATED, ASSISTED):
-            options_of(spec, args)
+            parse_system(spec, args)
     if args.resume and args.seed is None:
         raise BadInput("--resume goes on with a run of one seed: give its --seed, which it printed")
     choose_seed(args)
@@ -187,7 +187,7 @@ def header(args: argparse.Namespace, slm: LanguageModel, llm: LanguageModel) -> 
         "seconds": args.seconds,
         "warp": asdict(sampling_of(args).warp),
         "max_new_tokens": args.max_new_tokens,
-        "machine": machine(args.threads),
+        "machine": describe_machine(args.threads),
     }
 
 
@@ -200,7 +200,7 @@ def _cloud(args: argparse.Namespace, profile: Profile | None) -> Iterator[str]:
     options = ["--llm", args.llm, "--no-prefix-sharing", *runtime_arguments(model_options(args))]
     if profile:
         options += ["--emulate", f"{profile.llm_s}:{profile.llm_position_s}"]
-    with listening(
+    with run_program(
         "hedge-cloud", "serve", "--insecure", "--listen", "127.0.0.1:0", *options
     ) as address:
         yield address

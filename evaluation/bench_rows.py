@@ -15,12 +15,12 @@ from hedge.evaluation.tables import (
     aggregate,
     first,
     group,
+    make_console,
     mean,
     short_number,
     show,
     tabulate,
     total,
-    wide,
 )
 
 Cells = dict[tuple[Any, ...], dict[str, dict[str, Any]]]
@@ -42,11 +42,11 @@ COLUMNS = {
 }
 
 
-def point(entry: dict[str, Any]) -> tuple[Any, ...]:
+def read_point(entry: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(entry[name] for name in POINT)
 
 
-def speed(entry: dict[str, Any]) -> float:
+def measure_speed(entry: dict[str, Any]) -> float:
     """Tokens/s from the question to the last token, or to where the answer was cut off."""
     released = entry["released"]
     return (
@@ -64,7 +64,7 @@ def median_interval(values: Sequence[float], seed: int = 0) -> tuple[float, floa
     return float(np.median(array)), float(low), float(high)
 
 
-def rows_of(
+def make_rows(
     entries: Iterable[dict[str, Any]], fidelity: Callable[[list[AnswerRecord]], float] | None = None
 ) -> list[dict[str, Any]]:
     """Medians over answers for times, sums over sums for what is per token.
@@ -111,7 +111,7 @@ def _count_bytes(way: int) -> Aggregate:
 
 
 def _speed_interval(index: int) -> Aggregate:
-    return lambda entries: median_interval([speed(entry) for entry in entries])[index]
+    return lambda entries: median_interval([measure_speed(entry) for entry in entries])[index]
 
 
 def _gap_ms(share: float) -> Aggregate:
@@ -167,15 +167,15 @@ def _compare(answers: Sequence[AnswerRecord], theirs: Sequence[AnswerRecord]) ->
     }
 
 
-def cells(rows: Sequence[dict[str, Any]]) -> Cells:
+def group_cells(rows: Sequence[dict[str, Any]]) -> Cells:
     """The rows of every cell, by system."""
     found: Cells = {}
     for row in rows:
-        found.setdefault(point(row), {})[row["system"]] = row
+        found.setdefault(read_point(row), {})[row["system"]] = row
     return found
 
 
-def winner(cell: dict[str, dict[str, Any]], least: float = KEPT) -> str:
+def find_winner(cell: dict[str, dict[str, Any]], least: float = KEPT) -> str:
     """The fastest system of a cell that keeps at least so much of the LLM's accuracy."""
     good = [row for row in cell.values() if (row["relative_accuracy"] or 0.0) >= least]
     return str(max(good, key=lambda row: float(row["tokens_per_s"]))["system"]) if good else "none"
@@ -201,10 +201,10 @@ def show_rows(rows: Sequence[dict[str, Any]]) -> None:
         Column("system", first(name_system)),
         *(Column(title, first(name), short_number) for name, title in COLUMNS.items()),
     ]
-    for where, systems in cells(rows).items():
+    for where, systems in group_cells(rows).items():
         show(tabulate(systems.values(), ("system",), columns), title=cell_name(where))
         if line := break_even_line(systems):
-            wide().print(line)
+            make_console().print(line)
 
 
 def break_even_line(systems: dict[str, dict[str, Any]]) -> str | None:

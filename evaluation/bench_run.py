@@ -23,12 +23,12 @@ from hedge.edge_client.systems import GenerationConfig
 from hedge.edge_client.transport.grpc_link import GrpcLink
 from hedge.evaluation.bench_rows import link_name
 from hedge.evaluation.link import Pipe, parse_outages
-from hedge.evaluation.machine import joules
+from hedge.evaluation.machine import read_joules
 from hedge.evaluation.paced import PacedLM, Timeline, TracedLink
-from hedge.evaluation.processes import listening
+from hedge.evaluation.processes import run_program
 from hedge.evaluation.profile import Profile
-from hedge.evaluation.record import Journal, from_session
-from hedge.evaluation.systems import options_of
+from hedge.evaluation.record import Journal, record_answer
+from hedge.evaluation.systems import parse_system
 from hedge.evaluation.tasks import Task
 
 COLOCATED = "colocated"
@@ -126,7 +126,7 @@ class Bench:
             for cell in cells:
                 options = ["--rate", str(cell.rate), "--delay", str(cell.round_trip / 2)]
                 options += ["--outage", *cell.outages()] if cell.outages() else []
-                with listening(
+                with run_program(
                     "hedge", "link", "--listen", "127.0.0.1:0", "--to", address, *options
                 ) as relay:
                     up_since = time.perf_counter()
@@ -174,17 +174,17 @@ class Bench:
         if system == COLOCATED:
             # The tokens come from the machine beside the LLM, and go through the link as a stream.
             config = resolved(
-                options_of("hedge:max-in-flight=1", self._args), Pair(self._plain, direct.info)
+                parse_system("hedge:max-in-flight=1", self._args), Pair(self._plain, direct.info)
             )
             since = time.perf_counter() - up_since
             entry = await self._answer(system, self._beside, config, direct, cell, number, task)
             return entry | {
-                "released": through(cell, since, entry["released"]),
+                "released": send_through(cell, since, entry["released"]),
                 "sockets": None,
                 "payload": [0, 0],
                 "joules": None,
             }
-        config = resolved(options_of(system, self._args), Pair(self._plain, link.info))
+        config = resolved(parse_system(system, self._args), Pair(self._plain, link.info))
         return await self._answer(system, self._slm, config, link, cell, number, task)
 
     async def _answer(
@@ -203,7 +203,7 @@ class Bench:
             slm, prompt, config, TracedLink(link, self._timeline) if config.needs_cloud else None
         )
         released: list[float] = []
-        before = joules()
+        before = read_joules()
         started = time.perf_counter()
         partial = False
         try:
@@ -218,7 +218,7 @@ class Bench:
                     )
         except TimeoutError:
             partial = True
-        after = joules()
+        after = read_joules()
         statistics = session.statistics
         sockets = (statistics.uplink_socket_bytes, statistics.downlink_socket_bytes)
         steps = statistics.steps if slm is self._slm else 0
@@ -233,7 +233,7 @@ class Bench:
             "system": system,
             "partial": partial,
             "released": [round(at, 5) for at in released],
-            "answer": from_session(number, task, prompt, session).to_json(),
+            "answer": record_answer(number, task, prompt, session).to_json(),
             "cloud_s": statistics.cloud_s + beside,
             "payload": [statistics.uplink_payload_bytes, statistics.downlink_payload_bytes],
             "sockets": None if None in sockets else list(sockets),
@@ -246,11 +246,11 @@ class Bench:
         """Computed from counted passes where a profile sets their times, measured otherwise;
         streamed evenly.
         """
-        from hedge.evaluation.assisted import assisted
+        from hedge.evaluation.assisted import generate_assisted
 
         prompt = self._plain.encode_chat(task.prompt.messages)
         args = self._args
-        found = assisted(
+        found = generate_assisted(
             self._plain, self._llm, prompt, sampling_of(args).warp, args.seed, args.max_new_tokens
         )
         profile = self._profile
@@ -288,7 +288,7 @@ class Bench:
         return {
             "system": ASSISTED,
             "partial": False,
-            "released": through(cell, since, even),
+            "released": send_through(cell, since, even),
             "answer": answer,
             "cloud_s": seconds,
             "payload": [0, 0],
@@ -299,7 +299,7 @@ class Bench:
         }
 
 
-def through(cell: Cell, since: float, released: Sequence[float]) -> list[float]:
+def send_through(cell: Cell, since: float, released: Sequence[float]) -> list[float]:
     """When a user who asks `since` seconds after the link came up has the tokens that a cloud gives
     at `released`.
     """

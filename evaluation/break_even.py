@@ -24,7 +24,7 @@ from hedge.edge_client.engine.session import Session
 from hedge.edge_client.systems import SYSTEMS, GenerationConfig
 from hedge.edge_client.transport.link import Link
 from hedge.evaluation.profile import Profile
-from hedge.evaluation.replay import Counts, Trace, replayed
+from hedge.evaluation.replay import Counts, Trace, replay_traces
 
 # Of an answer that is asked for here.
 TOKENS = 128
@@ -44,7 +44,7 @@ def no_overlap(steps: float, passes: float, slm_s: float, llm_s: float, verify_s
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class PairSample:
     """The LLM's answers as the SLM reads them, and what steps and passes take."""
 
     traces: list[Trace]
@@ -52,7 +52,7 @@ class Sample:
 
     def over(self, round_trip: float, config: GenerationConfig | None = None) -> Counts:
         """What hedge makes of them over such a link."""
-        return replayed(self.traces, config or SYSTEMS["hedge"], self.profile, round_trip)
+        return replay_traces(self.traces, config or SYSTEMS["hedge"], self.profile, round_trip)
 
     def break_even(self, config: GenerationConfig | None = None) -> float | None:
         """Seconds there and back below which hedge is faster than the stream. None: never;
@@ -70,7 +70,7 @@ class Sample:
         return low
 
 
-def traced(
+def trace_answer(
     slm: LanguageModel, prompt: list[int], answer: list[int], warp: Warp, seed: int
 ) -> dict[str, list[float]]:
     """What the SLM makes of the LLM's answer: of each token whether its draft is the same, and the
@@ -98,14 +98,14 @@ def traced(
     return {"accepted": accepted, "margin": margins}
 
 
-async def sampled(
+async def sample_pair(
     slm: LanguageModel,
     link: Link,
     prompts: Sequence[Sequence[int]],
     sampling: SamplingParams,
     slm_s: float,
     slm_position_s: float,
-) -> Sample:
+) -> PairSample:
     """Asks the cloud for each answer twice: streamed, and in hedge's blocks. `slm_s` and
     `slm_position_s` as in Profile.
 
@@ -123,7 +123,7 @@ async def sampled(
         arrived = [loop.time() async for _ in stream.tokens()]
         gaps += [later - earlier for earlier, later in pairwise(arrived)]
         streamed += [round_.forward_s for round_ in stream.statistics.log[1:]]
-        found = traced(slm, list(prompt), stream.token_ids, sampling.warp, sampling.seed)
+        found = trace_answer(slm, list(prompt), stream.token_ids, sampling.warp, sampling.seed)
         traces.append(Trace(tuple(map(bool, found["accepted"])), tuple(found["margin"])))
         blocks = Session(slm, prompt, replace(SYSTEMS["hedge"], sampling=sampling), link)
         await blocks.run()
@@ -145,7 +145,7 @@ async def sampled(
         position_s,
         slm_position_s,
     )
-    return Sample([trace for trace in traces if trace.accepted], profile)
+    return PairSample([trace for trace in traces if trace.accepted], profile)
 
 
 def _pass_times(

@@ -31,7 +31,7 @@ from hedge.edge_client.config import TEMPERATURE, SamplingParams
 from hedge.edge_client.transport.grpc_link import GrpcLink
 from hedge.edge_client.transport.messages import engine_of, id_codec_of
 from hedge.edge_client.transport.sockets import bytes_with
-from hedge.evaluation.break_even import LONGEST, Sample, no_overlap, sampled
+from hedge.evaluation.break_even import LONGEST, PairSample, no_overlap, sample_pair
 
 PACKAGES = ("grpcio", "protobuf", "numpy", "uvicorn", "torch", "transformers", "llama-cpp-python")
 EXTRAS = {
@@ -199,7 +199,7 @@ def device(slm: LanguageModel, cost: Measured) -> Iterator[Finding]:
 
 async def _cloud(
     args: argparse.Namespace, slm: LanguageModel, cost: Measured
-) -> tuple[list[Finding], Sample | None, float]:
+) -> tuple[list[Finding], PairSample | None, float]:
     """What is known of the cloud, and of the link; the last two for what to expect of both."""
     advice = {
         Disconnected: f"is hedge-cloud serve running at {args.cloud}, the way open, and TLS the "
@@ -263,17 +263,17 @@ def _link(trips: Sequence[float]) -> Finding:
 
 async def _sampled(
     args: argparse.Namespace, slm: LanguageModel, cost: Measured, link: GrpcLink
-) -> Sample:
+) -> PairSample:
     prompts = [slm.encode_chat(prompt.messages) for prompt in args.asked]
     step_s = cost.one_ms / 1e3
     eight_s = cost.eight_ms / 1e3
     say(f"hedge doctor: asking the cloud for {len(prompts)} short answers, streamed and in blocks")
-    return await sampled(
+    return await sample_pair(
         slm, link, prompts, args.sampling, step_s, max(0.0, eight_s - step_s) / (WIDE - 1)
     )
 
 
-def _speed(sample: Sample, round_trip: float) -> list[Finding]:
+def _speed(sample: PairSample, round_trip: float) -> list[Finding]:
     """What to expect of hedge here, and where it would begin to lose."""
     counts = sample.over(round_trip)
     profile = sample.profile

@@ -24,7 +24,7 @@ from hedge.edge_client.engine.gates.recalibration import recalibration_of
 from hedge.edge_client.engine.session import Session
 from hedge.edge_client.systems import SYSTEMS, GenerationConfig
 from hedge.evaluation.quality import chrf, chrf_metric, judge, relative_accuracy
-from hedge.evaluation.record import AnswerRecord, Journal, answers_of, from_session
+from hedge.evaluation.record import AnswerRecord, Journal, parse_answers, record_answer
 from hedge.evaluation.tables import (
     Aggregate,
     Column,
@@ -38,7 +38,7 @@ from hedge.evaluation.tables import (
     total,
     transpose,
 )
-from hedge.evaluation.tasks import Task, add_judged, add_tasks, judged_tasks
+from hedge.evaluation.tasks import Task, add_judged, add_tasks, read_judged_tasks
 
 NO_JUDGE = "none"
 EXAMPLES = """  hedge evaluate --insecure --systems slm,llm,hedge --questions 200 --temperature 0
@@ -85,7 +85,7 @@ def command(arguments: Sequence[str]) -> None:
         raise BadInput("--resume needs --answers")
     sampling_of(args)
     check_connection(args)
-    asked = judged_tasks(args)
+    asked = read_judged_tasks(args)
     if args.prompts:
         # Before the models answer, not after.
         chrf_metric()
@@ -127,7 +127,7 @@ async def _evaluate(
                 "llm": pair.info.model_fingerprint if pair.info else "",
             }
             journal = _journal(args, system, config, models)
-            found[system] = answers_of(journal.path, journal.entries) if journal else []
+            found[system] = parse_answers(journal.path, journal.entries) if journal else []
             done = {answer.task for answer in found[system]}
             recalibrated = recalibration_of(config)
             left = [(index, task) for index, task in enumerate(asked) if index not in done]
@@ -135,7 +135,7 @@ async def _evaluate(
                 ids = slm.encode_chat(task.prompt.messages)
                 session = Session(slm, ids, config, link, recalibrated=recalibrated)
                 await session.run()
-                found[system].append(from_session(index, task, ids, session))
+                found[system].append(record_answer(index, task, ids, session))
                 if journal:
                     journal.append(found[system][-1].to_json())
     return found

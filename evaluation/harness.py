@@ -13,7 +13,7 @@ from hedge.edge_client.cli.settings import resolved
 from hedge.edge_client.engine.session import Session
 from hedge.edge_client.systems import GenerationConfig
 from hedge.evaluation.record import Journal
-from hedge.evaluation.systems import options_of
+from hedge.evaluation.systems import parse_system
 from hedge.evaluation.tables import Field, read
 
 Row = dict[str, Any]
@@ -25,7 +25,7 @@ def configure(spec: str, pair: Pair, *words: str) -> GenerationConfig:
     parser = command_parser("bench", "", "")
     add_system(parser)
     add_warp(parser)
-    return resolved(options_of(spec, parser.parse_args(words)), pair)
+    return resolved(parse_system(spec, parser.parse_args(words)), pair)
 
 
 async def ask_all(

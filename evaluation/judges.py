@@ -10,7 +10,7 @@ from typing import Any
 
 from hedge.common.errors import BadInput
 from hedge.evaluation.questions import parse_answer
-from hedge.evaluation.run_code import runs
+from hedge.evaluation.run_code import run_to_end
 
 # Of a reply, whether it is right. They travel to other processes.
 Judge = Callable[[str], bool]
@@ -92,7 +92,9 @@ def code(prompt: str, test: str, entry_point: str) -> Judge:
 
 
 def _passes(prompt: str, test: str, entry_point: str, reply: str) -> bool:
-    return runs(f"{program_of(prompt, reply, entry_point)}\n\n{test}\n\ncheck({entry_point})\n")
+    return run_to_end(
+        f"{program_of(prompt, reply, entry_point)}\n\n{test}\n\ncheck({entry_point})\n"
+    )
 
 
 def program_of(prompt: str, reply: str, entry_point: str) -> str:

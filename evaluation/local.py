@@ -52,7 +52,7 @@ class LocalStream:
         self._sent.clear()
 
 
-async def own_answer(
+async def stream_answer(
     slm: LanguageModel, llm: LanguageModel, prompt: Sequence[int], sampling: SamplingParams
 ) -> list[int]:
     """What the LLM streams."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 
-def machine(threads: int) -> dict[str, Any]:
+def describe_machine(threads: int) -> dict[str, Any]:
     names = re.findall(r"^model name\s*: (.*)$", _read("/proc/cpuinfo"), re.MULTILINE)
     return {
         "cpu": names[0] if names else platform.processor(),
@@ -25,7 +25,7 @@ def _read(path: str) -> str:
     return ""
 
 
-def joules() -> float | None:
+def read_joules() -> float | None:
     """What the processor's packages have drawn so far (RAPL), where the machine tells."""
     found = [
         _read(str(path / "energy_uj")) for path in Path("/sys/class/powercap").glob("intel-rapl:?")

@@ -27,13 +27,13 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def local_cloud(*options: str) -> AbstractContextManager[str]:
+def run_cloud(*options: str) -> AbstractContextManager[str]:
     """A hedge-cloud of the bundled pair; yields HOST:PORT."""
-    return listening("hedge-cloud", "serve", "--insecure", "--listen", "127.0.0.1:0", *options)
+    return run_program("hedge-cloud", "serve", "--insecure", "--listen", "127.0.0.1:0", *options)
 
 
 @contextmanager
-def listening(program: str, *arguments: str) -> Iterator[str]:
+def run_program(program: str, *arguments: str) -> Iterator[str]:
     """Yields HOST:PORT. The program is stopped however the block ends, and on Linux even if this
     process is killed.
     """

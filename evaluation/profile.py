@@ -49,14 +49,14 @@ class Profile:
         return self.device_w * steps * self.slm_s + self.radio_w * sending
 
 
-def named() -> dict[str, Path]:
+def list_profiles() -> dict[str, Path]:
     """The profiles that come with the package."""
     return {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
 
 
 def read_profile(where: str | Path) -> Profile:
     """A profile by name, or a TOML file with slm_s and llm_s at least."""
-    path = named().get(str(where), Path(where))
+    path = list_profiles().get(str(where), Path(where))
     numbers = [field.name for field in fields(Profile) if field.name not in ("name", "about")]
     try:
         data = tomllib.loads(path.read_text(TEXT))
@@ -66,7 +66,7 @@ def read_profile(where: str | Path) -> Profile:
         return Profile(path.stem, about=str(data.get("about", "")), **found)
     except OSError as error:
         raise BadInput(
-            f"cannot read profile {path}: {error.strerror}; there are {', '.join(named())}"
+            f"cannot read profile {path}: {error.strerror}; there are {', '.join(list_profiles())}"
         ) from None
     except (ValueError, TypeError) as error:
         raise BadInput(f"{path} is no device profile with slm_s and llm_s: {error}") from None

@@ -287,7 +287,7 @@ def draw(family: str, rng: np.random.Generator, *, held_out: bool) -> Question:
             return question
 
 
-def held_out_set(count: int, seed: int = 0) -> list[Question]:
+def draw_held_out(count: int, seed: int = 0) -> list[Question]:
     """`count` different held-out questions, the families taken in turn; a family that has no more
     leaves its turn.
     """

@@ -54,7 +54,7 @@ class AnswerRecord:
         return asdict(self) | {"log": [list(asdict(round_).values()) for round_ in self.log]}
 
 
-def from_session(index: int, task: Task, prompt_ids: list[int], session: Session) -> AnswerRecord:
+def record_answer(index: int, task: Task, prompt_ids: list[int], session: Session) -> AnswerRecord:
     s = session.statistics
     sockets = None
     if s.uplink_socket_bytes is not None and s.downlink_socket_bytes is not None:
@@ -138,7 +138,7 @@ class Journal:
 
 
 @contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Holds a folder for this process: two runs in one would answer everything twice."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -193,7 +193,7 @@ def read_journal(path: Path, kind: str) -> tuple[dict[str, Any], list[dict[str, 
     return header, entries
 
 
-def answers_of(path: Path, entries: Iterable[dict[str, Any]]) -> list[AnswerRecord]:
+def parse_answers(path: Path, entries: Iterable[dict[str, Any]]) -> list[AnswerRecord]:
     """BadInput names the line that is no answer."""
     found = []
     for number, entry in enumerate(entries, 2):

@@ -69,7 +69,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._skipping.passed
 
 
-def on_virtual_time(main: Coroutine[Any, Any, Result]) -> Result:
+def run_on_virtual_time(main: Coroutine[Any, Any, Result]) -> Result:
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main)
 
@@ -130,7 +130,7 @@ class TraceCache:
         self.length = length
 
 
-def drafting(trace: Trace) -> np.ndarray:
+def make_rows(trace: Trace) -> np.ndarray:
     """float32 [tokens + 1, 4]: the SLM's logits after the prompt and after each of the answer's
     tokens.
     """
@@ -276,7 +276,7 @@ class Counts:
         return self.passes / self.tokens, self.steps / self.tokens, self.positions / self.tokens
 
 
-def replayed(
+def replay_traces(
     traces: Iterable[Trace],
     config: GenerationConfig,
     profile: Profile,
@@ -289,11 +289,13 @@ def replayed(
     survival = Survival()
     for trace in traces:
         survival = survival if carried else Survival()
-        on_virtual_time(answered(trace, config, Cloud(profile), round_trip, survival, counts))
+        run_on_virtual_time(
+            replay_answer(trace, config, Cloud(profile), round_trip, survival, counts)
+        )
     return counts
 
 
-async def answered(
+async def replay_answer(
     trace: Trace,
     config: GenerationConfig,
     cloud: Cloud,
@@ -307,8 +309,8 @@ async def answered(
     tokens = len(trace.accepted)
     profile = cloud.profile
     loop = asyncio.get_running_loop()
-    slm = TraceModel(drafting(trace))
-    llm = TraceModel(drafting(Trace((True,) * tokens, (1.0,) * tokens)))
+    slm = TraceModel(make_rows(trace))
+    llm = TraceModel(make_rows(Trace((True,) * tokens, (1.0,) * tokens)))
     config = replace(config, sampling=SamplingParams(Warp(0.0), max_new_tokens=tokens))
     link = VirtualLink(llm, cloud, round_trip, prompt)
     began = loop.time()

@@ -23,7 +23,7 @@ _NEW_USER = 0x10000000
 _NEW_NET = 0x40000000
 
 
-def runs(program: str, seconds: float = SECONDS) -> bool:
+def run_to_end(program: str, seconds: float = SECONDS) -> bool:
     """Whether a Python program comes to its end within so many seconds: without an exception, and
     without leaving early.
     """

@@ -9,7 +9,7 @@ from hedge.edge_client.cli.options import add_system
 from hedge.edge_client.systems import SYSTEMS
 
 
-def options_of(spec: str, args: argparse.Namespace) -> argparse.Namespace:
+def parse_system(spec: str, args: argparse.Namespace) -> argparse.Namespace:
     """The options of NAME:OPTION=VALUE,... over those of the command line."""
     name, _, rest = spec.partition(":")
     if name not in SYSTEMS:

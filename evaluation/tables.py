@@ -113,7 +113,7 @@ def markdown(cells: Cells, left: int = 1) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines))
 
 
-def wide() -> Console:
+def make_console() -> Console:
     """The terminal; in a pipe or a file, where nothing wraps, wide enough for every column."""
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -131,4 +131,4 @@ def show(
         table.add_column(heading, justify="left" if number in left else "right")
     for line in lines:
         table.add_row(*line, style="bold" if line[0] in bold else None)
-    wide().print(table)
+    make_console().print(table)

@@ -8,7 +8,7 @@ from pathlib import Path
 from hedge.common.errors import BadInput
 from hedge.edge_client.cli.prompts import Prompt, from_text, read_prompts
 from hedge.evaluation.judges import JUDGES, Judge, final, judge_of
-from hedge.evaluation.questions import held_out_set
+from hedge.evaluation.questions import draw_held_out
 
 FILE_FAMILY = "file"
 # By their names: how they are judged.
@@ -73,7 +73,7 @@ class Task:
         return None if self.judge is None else self.judge(reply)
 
 
-def tasks(prompts: Path | None, count: int, seed: int) -> list[Task]:
+def read_tasks(prompts: Path | None, count: int, seed: int) -> list[Task]:
     """The first `count` prompts of the file, all for 0; or as many held-out questions, the families
     in turn.
     """
@@ -82,12 +82,12 @@ def tasks(prompts: Path | None, count: int, seed: int) -> list[Task]:
     if prompts is None:
         return [
             Task(from_text(q.text), q.answer, q.family, final(q.answer))
-            for q in held_out_set(count, seed)
+            for q in draw_held_out(count, seed)
         ]
     return _of_file(prompts, count, FILE_FAMILY, None, run_code=False)
 
 
-def judged_tasks(args: argparse.Namespace) -> list[Task]:
+def read_judged_tasks(args: argparse.Namespace) -> list[Task]:
     """`tasks`, or those of --task. BadInput for a file that is not there, and code that is not to
     be run.
     """
@@ -95,7 +95,7 @@ def judged_tasks(args: argparse.Namespace) -> list[Task]:
         if args.judge and args.prompts is None:
             raise BadInput(f"--judge {args.judge} needs --task or --prompts")
         if args.prompts is None:
-            return tasks(None, args.questions, args.question_seed)
+            return read_tasks(None, args.questions, args.question_seed)
         return _of_file(
             args.prompts, args.questions, FILE_FAMILY, args.judge, run_code=args.run_code
         )

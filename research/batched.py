@@ -17,7 +17,7 @@ from hedge.common.model import LanguageModel
 from hedge.edge_client.engine.machine import Result
 from hedge.edge_client.engine.session import Session
 from hedge.evaluation.local import LocalLink
-from hedge.evaluation.record import AnswerRecord, from_session
+from hedge.evaluation.record import AnswerRecord, record_answer
 from research.batched_models import AfreshModel, BatchedModel, PassQueue, Worker
 from research.harness import Job, Runs, finish
 
@@ -77,7 +77,7 @@ class _Batch:
             link = LocalLink(llm, difference=difference)
             session = Session(self.slm, ids, config, link, machine=_Here())
             asyncio.run(finish(session))
-            self.done.put((name, from_session(job.number, job.task, ids, session)))
+            self.done.put((name, record_answer(job.number, job.task, ids, session)))
 
 
 def find_context(slm: LanguageModel, llm: LanguageModel, runs: Runs, jobs: Sequence[Job]) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hedge.evaluation.bench_rows import cell_name, cells, point, rows_of, winner
+from hedge.evaluation.bench_rows import cell_name, find_winner, group_cells, make_rows, read_point
 from research.drawing import Entries, shorten
 
 _SHADES = {"step": "0.75", "message": "0.45", "pass": "0.1"}
@@ -21,7 +21,9 @@ def draw_winners(entries: Entries) -> Figure:
     A row of panels with all systems, one without a draft model in the cloud; a column a profile.
     """
     found = {
-        where: systems for where, systems in cells(rows_of(entries)).items() if where[3] == "none"
+        where: systems
+        for where, systems in group_cells(make_rows(entries)).items()
+        if where[3] == "none"
     }
     profiles = list(dict.fromkeys(where[0] for where in found))
     rates = sorted({where[1] for where in found})
@@ -59,7 +61,7 @@ def _draw_winners(
 ) -> None:
     speeds = np.full(shape, np.nan)
     for at, rows in systems.items():
-        best = winner(rows)
+        best = find_winner(rows)
         speeds[at] = rows[best]["tokens_per_s"] if best in rows else np.nan
         label = f"{shorten(best)}\n{speeds[at]:.0f}"
         axes.text(
@@ -76,7 +78,7 @@ def _draw_winners(
 
 def draw_bars(entries: Entries) -> Figure:
     """Of the cell in the middle: tokens/s with intervals, cloud seconds, bytes up."""
-    by_cell = cells(rows_of(entries))
+    by_cell = group_cells(make_rows(entries))
     where = _find_middle(entries)
     systems = by_cell[where]
     names = [shorten(name) for name in systems]
@@ -101,7 +103,7 @@ def draw_bars(entries: Entries) -> Figure:
 def draw_timeline(entries: Entries) -> Figure:
     """One answer: the device's steps, messages until their verdicts, passes, released tokens."""
     where = _find_middle(entries)
-    mine = [entry for entry in entries if point(entry) == where and entry["timeline"]]
+    mine = [entry for entry in entries if read_point(entry) == where and entry["timeline"]]
     chosen = sorted(mine, key=lambda entry: entry["released"][-1])[-_TIMELINES:]
     figure = Figure(figsize=(10.0, 1.1 * len(chosen) + 0.9), layout="constrained")
     end = max(entry["released"][-1] for entry in chosen)
@@ -141,7 +143,7 @@ def _draw_lanes(axes: Axes, entry: dict[str, Any]) -> None:
 def _find_middle(entries: Entries) -> tuple[Any, ...]:
     """The cell without outage whose rate and round trip are in the middle of those there are."""
     plain = sorted(
-        {point(entry) for entry in entries if entry["outage"] == "none"},
+        {read_point(entry) for entry in entries if entry["outage"] == "none"},
         key=lambda where: (where[1], where[2]),
     )
     rates = sorted({where[1] for where in plain})

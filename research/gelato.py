@@ -25,9 +25,9 @@ from hedge.common.sampling import Warp
 from hedge.common.torch_model import use_threads
 from hedge.edge_client.config import MARGINAL_BUDGET_J
 from hedge.evaluation import tables
-from hedge.evaluation.record import Journal, only_writer
+from hedge.evaluation.record import Journal, lock_folder
 from hedge.evaluation.tables import Column, first, tabulate
-from hedge.evaluation.tasks import Task, add_tasks, tasks
+from hedge.evaluation.tasks import Task, add_tasks, read_tasks
 from research.channel import Channel, snr_at
 from research.gelato_replay import (
     AnswerTrace,
@@ -112,8 +112,8 @@ def command(arguments: Sequence[str]) -> None:
         Channel(band, snr_at(args.distance, band), "token", outage=OUTAGE)
         for band in args.bandwidth
     ]
-    asked = tasks(args.prompts, args.questions, args.question_seed)
-    with only_writer(args.out):
+    asked = read_tasks(args.prompts, args.questions, args.question_seed)
+    with lock_folder(args.out):
         _simulate(args, asked, channels)
 
 

@@ -15,7 +15,7 @@ from hedge.common.sampling import Warp
 from hedge.edge_client.config import SamplingParams
 from hedge.edge_client.engine.gates.calibration import decay_rate
 from hedge.edge_client.engine.gates.measures import MEASURES
-from hedge.evaluation.local import own_answer
+from hedge.evaluation.local import stream_answer
 from hedge.evaluation.quality import interval
 from hedge.evaluation.tasks import Task
 from research.channel import Channel, open_uplink
@@ -65,7 +65,7 @@ def trace_answer(
     slm: LanguageModel, llm: LanguageModel, task: Task, warp: Warp, seed: int
 ) -> AnswerTrace:
     prompt = slm.encode_chat(task.prompt.messages)
-    answer = asyncio.run(own_answer(slm, llm, prompt, SamplingParams(warp, seed)))
+    answer = asyncio.run(stream_answer(slm, llm, prompt, SamplingParams(warp, seed)))
     noise = Noise(seed, prompt)
     found = AnswerTrace(len(prompt))
     rows = [lm.kv_cache().forward([*prompt, *answer][:-1], len(answer)) for lm in (slm, llm)]

@@ -18,7 +18,7 @@ from hedge.common.model_options import ModelOptions
 from hedge.edge_client.engine.session import Session
 from hedge.edge_client.systems import GenerationConfig
 from hedge.evaluation.local import LocalLink
-from hedge.evaluation.record import AnswerRecord, Journal, from_session
+from hedge.evaluation.record import AnswerRecord, Journal, record_answer
 from hedge.evaluation.tasks import Task
 from research.pool import share_work
 
@@ -135,7 +135,7 @@ def _answer(job: Job) -> list[tuple[str, AnswerRecord]] | str:
             asyncio.run(finish(session))
         except HedgeError as error:
             return f"{name}: {error}"
-        found.append((name, from_session(job.number, job.task, ids, session)))
+        found.append((name, record_answer(job.number, job.task, ids, session)))
     return found
 
 

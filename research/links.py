@@ -23,13 +23,13 @@ from hedge.edge_client.cli.options import add_slm, add_warp
 from hedge.edge_client.cli.settings import choose_seed, sampling_of
 from hedge.edge_client.config import PREFERENCES, GateConfig
 from hedge.edge_client.systems import SYSTEMS, GenerationConfig
-from hedge.evaluation.break_even import traced
-from hedge.evaluation.local import own_answer
-from hedge.evaluation.profile import Profile, named, read_profile
-from hedge.evaluation.record import Journal, only_writer, read_journal
-from hedge.evaluation.replay import Trace, replayed
+from hedge.evaluation.break_even import trace_answer
+from hedge.evaluation.local import stream_answer
+from hedge.evaluation.profile import Profile, list_profiles, read_profile
+from hedge.evaluation.record import Journal, lock_folder, read_journal
+from hedge.evaluation.replay import Trace, replay_traces
 from hedge.evaluation.tables import Column, first, show, tabulate
-from hedge.evaluation.tasks import Task, add_tasks, tasks
+from hedge.evaluation.tasks import Task, add_tasks, read_tasks
 from research.harness import complete
 
 EXAMPLES = """  hedge simulate links --out runs/links
@@ -81,7 +81,7 @@ def _parser() -> Any:
         help="traces that were made before; no model is loaded",
     )
     group = parser.add_argument_group("where")
-    names = f"{', '.join(named())}, or TOML"
+    names = f"{', '.join(list_profiles())}, or TOML"
     group.add_argument(
         "--profiles", nargs="+", default=["phone", "laptop"], metavar="NAME|FILE", help=names
     )
@@ -107,16 +107,16 @@ def record_traces(args: argparse.Namespace) -> list[dict[str, Any]]:
     """The traces of a folder, those that are missing made."""
     choose_seed(args)
     sampling = sampling_of(args)
-    asked = tasks(args.prompts, args.questions, args.question_seed)
+    asked = read_tasks(args.prompts, args.questions, args.question_seed)
 
     def record(left: Sequence[tuple[int, Task]]) -> Iterator[dict[str, Any]]:
         for number, task in left:
             prompt = slm.encode_chat(task.prompt.messages)
-            answer = asyncio.run(own_answer(slm, llm, prompt, sampling))
+            answer = asyncio.run(stream_answer(slm, llm, prompt, sampling))
             where = {"temperature": sampling.warp.temperature, "question": number}
-            yield where | traced(slm, prompt, answer, sampling.warp, sampling.seed)
+            yield where | trace_answer(slm, prompt, answer, sampling.warp, sampling.seed)
 
-    with only_writer(args.out):
+    with lock_folder(args.out):
         slm = load(args.slm, "slm", model_options(args))
         llm = load(args.llm, "llm", model_options(args))
         journal = Journal(args.out / "traces.jsonl", _header(args, slm, llm), resume=args.resume)
@@ -127,9 +127,9 @@ def record_traces(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _header(args: argparse.Namespace, slm: LanguageModel, llm: LanguageModel) -> dict[str, Any]:
     """What the traces of a file share; their temperatures may differ."""
-    named = ("questions", "question_seed", "seed", "top_k", "top_p", "max_new_tokens")
+    shared = ("questions", "question_seed", "seed", "top_k", "top_p", "max_new_tokens")
     models = {"slm": slm.fingerprint, "llm": llm.fingerprint, "prompts": str(args.prompts or "")}
-    return {"kind": "traces"} | models | {name: getattr(args, name) for name in named}
+    return {"kind": "traces"} | models | {name: getattr(args, name) for name in shared}
 
 
 def select_traces(entries: Sequence[dict[str, Any]], temperature: float) -> list[Trace]:
@@ -151,7 +151,7 @@ def replay_everywhere(
         temperatures, profiles, round_trips, preferences
     ):
         traces = select_traces(entries, temperature)
-        counts = replayed(traces, configure_hedge(prefer), profile, round_trip)
+        counts = replay_traces(traces, configure_hedge(prefer), profile, round_trip)
         passes, steps, positions = counts.per_token()
         row = {
             "temperature": temperature,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hedge.common.command import command_parser, parse, say
 from hedge.common.errors import BadInput, HedgeError
-from hedge.evaluation.record import answers_of, read_journal
+from hedge.evaluation.record import parse_answers, read_journal
 from research.sweep import POINT
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def read_files(wanted: str, files: Sequence[Path]) -> Any:
         runs = {}
         for file in files:
             header, entries = read_journal(file, wanted)
-            runs[str(header["run"])] = answers_of(file, entries)
+            runs[str(header["run"])] = parse_answers(file, entries)
         return runs
     entries = [entry for file in files for entry in read_journal(file, wanted)[1]]
     if wanted != "rows":

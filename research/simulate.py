@@ -24,9 +24,9 @@ from hedge.edge_client.cli.options import add_slm, add_system, add_warp
 from hedge.edge_client.cli.settings import choose_seed, resolved
 from hedge.edge_client.systems import GenerationConfig
 from hedge.evaluation.profile import read_profile
-from hedge.evaluation.record import Journal, answers_of, only_writer
-from hedge.evaluation.systems import options_of
-from hedge.evaluation.tasks import Task, add_judged, add_tasks, judged_tasks
+from hedge.evaluation.record import Journal, lock_folder, parse_answers
+from hedge.evaluation.systems import parse_system
+from hedge.evaluation.tasks import Task, add_judged, add_tasks, read_judged_tasks
 from research.channel import FADINGS, Channel, snr_at
 from research.clock import ACCOUNTS, Times
 from research.harness import Answering, ModelPair, find_missing
@@ -74,8 +74,8 @@ def command(arguments: Sequence[str]) -> None:
     if args.resume and args.seed is None:
         raise BadInput("--resume goes on with a run of one seed: give its --seed, which it printed")
     choose_seed(args)
-    asked = judged_tasks(args)
-    with only_writer(args.out):
+    asked = read_judged_tasks(args)
+    with lock_folder(args.out):
         _simulate(args, asked, channels, times)
 
 
@@ -206,7 +206,7 @@ def plan(args: argparse.Namespace) -> tuple[dict[str, GenerationConfig], dict[st
     known = Known(slm, make_server_info(llm))
     runs: dict[str, GenerationConfig] = {}
     for spec in args.systems:
-        chosen = options_of(spec, args)
+        chosen = parse_system(spec, args)
         for seed in range(args.seed, args.seed + args.seeds):
             chosen.seed = seed
             runs[f"{spec} #{seed}"] = resolved(chosen, known)
@@ -237,7 +237,7 @@ def _simulate(
     for name, answer in answering.run(make_pair(args), runs, jobs):
         journals[name].append(answer.to_json())
     answers = {
-        name: answers_of(journal.path, journal.entries) for name, journal in journals.items()
+        name: parse_answers(journal.path, journal.entries) for name, journal in journals.items()
     }
     times = times or measure_times(answers.values())
     vocab_size = int(header["vocab_size"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hedge.evaluation.processes import BIN, local_cloud
+from hedge.evaluation.processes import BIN, run_cloud
 from hedge.evaluation.questions import FAMILIES, draw
 
 MODELS = Path(__file__).parent.parent / "models"
@@ -27,7 +27,7 @@ def write_prompts(path: Path) -> None:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder, local_cloud("--threads", "1") as address:
+    with tempfile.TemporaryDirectory() as folder, run_cloud("--threads", "1") as address:
         write_prompts(prompts := Path(folder, "prompts.jsonl"))
         for name, temperature in (("calibration.json", "1"), ("calibration-greedy.json", "0")):
             command = [

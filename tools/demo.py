@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from hedge.common.model import BUNDLED
-from hedge.evaluation.processes import BIN, local_cloud
+from hedge.evaluation.processes import BIN, run_cloud
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     args = parser.parse_args()
     prompt = " ".join(args.prompt).strip()
     sys.stderr.write("starting the cloud: the large model, on this machine\n")
-    with local_cloud("--threads", "1", "--llm", args.llm or BUNDLED) as address:
+    with run_cloud("--threads", "1", "--llm", args.llm or BUNDLED) as address:
         sys.stderr.write(f"starting the edge: the small model, talking to {address}\n")
         options = [
             "--cloud",

@@ -5,7 +5,7 @@ device's web page.
 import subprocess
 import sys
 
-from hedge.evaluation.processes import BIN, free_port, listening, local_cloud
+from hedge.evaluation.processes import BIN, free_port, run_cloud, run_program
 
 
 def main() -> None:
@@ -13,8 +13,8 @@ def main() -> None:
     sys.stderr.write("starting the cloud: the large model, on this machine\n")
     control = f"127.0.0.1:{free_port()}"
     with (
-        local_cloud("--threads", "1") as cloud,
-        listening(
+        run_cloud("--threads", "1") as cloud,
+        run_program(
             "hedge", "link", "--listen", "127.0.0.1:0", "--to", cloud, "--control", control
         ) as relay,
     ):

@@ -15,7 +15,7 @@ from hedge.edge_client.config import GateConfig, SamplingParams, VerificationCon
 from hedge.edge_client.engine.session import Session
 from hedge.edge_client.systems import GenerationConfig
 from hedge.evaluation.local import LocalLink, LocalStream
-from hedge.evaluation.questions import held_out_set
+from hedge.evaluation.questions import draw_held_out
 from hedge.v1 import hedge_pb2 as pb
 
 QUESTIONS = 48
@@ -61,7 +61,7 @@ def main() -> None:
     slm = load(BUNDLED, "slm")
     llm = load(BUNDLED, "llm")
     with (bundled_folder() / "drafts.jsonl").open("w") as file:
-        for question in held_out_set(QUESTIONS, seed=SEED):
+        for question in draw_held_out(QUESTIONS, seed=SEED):
             prompt = slm.encode_chat([{"role": "user", "content": question.text}])
             link = Recorder(llm)
 

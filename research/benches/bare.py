@@ -14,7 +14,7 @@ PREFIX = 50
 
 
 @torch.inference_mode()
-def bare(lm: TorchModel, rows: int, new: int) -> float:
+def time_bare_forward(lm: TorchModel, rows: int, new: int) -> float:
     """Positions/s of the model itself over `rows` equally long prefixes, `new` ids at a time."""
     cache = DynamicCache(config=lm.model.config)
     model: Any = lm.model

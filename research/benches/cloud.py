@@ -19,8 +19,8 @@ from hedge.common.model import BUNDLED
 from hedge.common.model_options import ModelOptions
 from hedge.common.torch_model import TorchModel, load_folder
 from hedge.evaluation.loadtest import batches
-from hedge.evaluation.processes import BIN, free_port, local_cloud
-from research.benches.bare import bare
+from hedge.evaluation.processes import BIN, free_port, run_cloud
+from research.benches.bare import time_bare_forward
 
 SECONDS = 20.0
 MANY = 32
@@ -57,7 +57,7 @@ def compared(name: str, found: dict[str, Any], lm: TorchModel) -> tuple[float, f
     """
     rows = max(1, round(found["sessions_per_pass"]))
     new = max(1, round(found["positions_per_pass"] / found["sessions_per_pass"]))
-    plain = bare(lm, rows, new)
+    plain = time_bare_forward(lm, rows, new)
     print(
         f"{name}: {found['positions_per_s']:.0f} positions/s, {found['tokens_per_s']:.0f} "
         "tokens/s; "
@@ -126,7 +126,7 @@ def main() -> None:
     args = parser.parse_args()
     lm = load_folder(BUNDLED, "llm", ModelOptions(threads=1))
     http = f"127.0.0.1:{free_port()}"
-    with local_cloud("--threads", "1", "--no-prefix-sharing", "--http", http) as cloud:
+    with run_cloud("--threads", "1", "--no-prefix-sharing", "--http", http) as cloud:
         run: Callable[[], None] = (
             (lambda: asyncio.run(soak(cloud, http, args.soak)))
             if args.soak

@@ -17,7 +17,7 @@ import torch
 
 from hedge.common.loading import load
 from hedge.common.model_options import ModelOptions
-from hedge.evaluation.processes import local_cloud
+from hedge.evaluation.processes import run_cloud
 from hedge.evaluation.record import Journal, read_journal
 from hedge.evaluation.tables import Column, first, markdown, tabulate, total
 from research.benches.real import PASSES, SAME, TEMPERATURE, ask_systems, compare, questions
@@ -71,7 +71,7 @@ def main() -> None:
         }
         journal = Journal(out, header, resume=out.exists())
         options = (*CLOUDS[dtype], "--threads", "1", "--max-step-s", "0", "--max-session-s", "0")
-        with local_cloud("--llm", str(args.pair / llm), *options) as address:
+        with run_cloud("--llm", str(args.pair / llm), *options) as address:
             asyncio.run(
                 ask_systems(slm, address, questions(args.tasks), journal, TOKENS, RUNS, dtype=dtype)
             )

@@ -14,7 +14,7 @@ from typing import Any
 from hedge.common.loading import load
 from hedge.common.model import BUNDLED
 from hedge.common.sampling import Warp
-from hedge.evaluation.bench_rows import rows_of
+from hedge.evaluation.bench_rows import make_rows
 from hedge.evaluation.processes import BIN
 from hedge.evaluation.quality import judge
 from hedge.evaluation.record import AnswerRecord, read_journal
@@ -77,14 +77,14 @@ def entries_of(name: str) -> list[dict[str, Any]]:
 def rows_named(name: str) -> list[dict[str, Any]]:
     """The rows of a bench; with fidelity where every system is in it."""
     if name.startswith("bench-map"):
-        return rows_of(entries_of(name))
+        return make_rows(entries_of(name))
     slm = load(BUNDLED, "slm")
     llm = load(BUNDLED, "llm")
 
     def fidelity(answers: list[AnswerRecord]) -> float:
         return judge(slm, llm, answers, Warp(0.0))[0]
 
-    return rows_of(entries_of(name), fidelity)
+    return make_rows(entries_of(name), fidelity)
 
 
 def plots() -> None:

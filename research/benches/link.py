@@ -21,7 +21,7 @@ from hedge.edge_client.systems import GenerationConfig
 from hedge.edge_client.transport.grpc_link import GrpcLink
 from hedge.edge_client.transport.messages import build_opening
 from hedge.evaluation.harness import ask_all, configure, count_answer
-from hedge.evaluation.processes import listening, local_cloud
+from hedge.evaluation.processes import run_cloud, run_program
 from hedge.evaluation.record import Journal, read_journal
 from hedge.evaluation.tables import (
     Column,
@@ -34,7 +34,7 @@ from hedge.evaluation.tables import (
     tabulate,
     total,
 )
-from hedge.evaluation.tasks import Task, tasks
+from hedge.evaluation.tasks import Task, read_tasks
 from hedge.v1 import hedge_pb2 as pb
 
 OUT = Path(__file__).parents[2] / "docs" / "results" / "link.jsonl"
@@ -119,7 +119,7 @@ async def answer(
 
 
 async def run(slm: LanguageModel, address: str, name: str, journal: Journal) -> None:
-    questions = tasks(None, LINKS[name][2], 0)
+    questions = read_tasks(None, LINKS[name][2], 0)
     async with GrpcLink(address) as link:
         pair = Pair(slm, link.info)
         for temperature in TEMPERATURES:
@@ -164,14 +164,14 @@ def main() -> None:
         "seed": SEED,
     }
     journal = Journal(OUT, header, resume=OUT.exists())
-    with local_cloud("--threads", "1", "--no-prefix-sharing") as cloud:
+    with run_cloud("--threads", "1", "--no-prefix-sharing") as cloud:
         for name, (round_trip, rate, _) in LINKS.items():
             if not round_trip:
                 asyncio.run(run(slm, cloud, name, journal))
                 continue
             to = ("--listen", "127.0.0.1:0", "--to", cloud)
             options = ("--rate", str(rate), "--delay", str(round_trip / 2))
-            with listening("hedge", "link", *to, *options) as relay:
+            with run_program("hedge", "link", *to, *options) as relay:
                 asyncio.run(run(slm, relay, name, journal))
     report(read_journal(OUT, "bench-link")[1])
 

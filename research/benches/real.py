@@ -31,7 +31,7 @@ from hedge.edge_client.engine.session import Session
 from hedge.edge_client.systems import GenerationConfig
 from hedge.edge_client.transport.grpc_link import GrpcLink
 from hedge.evaluation.harness import ask_all, configure, count_answer
-from hedge.evaluation.processes import BIN, local_cloud
+from hedge.evaluation.processes import BIN, run_cloud
 from hedge.evaluation.record import Journal, read_journal
 from hedge.evaluation.tables import Column, first, markdown, middle, ratio, tabulate, total
 
@@ -189,7 +189,7 @@ def main() -> None:
         }
         journal = Journal(OUT, header, resume=OUT.exists())
         options = ("--threads", "1", "--max-step-s", "0", "--no-prefix-sharing")
-        with local_cloud("--llm", str(args.pair / "q15"), *options) as address:
+        with run_cloud("--llm", str(args.pair / "q15"), *options) as address:
             asyncio.run(ask_systems(slm, address, questions(args.tasks), journal))
         report(read_journal(OUT, "real")[1])
 

@@ -6,7 +6,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hedge.evaluation.bench_rows import KEPT, POINT, Cells, cell_name, cells, name_system, winner
+from hedge.evaluation.bench_rows import (
+    KEPT,
+    POINT,
+    Cells,
+    cell_name,
+    find_winner,
+    group_cells,
+    name_system,
+)
 from hedge.evaluation.tables import Column, first, markdown, short_number, tabulate
 from research.drawing import shorten
 
@@ -35,7 +43,10 @@ def parts(rows: Rows) -> dict[str, dict[str, str]]:
         [row for row in rows if row["run"] == run] for run in ("bench", "bench-outage")
     )
     return {
-        "docs/benchmarks.md": {"held": held(cells([*plain, *outage])), "region": region(rows)},
+        "docs/benchmarks.md": {
+            "held": held(group_cells([*plain, *outage])),
+            "region": region(rows),
+        },
         "docs/results/cells.md": {"grid": grid(plain), "outage": grid(outage)},
     }
 
@@ -48,8 +59,8 @@ def grid(rows: Rows) -> str:
         *(Column(title, first(name), short_number) for name, title in SHOWN.items()),
     ]
     found = []
-    for where, systems in cells(rows).items():
-        fastest = f"fastest at {KEPT:.0%} of the accuracy: {shorten(winner(systems))}"
+    for where, systems in group_cells(rows).items():
+        fastest = f"fastest at {KEPT:.0%} of the accuracy: {shorten(find_winner(systems))}"
         shown = markdown(tabulate(systems.values(), ("system",), columns))
         found.append(f"**{cell_name(where)}**: {fastest}\n\n{shown}")
     return "\n\n".join(found)

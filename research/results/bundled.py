@@ -7,9 +7,9 @@ import tempfile
 
 from hedge.common.model import BUNDLED
 from hedge.common.sampling import Warp
-from hedge.evaluation.break_even import traced
+from hedge.evaluation.break_even import trace_answer
 from hedge.evaluation.record import Journal
-from hedge.evaluation.tasks import judged_tasks
+from hedge.evaluation.tasks import read_judged_tasks
 from research import simulate
 from research.harness import Answering, ModelPair, find_missing
 from research.results.pages import RESULTS, ROOT
@@ -31,7 +31,7 @@ def answer(kind: str, temperature: str, traces: Journal) -> None:
     runs, header = simulate.plan(options)
     pair = simulate.make_pair(options)
     slm, _ = pair.load()
-    jobs = find_missing(runs, judged_tasks(options), ())
+    jobs = find_missing(runs, read_judged_tasks(options), ())
     found = list(Answering(options.jobs).run(pair, runs, jobs))
     head = {name: header[name] for name in ("slm", "llm", "vocab_size")}
     journal = Journal(OUT / f"{kind}-{temperature}.jsonl", {"kind": "real"} | head, resume=False)
@@ -40,7 +40,7 @@ def answer(kind: str, temperature: str, traces: Journal) -> None:
         if run.startswith("llm "):
             where = {"task": kind, "temperature": float(temperature), "question": one.task}
             warp = Warp(float(temperature))
-            traces.append(where | traced(slm, one.prompt_ids, one.token_ids, warp, SEED))
+            traces.append(where | trace_answer(slm, one.prompt_ids, one.token_ids, warp, SEED))
 
 
 def main() -> None:

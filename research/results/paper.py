@@ -11,7 +11,7 @@ from hedge.common.model import BUNDLED, bundled_folder
 from hedge.common.sampling import Warp
 from hedge.common.torch_model import use_threads
 from hedge.edge_client.calibrations import load_calibration
-from hedge.evaluation.record import Journal, answers_of, read_journal
+from hedge.evaluation.record import Journal, parse_answers, read_journal
 from research.harness import show_progress
 from research.results.pages import RESULTS, write_parts
 from research.results.paper_tables import (
@@ -75,7 +75,7 @@ def study_tokens() -> None:
     header, entries = read_journal(RUNS / "tokens" / "answers-llm_1.jsonl", "answers")
     fit = load_calibration(bundled_folder() / "calibration.json").fits[MEASURE]
     context = Context(load(BUNDLED, "slm"), load(BUNDLED, "llm"), Warp(), SEED, MEASURE, fit)
-    answers = answers_of(path, entries)
+    answers = parse_answers(path, entries)
     partial = path.with_suffix(".partial")
     partial.unlink(missing_ok=True)
     head = {"kind": "tokens", "slm": header["slm"], "llm": header["llm"], "ks": KS}

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hedge.evaluation.quality import relative_accuracy
-from hedge.evaluation.record import AnswerRecord, answers_of, read_journal
+from hedge.evaluation.record import AnswerRecord, parse_answers, read_journal
 from hedge.evaluation.tables import Column, first, markdown, short_number, tabulate
 from research.drawing import shorten
 from research.findings import RESAMPLES, max_risk_trials, predictors
@@ -20,7 +20,7 @@ def read_runs(folder: Path) -> dict[str, list[AnswerRecord]]:
     found = {}
     for path in sorted(folder.glob("answers-*.jsonl")):
         header, entries = read_journal(path, "answers")
-        found[str(header["run"])] = answers_of(path, entries)
+        found[str(header["run"])] = parse_answers(path, entries)
     return found
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from hedge.evaluation.profile import read_profile
 from hedge.evaluation.record import read_journal
-from hedge.evaluation.replay import Trace, replayed
+from hedge.evaluation.replay import Trace, replay_traces
 from hedge.evaluation.tables import aggregate
 from research.links import configure_hedge
 from research.results.exactness import count_agreements
@@ -164,7 +164,7 @@ def read_traces(folder: str, task: str) -> list[dict[str, Any]]:
 def replay_savings(entry: dict[str, Any]) -> tuple[float, float]:
     """Of one answer on a phone 50 ms away: the shares of right drafts and of passes saved."""
     trace = Trace(tuple(map(bool, entry["accepted"])), tuple(entry["margin"]))
-    counts = replayed([trace], configure_hedge("balanced"), read_profile("phone"), ROUND_TRIP)
+    counts = replay_traces([trace], configure_hedge("balanced"), read_profile("phone"), ROUND_TRIP)
     return float(np.mean(trace.accepted)), 1 - counts.passes / counts.tokens
 
 

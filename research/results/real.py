@@ -18,9 +18,9 @@ from pathlib import Path
 
 from hedge.common.command import run, say
 from hedge.common.errors import BadInput
-from hedge.evaluation.processes import local_cloud
-from hedge.evaluation.record import Journal, only_writer
-from hedge.evaluation.tasks import judged_tasks
+from hedge.evaluation.processes import run_cloud
+from hedge.evaluation.record import Journal, lock_folder
+from hedge.evaluation.tasks import read_judged_tasks
 from research import simulate
 from research.harness import Answering, find_missing
 from research.results.pages import ROOT
@@ -75,7 +75,7 @@ def calibrate(args: argparse.Namespace) -> None:
         if path.exists():
             continue
         options = ("--llm", args.llm, "--threads", "1", "--context", str(CONTEXT))
-        with local_cloud(*options) as address:
+        with run_cloud(*options) as address:
             words = f"calibrate --cloud {address} --insecure --threads 1 --seed {SEED}".split()
             words += f"--temperature {temperature} --max-new-tokens {CALIBRATED_TOKENS}".split()
             run_hedge(*words, "--slm", args.slm, "--prompts", PROMPTS, "--out", path)
@@ -92,11 +92,11 @@ def answer(args: argparse.Namespace, task: str, temperature: str) -> None:
     words += ["--slm", args.slm, "--llm", args.llm, "--task-folder", str(args.tasks)]
     words += ["--calibration", str(calibration), "--out", str(OUT)]
     options = simulate.parse_options([*words, "--systems", *systems[: args.leading or None]])
-    asked = judged_tasks(options)
+    asked = read_judged_tasks(options)
     runs, header = simulate.plan(options)
     path = OUT / f"{task}-{temperature}.jsonl"
     head = {"kind": "real"} | header | {"prompts": "", "questions": 0, "temperature": temperature}
-    with only_writer(ROOT / "runs" / path.stem):
+    with lock_folder(ROOT / "runs" / path.stem):
         journal = Journal(path, head, resume=True)
         jobs = find_missing(runs, asked, {(row["run"], row["task"]) for row in journal.entries})
         end = time.monotonic() + 60 * args.minutes

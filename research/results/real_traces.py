@@ -11,7 +11,7 @@ from hedge.common.model import LanguageModel
 from hedge.common.model_options import ModelOptions
 from hedge.common.sampling import Warp
 from hedge.edge_client.calibrations import load_calibration
-from hedge.evaluation.break_even import traced
+from hedge.evaluation.break_even import trace_answer
 from hedge.evaluation.record import Journal, read_journal
 from research.findings import predictors
 from research.harness import complete, show_progress
@@ -60,7 +60,7 @@ def trace(args: argparse.Namespace) -> None:
             if time.monotonic() > end:
                 return
             where = {"task": task, "temperature": float(t), "question": row["task"]}
-            yield where | traced(slm, row["prompt"], row["ids"], Warp(float(t)), SEED)
+            yield where | trace_answer(slm, row["prompt"], row["ids"], Warp(float(t)), SEED)
 
     def measure(left: Sequence[tuple[str, str]]) -> Iterator[Row]:
         for task, t in left:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hedge.evaluation.break_even import Sample
+from hedge.evaluation.break_even import PairSample
 from hedge.evaluation.profile import read_profile
 from hedge.evaluation.record import Journal, read_journal
 from hedge.evaluation.replay import Trace
@@ -45,7 +45,8 @@ def main() -> None:
                     )
             accepted = float(np.mean([stays for trace in traces for stays in trace.accepted]))
             trips = {
-                name: Sample(traces, read_profile(name)).break_even() for name in (*PROFILES, CPU)
+                name: PairSample(traces, read_profile(name)).break_even()
+                for name in (*PROFILES, CPU)
             }
             row = {
                 "what": "break-even",
@@ -61,7 +62,7 @@ def savings(traces: list[Trace]) -> list[dict[str, Any]]:
     for name in (*PROFILES, CPU):
         profile = read_profile(name)
         for seconds in ROUND_TRIPS:
-            counts = Sample(traces, profile).over(seconds)
+            counts = PairSample(traces, profile).over(seconds)
             passes, steps, positions = counts.per_token()
             row = {
                 "profile": name,

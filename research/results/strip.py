@@ -17,7 +17,7 @@ from hedge.edge_client.config import SamplingParams
 from hedge.edge_client.engine.session import Session
 from hedge.edge_client.systems import SYSTEMS
 from hedge.edge_client.transport.grpc_link import GrpcLink
-from hedge.evaluation.processes import listening, local_cloud
+from hedge.evaluation.processes import run_cloud, run_program
 from research.results.real_rows import SEED
 from research.results.real_traces import OUT
 
@@ -53,6 +53,6 @@ def record_strip(args: argparse.Namespace) -> None:
     slm = load(args.slm, "slm", ModelOptions(threads=1))
     delayed = "link --listen 127.0.0.1:0 --delay 0.025 --to".split()
     options = ("--llm", args.llm, "--threads", "1", "--context", str(CONTEXT))
-    with local_cloud(*options) as cloud, listening("hedge", *delayed, cloud) as relay:
+    with run_cloud(*options) as cloud, run_program("hedge", *delayed, cloud) as relay:
         found = asyncio.run(answer(slm, relay))
     (OUT / "strip.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")

@@ -20,7 +20,7 @@ from hedge.common.loading import load
 from hedge.common.model import LanguageModel, vocabulary
 from hedge.common.torch_model import use_threads
 from hedge.evaluation.quality import chrf_metric
-from hedge.evaluation.record import Journal, only_writer
+from hedge.evaluation.record import Journal, lock_folder
 from research.harness import complete
 from research.pool import share_work
 from research.wireless.coded import HuffmanLdpc, bp_decoder, delivered, huffman, range_bits
@@ -253,7 +253,7 @@ def study(args: argparse.Namespace) -> None:
             jobs.append(PacketJob(number, packets[number], orders, tuple(args.snr)))
         return chain.from_iterable(share_work(args.jobs, _start, (parts,), _send_packet, jobs))
 
-    with only_writer(args.out):
+    with lock_folder(args.out):
         journal = Journal(args.out / "packets.jsonl", header, resume=True)
         asked = complete(journal, ("packet", "qam"), wanted, send_packets, "packets")
         path = args.out / "rows.jsonl"

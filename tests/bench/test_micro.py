@@ -22,7 +22,7 @@ from hedge.edge_client.engine.gates.measures import MEASURES
 from hedge.edge_client.engine.session import Session
 from hedge.edge_client.engine.verification.truncation import truncate
 from hedge.evaluation.local import LocalLink
-from hedge.evaluation.tasks import tasks
+from hedge.evaluation.tasks import read_tasks
 from tests.configs import config_of
 from tests.conftest import RememberingLM
 
@@ -120,7 +120,7 @@ def test_session_without_its_models(
         ),
     }[system]
     slm, llm = pair
-    prompt = slm.encode_chat(tasks(None, 1, 0)[0].prompt.messages)
+    prompt = slm.encode_chat(read_tasks(None, 1, 0)[0].prompt.messages)
     link = LocalLink(llm)
 
     def answer() -> int:

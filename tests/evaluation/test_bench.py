@@ -17,12 +17,18 @@ from hedge.cloud_server.engines.scheduler import BlockTable, Scheduler, Work
 from hedge.common.errors import BadInput
 from hedge.common.model import LanguageModel
 from hedge.common.sampling import Warp
-from hedge.evaluation.assisted import assisted
+from hedge.evaluation.assisted import generate_assisted
 from hedge.evaluation.bench import _parser, check
-from hedge.evaluation.bench_rows import cells, median_interval, rows_of, speed, winner
-from hedge.evaluation.bench_run import Cell, through
+from hedge.evaluation.bench_rows import (
+    find_winner,
+    group_cells,
+    make_rows,
+    measure_speed,
+    median_interval,
+)
+from hedge.evaluation.bench_run import Cell, send_through
 from hedge.evaluation.paced import PacedLM
-from hedge.evaluation.profile import Profile, named, read_profile
+from hedge.evaluation.profile import Profile, list_profiles, read_profile
 
 
 def options(*arguments: str) -> argparse.Namespace:
@@ -63,9 +69,9 @@ def test_what_is_no_bench_is_refused(arguments: tuple[str, ...], words: str) -> 
 
 
 def test_a_stream_from_the_cloud_costs_one_round_trip_and_waits_out_outages() -> None:
-    assert through(Cell(0.0, 0.3, "none"), 5.0, [0.1, 0.2]) == pytest.approx([0.4, 0.5])
+    assert send_through(Cell(0.0, 0.3, "none"), 5.0, [0.1, 0.2]) == pytest.approx([0.4, 0.5])
     # Asked at second 5, an outage from 6 to 8: what is ready in between arrives after it.
-    assert through(Cell(0.0, 0.2, "6:2"), 5.0, [0.5, 1.5, 3.5]) == pytest.approx(
+    assert send_through(Cell(0.0, 0.2, "6:2"), 5.0, [0.5, 1.5, 3.5]) == pytest.approx(
         [0.7, 3.1, 3.7], abs=1e-3
     )
 
@@ -76,7 +82,7 @@ def test_energy_is_computing_and_sending() -> None:
         10 * 0.02 * 5 + 1.0 * 2
     )
     assert profile.energy(steps=0, uplink_bytes=1000, rate=0.0) == 0
-    assert set(named()) == {"cpu", "laptop", "phone", "tablet"}
+    assert set(list_profiles()) == {"cpu", "laptop", "phone", "tablet"}
 
 
 @pytest.mark.parametrize(
@@ -129,7 +135,7 @@ def test_emulation_waits_for_what_is_left_of_a_pass(
 def test_assisted_generation_is_greedy_decoding(make_lm: Callable[..., LanguageModel]) -> None:
     slm = make_lm(seed=1)
     llm = make_lm(seed=2)
-    found = assisted(slm, llm, [1, 2, 3], Warp(0.0), 1, 8)
+    found = generate_assisted(slm, llm, [1, 2, 3], Warp(0.0), 1, 8)
     ids = [1, 2, 3]
     for _ in range(8):
         ids.append(int(np.argmax(llm.kv_cache().forward(ids, 1)[0])))
@@ -187,7 +193,7 @@ def test_rows_are_medians_of_times_and_sums_of_the_rest() -> None:
         entry("hedge", 1, [0.25, 0.5]),
         entry("hedge", 2, [2.0, 4.0]),
     ]
-    llm, ours = rows_of(entries)
+    llm, ours = make_rows(entries)
     assert (llm["tokens_per_s"], ours["tokens_per_s"]) == (2.0, 4.0)
     assert ours["low"] <= 4.0 <= ours["high"]
     assert ours["first_s"] == 0.25
@@ -199,17 +205,17 @@ def test_rows_are_medians_of_times_and_sums_of_the_rest() -> None:
 
 
 def test_an_answer_that_was_cut_off_counts_by_its_time() -> None:
-    assert speed(entry("hlm", 0, [0.5, 1.0], partial=True)) == 1.0
-    assert speed(entry("hlm", 0, [], partial=True)) == 0
+    assert measure_speed(entry("hlm", 0, [0.5, 1.0], partial=True)) == 1.0
+    assert measure_speed(entry("hlm", 0, [], partial=True)) == 0
 
 
 def test_the_winner_keeps_the_accuracy() -> None:
     entries = [entry("llm", t, [1.0]) for t in range(4)] + [
         entry("cu-hlm", t, [0.1], correct=t > 0) for t in range(4)
     ]
-    (cell,) = cells(rows_of(entries)).values()
-    assert winner(cell) == "llm"
-    assert winner(cell, least=0.7) == "cu-hlm"
+    (cell,) = group_cells(make_rows(entries)).values()
+    assert find_winner(cell) == "llm"
+    assert find_winner(cell, least=0.7) == "cu-hlm"
 
 
 def test_the_interval_of_a_median_covers_it() -> None:

@@ -12,7 +12,7 @@ from hedge.common.model import BUNDLED, LanguageModel
 from hedge.common.sampling import Warp
 from hedge.edge_client.config import SamplingParams
 from hedge.evaluation.bench_rows import break_even_line
-from hedge.evaluation.break_even import CLOSE, TOKENS, Sample, no_overlap, sampled
+from hedge.evaluation.break_even import CLOSE, TOKENS, PairSample, no_overlap, sample_pair
 from hedge.evaluation.local import LocalLink
 from hedge.evaluation.profile import Profile
 from hedge.evaluation.replay import Trace
@@ -25,7 +25,7 @@ WAITING = configure_hedge("balanced", threshold=0.3, max_in_flight=1)
 
 
 def test_the_closed_form_is_what_happens_where_nothing_overlaps() -> None:
-    sample = Sample(MIXED, HERE)
+    sample = PairSample(MIXED, HERE)
     passes, steps, positions = sample.over(0.1, WAITING).per_token()
     assert sample.over(0.3, WAITING).per_token() == (passes, steps, positions)
     verify = HERE.llm_s + HERE.llm_position_s * positions / passes
@@ -40,7 +40,7 @@ def test_the_closed_form_is_what_happens_where_nothing_overlaps() -> None:
 
 def test_drafting_on_moves_it_outwards() -> None:
     often = [Trace((*[True] * 30, False) * 3, (*[3.0] * 30, 0.1) * 3)] * 3
-    sample = Sample(often, replace(HERE, slm_s=0.02))
+    sample = PairSample(often, replace(HERE, slm_s=0.02))
     ahead = sample.break_even(configure_hedge("speed"))
     waiting = sample.break_even(WAITING)
     assert ahead is not None
@@ -49,8 +49,8 @@ def test_drafting_on_moves_it_outwards() -> None:
 
 
 def test_a_slow_device_is_never_ahead_and_a_perfect_one_always() -> None:
-    assert Sample(MIXED, replace(HERE, slm_s=0.2)).break_even() is None
-    endless = Sample([Trace((True,) * 400, (20.0,) * 400)], replace(HERE, slm_s=0.001))
+    assert PairSample(MIXED, replace(HERE, slm_s=0.2)).break_even() is None
+    endless = PairSample([Trace((True,) * 400, (20.0,) * 400)], replace(HERE, slm_s=0.001))
     assert endless.break_even() == float("inf")
     assert no_overlap(1.2, 0.4, 0.1, 0.05, 0.06) < 0
 
@@ -60,9 +60,9 @@ def test_a_sample_knows_what_the_slm_would_draft() -> None:
     llm = load(BUNDLED, "llm")
     prompt = llm.encode_chat([{"role": "user", "content": "What is 47 + 38?"}])
 
-    def asked(own: LanguageModel, temperature: float) -> Sample:
+    def asked(own: LanguageModel, temperature: float) -> PairSample:
         sampling = SamplingParams(Warp(temperature), seed=2)
-        return asyncio.run(sampled(own, LocalLink(llm), [prompt], sampling, 0.003, 0.001))
+        return asyncio.run(sample_pair(own, LocalLink(llm), [prompt], sampling, 0.003, 0.001))
 
     for temperature in (0.0, 0.7):
         (trace,) = asked(llm, temperature).traces

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from hedge.common.errors import BadInput
 from hedge.evaluation.judges import JUDGES, judge_of, program_of
-from hedge.evaluation.run_code import runs
-from hedge.evaluation.tasks import NAMED, judged_tasks
+from hedge.evaluation.run_code import run_to_end
+from hedge.evaluation.tasks import NAMED, read_judged_tasks
 
 
 @pytest.mark.parametrize(
@@ -108,14 +108,14 @@ def test_code_is_judged_by_its_tests(reply: str, right: bool) -> None:
     ],
 )
 def test_what_goes_too_far_fails(program: str) -> None:
-    assert not runs(program, 2)
+    assert not run_to_end(program, 2)
 
 
 def test_a_program_sees_an_empty_folder_and_none_of_our_secrets(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SECRET", "x")
-    assert runs("import os; assert not os.listdir('.') and 'SECRET' not in os.environ")
+    assert run_to_end("import os; assert not os.listdir('.') and 'SECRET' not in os.environ")
 
 
 def asked(**changes: Any) -> argparse.Namespace:
@@ -136,18 +136,18 @@ def test_tasks_are_found_by_name_and_by_file(tmp_path: Path) -> None:
         {"prompt": "2 + 2?", "reference": "4", "judge": "regex"},
     ]
     (tmp_path / "gsm8k-dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    named = judged_tasks(asked(task="gsm8k", task_folder=tmp_path))
+    named = read_judged_tasks(asked(task="gsm8k", task_folder=tmp_path))
     assert [task.is_correct("It is 2.0") for task in named] == [True, False]
     assert {task.family for task in named} == {"gsm8k"}
-    by_file = judged_tasks(asked(task=str(tmp_path / "gsm8k-dev.jsonl")))
+    by_file = read_judged_tasks(asked(task=str(tmp_path / "gsm8k-dev.jsonl")))
     assert [task.is_correct("4 cats") for task in by_file] == [False, True]
     assert [
         task.is_correct("2")
-        for task in judged_tasks(asked(prompts=tmp_path / "gsm8k-dev.jsonl", judge="exact"))
+        for task in read_judged_tasks(asked(prompts=tmp_path / "gsm8k-dev.jsonl", judge="exact"))
     ] == [True, False]
     code = {"prompt": PROMPT, "test": TEST, "entry_point": "area"}
     (tmp_path / "humaneval.jsonl").write_text(json.dumps(code) + "\n")
-    (task,) = judged_tasks(asked(task="humaneval", task_folder=tmp_path, run_code=True))
+    (task,) = read_judged_tasks(asked(task="humaneval", task_folder=tmp_path, run_code=True))
     assert task.is_correct("    return math.pi * r * r")
     assert "```python\nimport math" in task.prompt.text
 
@@ -177,12 +177,12 @@ def test_what_cannot_be_judged_is_named(
 ) -> None:
     (tmp_path / "mine.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(BadInput, match=words):
-        judged_tasks(asked(task=str(tmp_path / "mine.jsonl"), **changes))
+        read_judged_tasks(asked(task=str(tmp_path / "mine.jsonl"), **changes))
 
 
 @pytest.mark.parametrize("name", NAMED)
 def test_a_task_that_is_not_here_says_where_it_belongs(name: str, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=rf"no {name}.jsonl in .*--task-folder"):
-        judged_tasks(asked(task=name, task_folder=tmp_path, run_code=True))
+        read_judged_tasks(asked(task=name, task_folder=tmp_path, run_code=True))
     with pytest.raises(BadInput, match="--judge exact needs --task or --prompts"):
-        judged_tasks(asked(judge="exact"))
+        read_judged_tasks(asked(judge="exact"))

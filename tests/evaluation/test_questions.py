@@ -4,7 +4,7 @@ import pytest
 from hedge.evaluation.questions import (
     FAMILIES,
     draw,
-    held_out_set,
+    draw_held_out,
     is_correct,
     is_held_out,
     parse_answer,
@@ -54,8 +54,8 @@ def test_only_the_last_answer_counts() -> None:
 
 
 def test_a_held_out_set_is_reproducible_and_without_repeats() -> None:
-    questions = held_out_set(200, seed=3)
-    assert questions == held_out_set(200, seed=3)
+    questions = draw_held_out(200, seed=3)
+    assert questions == draw_held_out(200, seed=3)
     assert len({q.text for q in questions}) == 200
     assert {q.family for q in questions} == set(FAMILIES)
-    assert len(held_out_set(500)) == 500
+    assert len(draw_held_out(500)) == 500

@@ -14,9 +14,9 @@ from hedge.evaluation.replay import (
     Trace,
     TraceModel,
     VirtualLink,
-    drafting,
-    on_virtual_time,
-    replayed,
+    make_rows,
+    replay_traces,
+    run_on_virtual_time,
 )
 from hedge.v1 import hedge_pb2 as pb
 from research.links import configure_hedge
@@ -37,21 +37,21 @@ def test_a_round_brings_what_was_kept_and_the_llms_own_token() -> None:
     """1 and a bonus for 2; 3 is rejected; 4 and a bonus for 5; 6 and a bonus for 7. A bonus is sent
     on, and not judged again: every pass is over two positions.
     """
-    assert counted(replayed([TRACE], SINGLE, HERE, 0.0)) == (7, 4, 4, 8)
+    assert counted(replay_traces([TRACE], SINGLE, HERE, 0.0)) == (7, 4, 4, 8)
 
 
 def test_a_block_that_nothing_ends_is_the_rest_of_the_answer() -> None:
     """1 to 7 are drafted, and 3 is rejected; 4 to 7, and 7 is rejected. After the last draft no
     bonus would be of use.
     """
-    counts = replayed([TRACE], WHOLE, HERE, 0.0)
+    counts = replay_traces([TRACE], WHOLE, HERE, 0.0)
     assert counted(counts)[:3] == (7, 2, 11)
 
 
 def test_time_passes_in_steps_passes_and_on_the_way_alone() -> None:
     """Waiting for every verdict, an answer takes the sum of all three."""
     for round_trip in (0.0, 0.1):
-        counts = replayed([TRACE], SINGLE, HERE, round_trip)
+        counts = replay_traces([TRACE], SINGLE, HERE, round_trip)
         passes = counts.passes * HERE.llm_s + counts.positions * HERE.llm_position_s
         assert counts.seconds == pytest.approx(
             counts.steps * HERE.slm_s + passes + counts.passes * round_trip
@@ -61,8 +61,8 @@ def test_time_passes_in_steps_passes_and_on_the_way_alone() -> None:
 
 def test_on_a_slow_link_running_ahead_is_faster_and_costs_steps() -> None:
     sure = Trace((True,) * 60, (6.0,) * 60)
-    waits = replayed([sure], configure_hedge("speed", 0.1, max_in_flight=1), HERE, 0.2)
-    ahead = replayed([sure], configure_hedge("speed", 0.1), HERE, 0.2)
+    waits = replay_traces([sure], configure_hedge("speed", 0.1, max_in_flight=1), HERE, 0.2)
+    ahead = replay_traces([sure], configure_hedge("speed", 0.1), HERE, 0.2)
     assert ahead.seconds < 0.6 * waits.seconds
     assert (ahead.tokens, waits.tokens) == (60, 60)
     # Nothing is rejected: an answer of SLM steps alone, and the way of its last message.
@@ -71,7 +71,7 @@ def test_on_a_slow_link_running_ahead_is_faster_and_costs_steps() -> None:
 
 def test_what_is_preferred_is_what_is_saved() -> None:
     mixed = [Trace((*[True] * 9, False) * 6, (*[3.0] * 8, 0.4, 0.2) * 6)] * 4
-    found = [replayed(mixed, configure_hedge(prefer), HERE, 0.05) for prefer in PREFERENCES]
+    found = [replay_traces(mixed, configure_hedge(prefer), HERE, 0.05) for prefer in PREFERENCES]
     seconds = [counts.seconds for counts in found]
     passes = [counts.passes for counts in found]
     assert max(seconds[:2]) < seconds[2]
@@ -88,7 +88,7 @@ def test_a_pass_takes_what_has_come_in_order_and_has_an_end() -> None:
 
     first = 0.04 + 0.6
     second = 0.04 + 0.6
-    found = on_virtual_time(main())
+    found = run_on_virtual_time(main())
     assert found == [
         pytest.approx(pair) for pair in ((0.0, first), (first, second), (first, second))
     ]
@@ -97,7 +97,7 @@ def test_a_pass_takes_what_has_come_in_order_and_has_an_end() -> None:
 
 def test_a_verdict_comes_when_its_way_and_its_pass_are_over_and_says_how_long_that_was() -> None:
     """Behind a pass of 100 positions, and a prompt of 10."""
-    lm = TraceModel(drafting(TRACE))
+    lm = TraceModel(make_rows(TRACE))
 
     async def main() -> tuple[float, pb.Verdict | None]:
         cloud = Cloud(HERE)
@@ -120,7 +120,7 @@ def test_a_verdict_comes_when_its_way_and_its_pass_are_over_and_says_how_long_th
         await other
         return now, verdict
 
-    now, verdict = on_virtual_time(main())
+    now, verdict = run_on_virtual_time(main())
     # 50 ms there; the others' pass ends at 140, the prompt's 50 later, its own 41 after that; 50
     # back.
     assert now == pytest.approx(0.140 + 0.050 + 0.041 + 0.050)
@@ -133,6 +133,6 @@ def test_what_was_learned_is_carried() -> None:
     sure = [Trace((True,) * 40, (0.5,) * 40)] * 5
     config = replace(configure_hedge("balanced", 0.4, max_in_flight=1))
     assert (
-        replayed(sure, config, HERE, 0.0).passes
-        < replayed(sure, config, HERE, 0.0, carried=False).passes
+        replay_traces(sure, config, HERE, 0.0).passes
+        < replay_traces(sure, config, HERE, 0.0, carried=False).passes
     )

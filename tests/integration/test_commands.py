@@ -13,7 +13,7 @@ import pytest
 
 from hedge.common.model import bundled_folder
 from hedge.edge_client.transport.grpc_link import GrpcLink
-from hedge.evaluation.questions import held_out_set
+from hedge.evaluation.questions import draw_held_out
 from tests.effort import scaled
 from tests.integration.conftest import (
     BIN,
@@ -76,7 +76,7 @@ def test_the_default_is_lossless_and_saves_round_trips(
     """
     path = tmp_path / "p.jsonl"
     path.write_text(
-        "".join(json.dumps({"prompt": q.text}) + "\n" for q in held_out_set(scaled(12, 4), seed=3))
+        "".join(json.dumps({"prompt": q.text}) + "\n" for q in draw_held_out(scaled(12, 4), seed=3))
     )
     for temperature in ("0", "1"):
         common = ("--prompts", str(path), "--temperature", temperature)
@@ -118,7 +118,7 @@ def test_what_verdicts_taught_is_kept_unless_it_is_not_to_be(
 
 def test_every_system_answers_a_file_of_prompts(cloud: Cloud, here: Run, tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
-    questions = held_out_set(4)
+    questions = draw_held_out(4)
     path.write_text(
         "".join(json.dumps({"prompt": q.text, "reference": q.answer}) + "\n" for q in questions)
     )
@@ -197,7 +197,7 @@ def test_a_server_killed_in_mid_answer_and_started_again_changes_nothing(
 def test_greedy_asking_always_is_the_llm_alone(cloud: Cloud, here: Run, tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text(
-        "".join(json.dumps({"prompt": q.text}) + "\n" for q in held_out_set(scaled(50, 8), seed=4))
+        "".join(json.dumps({"prompt": q.text}) + "\n" for q in draw_held_out(scaled(50, 8), seed=4))
     )
     common = ("--prompts", str(path), "--temperature", "0", "--max-new-tokens", "40")
     alone = asked(cloud, "--system", "llm", *common, run=here)
@@ -294,7 +294,7 @@ def test_calibrate_writes_a_file_that_generate_uses_and_others_refuse(
     prompts = tmp_path / "p.jsonl"
     out = tmp_path / "c.json"
     prompts.write_text(
-        "".join(json.dumps({"prompt": q.text}) + "\n" for q in held_out_set(16, seed=9))
+        "".join(json.dumps({"prompt": q.text}) + "\n" for q in draw_held_out(16, seed=9))
     )
     common = ("--cloud", cloud.address, "--insecure", "--seed", "5")
     done = here(

@@ -11,7 +11,7 @@ from hedge.common.model import BUNDLED, LanguageModel
 from hedge.common.model_options import ModelOptions
 from hedge.common.sampling import Warp
 from hedge.evaluation.local import LocalLink
-from hedge.evaluation.questions import held_out_set
+from hedge.evaluation.questions import draw_held_out
 from tests.configs import changed, config_of
 from tests.conftest import run_session
 from tests.effort import scaled
@@ -55,7 +55,7 @@ def test_hedge_is_the_llm_alone(temperature: float) -> None:
     ]
     # At temperature 1 the distribution of the answer, not its length, is at stake: fewer prompts
     # do.
-    questions = held_out_set(PROMPTS if temperature == 0 else max(4, PROMPTS // 5), seed=8)
+    questions = draw_held_out(PROMPTS if temperature == 0 else max(4, PROMPTS // 5), seed=8)
     tokens = 0
     parted = 0
     for number, question in enumerate(questions):

@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hedge.cloud_server.serving.access import entry, new_token
 from hedge.common.loading import load
 from hedge.common.rpc import split_address
-from hedge.evaluation.processes import free_port, listening
+from hedge.evaluation.processes import free_port, run_program
 from hedge.v1 import hedge_pb2 as pb
 from hedge.v1.hedge_pb2_grpc import HedgeStub
 from tests.cloud_server.test_session import drafting, opening
@@ -535,7 +535,7 @@ with socket.create_server(("127.0.0.1", 0)) as server:
 
 def test_a_program_that_says_much_is_not_held_up() -> None:
     """More than a pipe holds (64 KiB)."""
-    with listening("python", "-c", SAYS_MUCH) as address:
+    with run_program("python", "-c", SAYS_MUCH) as address:
         host, port = split_address(address)
         with socket.create_connection((host, port), 20) as connection:
             connection.settimeout(20)

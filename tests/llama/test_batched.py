@@ -22,13 +22,13 @@ from hedge.edge_client.config import GateConfig, SamplingParams
 from hedge.edge_client.engine.session import Session
 from hedge.edge_client.systems import SYSTEMS, GenerationConfig
 from hedge.evaluation.local import LocalLink
-from hedge.evaluation.tasks import tasks
+from hedge.evaluation.tasks import read_tasks
 from research.batched import answer_batched
 from research.batched_models import BatchedModel, PassQueue, Request, Worker
 from research.harness import Job
 from tests.integration.conftest import hedge
 
-QUESTIONS = tasks(None, 6, 0)
+QUESTIONS = read_tasks(None, 6, 0)
 CONTEXT = 256
 NEAR = 2e-3
 

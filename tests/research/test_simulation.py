@@ -11,7 +11,7 @@ from hedge.common.sampling import softmax
 from hedge.edge_client.engine.statistics import Round
 from hedge.evaluation.profile import Profile, read_profile
 from hedge.evaluation.quality import interval, relative_accuracy
-from hedge.evaluation.record import AnswerRecord, Journal, answers_of, parse_answer, read_journal
+from hedge.evaluation.record import AnswerRecord, Journal, parse_answer, parse_answers, read_journal
 from research.channel import Channel, open_uplink
 from research.clock import Clock, Times, bits_of, measured, replay
 from research.findings import max_risk_trials
@@ -96,10 +96,14 @@ def test_answers_survive_the_disk_and_a_cut_line_is_dropped(tmp_path: Path) -> N
     for cut in (1, 5, 200):
         path.write_bytes(whole[:-cut])
         resumed = Journal(path, {"kind": "answers"}, resume=True)
-        assert answers_of(path, resumed.entries) == [answer(0), answer(1)]
+        assert parse_answers(path, resumed.entries) == [answer(0), answer(1)]
         resumed.append(answer(2).to_json())
         assert path.read_bytes() == whole
-    assert answers_of(path, read_journal(path, "answers")[1]) == [answer(0), answer(1), answer(2)]
+    assert parse_answers(path, read_journal(path, "answers")[1]) == [
+        answer(0),
+        answer(1),
+        answer(2),
+    ]
 
 
 def test_a_file_cut_within_its_header_starts_again(tmp_path: Path) -> None:
@@ -138,7 +142,7 @@ def test_an_answer_that_is_none_is_named(tmp_path: Path) -> None:
     assert parse_answer(json.loads(json.dumps(entry))) == answer(0)
     del entry["risk"]
     with pytest.raises(BadInput, match=":2: no answer"):
-        answers_of(tmp_path / "a", [entry])
+        parse_answers(tmp_path / "a", [entry])
 
 
 def test_relative_accuracy_pairs_by_task() -> None:

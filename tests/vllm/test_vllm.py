@@ -22,7 +22,7 @@ from hedge.edge_client.engine.session import Session
 from hedge.edge_client.systems import SYSTEMS
 from hedge.edge_client.transport.events import Event
 from hedge.edge_client.transport.grpc_link import GrpcLink
-from hedge.evaluation.questions import held_out_set
+from hedge.evaluation.questions import draw_held_out
 from tests.integration.conftest import (
     BIN,
     ENVIRONMENT,
@@ -64,7 +64,9 @@ def metric(cloud: CloudProcess, name: str) -> float:
 @pytest.fixture(scope="module")
 def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("vllm") / "p.jsonl"
-    path.write_text("".join(json.dumps({"prompt": q.text}) + "\n" for q in held_out_set(4, seed=3)))
+    path.write_text(
+        "".join(json.dumps({"prompt": q.text}) + "\n" for q in draw_held_out(4, seed=3))
+    )
     return path
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 
-from hedge.evaluation.processes import BIN, free_port, local_cloud
+from hedge.evaluation.processes import BIN, free_port, run_cloud
 
 ROOT = Path(__file__).parents[2]
 SHOTS = Path(os.environ["HEDGE_SCREENSHOTS"]) if "HEDGE_SCREENSHOTS" in os.environ else None
@@ -263,7 +263,7 @@ def test_dark_and_narrow(browser: Browser, address: str) -> None:
 
 def test_the_operator_sees_what_the_cloud_does(context: BrowserContext) -> None:
     http = f"127.0.0.1:{free_port()}"
-    with local_cloud("--threads", "1", "--http", http) as cloud:
+    with run_cloud("--threads", "1", "--http", http) as cloud:
         page = context.new_page()
         page.goto(f"http://{http}/")
         expect(page.locator("#state")).to_have_text("ready")

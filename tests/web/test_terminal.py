@@ -11,7 +11,7 @@ import pexpect
 import pyte
 from playwright.sync_api import BrowserContext
 
-from hedge.evaluation.processes import BIN, local_cloud
+from hedge.evaluation.processes import BIN, run_cloud
 from tests.web.test_page import browser, context, shoot  # noqa: F401
 
 COLUMNS = 96
@@ -48,7 +48,7 @@ def page_of(screen: pyte.Screen) -> str:
 def test_a_conversation_in_a_terminal(context: BrowserContext, tmp_path: Path) -> None:  # noqa: F811
     screen = pyte.Screen(COLUMNS, LINES)
     stream = pyte.Stream(screen)
-    with local_cloud("--threads", "1") as cloud:
+    with run_cloud("--threads", "1") as cloud:
         words = [
             "chat",
             "--insecure",

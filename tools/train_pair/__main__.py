@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM
 
-from hedge.evaluation.questions import held_out_set
+from hedge.evaluation.questions import draw_held_out
 from research.wireless.masked import BUNDLED_MLM
 from tools.train_pair.batches import Batches
 from tools.train_pair.masked import (
@@ -124,7 +124,7 @@ def train_chat(args: argparse.Namespace, name: str, tokenizer: Tokenizer, batche
     save_weights(model, args.out / name)
     fast = save_tokenizer(tokenizer, args.out / name)
     started = time.monotonic()
-    questions = held_out_set(args.questions, seed=args.seed + 1)
+    questions = draw_held_out(args.questions, seed=args.seed + 1)
     # What is scored is what was written: the rounded weights, run in float32.
     marks = score(model.float(), fast, questions)
     device = args.device
