@@ -32,7 +32,7 @@ class Times:
                 )
 
 
-def measured(slm_seconds: Sequence[float], log: Iterable[Round]) -> Times:
+def fit_times(slm_seconds: Sequence[float], log: Iterable[Round]) -> Times:
     """The times of recorded runs: the median SLM step, and a line through the median LLM passes of
     each length.
 

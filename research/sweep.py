@@ -13,7 +13,7 @@ from hedge.evaluation.quality import interval
 from hedge.evaluation.record import AnswerRecord, Journal
 from hedge.evaluation.tables import Column, first, tabulate
 from research.channel import Channel, open_uplink
-from research.clock import Clock, Times, bits_of, measured, replay
+from research.clock import Clock, Times, bits_of, fit_times, replay
 from research.harness import complete
 
 POINT = ("run", "bandwidth_hz", "snr_db", "fading", "coherence_s", "outage", "account", "vocab")
@@ -25,7 +25,7 @@ def measure_times(runs: Iterable[Sequence[AnswerRecord]]) -> Times:
     """One pair of times for all systems, so that they differ only in what they do."""
     answers = list(chain.from_iterable(runs))
     steps = [answer.slm_s / answer.steps for answer in answers if answer.steps]
-    return measured(steps, chain.from_iterable(answer.log for answer in answers))
+    return fit_times(steps, chain.from_iterable(answer.log for answer in answers))
 
 
 @dataclass(frozen=True)

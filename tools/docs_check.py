@@ -35,7 +35,7 @@ _COMMIT = re.compile(r"`([0-9a-f]{7})`")
 _PROGRAM = re.compile(r"^(?:\$ )?(hedge|hedge-cloud|make|python -m)\s")
 
 
-def pages(root: Path) -> list[Path]:
+def find_pages(root: Path) -> list[Path]:
     """Every document that is kept."""
     found = [
         root / "README.md",
@@ -45,7 +45,7 @@ def pages(root: Path) -> list[Path]:
     return sorted(path for path in found if path.exists())
 
 
-def links(page: Path, root: Path) -> Iterator[str]:
+def check_links(page: Path, root: Path) -> Iterator[str]:
     for target in _LINK.findall(_BLOCK.sub("", page.read_text("utf-8"))):
         where, _, heading = target.partition("#")
         if "://" in where:
@@ -63,7 +63,7 @@ def _headings(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
 
 
-def spoken_commands(text: str) -> Iterator[str]:
+def find_commands(text: str) -> Iterator[str]:
     """Commands of ours in code, each on one line."""
     lines = [
         line for block in _BLOCK.findall(text) for line in block.replace("\\\n", " ").splitlines()
@@ -73,7 +73,7 @@ def spoken_commands(text: str) -> Iterator[str]:
             yield line.strip()
 
 
-def wrong(command: str, root: Path) -> str | None:
+def find_fault(command: str, root: Path) -> str | None:
     """What is not there of a command. Words in capitals and `...` stand for something."""
     try:
         words = shlex.split(command, comments=True)
@@ -95,10 +95,10 @@ def wrong(command: str, root: Path) -> str | None:
         )
         missing = [target for target in targets[:1] if target not in known]
         return f"no target {missing[0]}" if missing else None
-    return _wrong_option(words[0], words[1:])
+    return _find_option_fault(words[0], words[1:])
 
 
-def _wrong_option(program: str, words: list[str]) -> str | None:
+def _find_option_fault(program: str, words: list[str]) -> str | None:
     if not words or not re.fullmatch(r"[a-z]+", words[0]):
         return None
     known = commands() if program == "hedge" else cloud_commands()
@@ -134,7 +134,7 @@ def _in_table(line: str) -> bool:
     return line.startswith("|")
 
 
-def wide_table(page: Path) -> Iterator[str]:
+def measure_table(page: Path) -> Iterator[str]:
     """A page of docs/results whose first table is wider than a terminal."""
     table = list(
         takewhile(
@@ -150,7 +150,7 @@ def wide_table(page: Path) -> Iterator[str]:
         yield f"its first table has {widest} columns, more than {WIDEST}"
 
 
-def unknown_commits(page: Path, root: Path) -> Iterator[str]:
+def find_unknown_commits(page: Path, root: Path) -> Iterator[str]:
     """Commits that a page names and the history has not; nothing where there is no history, or not
     all of it.
     """
@@ -167,7 +167,7 @@ def unknown_commits(page: Path, root: Path) -> Iterator[str]:
             yield f"no commit {name}"
 
 
-def figures(root: Path) -> Iterator[str]:
+def compare_figures(root: Path) -> Iterator[str]:
     """Words that the rows they are said to come from do not give, or that are not on their page."""
     for entry in tomllib.loads((root / FIGURES).read_text("utf-8")).get("figure", []):
         page = root / entry["page"]
@@ -177,12 +177,12 @@ def figures(root: Path) -> Iterator[str]:
             yield f"{entry['page']}: does not say {words!r}"
             continue
         if (
-            expected := entry["format"].format(entry.get("times", 1) * value_of(entry, root))
+            expected := entry["format"].format(entry.get("times", 1) * read_value(entry, root))
         ) not in words:
             yield f"{entry['page']}: says {words!r}, and {entry['rows']} gives {expected!r}"
 
 
-def value_of(entry: dict[str, Any], root: Path) -> float:
+def read_value(entry: dict[str, Any], root: Path) -> float:
     """Of the rows that are as `where` says: the sum of `field` over that of `per`, how many have
     `share`, or the only one.
     """
@@ -203,27 +203,29 @@ def value_of(entry: dict[str, Any], root: Path) -> float:
     return float(rows[0][field])
 
 
-def checked(root: Path = ROOT) -> list[str]:
+def check_documents(root: Path = ROOT) -> list[str]:
     """Every finding, in a line."""
     found = []
-    for page in pages(root):
+    for page in find_pages(root):
         where = page.relative_to(root)
-        found += [f"{where}: {line}" for line in links(page, root)]
-        found += [f"{where}: {line}" for line in (*unknown_commits(page, root), *wide_table(page))]
-        said = dict.fromkeys(spoken_commands(page.read_text("utf-8")))
+        found += [f"{where}: {line}" for line in check_links(page, root)]
         found += [
-            f"{where}: {command}: {line}" for command in said if (line := wrong(command, root))
+            f"{where}: {line}" for line in (*find_unknown_commits(page, root), *measure_table(page))
         ]
-    found += figures(root)
+        said = dict.fromkeys(find_commands(page.read_text("utf-8")))
+        found += [
+            f"{where}: {command}: {line}" for command in said if (line := find_fault(command, root))
+        ]
+    found += compare_figures(root)
     found += generated.find_differences(root)
     return found
 
 
 def main() -> None:
-    found = checked()
+    found = check_documents()
     for line in found:
         sys.stderr.write(f"docs-check: {line}\n")
-    sys.stdout.write(f"{len(pages(ROOT))} pages, {len(found)} findings\n")
+    sys.stdout.write(f"{len(find_pages(ROOT))} pages, {len(found)} findings\n")
     sys.exit(bool(found))
 
 

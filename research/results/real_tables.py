@@ -13,6 +13,7 @@ from hedge.evaluation.tables import Column, aggregate, first, markdown, ratio, t
 from research.drawing import shorten
 from research.results.exactness import tabulate_exactness
 from research.results.pages import Pages
+from research.results.predicted import show_ms, tabulate_predicted
 from research.results.real_rows import (
     CPU,
     HEDGE,
@@ -161,10 +162,6 @@ def tabulate_savings(rows: Rows) -> str:
     return markdown(tabulate(shown, ("temperature", "profile", "round_trip"), columns))
 
 
-def show_ms(seconds: float) -> str:
-    return f"{1e3 * seconds:.0f} ms"
-
-
 def tabulate_break_evens(rows: Rows) -> str:
     """The round trip below which hedge is faster than the LLM's stream, by answers and device."""
     columns = [
@@ -240,23 +237,6 @@ def tabulate_claims(folder: Path, page: Path) -> str:
         times = [f"{speed / hlm:.0f}x" for speed in speeds]
         columns.append([f"real{title}", *shares, *times, str(own["answers"])])
     return markdown(transpose(columns))
-
-
-# What was expected of a link beside what a run then measured: field and digits.
-PREDICTED = {"tokens_per_s": 1, "llm_tokens_per_s": 1, "passes": 3}
-
-
-def tabulate_predicted(rows: Rows) -> str:
-    lines = []
-    for row in rows:
-        cells = [row["pair"], f"{row['temperature']:g}", show_ms(row["round_trip"])]
-        for key, digits in PREDICTED.items():
-            expected, measured = (row[which][key] for which in ("expected", "measured"))
-            cells.append(f"{expected:.{digits}f} / {measured:.{digits}f}")
-            cells.append(f"{row[f'{key}_off']:+.0%}")
-        lines.append(cells)
-    head = ("pair", "T", "link", "tokens/s", "off", "llm's", "off", "passes", "off")
-    return markdown([head, *lines])
 
 
 # A pair's rows, and what they were asked.

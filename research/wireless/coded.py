@@ -164,7 +164,7 @@ def range_bits(slm: LanguageModel, ids: NDArray[np.int64]) -> float:
     )
 
 
-def delivered(qam: Qam, fade: Fade, length: int, bits: float) -> bool:
+def is_delivered(qam: Qam, fade: Fade, length: int, bits: float) -> bool:
     """Whether a code `GAP_DB` below capacity carries `bits` in the symbols of `length` tokens."""
     per_symbol = math.log2(1 + fade.gain * fade.power / 10 ** (GAP_DB / 10))
     return length * qam.symbols * per_symbol >= bits

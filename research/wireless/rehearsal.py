@@ -16,7 +16,7 @@ DRAWS = 2
 STEP = 4
 
 
-def spaced(order: NDArray[np.int64]) -> list[int]:
+def space_out(order: NDArray[np.int64]) -> list[int]:
     """The greedy choice, in this order, without neighbours: they say most about each other."""
     chosen: set[int] = set()
     for at in map(int, order):
@@ -25,7 +25,7 @@ def spaced(order: NDArray[np.int64]) -> list[int]:
     return [at for at in map(int, order) if at in chosen]
 
 
-def rehearsed_mask(
+def rehearse_mask(
     lm: MaskedLM, qam: Qam, fade: Fade, ids: NDArray[np.int64], rng: np.random.Generator
 ) -> list[int]:
     """The positions that are left out, in the order in which the receiver would know them best.
@@ -55,8 +55,8 @@ def rehearsed_mask(
         return []
     priors = [lm.log_priors(found, here) for found in whole]
     true = np.mean([np.exp(prior[here, ids]) for prior in priors], axis=0)
-    order = spaced(np.argsort(-true, kind="stable"))
-    proposal = order[: best_count(qam, fade, ids, order, priors, rng)]
+    order = space_out(np.argsort(-true, kind="stable"))
+    proposal = order[: count_best(qam, fade, ids, order, priors, rng)]
     for masked in (proposal[: len(proposal) // 2], proposal):
         if masked and (arrived := right(received(masked))) > most:
             chosen = masked
@@ -64,7 +64,7 @@ def rehearsed_mask(
     return chosen
 
 
-def best_count(
+def count_best(
     qam: Qam,
     fade: Fade,
     ids: NDArray[np.int64],

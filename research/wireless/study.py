@@ -23,11 +23,11 @@ from hedge.evaluation.quality import chrf_metric
 from hedge.evaluation.record import Journal, lock_folder
 from research.harness import complete
 from research.pool import share_work
-from research.wireless.coded import HuffmanLdpc, bp_decoder, delivered, huffman, range_bits
+from research.wireless.coded import HuffmanLdpc, bp_decoder, huffman, is_delivered, range_bits
 from research.wireless.masked import BUNDLED_MLM, MaskedLM, entropy
 from research.wireless.packet import Arrival, MaskOrder, adaptive_mask, detect, most_likely, send
 from research.wireless.qam import Fade, Qam, rayleigh
-from research.wireless.rehearsal import rehearsed_mask
+from research.wireless.rehearsal import rehearse_mask
 from research.wireless.rules import REHEARSED, RULES
 from research.wireless.similarity import Embedding
 from research.wireless.summary import show, summarise
@@ -128,7 +128,7 @@ class Study:
                 for rule in RULES:
                     masks[f"adaptive, {rule}"] = adaptive_mask(qam, fade, orders[rule], len(ids))
                 own = np.random.default_rng([*draw, 2])
-                masks[f"adaptive, {REHEARSED}"] = rehearsed_mask(self._lm, qam, fade, ids, own)
+                masks[f"adaptive, {REHEARSED}"] = rehearse_mask(self._lm, qam, fade, ids, own)
                 # The same noise for every system.
                 found = self._send_all(qam, fade, ids, masks, bits, [*draw, 1])
                 entries += [self._entry(ids, snr, sent) for sent in found]
@@ -175,7 +175,7 @@ class Study:
         arrived = coded.carry(ids, fade, np.random.default_rng(noise))
         found.append(Sent("huffman + ldpc", arrived, 0, coded.sent(ids)))
         if bits is not None:
-            arrives = delivered(qam, fade, len(ids), bits)
+            arrives = is_delivered(qam, fade, len(ids), bits)
             arrived = ids if arrives else np.full(len(ids), -1)
             found.append(Sent("range coded", arrived, 0, whole))
         return found

@@ -21,7 +21,7 @@ from research.wireless.packet import (
     send,
 )
 from research.wireless.qam import Qam, rayleigh
-from research.wireless.rehearsal import rehearsed_mask
+from research.wireless.rehearsal import rehearse_mask
 from research.wireless.rules import REHEARSED
 
 SENT = "default"
@@ -49,7 +49,7 @@ def send_text(args: argparse.Namespace) -> None:
     ids = lm.encode(args.text)
     qam = Qam(args.qam, lm.vocab_size)
     if args.rule == REHEARSED:
-        masked = rehearsed_mask(lm, qam, fade, ids, np.random.default_rng([args.seed, 2]))
+        masked = rehearse_mask(lm, qam, fade, ids, np.random.default_rng([args.seed, 2]))
     else:
         masked = adaptive_mask(qam, fade, MaskOrder(lm, ids, args.rule), len(ids))
     arrival = send(qam, fade, ids, masked, np.random.default_rng([args.seed, 1]))

@@ -12,7 +12,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from research.wireless.masked import BUNDLED_MLM, MaskedLM
 from research.wireless.packet import MaskOrder, adaptive_mask, detect, send
 from research.wireless.qam import Fade, Qam
-from research.wireless.rehearsal import rehearsed_mask
+from research.wireless.rehearsal import rehearse_mask
 from research.wireless.rules import RULES
 
 
@@ -36,7 +36,7 @@ def test_a_packet(benchmark: BenchmarkFixture, lm: MaskedLM, part: str, snr_db: 
         rule: lambda rule=rule: adaptive_mask(qam, fade, MaskOrder(lm, ids, rule), len(ids))  # type: ignore[misc]
         for rule in RULES
     }
-    parts["rehearsed"] = lambda: rehearsed_mask(lm, qam, fade, ids, np.random.default_rng(1))
+    parts["rehearsed"] = lambda: rehearse_mask(lm, qam, fade, ids, np.random.default_rng(1))
     parts["detect"] = lambda: detect(lm, arrival)
     benchmark.group = f"a packet of 128 tokens, {snr_db} dB"
     benchmark.extra_info["masked"] = len(masked)

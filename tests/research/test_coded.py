@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from hedge.common.errors import BadInput
-from research.wireless.coded import HuffmanLdpc, decode_blocks, delivered, encode_blocks, huffman
+from research.wireless.coded import HuffmanLdpc, decode_blocks, encode_blocks, huffman, is_delivered
 from research.wireless.masked import MaskedLM
 from research.wireless.packet import send
 from research.wireless.qam import Fade, Qam, rayleigh, transmit
@@ -120,8 +120,8 @@ def test_what_is_huffman_coded_comes_through_a_good_channel_and_not_a_bad_one() 
     assert (scheme.carry(ids, Fade(1, 1.0, 0.1), np.random.default_rng(1)) == ids).mean() < 0.5
     # A gap of 3 dB to capacity: over 100 tokens of two symbols at SNR 3 log2(1 + 3 / 1.995) = 1.324
     # bits each.
-    assert delivered(qam, Fade(1, 1.0, 3.0), 100, 264)
-    assert not delivered(qam, Fade(1, 1.0, 3.0), 100, 266)
+    assert is_delivered(qam, Fade(1, 1.0, 3.0), 100, 264)
+    assert not is_delivered(qam, Fade(1, 1.0, 3.0), 100, 266)
 
 
 @pytest.mark.parametrize("snr", [math.nan, math.inf, 300.0])

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from research.wireless.masked import MaskedLM
 from research.wireless.packet import Arrival, send
 from research.wireless.qam import Fade, Qam
-from research.wireless.rehearsal import best_count, rehearsed_mask, spaced
+from research.wireless.rehearsal import count_best, rehearse_mask, space_out
 from research.wireless.study import PacketJob, Parts, Study
 
 
 @given(st.permutations(range(12)))
 def test_no_two_neighbours_are_chosen_and_no_more_could_be(order: list[int]) -> None:
-    chosen = spaced(np.array(order))
+    chosen = space_out(np.array(order))
     assert chosen == [at for at in order if at in chosen]
     assert not {at + 1 for at in chosen} & set(chosen)
     assert all({at - 1, at, at + 1} & set(chosen) for at in range(12))
@@ -33,7 +33,7 @@ def test_rehearsing_leaves_out_what_the_receiver_will_know(
     qam = Qam(4, lm.vocab_size)
 
     def mask(snr_db: float) -> list[int]:
-        return rehearsed_mask(
+        return rehearse_mask(
             lm, qam, Fade(1, 1.0, 10 ** (snr_db / 10)), ids, np.random.default_rng(0)
         )
 
@@ -60,7 +60,7 @@ def test_as_many_are_proposed_as_are_known_and_make_the_rest_heard() -> None:
 
     def best(known: list[int], snr_db: float, other: list[int] | None = None) -> int:
         priors = [knowing(known, ids, 512), knowing(known if other is None else other, ids, 512)]
-        return best_count(
+        return count_best(
             qam, Fade(1, 1.0, 10 ** (snr_db / 10)), ids, order, priors, np.random.default_rng(0)
         )
 
@@ -81,11 +81,11 @@ def test_of_a_proposal_as_much_is_taken_as_pays_when_it_is_received(
     # Of those known, the even ones a little better: they come first in the order.
     targets = knowing(list(range(0, known, 2)), ids, 13)
     monkeypatch.setattr(lm, "log_priors", lambda _, positions: targets[positions])
-    monkeypatch.setattr("research.wireless.rehearsal.best_count", lambda *_: 20)
+    monkeypatch.setattr("research.wireless.rehearsal.count_best", lambda *_: 20)
     monkeypatch.setattr(
         "research.wireless.rehearsal.spaced", lambda order: [int(at) for at in order if at % 2 == 0]
     )
-    found = rehearsed_mask(lm, Qam(4, 13), Fade(1), ids, np.random.default_rng(0))
+    found = rehearse_mask(lm, Qam(4, 13), Fade(1), ids, np.random.default_rng(0))
     assert sorted(found) == list(range(0, 2 * kept, 2))
 
 
@@ -95,7 +95,7 @@ def test_a_short_packet_has_something_to_leave_out_too(
     ids = np.array([3, 1, 4])
     targets = knowing([0, 2], ids, 13)
     monkeypatch.setattr(lm, "log_priors", lambda _, positions: targets[positions])
-    assert rehearsed_mask(lm, Qam(4, 13), Fade(1), ids, np.random.default_rng(0)) == [0, 2]
+    assert rehearse_mask(lm, Qam(4, 13), Fade(1), ids, np.random.default_rng(0)) == [0, 2]
 
 
 def test_a_rehearsal_does_not_know_the_noise_that_comes(
@@ -115,7 +115,7 @@ def test_a_rehearsal_does_not_know_the_noise_that_comes(
         seen["sent"].append(str(rng.bit_generator.state["state"]))
         return send(qam, fade, ids, masked, rng)
 
-    monkeypatch.setattr("research.wireless.study.rehearsed_mask", rehearsed)
+    monkeypatch.setattr("research.wireless.study.rehearse_mask", rehearsed)
     monkeypatch.setattr("research.wireless.study.send", sent)
     monkeypatch.setattr(Parts, "load", lambda _: (lm, None, None))
     Study(Parts("", "none", "", 3)).send_packet(

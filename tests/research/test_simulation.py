@@ -13,7 +13,7 @@ from hedge.evaluation.profile import Profile, read_profile
 from hedge.evaluation.quality import interval, relative_accuracy
 from hedge.evaluation.record import AnswerRecord, Journal, parse_answer, parse_answers, read_journal
 from research.channel import Channel, open_uplink
-from research.clock import Clock, Times, bits_of, measured, replay
+from research.clock import Clock, Times, bits_of, fit_times, replay
 from research.findings import max_risk_trials
 from research.study import KEPT, KS, auc, effect
 
@@ -64,11 +64,11 @@ def test_bits_by_both_accounts() -> None:
 
 def test_times_are_fitted_from_rounds() -> None:
     log = [Round(p, 1, 1, p, 0.5 + 0.1 * p) for p in (1, 2, 5) for _ in range(30)]
-    times = measured([0.2, 0.3, 0.4], log)
+    times = fit_times([0.2, 0.3, 0.4], log)
     assert (times.slm, times.llm, times.llm_position) == pytest.approx((0.3, 0.5, 0.1))
-    assert measured([], log).slm == measured([0.2], []).llm == 0
+    assert fit_times([], log).slm == fit_times([0.2], []).llm == 0
     with pytest.raises(BadInput, match="nothing was measured"):
-        measured([], [])
+        fit_times([], [])
 
 
 def test_a_profile_says_its_times(tmp_path: Path) -> None:

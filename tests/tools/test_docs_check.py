@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from research.results import generated
-from tools.docs_check import ROOT, checked, figures, links, pages, spoken_commands, wrong
+from tools.docs_check import (
+    ROOT,
+    check_documents,
+    check_links,
+    compare_figures,
+    find_commands,
+    find_fault,
+    find_pages,
+)
 
 PAGE = """# A page
 
@@ -34,7 +42,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def test_the_documents_hold() -> None:
-    assert checked() == []
+    assert check_documents() == []
 
 
 def test_a_table_that_its_rows_do_not_give_is_named(tmp_path: Path) -> None:
@@ -51,8 +59,8 @@ def test_a_table_that_its_rows_do_not_give_is_named(tmp_path: Path) -> None:
 
 
 def test_links_and_headings_that_are_not_there_are_named(tree: Path) -> None:
-    assert [page.name for page in pages(tree)] == ["README.md", "other.md", "page.md"]
-    found = list(links(tree / "docs" / "page.md", tree))
+    assert [page.name for page in find_pages(tree)] == ["README.md", "other.md", "page.md"]
+    found = list(check_links(tree / "docs" / "page.md", tree))
     assert found == [
         "missing.md: there is no missing.md",
         "other.md#nowhere: docs/other.md has no such heading",
@@ -64,12 +72,12 @@ def test_commands_are_found_in_blocks_and_in_lines() -> None:
         "`hedge doctor --insecure` and `hedge`, `make demo`\n\n"
         "```\nhedge serve \\\n  --port 80   # words\nls\n```\n"
     )
-    assert list(spoken_commands(text)) == [
+    assert list(find_commands(text)) == [
         "hedge serve    --port 80   # words",
         "hedge doctor --insecure",
         "make demo",
     ]
-    assert list(spoken_commands("```\nhedge-cloud: rounding: no command\n```\n")) == []
+    assert list(find_commands("```\nhedge-cloud: rounding: no command\n```\n")) == []
 
 
 @pytest.mark.parametrize(
@@ -91,7 +99,7 @@ def test_commands_are_found_in_blocks_and_in_lines() -> None:
     ],
 )
 def test_commands_that_are_none_are_named(command: str, words: str | None) -> None:
-    assert wrong(command, ROOT) == words
+    assert find_fault(command, ROOT) == words
 
 
 def test_figures_are_those_of_their_rows(tree: Path) -> None:
@@ -113,7 +121,7 @@ def test_figures_are_those_of_their_rows(tree: Path) -> None:
         ]
         where = "\n".join(lines).replace('where = {"run": ', "where = {run = ")
         (tree / "docs" / "figures.toml").write_text(where)
-        return list(figures(tree))
+        return list(compare_figures(tree))
 
     passes = {"field": "rounds", "per": "tokens", "where": {"run": "a"}}
     assert found(words="0.35 passes a token", format="{:.2f} passes", **passes) == []
