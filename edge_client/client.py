@@ -175,7 +175,8 @@ class AsyncHedge:
         self, prompt: Prompt, sampling: SamplingParams | None = None
     ) -> AsyncIterator[Emitted]:
         """The tokens as they become final."""
-        async with aclosing(self.ask(prompt, sampling).tokens()) as tokens:  # type: ignore[type-var]
+        reply = self.ask(prompt, sampling)
+        async with aclosing(reply.tokens()) as tokens:  # type: ignore[type-var]
             async for emitted in tokens:
                 yield emitted
 

@@ -44,6 +44,11 @@ class GenerationConfig:
                 f"{verification.kind} and "
                 f"guarantee {'exact' if verification.exact else 'opportunistic'}"
             )
+        self._check_guarantee()
+
+    def _check_guarantee(self) -> None:
+        gate = self.gate
+        verification = self.verification
         if gate.recalibrate is not None and verification.exact:
             raise BadInput("--recalibrate moves a threshold; guarantee exact takes no risk to hold")
         if verification.exact and not (gate.asks and verification.lossless):

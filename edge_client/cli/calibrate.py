@@ -45,7 +45,7 @@ BITS = 16
 FEW = 20
 
 
-class Sample:
+class CalibrationSample:
     """(u by every measure, beta) of each token, prompt by prompt, all tokens asked."""
 
     def __init__(self) -> None:
@@ -145,7 +145,7 @@ async def _calibrate(
     args: argparse.Namespace, slm: LanguageModel, prompts: list[Prompt]
 ) -> Calibration:
     config = asking_always(replace(sampling_of(args), seed=choose_seed(args)))
-    sample = Sample()
+    sample = CalibrationSample()
     async with connected(args, slm, cloud=True) as (link, _):
         assert link is not None
         for number, prompt in enumerate(prompts, 1):

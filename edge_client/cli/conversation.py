@@ -2,10 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.columns import Columns
 from rich.console import Console
@@ -14,18 +11,19 @@ from rich.text import Text
 
 from hedge.common.errors import BadInput, HedgeError
 from hedge.common.files import TEXT
+from hedge.edge_client.cli.chat_settings import NUMBERS, describe, read_setting, show_setting
 from hedge.edge_client.cli.prompts import check_messages
 from hedge.edge_client.cli.render import STYLES, AnswerView, counts_line, legend, statistics_line
 from hedge.edge_client.client import AsyncHedge
 from hedge.edge_client.overrides import Overrides
 from hedge.edge_client.receipt import lines
 from hedge.edge_client.reply import Reply
-from hedge.edge_client.systems import SYSTEMS, GenerationConfig
+from hedge.edge_client.systems import SYSTEMS
 from hedge.edge_client.transport.messages import engine_of
 
 HELP = """/help             this list
 /system [NAME]    show or change the system: {systems}
-/threshold [X]    show or change the uncertainty above which the cloud is asked; or `calibrated`
+/threshold [X]    show or change when the cloud is asked: above X; `calibrated`: by calibration
 /temperature [X]  show or change it; /seed [N] and /max-tokens [N] too
 /undo             forget the last question and its answer
 /compare NAME     the last question again, by this system and another one, side by side
@@ -40,13 +38,6 @@ HELP = """/help             this list
 
 # Characters of a question that is named.
 SHOWN = 60
-# By their commands: what a number for them is.
-NUMBERS: dict[str, Callable[[str], Any]] = {
-    "threshold": float,
-    "temperature": float,
-    "seed": int,
-    "max-tokens": int,
-}
 
 
 class Conversation:
@@ -77,8 +68,8 @@ class Conversation:
             else ", no cloud"
         )
         self.say(
-            f"{self._hedge.slm.name} on this device{cloud}; system {self._config.system}. /help "
-            "lists the commands."
+            f"{self._hedge.slm.name} on this device{cloud}; system {self._config.system}. "
+            "/help lists the commands."
         )
         if self._config.guarantee == "exact":
             ties = (
@@ -87,8 +78,8 @@ class Conversation:
                 else ""
             )
             self.say(
-                f"Exact: every word is the one the large model alone would have chosen{ties}; the "
-                "small one saves its time."
+                f"Exact: every word is the one the large model alone would have chosen{ties}; "
+                "the small one saves its time."
             )
         if self._console.is_terminal:
             self._console.print(legend())
@@ -114,12 +105,8 @@ class Conversation:
                     self._tell_receipt()
                 case "undo", []:
                     self._undo()
-                case "system", _:
-                    self._change(rest[0]) if rest else self.say(self._described())
-                case _, [] if name in NUMBERS:
-                    self.say(self._shown(name))
-                case _, [word] if name in NUMBERS:
-                    self._set(name, word)
+                case _, _ if name == "system" or name in NUMBERS:
+                    self._run_setting(name, rest)
                 case "compare", [system]:
                     await self._compare(system)
                 case "link", []:
@@ -134,17 +121,17 @@ class Conversation:
             self.say(str(error))
         return True
 
-    def _described(self) -> str:
-        return f"system {self._config.system}: {_describe(self._config)}"
+    def _run_setting(self, name: str, rest: list[str]) -> None:
+        """Shows a setting, or changes it to the word that follows its name."""
+        if not rest:
+            self.say(self._described() if name == "system" else show_setting(self._config, name))
+        elif name == "system":
+            self._change(rest[0])
+        else:
+            self._set(name, rest[0])
 
-    def _shown(self, name: str) -> str:
-        sampling = self._config.sampling
-        values = {
-            "temperature": sampling.warp.temperature,
-            "seed": sampling.seed,
-            "max-tokens": sampling.max_new_tokens,
-        }
-        return f"{name} {values[name]:g}" if name in values else _describe(self._config)
+    def _described(self) -> str:
+        return f"system {self._config.system}: {describe(self._config)}"
 
     def _checked(self, system: str) -> None:
         if system not in SYSTEMS:
@@ -158,19 +145,10 @@ class Conversation:
         self.say(self._described())
 
     def _set(self, name: str, word: str) -> None:
-        free = name == "threshold"
-        number = NUMBERS[name]
-        try:
-            value = None if free and word == "calibrated" else number(word)
-        except ValueError:
-            kind = "a whole number" if number is int else "a number"
-            raise BadInput(
-                f"{name} {word!r} is not {kind}{', and not `calibrated`' if free else ''}"
-            ) from None
-        overrides = _replace(self._overrides, name, value)
+        overrides = read_setting(self._overrides, name, word)
         self._config = self._hedge.resolve(overrides.configure(self._config.system))
         self._overrides = overrides
-        self.say(self._described() if free else self._shown(name))
+        self.say(self._described() if name == "threshold" else show_setting(self._config, name))
 
     def _tell_receipt(self) -> None:
         if not self._answers:
@@ -209,8 +187,8 @@ class Conversation:
         down = sum(s.downlink_payload_bytes for s in done)
         share = f"{skipped / tokens:.0%}" if tokens else "none"
         self.say(
-            f"{len(done)} answers, {tokens} tokens, {share} kept on the device, {up} B up, {down} "
-            "B down"
+            f"{len(done)} answers, {tokens} tokens, {share} kept on the device, "
+            f"{up} B up, {down} B down"
         )
 
     def _save(self, path: Path) -> None:
@@ -258,8 +236,8 @@ class Conversation:
             dropped += 1
         if dropped:
             self.say(
-                f"the conversation has outgrown the context of {context} tokens: {dropped} oldest "
-                "turns dropped"
+                f"the conversation has outgrown the context of {context} tokens: "
+                f"{dropped} oldest turns dropped"
             )
         return messages, ids
 
@@ -302,27 +280,6 @@ class Conversation:
             )
         self._console.print(Columns(panels, equal=True, expand=True))
         self.say(
-            f"{self._config.system} and {system} on the last question; the conversation is as it "
-            "was"
+            f"{self._config.system} and {system} on the last question; "
+            "the conversation is as it was"
         )
-
-
-def _replace(overrides: Overrides, name: str, value: Any) -> Overrides:
-    """The overrides with one setting changed, by the name of its command."""
-    sampling = overrides.sampling
-    match name:
-        case "threshold":
-            return replace(overrides, threshold=value)
-        case "temperature":
-            sampling = replace(sampling, warp=replace(sampling.warp, temperature=value))
-        case "seed":
-            sampling = replace(sampling, seed=value)
-        case "max-tokens":
-            sampling = replace(sampling, max_new_tokens=value)
-    return replace(overrides, sampling=sampling)
-
-
-def _describe(config: GenerationConfig) -> str:
-    gate = config.gate
-    limit = f" above {gate.threshold:.4f} of {gate.measure}" if gate.gated else ""
-    return f"policy {gate.policy}{limit}, guarantee {config.guarantee}"

@@ -22,8 +22,9 @@ from starlette.types import Receive, Scope, Send
 from hedge.common.errors import BadInput, HedgeError
 from hedge.common.logits import LogitsOptions, LogitsProcessor
 from hedge.common.model import LanguageModel
-from hedge.edge_client.http.api_request import ApiRequest, parse_request, read_body
+from hedge.edge_client.http.api_request import ApiRequest, parse_request
 from hedge.edge_client.http.errors import ApiError
+from hedge.edge_client.http.json_body import read_body
 from hedge.edge_client.http.replies import (
     Choice,
     Said,

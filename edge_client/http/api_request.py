@@ -1,8 +1,6 @@
 """What a client of the OpenAI API asks for: a body, read and checked, as one request."""
 
-import json
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +19,6 @@ from hedge.edge_client.http.schema import (
 )
 from hedge.edge_client.systems import SYSTEMS, GenerationConfig
 
-MAX_DEPTH = 100
 # What is asked of models that have it; here only its absence can be granted, in these words.
 _ABSENT: dict[str, tuple[Any, ...]] = {
     "functions": ([],),
@@ -105,43 +102,6 @@ def _given(request: ApiRequest, **names: str) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def read_body(data: bytes) -> object:
-    """What the bytes of a body say. ApiError: not JSON as RFC 8259 has it, a name that comes twice,
-    nested too deep.
-    """
-    try:
-        body = json.loads(data, object_pairs_hook=_object, parse_constant=_no_number)
-    except RecursionError:
-        raise ApiError(400, "the body is nested too deep") from None
-    except ValueError:
-        raise ApiError(400, "the body is not JSON") from None
-    level = [body]
-    for _ in range(MAX_DEPTH):
-        level = [part for one in level for part in _parts(one)]
-    if level:
-        raise ApiError(400, f"the body is nested too deep: more than {MAX_DEPTH} levels")
-    return body
-
-
-def _parts(value: object) -> Iterable[object]:
-    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if any("\ud800" <= letter <= "\udfff" for letter in name):
-            raise ApiError(400, f"the name {shown(name)} is not Unicode")
-        if name in found:
-            raise ApiError(400, f"{shown(name)} comes twice in an object", param=name)
-        found[name] = value
-    return found
-
-
-def _no_number(name: str) -> Any:
-    raise ApiError(400, f"{name} is not a number that JSON has")
-
-
 def parse_request(body: object, *, chat: bool) -> ApiRequest:
     """ApiError for what cannot be granted; what only describes the caller is let be."""
     if not isinstance(body, dict):
@@ -153,23 +113,27 @@ def parse_request(body: object, *, chat: bool) -> ApiRequest:
     for name, neutral in _ABSENT.items():
         if name in given and given.pop(name) not in neutral:
             raise unsupported(name)
-    if chat:
-        if isinstance(said := given.get("messages"), list):
-            # Clients send an answer back with all the names that it might have had.
-            given["messages"] = [_without_nulls(one) for one in said]
-        found = checked(ChatBody, given)
-        plain = tuple(_plain(number, message) for number, message in enumerate(found.messages))
-        longest = (
-            found.max_tokens if found.max_completion_tokens is None else found.max_completion_tokens
-        )
-        if found.top_logprobs is not None and not found.logprobs:
-            raise ApiError(400, "top_logprobs needs logprobs true", param="top_logprobs")
-        likeliest = (found.top_logprobs or 0) if found.logprobs else None
-        format_ = _format(found.response_format)
-        calls = _tools(found)
-        return _request(
-            found, longest, format_, logprobs=likeliest, conversations=(plain,), **calls
-        )
+    return _parse_chat(given) if chat else _parse_text(given)
+
+
+def _parse_chat(given: dict[str, Any]) -> ApiRequest:
+    if isinstance(said := given.get("messages"), list):
+        # Clients send an answer back with all the names that it might have had.
+        given["messages"] = [_without_nulls(one) for one in said]
+    found = checked(ChatBody, given)
+    plain = tuple(_plain(number, message) for number, message in enumerate(found.messages))
+    longest = (
+        found.max_tokens if found.max_completion_tokens is None else found.max_completion_tokens
+    )
+    if found.top_logprobs is not None and not found.logprobs:
+        raise ApiError(400, "top_logprobs needs logprobs true", param="top_logprobs")
+    likeliest = (found.top_logprobs or 0) if found.logprobs else None
+    format_ = _format(found.response_format)
+    calls = _tools(found)
+    return _request(found, longest, format_, logprobs=likeliest, conversations=(plain,), **calls)
+
+
+def _parse_text(given: dict[str, Any]) -> ApiRequest:
     completed = checked(TextBody, given)
     prompt: Any = completed.prompt
     alone = isinstance(prompt, str) or isinstance(prompt[0], int)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hedge.edge_client.http.api_request import parse_request, read_body
+from hedge.edge_client.http.api_request import parse_request
 from hedge.edge_client.http.errors import ApiError
+from hedge.edge_client.http.json_body import read_body
 from hedge.edge_client.http.replies import event
 from hedge.edge_client.http.schema import ChatBody, TextBody, openapi
 from tests.effort import scaled

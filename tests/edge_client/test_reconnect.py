@@ -14,7 +14,7 @@ from hedge.common.errors import Disconnected, Incompatible, NotFinite, Unreachab
 from hedge.common.ids import MAX_UNTESTED
 from hedge.common.model import LanguageModel
 from hedge.common.sampling import Warp
-from hedge.edge_client.cli.calibrate import Sample, asking_always
+from hedge.edge_client.cli.calibrate import CalibrationSample, asking_always
 from hedge.edge_client.cli.prompts import Prompt
 from hedge.edge_client.config import SamplingParams
 from hedge.edge_client.engine import loop
@@ -375,10 +375,10 @@ def test_a_guess_in_flight_is_not_kept_when_the_device_goes_on_alone(
 def test_a_calibration_learns_the_same_over_a_link_that_dies(
     died: int, pair: tuple[LanguageModel, LanguageModel]
 ) -> None:
-    def learned(*dies_at: int) -> Sample:
+    def learned(*dies_at: int) -> CalibrationSample:
         config = asking_always(SamplingParams(Warp(1.0), seed=3, max_new_tokens=12))
         link = Frail(LocalLink(pair[1]), frozenset(dies_at), away=2)
-        sample = Sample()
+        sample = CalibrationSample()
         asyncio.run(
             sample.add(pair[0], Prompt(({"role": "user", "content": "w1 w2"},)), config, link)
         )

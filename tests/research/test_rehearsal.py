@@ -83,7 +83,8 @@ def test_of_a_proposal_as_much_is_taken_as_pays_when_it_is_received(
     monkeypatch.setattr(lm, "log_priors", lambda _, positions: targets[positions])
     monkeypatch.setattr("research.wireless.rehearsal.count_best", lambda *_: 20)
     monkeypatch.setattr(
-        "research.wireless.rehearsal.space_out", lambda order: [int(at) for at in order if at % 2 == 0]
+        "research.wireless.rehearsal.space_out",
+        lambda order: [int(at) for at in order if at % 2 == 0],
     )
     found = rehearse_mask(lm, Qam(4, 13), Fade(1), ids, np.random.default_rng(0))
     assert sorted(found) == list(range(0, 2 * kept, 2))
