@@ -90,6 +90,7 @@ class Conversation:
     async def run_command(self, line: str) -> bool:
         """Runs a /command; False when it was /quit."""
         name, *rest = line[1:].split(maxsplit=1) or [""]
+        plain = {"stats": self._report, "receipt": self._tell_receipt, "undo": self._undo}
         try:
             match name, rest:
                 case "quit", []:
@@ -99,12 +100,8 @@ class Conversation:
                 case "reset", []:
                     self._messages[:] = self._beginning
                     self.say("forgotten")
-                case "stats", []:
-                    self._report()
-                case "receipt", []:
-                    self._tell_receipt()
-                case "undo", []:
-                    self._undo()
+                case _, [] if name in plain:
+                    plain[name]()
                 case _, _ if name == "system" or name in NUMBERS:
                     self._run_setting(name, rest)
                 case "compare", [system]:
