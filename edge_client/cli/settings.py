@@ -10,7 +10,7 @@ from typing import Any
 from hedge.common.command import say
 from hedge.common.errors import BadInput
 from hedge.common.files import read_text
-from hedge.common.grammar import of_lark, of_regex, of_schema
+from hedge.common.grammar import convert_lark, convert_regex, convert_schema
 from hedge.common.logits import LogitsOptions
 from hedge.common.sampling import Warp
 from hedge.edge_client.calibrations import Pair
@@ -73,13 +73,13 @@ def _biases(words: list[str]) -> tuple[tuple[int, float], ...]:
 
 def _grammar(args: argparse.Namespace) -> str:
     if (pattern := getattr(args, "regex", None)) is not None:
-        return of_regex(pattern)
+        return convert_regex(pattern)
     if path := getattr(args, "grammar", None):
-        return of_lark(read_text(path))
+        return convert_lark(read_text(path))
     if not (path := getattr(args, "json_schema", None)):
         return ""
     try:
-        return of_schema(json.loads(read_text(path)))
+        return convert_schema(json.loads(read_text(path)))
     except (ValueError, TypeError, RecursionError):
         raise BadInput(f"{path} does not hold a JSON schema") from None
 
