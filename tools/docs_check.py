@@ -41,6 +41,7 @@ def find_pages(root: Path) -> list[Path]:
         root / "README.md",
         *(root / "docs").rglob("*.md"),
         *(root / folder / "README.md" for folder in ("models", "examples")),
+        root / "CONTRIBUTING.md",
     ]
     return sorted(path for path in found if path.exists())
 
