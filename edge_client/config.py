@@ -227,7 +227,7 @@ class VerificationConfig:
 
     With `exact` every draft is tested before release, and the gate decides only when: it ends
     blocks. `slope` and `intercept` are the calibrated beta = a u + b of the gate's measure, read by
-    truncation `online`. `law_entries`: most entries of y that come back after a rejection in
+    truncation `online`. `probs_entries`: most entries of y that come back after a rejection in
     `split`, 0 for all.
     """
 
@@ -241,7 +241,7 @@ class VerificationConfig:
     eta: float = ETA
     slope: float = 0.0
     intercept: float = 0.0
-    law_entries: int = 0
+    probs_entries: int = 0
 
     def __post_init__(self) -> None:
         _check_choice("verification", self.kind, KINDS)
@@ -254,11 +254,11 @@ class VerificationConfig:
         for name, value in (("theta", self.theta), ("eta", self.eta)):
             if not 0 < value < math.inf:
                 raise BadInput(f"{name} {value} is not above 0")
-        if self.law_entries >= 1 << 32:
-            raise BadInput(f"law-entries {self.law_entries} is not in 0..2^32-1")
-        if self.law_entries < 0 or (self.law_entries and (self.exact or self.kind != "split")):
+        if self.probs_entries >= 1 << 32:
+            raise BadInput(f"probs-entries {self.probs_entries} is not in 0..2^32-1")
+        if self.probs_entries < 0 or (self.probs_entries and (self.exact or self.kind != "split")):
             raise BadInput(
-                f"law-entries {self.law_entries} cuts the LLM's distribution in verification "
+                f"probs-entries {self.probs_entries} cuts the LLM's distribution in verification "
                 "split, and is not exact; not with "
                 f"verification {self.kind} and guarantee "
                 f"{'exact' if self.exact else 'opportunistic'}"

@@ -24,7 +24,7 @@ _DISTRIBUTION_OPTIONS = ("truncation", "k", "bits", "draft_from", "theta", "eta"
 # How drafts are gated, tested and sent.
 DRAFT_OPTIONS = (
     *("measure", "threshold", "threshold_rule", "skip_rate", "verify_rate", "prefer"),
-    *("verification", "truncation", "k", "theta", "eta", "bits", "law_entries", "draft_from"),
+    *("verification", "truncation", "k", "theta", "eta", "bits", "probs_entries", "draft_from"),
     *("guarantee", "max_in_flight"),
 )
 
@@ -52,7 +52,7 @@ class Overrides:
     theta: float | None = None
     eta: float | None = None
     bits: int | None = None
-    law_entries: int | None = None
+    probs_entries: int | None = None
     draft_from: str | None = None
     guarantee: str | None = None
     max_in_flight: int | None = None
@@ -122,5 +122,5 @@ class Overrides:
             raise BadInput(
                 f"--{option} does not apply to verification coupled, which sends ids alone"
             )
-        changes |= self._given("law_entries")
+        changes |= self._given("probs_entries")
         return replace(preset, kind=kind, exact=exact, **changes)

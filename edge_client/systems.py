@@ -92,7 +92,9 @@ class GenerationConfig:
         """`exact` only where the output provably follows the LLM's distribution."""
         verification = self.verification
         always = (
-            self.gate.policy == "always" and verification.lossless and not verification.law_entries
+            self.gate.policy == "always"
+            and verification.lossless
+            and not verification.probs_entries
         )
         return "exact" if verification.exact or always or self.streams else "opportunistic"
 

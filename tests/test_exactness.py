@@ -338,7 +338,7 @@ def test_split_with_a_cut_distribution_stays_within_its_certificate(
     y(S) of y, and says so.
     """
     slm, llm = pair
-    settings = changed(ALWAYS, verification="split", law_entries=2, max_new_tokens=1)
+    settings = changed(ALWAYS, verification="split", probs_entries=2, max_new_tokens=1)
     assert settings.guarantee == "opportunistic"
     target = Warp()(llm.kv_cache().forward(PROMPT, 1)[0])
     certificate = 1 - float(np.sort(target)[-2:].sum())
@@ -355,12 +355,12 @@ def test_split_with_a_cut_distribution_stays_within_its_certificate(
     # Sampling moves it by less than this, in all but one of 10,000 choices of seeds.
     slack = np.sqrt((VOCAB * np.log(2) - np.log(ERROR_RATE)) / (2 * RUNS))
     assert 0.01 < distance < certificate + slack
-    whole = changed(settings, law_entries=VOCAB)
+    whole = changed(settings, probs_entries=VOCAB)
     for seed in range(scaled(50)):
         answers = [
             run_session(
                 slm, PROMPT, changed(one, seed=seed, max_new_tokens=6), LocalLink(llm)
             ).token_ids
-            for one in (whole, changed(whole, law_entries=0))
+            for one in (whole, changed(whole, probs_entries=0))
         ]
         assert answers[0] == answers[1]

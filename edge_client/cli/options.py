@@ -1,5 +1,6 @@
 """The options that every generating command shares (`settings.py` reads them)."""
 
+import argparse
 from pathlib import Path
 
 from hedge.common.command import MODEL_HELP, Parser, add_runtime
@@ -237,12 +238,14 @@ def add_system(parser: Parser) -> None:
     group.add_argument("--eta", type=float, help="sharpness of U_TV (default 1)")
     group.add_argument("--bits", type=int, help="probabilities are integers that sum to 2^BITS")
     group.add_argument(
-        "--law-entries",
+        "--probs-entries",
         type=int,
         metavar="N",
         help="split: most entries of the LLM's distribution that come back after a rejection: not "
         "exact (default: all)",
     )
+    # Its old name.
+    group.add_argument("--law-entries", dest="probs_entries", type=int, help=argparse.SUPPRESS)
     group.add_argument(
         "--draft-from",
         choices=DRAFT_FROM,

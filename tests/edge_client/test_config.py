@@ -32,10 +32,10 @@ from tests.configs import changed, config_of
         ({"exact": True, "policy": "never", "draft_from": "sent"}, "policy never"),
         ({"max_in_flight": 0}, "max-in-flight 0"),
         ({"recalibrate": 0.1}, "recalibrate"),
-        ({"law_entries": 3}, "law-entries 3"),
-        ({"law_entries": -1, "verification": "split"}, "law-entries -1"),
+        ({"probs_entries": 3}, "probs-entries 3"),
+        ({"probs_entries": -1, "verification": "split"}, "probs-entries -1"),
         (
-            {"law_entries": 3, "verification": "split", "draft_from": "sent", "exact": True},
+            {"probs_entries": 3, "verification": "split", "draft_from": "sent", "exact": True},
             "not exact",
         ),
         (

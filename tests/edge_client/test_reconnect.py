@@ -133,7 +133,9 @@ WAYS = {
     "sparse": SENT,
     "full": changed(SENT, verification="full", truncation="none"),
     "split": changed(SENT, verification="split"),
-    "split, cut": changed(SENT, policy="always", verification="split", exact=False, law_entries=1),
+    "split, cut": changed(
+        SENT, policy="always", verification="split", exact=False, probs_entries=1
+    ),
     "cu-hlm": changed(SENT, exact=False, draft_from="full", measure="perturbation", threshold=0.4),
     "greedy": changed(EXACT, warp=Warp(0.0), max_in_flight=3),
 }

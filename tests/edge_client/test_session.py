@@ -279,7 +279,7 @@ def test_no_released_token_is_withdrawn(pair: tuple[LanguageModel, LanguageModel
     assert len(released) == 40
 
 
-CUT = changed(ALWAYS, verification="split", law_entries=1, bits=12, max_new_tokens=1)
+CUT = changed(ALWAYS, verification="split", probs_entries=1, bits=12, max_new_tokens=1)
 
 
 def test_the_rest_of_a_cut_distribution_is_asked_for_where_nothing_is_left_to_draw(
@@ -294,7 +294,7 @@ def test_the_rest_of_a_cut_distribution_is_asked_for_where_nothing_is_left_to_dr
     for seed in range(scaled(40, 20)):
         link = Tampered(LocalLink(llm), lambda verdict: verdict)
         cut = run_session(slm, PROMPT, changed(CUT, seed=seed), link)
-        whole = run_session(slm, PROMPT, changed(CUT, seed=seed, law_entries=0), LocalLink(llm))
+        whole = run_session(slm, PROMPT, changed(CUT, seed=seed, probs_entries=0), LocalLink(llm))
         assert cut.token_ids == whole.token_ids
         assert cut.statistics.cut_mass == 0
         wanted = [draft for draft in link.drafts if draft.whole_probs]

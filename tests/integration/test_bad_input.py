@@ -62,7 +62,7 @@ CU = ("--system", "cu-hlm")
         (["--bits", "99", *CU], "bits 99"),
         (
             ["--law-entries", "5000000000", "--system", "cu-hlm", "--verification", "split"],
-            "law-entries 5000000000",
+            "probs-entries 5000000000",
         ),
         (["--k", "30"], "--k does not apply to verification coupled"),
         (["--max-in-flight", "65"], "max-in-flight 65"),

@@ -26,11 +26,11 @@ class Split(Resampled):
     def announce(self, request: pb.Open) -> None:
         request.verification = pb.VERIFICATION_SPLIT
         request.bits = self._config.bits
-        request.law_entries = self._config.law_entries
+        request.law_entries = self._config.probs_entries
 
     def lacks_residual(self, verdict: pb.Verdict, proposal: Proposal) -> bool:
         """Of a cut y: whether nothing of y - x_hat lies in what came."""
-        if not self._config.law_entries or not verdict.HasField("probs"):
+        if not self._config.probs_entries or not verdict.HasField("probs"):
             return False
         assert proposal.probs
         return not np.maximum(
