@@ -62,12 +62,12 @@ demo-web: .venv/.run
 # What needs no process of its own, 500 runs a chi-square case: four minutes.
 test: .venv/.test
 	@echo "running the tests"
-	@$(BIN)/python -m pytest -m "not process and not research"
+	@$(BIN)/python -m pytest -m "not process and not research" --durations=25
 
 # What is left: processes, the package research, and the statistics with 5,000 runs a case.
 test-slow: .venv/.test
 	@echo "running the slow tests"
-	@HEDGE_RUNS=5000 $(BIN)/python -m pytest -m "process or research or statistics"
+	@HEDGE_RUNS=5000 $(BIN)/python -m pytest -m "process or research or statistics" --durations=25
 
 test-all: test test-slow
 
