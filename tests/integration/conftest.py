@@ -18,6 +18,7 @@ from pathlib import Path
 import openai
 import pytest
 
+from hedge.cloud_server.cli import main as cloud_main
 from hedge.cloud_server.cli import serve as serve_cloud
 from hedge.common import signals
 from hedge.edge_client.cli.main import main
@@ -237,15 +238,15 @@ class Done:
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """here(*arguments): `hedge` inside this process: a new one takes seconds to import torch."""
+    """here(*arguments): a program inside this process: a new one takes seconds to import torch."""
 
-    def call(*arguments: str, stdin: str = "") -> Done:
-        monkeypatch.setattr("sys.argv", ["hedge", *arguments])
+    def call(*arguments: str, stdin: str = "", program: str = "hedge") -> Done:
+        monkeypatch.setattr("sys.argv", [program, *arguments])
         monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
         # What servers in threads have said.
         capsys.readouterr()
         with pytest.raises(SystemExit) as left:
-            main()
+            (main if program == "hedge" else cloud_main)()
         assert isinstance(left.value.code, int)
         return Done(left.value.code, *capsys.readouterr())
 

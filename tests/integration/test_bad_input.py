@@ -155,12 +155,19 @@ def test_an_address_that_is_none(address: str, here: Run) -> None:
 
 def test_insecure_has_to_be_said(here: Run) -> None:
     one_line(here("generate", "--prompt", "Hello"), 2, "--insecure")
-    one_line(hedge("serve", program="hedge-cloud"), 2, "--insecure")
+    one_line(here("serve", program="hedge-cloud"), 2, "--insecure")
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    """Writes no log: stderr is what is looked at."""
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 @pytest.fixture
 def web_server() -> Iterator[str]:
-    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+    server = http.server.HTTPServer(("127.0.0.1", 0), QuietHandler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield f"127.0.0.1:{server.server_port}"
@@ -169,16 +176,16 @@ def web_server() -> Iterator[str]:
     server.server_close()
 
 
-def test_a_web_server_is_not_a_cloud(web_server: str) -> None:
-    one_line(hedge(*ASK, "--cloud", web_server), 1, web_server)
+def test_a_web_server_is_not_a_cloud(web_server: str, here: Run) -> None:
+    one_line(here(*ASK, "--cloud", web_server), 1, web_server)
 
 
-def test_another_grpc_server_is_not_a_cloud() -> None:
+def test_another_grpc_server_is_not_a_cloud(here: Run) -> None:
     async def ask() -> None:
         server = grpc.aio.server()
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
-        done = await asyncio.to_thread(hedge, *ASK, "--cloud", f"127.0.0.1:{port}")
+        done = await asyncio.to_thread(here, *ASK, "--cloud", f"127.0.0.1:{port}")
         await server.stop(None)
         one_line(done, 1, "not a Hedge cloud")
 

@@ -321,7 +321,7 @@ def test_calibrate_writes_a_file_that_generate_uses_and_others_refuse(
         "entropy",
     )
     quantile = ("--system", "cu-hlm", *quantile)
-    (found,) = asked(cloud, "--prompt", QUESTION, *quantile)
+    (found,) = asked(cloud, "--prompt", QUESTION, *quantile, run=here)
     assert found["threshold"] is not None
     for truncation in ("offline", "online"):
         (found,) = asked(

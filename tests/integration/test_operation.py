@@ -29,7 +29,6 @@ from tests.integration.conftest import (
     Run,
     StartCloud,
     StartCloudProcess,
-    hedge,
     one_line,
 )
 
@@ -258,8 +257,10 @@ def test_bad_connections_are_refused_in_one_line(
         (("--insecure", "--http", "nonsense"), "nonsense"),
     ],
 )
-def test_bad_server_options_are_refused_in_one_line(arguments: tuple[str, ...], words: str) -> None:
-    one_line(hedge("serve", *arguments, program="hedge-cloud"), 2, words)
+def test_bad_server_options_are_refused_in_one_line(
+    arguments: tuple[str, ...], words: str, here: Run
+) -> None:
+    one_line(here("serve", *arguments, program="hedge-cloud"), 2, words)
 
 
 @pytest.mark.parametrize(
@@ -474,9 +475,9 @@ def test_a_prompt_that_was_seen_is_found_unless_told_otherwise(
     )
 
 
-def test_a_load_test_tells_latencies_and_batches(start_cloud: StartCloud) -> None:
+def test_a_load_test_tells_latencies_and_batches(start_cloud: StartCloud, here: Run) -> None:
     cloud = start_cloud("--threads", "1", "--http", "127.0.0.1:0")
-    done = hedge(
+    done = here(
         "loadtest",
         "--cloud",
         cloud.address,
@@ -520,8 +521,10 @@ def test_a_load_test_tells_latencies_and_batches(start_cloud: StartCloud) -> Non
         (("token", "a b"), "'a b'"),
     ],
 )
-def test_bad_use_of_the_other_commands_is_one_line(arguments: tuple[str, ...], words: str) -> None:
-    one_line(hedge(*arguments, program="hedge-cloud"), 2, words)
+def test_bad_use_of_the_other_commands_is_one_line(
+    arguments: tuple[str, ...], words: str, here: Run
+) -> None:
+    one_line(here(*arguments, program="hedge-cloud"), 2, words)
 
 
 SAYS_MUCH = """
