@@ -8,7 +8,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 help:
 	@echo "make demo [PROMPT=\"...\"] [SLM=... LLM=...]  cloud and edge on this machine: a chat, or one answer"
 	@echo "make demo-web             the same, as a page at http://127.0.0.1:8080"
-	@echo "make test                 the tests: four minutes"
+	@echo "make test                 the tests: five minutes"
 	@echo "make test-all             the tests, those with processes, of the research and of statistics"
 	@echo "make test-llama           .gguf models in llama.cpp (builds it: minutes the first time)"
 	@echo "make test-real            a real pair: HEDGE_REAL_PAIR names its folder"
@@ -59,7 +59,7 @@ demo: $(if $(filter %.gguf,$(SLM) $(LLM)),.venv/.llama,.venv/.run)
 demo-web: .venv/.run
 	@$(BIN)/python -m tools.demo_web
 
-# What needs no process of its own, 500 runs a chi-square case: four minutes.
+# What needs no process of its own, 500 runs a chi-square case: five minutes.
 test: .venv/.test
 	@echo "running the tests"
 	@$(BIN)/python -m pytest -m "not process and not research" --durations=25
