@@ -102,6 +102,10 @@ class HermesReader(CallReader):
                 self._held = ""
                 yield call
         self._begun = True
+        yield from self._read_marked(ended=ended)
+
+    def _read_marked(self, *, ended: bool) -> Iterator[Piece]:
+        """Text, and the calls between the marks in it."""
         while self._held:
             if self._called:
                 # White space behind a call is of no meaning.
