@@ -19,7 +19,7 @@ from hedge.edge_client.engine.session import Session
 from hedge.evaluation.local import LocalLink
 from hedge.evaluation.record import AnswerRecord, record_answer
 from research.batched_models import AfreshModel, BatchedModel, PassQueue, Worker
-from research.harness import Job, Runs, finish
+from research.jobs import Job, Runs, finish
 
 Answer = tuple[str, AnswerRecord]
 

@@ -7,7 +7,7 @@ import asyncio
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -16,15 +16,15 @@ from hedge.common.loading import load
 from hedge.common.model import LanguageModel
 from hedge.common.model_options import ModelOptions
 from hedge.edge_client.engine.session import Session
-from hedge.edge_client.systems import GenerationConfig
 from hedge.evaluation.local import LocalLink
 from hedge.evaluation.record import AnswerRecord, Journal, record_answer
 from hedge.evaluation.tasks import Task
+from research.batched import answer_batched
+from research.jobs import Job, Runs, finish
 from research.pool import share_work
 
 T = TypeVar("T")
 Entry = dict[str, Any]
-Runs = Mapping[str, GenerationConfig]
 
 
 def show_progress(items: Iterable[T], total: int, what: str, unit: str = "answer") -> Iterator[T]:
@@ -62,14 +62,6 @@ class ModelPair:
         return load(self.slm, "slm", self.options), load(self.llm, "llm", self.options)
 
 
-class Job(NamedTuple):
-    """A task, by its number, and the runs that are to answer it."""
-
-    number: int
-    task: Task
-    runs: tuple[str, ...]
-
-
 def find_missing(runs: Runs, asked: Sequence[Task], done: Collection[tuple[str, int]]) -> list[Job]:
     """What is not among the (run, task number) that are `done`."""
     jobs = []
@@ -99,8 +91,6 @@ class Answering:
         if not jobs:
             return iter(())
         if self.batch:
-            from research.batched import answer_batched
-
             found = answer_batched(*pair.load(), runs, jobs, self.batch, self.difference, self.end)
         else:
             found = _answer_in_processes(pair, runs, jobs, self.processes)
@@ -137,7 +127,3 @@ def _answer(job: Job) -> list[tuple[str, AnswerRecord]] | str:
             return f"{name}: {error}"
         found.append((name, record_answer(job.number, job.task, ids, session)))
     return found
-
-
-async def finish(session: Session) -> None:
-    await session.run()

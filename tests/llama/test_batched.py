@@ -25,7 +25,7 @@ from hedge.evaluation.local import LocalLink
 from hedge.evaluation.tasks import read_tasks
 from research.batched import answer_batched
 from research.batched_models import BatchedModel, PassQueue, Request, Worker
-from research.harness import Job
+from research.jobs import Job
 from tests.integration.conftest import hedge
 
 QUESTIONS = read_tasks(None, 6, 0)
